@@ -1,0 +1,383 @@
+"""The command line: thin, and quick to start; what is heavy is imported inside the commands.
+
+Results go to standard output (`--json`: one JSON document and nothing else there), progress and logs to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier import __version__
+from luthier.errors import GateRefused, LuthierError, UserError
+
+if TYPE_CHECKING:
+    from luthier.pipeline.drive import Session
+
+app = typer.Typer(
+    name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Fit a language model to one purpose, and prove that it did. Start with: luthier run support-intents",
+    epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, 4 waiting for an approval, "
+    "5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
+registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, ls.")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(registry_app, name="registry")
+app.add_typer(audit_app, name="audit")
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped recipe's name, or a run folder.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of a run (its newest).")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for run folders; default: the recipe's output_dir.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave this machine.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _emit(document: Any, lines: list[str], *, as_json: bool) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _go_offline(offline: bool) -> bool:
+    from luthier.launch.offline import guard, is_offline
+
+    if offline:
+        os.environ["LUTHIER_OFFLINE"] = "1"
+    if is_offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        guard()
+    return is_offline()
+
+
+def _work(target: str, last: str, overrides: list[str] | None, out: Path | None, offline: bool) -> Session:
+    from luthier.pipeline.drive import begin, work_through
+    from luthier.plan.make import lines
+
+    session, plan, prepared = begin(
+        target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say)
+    if plan is not None:
+        _say("\n".join(lines(plan)))
+    _say(f"run folder: {session.run.path}")
+    work_through(session, last, plan=plan, prepared=prepared)
+    return session
+
+
+def _work_on_run(where: str, last: str, offline: bool) -> Session:
+    from luthier.pipeline.drive import begin, work_through
+    from luthier.store.runs import RunFolder
+
+    run = RunFolder.open(where)
+    session, _, _ = begin(str(run.path), overrides=(), out=None, offline=_go_offline(offline), say=_say)
+    work_through(session, last)
+    return session
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A CSV, JSONL (.gz) or Parquet file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the recipe goes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe for a data file: format, columns and task are detected."""
+    from luthier.pipeline.init import init as write_recipe
+
+    path, found = write_recipe(data, output=output)
+    lines = [f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
+             f"answer {found.label or 'chat turns'!r}", f"next: luthier check {path} --explain"]
+    _emit({"recipe": str(path), "profile": found.model_dump(mode="json")}, lines, as_json=as_json)
+
+
+@app.command()
+def check(
+    recipe: Recipe, overrides: Overrides = None, offline: Offline = False, as_json: Json = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
+) -> None:
+    """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
+    from luthier.pipeline.explain import explained
+    from luthier.pipeline.start import look
+
+    prepared = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say)
+    resolved = prepared.resolved
+    lines = [f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
+             f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})"]
+    _emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Overrides = None, offline: Offline = False, as_json: Json = False) -> None:
+    """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
+    from luthier.pipeline.start import look
+    from luthier.plan.make import lines
+
+    made = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say).plan()
+    _emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
+
+
+@app.command()
+def prepare(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
+    """Clean, redact, split and tokenize the data; every row's fate is in the report."""
+    from luthier.pipeline.explain import data_lines
+    from luthier.records import DataReport
+
+    session = _work(target, "prepare", overrides, out, offline)
+    report = DataReport.read(session.run.data_report)
+    _emit(report.model_dump(mode="json"), data_lines(report, session.run), as_json=as_json)
+
+
+@app.command()
+def train(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
+    """Train the adapter; after an interruption the same command goes on, exact to the bit."""
+    from luthier.records import TrainResult
+
+    session = _work(target, "train", overrides, out, offline)
+    result = TrainResult.read(session.run.train_result)
+    best = f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
+    lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"adapter: {session.run.train / 'adapter'}"]
+    _emit(result.model_dump(mode="json"), lines, as_json=as_json)
+
+
+@app.command()
+def run(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
+    """All six steps: plan, prepare, train, evaluate, export, gate, report. A refusal by the gate is a result too (exit 0)."""
+    from luthier.pipeline.drive import finish
+    from luthier.report.summary import summary
+
+    session = _work(target, "export", overrides, out, offline)
+    evidence, gate = finish(session)
+    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"),
+                "evaluation": evidence.evaluation.model_dump(mode="json")}
+    _emit(document, ["", *summary(evidence)], as_json=as_json)
+
+
+@app.command()
+def evaluate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
+    """Base against tuned against baselines, on the test split, with intervals."""
+    from luthier.records import EvalReport
+
+    session = _work_on_run(run, "evaluate", offline)
+    report = EvalReport.read(session.run.eval_report)
+    lines = [report.headline] + [
+        f"{score.title}: " + ", ".join(f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]"
+                                       for name, value in score.metrics.items())
+        for score in report.systems
+    ]
+    _emit(report.model_dump(mode="json"), lines, as_json=as_json)
+
+
+@app.command()
+def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
+    """Write the forms that the recipe asks for; each is loaded again and held to parity (exit 7 if it breaks it)."""
+    from luthier.pipeline.verdict import read_artifacts
+
+    session = _work_on_run(run, "export", offline)
+    made = read_artifacts(session.run)
+    lines = [f"{one.kind}: {session.run.path / one.path} ({one.num_bytes / 2**20:.1f} MiB), {one.parity.prompts} golden "
+             f"prompts equal, largest logit error {one.parity.max_logit_error:.1e} of {one.parity.bound:.0e}" for one in made]
+    _emit([one.model_dump(mode="json") for one in made], lines, as_json=as_json)
+
+
+@app.command()
+def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
+    """Decide, with evidence; exit 3 when refused. Brings the run up to date first."""
+    from luthier.pipeline.drive import finish
+    from luthier.report.summary import gate_lines
+
+    session = _work_on_run(run, "export", offline)
+    evidence, decision = finish(session)
+    _emit(decision.model_dump(mode="json"), gate_lines(evidence), as_json=as_json)
+    if not decision.passed:
+        refused = ", ".join(line.line for line in decision.lines if not line.passed)
+        raise GateRefused(f"the gate refused {session.run.path}: {refused}", way_out="see gate.json and report.html there")
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write report.html anew and say where it is."""
+    from luthier.pipeline.report import write_report
+
+    path, evidence = write_report(run)
+    from luthier.report.summary import summary
+
+    _emit({"report": str(path)}, [*summary(evidence), "", f"report: {path}"], as_json=as_json)
+
+
+@app.command()
+def predict(
+    target: Annotated[str, typer.Argument(metavar="RUN|NAME@ALIAS", help="A run folder or a registered version.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL (.gz) or Parquet with the input's columns.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: FILE.predictions.jsonl")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
+    offline: Offline = False, as_json: Json = False,
+) -> None:
+    """Answer every row of a file, as the server would."""
+    from luthier.pipeline.answers import choose, open_asker, predict, refuse_untrained
+    from luthier.pipeline.progress import Progress
+
+    _go_offline(offline)
+    chosen = choose(target, out=out)
+    refuse_untrained(chosen.run)
+    goal = output or file.with_name(file.name + ".predictions.jsonl")
+    with Progress() as progress:
+        counts = predict(open_asker(chosen.run), file, output=goal, progress=progress)
+    lines = [f"{goal}: {counts['answered']} answered, {counts['faults']} faulty rows"]
+    _emit({"output": str(goal), **counts}, lines, as_json=as_json)
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(metavar="NAME@ALIAS|RUN", help="A registered version or a run folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    keys: Annotated[Path | None, typer.Option("--keys", help="File of API keys, one a line; or LUTHIER_API_KEYS.")] = None,
+    allow_refused: Annotated[bool, typer.Option("--allow-refused", help="Serve although the gate refused; audited.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
+    offline: Offline = False,
+) -> None:
+    """Serve a version with an OpenAI-compatible API; one that its gate refused is refused here too (exit 3)."""
+    from luthier.pipeline.serve import serve_version
+
+    _go_offline(offline)
+    serve_version(target, host=host, port=port, keys=keys, allow_refused=allow_refused, out=out, say=_say)
+
+
+@app.command(name="_stage", hidden=True)
+def stage(name: str, run: Path) -> None:
+    """One stage of a run, in this process; what launchers start."""
+    from luthier.launch.child import die_with_parent
+    from luthier.pipeline.stages import work
+    from luthier.store.runs import RunFolder
+
+    die_with_parent()
+    _go_offline(False)
+    work(name, RunFolder(run))
+
+
+@recipes_app.command("ls")
+def recipes_ls(as_json: Json = False) -> None:
+    """Names of the shipped recipes."""
+    from luthier.recipes import names
+
+    _emit(list(names()), list(names()), as_json=as_json)
+
+
+@recipes_app.command("cp")
+def recipes_cp(name: str, destination: Annotated[Path | None, typer.Argument(help="A new folder; default: NAME")] = None) -> None:
+    """Copy a shipped recipe and its data, to make it yours."""
+    from luthier.pipeline.start import copy_recipe
+
+    path = copy_recipe(name, destination or Path(name))
+    typer.echo(f"{path}\nnext: luthier run {path}")
+
+
+@registry_app.command("ls")
+def registry_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
+    """All versions with gate and aliases."""
+    from luthier.pipeline.verdict import registry_of
+
+    versions = registry_of(out).versions()
+    lines = [f"{one.name}@{one.version}  gate {'passed' if one.gate_passed else 'REFUSED'}  "
+             f"{', '.join('@' + alias for alias in one.aliases) or '-'}  {one.created_at}  {one.run}" for one in versions]
+    _emit([one.model_dump(mode="json") for one in versions], lines or ["no versions yet"], as_json=as_json)
+
+
+@registry_app.command("promote")
+def registry_promote(
+    version: Annotated[str, typer.Argument(metavar="NAME@NUMBER")],
+    alias: Annotated[str, typer.Option(help="The alias that is to point to it.")] = "production",
+    allow_refused: Annotated[bool, typer.Option("--allow-refused", help="Although the gate refused; audited.")] = False,
+    out: Annotated[Path, typer.Option("--out")] = Path("runs"),
+) -> None:
+    """Let an alias point to a version."""
+    from luthier.pipeline.serve import promote
+
+    typer.echo(promote(version, alias=alias, allow_refused=allow_refused, out=out))
+
+
+@registry_app.command("rollback")
+def registry_rollback(
+    name: str, alias: Annotated[str, typer.Option()] = "production",
+    out: Annotated[Path, typer.Option("--out")] = Path("runs"),
+) -> None:
+    """Let an alias point to the version that had it before."""
+    from luthier.pipeline.serve import rollback
+
+    typer.echo(rollback(name, alias=alias, out=out))
+
+
+@audit_app.command("verify")
+def audit_verify(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
+    """Check the chain of hashes; names the first broken entry (exit 2)."""
+    from luthier.pipeline.verdict import audit_of
+
+    verdict = audit_of(out).verify()
+    sound = verdict.first_broken is None
+    lines = [f"{verdict.entries} entries, the chain is whole" if sound else f"entry {verdict.first_broken} is broken: {verdict.problem}"]
+    _emit(verdict.model_dump(mode="json"), lines + ([verdict.problem] if sound and verdict.problem else []), as_json=as_json)
+    if not sound:
+        raise UserError(f"{out / 'audit.jsonl'}: entry {verdict.first_broken} is broken: {verdict.problem}",
+                        way_out="compare with a backup; entries before it can be trusted")
+
+
+@audit_app.command("ls")
+def audit_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
+    """All entries."""
+    from luthier.pipeline.verdict import audit_of
+
+    entries = audit_of(out).entries()
+    lines = [f"{one.seq}  {one.time}  {one.actor}  {one.action}  {one.subject}" for one in entries]
+    _emit([one.model_dump(mode="json") for one in entries], lines, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point: turns errors into exit codes; a traceback is shown only where the fault is ours."""
+    from luthier.launch.child import StageFailed
+
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            app(standalone_mode=True)
+    except StageFailed as error:  # the stage has said why
+        sys.exit(error.exit_code)
+    except LuthierError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except (MemoryError, OSError) as error:
+        from luthier.pipeline.machine import as_machine_error
+
+        known = as_machine_error(error)
+        if known is None:
+            _crash()
+        else:
+            _say(f"error: {known}")
+            sys.exit(known.exit_code)
+
+
+def _crash() -> None:
+    traceback.print_exc()
+    _say("error: this is a fault of Luthier, not yours; please report it with the lines above")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

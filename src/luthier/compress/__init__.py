@@ -1,0 +1,1 @@
+"""Forms in which the tuned model leaves the house."""

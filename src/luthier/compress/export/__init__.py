@@ -1,0 +1,84 @@
+"""Exports: one module a form, of the same name as its descriptor in `luthier.spec.exports`; each is held to parity."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from luthier.engines.parity import check_parity
+from luthier.engines.protocol import Engine
+from luthier.errors import ParityError
+from luthier.records import Artifact, Golden, Message, RequestContract
+from luthier.spec.plugins import EXPORTS
+from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+class Form(Protocol):
+    """One form of export."""
+
+    def write(self, *, base: Path, adapter: Path, out: Path) -> None:
+        """Write weights and config into the existing folder `out`."""
+        ...
+
+    def reopen(self, *, base: Path, folder: Path) -> Engine:
+        """Load what was written, from disk, the way a user of it would."""
+        ...
+
+
+def export(
+    kind: str,
+    *,
+    base: Path,
+    adapter: Path,
+    run: Path,
+    contract: RequestContract,
+    goldens: Sequence[Golden],
+    reference: Engine,
+    weights_sha256: str,
+) -> Artifact:
+    """Write the form `kind` to RUN/artifacts/KIND, load it again and compare it with `reference`.
+
+    Raises:
+        ParityError: it does not say the same; it is deleted and the first difference is named.
+    """
+    facts = EXPORTS.get(kind)
+    form = cast(Form, importlib.import_module(f"luthier.compress.export.{kind}"))
+    folder = run / "artifacts" / kind
+    with write_atomic_dir(folder) as partial:
+        form.write(base=base, adapter=adapter, out=partial)
+        for name in _TOKENIZER_FILES:
+            if (base / name).is_file() and not (partial / name).exists():
+                shutil.copyfile(base / name, partial / name)
+        write_atomic(partial / "chat_template.jinja", contract.chat_template)
+        write_atomic(partial / "contract.json", contract.to_json())
+    parity = check_parity(reference, form.reopen(base=base, folder=folder), goldens, contract=contract,
+                          encode=plain_encoder(folder, contract), bound=facts.logit_bound)
+    if not parity.passed:
+        shutil.rmtree(folder)
+        raise ParityError(f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
+                          way_out="report this with the run folder; the trained adapter in train/ is untouched")
+    hashes = sha256_files(folder)
+    size = sum((folder / name).stat().st_size for name in hashes)
+    return Artifact(kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity,
+                    made_from=weights_sha256)
+
+
+def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tuple[str, list[int]]]:
+    """User text -> (prompt, ids) as plain transformers does it from the artifact's own files."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+    def encode(user_text: str) -> tuple[str, list[int]]:
+        system = [Message(role="system", content=contract.system)] if contract.system else []
+        turns = [message.model_dump() for message in (*system, Message(role="user", content=user_text))]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+        return text, list(ids)
+
+    return encode

@@ -1,0 +1,20 @@
+"""PEFT adapter folder, as trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from luthier.engines.protocol import Engine
+from luthier.engines.transformers import TransformersEngine
+
+
+def write(*, base: Path, adapter: Path, out: Path) -> None:
+    """Copy the trained adapter."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapter / name, out / name)
+
+
+def reopen(*, base: Path, folder: Path) -> Engine:
+    """Base and adapter through PEFT."""
+    return TransformersEngine.open(base, folder)

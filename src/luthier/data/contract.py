@@ -1,0 +1,307 @@
+"""The one place that turns a row or a request into token ids.
+
+Training, evaluation, export, `predict` and the server all come through `Renderer`, which reads nothing but the request
+contract and the tokenizer. Shapes: every list of ids is one row, not batched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from luthier.data import clean, privacy
+from luthier.data.inputs import fill
+from luthier.data.template import PLAIN_TEMPLATE, render
+from luthier.errors import DataError, ModelError
+from luthier.records import Message, RequestContract
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_file
+
+_SENTINEL = "LuthierAnswer"
+_LONGEST_OPEN_ANSWER = 256
+
+
+class Renderer:
+    """Asks as the contract says. What stands in a text never becomes a control token of the model.
+
+    Attributes:
+        contract: what is rendered.
+        answer_prefix: what the chat template writes between its generation prompt and an answer (' ' for Llama 2, ''
+            for most); it is supervised as part of the answer.
+    """
+
+    def __init__(self, contract: RequestContract, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.contract = contract
+        self._tokenizer = tokenizer
+        self._tokens = {"bos_token": contract.bos_token, "eos_token": contract.eos_token}
+        self._control = _control_tokens(tokenizer)
+        self.answer_prefix = _answer_frame(contract.chat_template, self._tokens, contract.system)[0]
+
+    @classmethod
+    def open(cls, contract_json: Path, tokenizer_json: Path) -> Renderer:
+        """Read both from disk.
+
+        Raises:
+            RunError: the contract is missing.
+            ModelError: the tokenizer is not the one that the contract was made with.
+        """
+        contract = RequestContract.read(contract_json)
+        tokenizer = open_tokenizer(tokenizer_json)
+        if (found := sha256_file(tokenizer_json)) != contract.tokenizer_sha256:
+            raise ModelError(
+                f"{tokenizer_json} is not the tokenizer of {contract_json}: "
+                f"its hash is {found[:12]}, not {contract.tokenizer_sha256[:12]}",
+                way_out="use the tokenizer of the run's base model, or run `luthier prepare` again",
+            )
+        return cls(contract, tokenizer)
+
+    def user_text(self, values: Mapping[str, object]) -> str:
+        """The user's turn for one row: input template, then `clean_text`.
+
+        Raises:
+            DataError: the template names a column that `values` does not have.
+        """
+        return self.clean_text(fill(self.contract.input, values))
+
+    def clean_text(self, text: str) -> str:
+        """A text that is the whole user turn, cleaned and redacted; doing it twice changes nothing."""
+        return prepare_text(
+            text,
+            transforms=self.contract.transforms,
+            redact_personal=self.contract.privacy_action == "redact",
+            redact_secrets=True,
+        )
+
+    def messages(self, user_text: str) -> tuple[Message, ...]:
+        """The conversation that asks for an answer to a prepared text."""
+        user = Message(role="user", content=user_text)
+        return (Message(role="system", content=self.contract.system), user) if self.contract.system else (user,)
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """What the model reads before it answers, as text.
+
+        Raises:
+            ModelError: the template cannot render these turns.
+        """
+        return self._render(messages, add_generation_prompt=True)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """What the model reads before it answers; no special tokens beyond those that the template writes."""
+        return self._encode(self.prompt_text(messages))
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer, end of turn included, on its own, so that they are the same after every prompt."""
+        return [*self._encode(self.answer_prefix + self.defuse(answer)), *self.contract.end_of_turn_ids]
+
+    def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """A row of several turns: ids, and whether each is supervised (answers with their ends of turn).
+
+        Raises:
+            DataError: the last turn is no answer, or the template renders the whole conversation in another way than
+                turn by turn, so that what would be learned is not what would be asked.
+        """
+        if not messages or messages[-1].role != "assistant":
+            raise DataError("the last turn is not an answer", way_out="end the conversation with an assistant turn")
+        ids: list[int] = []
+        supervised: list[bool] = []
+        text = ""
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            prompt = self.prompt_text(messages[:index])
+            if not prompt.startswith(text):
+                raise self._template_differs(index)
+            prompt_part, answer_part = self._encode(prompt[len(text) :]), self.answer_ids(message.content)
+            ids += prompt_part + answer_part
+            supervised += [False] * len(prompt_part) + [True] * len(answer_part)
+            text = prompt + self.answer_prefix + self.defuse(message.content) + self.contract.end_of_turn
+        if text != self._render(messages, add_generation_prompt=False) or ids != self._encode(text):
+            raise self._template_differs(len(messages) - 1)
+        return ids, supervised
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, control tokens left out, stripped."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def _render(self, messages: Iterable[Message], *, add_generation_prompt: bool) -> str:
+        turns = [(message.role, self.defuse(message.content)) for message in messages]
+        return render(
+            self.contract.chat_template, turns, tokens=self._tokens, add_generation_prompt=add_generation_prompt
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def defuse(self, text: str) -> str:
+        """A blank breaks up what the tokenizer would read as a control token: '<|im_end|>' becomes '< |im_end|>'."""
+        return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) if self._control else text
+
+    def _template_differs(self, turn: int) -> DataError:
+        return DataError(
+            f"the chat template renders turn {turn + 1} differently once the conversation goes on",
+            way_out="split the conversation into rows with one answer each",
+        )
+
+
+def prepare_text(text: str, *, transforms: Sequence[str], redact_personal: bool, redact_secrets: bool) -> str:
+    """Clean and redact until nothing changes, so that a prepared text stays as it is when it is asked again."""
+    while True:
+        prepared = clean.apply(transforms, text)
+        if redact_personal or redact_secrets:
+            prepared = privacy.scrub(prepared, personal=redact_personal, secrets=redact_secrets)
+        if prepared == text:
+            return text
+        text = prepared
+
+
+def make_contract(
+    resolved: ResolvedRecipe, *, tokenizer_folder: Path, labels: Iterable[str], tokenizer: Tokenizer | None = None
+) -> RequestContract:
+    """Freeze how the model will be asked.
+
+    Args:
+        resolved: names, template, system prompt, privacy and lengths.
+        tokenizer_folder: holds tokenizer.json, tokenizer_config.json and, unless it is a base model, a chat template.
+        labels: the closed set of answers; empty for free text.
+        tokenizer: the folder's, where it is open already.
+
+    Raises:
+        ModelError: the folder has no usable tokenizer, or its chat template cannot be taken apart.
+    """
+    tokenizer = tokenizer or open_tokenizer(tokenizer_folder / "tokenizer.json")
+    config = _tokenizer_config(tokenizer_folder)
+    tokens = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
+    source = _chat_template(tokenizer_folder, config)
+    if not source:
+        source = PLAIN_TEMPLATE
+        tokens["bos_token"] = tokens["bos_token"] if _adds_bos(tokenizer, tokens["bos_token"]) else ""
+    entry = resolved.recipe.entry
+    end_of_turn = _answer_frame(source, tokens, entry.system or "")[1]
+    end_ids = tuple(tokenizer.encode(end_of_turn, add_special_tokens=False).ids)
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    first = next((number for number in end_ids if number in special), end_ids[0])
+    eos = tokenizer.token_to_id(tokens["eos_token"]) if tokens["eos_token"] else None
+    action = resolved.recipe.data.privacy.action if resolved.recipe.data.privacy else "report"
+    max_length = resolved.recipe.train.max_length
+    assert entry.name is not None and entry.task is not None and max_length is not None  # noqa: PT018 (resolved)
+    contract = RequestContract(
+        name=entry.name,
+        task=entry.task,
+        transforms=clean.CLOSED_TRANSFORMS if is_closed(entry.task) else clean.OPEN_TRANSFORMS,
+        privacy_action=action,
+        system=entry.system or "",
+        input=entry.input or "",
+        labels=(),
+        chat_template=source,
+        end_of_turn=end_of_turn,
+        end_of_turn_ids=end_ids,
+        stop_ids=(first,) if eos is None or eos == first else (first, eos),
+        tokenizer_sha256=sha256_file(tokenizer_folder / "tokenizer.json"),
+        max_length=max_length,
+        max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
+        **tokens,
+    )
+    closed = set(labels)
+    return with_labels(Renderer(contract, tokenizer), closed) if closed else contract
+
+
+def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:
+    """The renderer's contract over a closed set of answers, with room for the longest of them."""
+    names = tuple(sorted(set(labels)))
+    longest = max(len(renderer.answer_ids(label)) for label in names)
+    return renderer.contract.model_copy(update={"labels": names, "max_new_tokens": longest})
+
+
+def is_closed(task: str | None) -> bool:
+    """Whether a task's answers come from a closed set of labels."""
+    return task in ("classification", "sentiment")
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        ModelError: the file is missing, or no tokenizer.
+    """
+    way_out = "give a model whose folder holds a tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{path} is missing", way_out=way_out)
+    try:
+        return Tokenizer.from_buffer(path.read_bytes())
+    except ValueError as error:  # what the binding raises for every fault of the file
+        raise ModelError(f"{path} is not a tokenizer: {error}", way_out=way_out) from error
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", way_out="fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object", way_out="fetch the model again")
+    return config
+
+
+def _token_text(value: object) -> str:
+    """Tokens stand in the config as text, as null, or as an object with its text under 'content'."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else ""
+
+
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> str:
+    """The folder's template: its file, the config's text, or the one named 'default' of the config's list; else ''."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8")
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        value = next((one.get("template") for one in value if one.get("name") == "default"), None)
+    return value if isinstance(value, str) else ""
+
+
+def _adds_bos(tokenizer: Tokenizer, bos_token: str) -> bool:
+    return bool(bos_token) and tokenizer.encode("a").ids[:1] == [tokenizer.token_to_id(bos_token)]
+
+
+def _control_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    texts = sorted((text for text in special if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
+def _answer_frame(source: str, tokens: Mapping[str, str], system: str) -> tuple[str, str]:
+    """What the template writes before and after an answer, found by rendering one that cannot be mistaken.
+
+    Returns:
+        Text between generation prompt and answer, and the end of turn; the end-of-sequence token where the template
+        itself writes nothing after an answer.
+
+    Raises:
+        ModelError: an answer is rendered differently from the prompt for it, or nothing ends an answer.
+    """
+    asked = [("system", system)] if system else []
+    asked.append(("user", "question"))
+    prompt = render(source, asked, tokens=tokens, add_generation_prompt=True)
+    whole = render(source, [*asked, ("assistant", _SENTINEL)], tokens=tokens, add_generation_prompt=False)
+    before, found, after = whole[len(prompt) :].partition(_SENTINEL)
+    if not whole.startswith(prompt) or not found:
+        raise ModelError(
+            "the model's chat template does not render an answer after its own generation prompt",
+            way_out="use a model with a plain chat template, or put one into chat_template.jinja of its folder",
+        )
+    end_of_turn = after or tokens["eos_token"]
+    if not end_of_turn:
+        raise ModelError(
+            "nothing ends an answer: the chat template writes no end of turn and the tokenizer names no eos_token",
+            way_out="set eos_token in tokenizer_config.json of the model's folder",
+        )
+    return before, end_of_turn

@@ -1,0 +1,117 @@
+"""Find personal data and secrets in the rows, and do about them what the recipe says."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Sequence
+
+from luthier.data import privacy
+from luthier.data.contract import prepare_text
+from luthier.data.inputs import fields
+from luthier.data.items import Item, Verdict
+from luthier.errors import SecretFound
+from luthier.records import Finding, RequestContract
+from luthier.spec.recipe import Privacy
+
+_NAMED_PLACES = 5
+
+
+def guard(
+    items: Sequence[Item], rules: Privacy, contract: RequestContract, *, key: bytes
+) -> tuple[list[Verdict | None], list[Finding], int]:
+    """Look into every text that would be learned, set verdicts, and redact in place.
+
+    Args:
+        items: cleaned rows.
+        rules: what to do about personal data and about secrets.
+        contract: how a request will be treated; the rows are treated alike.
+        key: of the HMAC that stands for a value, so that equal values can be told without knowing them.
+
+    Returns:
+        A verdict for each row, all findings (their places are those in the cleaned text), and how many rows changed.
+
+    Raises:
+        SecretFound: there is a secret, and the rules say 'stop'.
+    """
+    verdicts: list[Verdict | None] = []
+    findings: list[Finding] = []
+    changed = 0
+    for item in items:
+        found = _look(item, contract, key)
+        findings += found
+        secrets = sorted({finding.kind for finding in found if finding.kind.startswith("secret.")})
+        personal = sorted({finding.kind for finding in found} - set(secrets))
+        if secrets and rules.secrets == "drop":
+            verdicts.append(("secret", ", ".join(secrets)))
+        elif personal and rules.action == "drop":
+            verdicts.append(("personal_data", ", ".join(personal)))
+        else:
+            verdicts.append(None)
+            if found and (secrets or rules.action == "redact"):
+                _redact(item, contract)
+                changed += 1
+    if rules.secrets == "stop":
+        _stop_at_secrets([finding for finding in findings if finding.kind.startswith("secret.")])
+    return verdicts, findings, changed
+
+
+def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
+    """Kind -> findings, most frequent first."""
+    counts = Counter(finding.kind for finding in findings)
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _look(item: Item, contract: RequestContract, key: bytes) -> list[Finding]:
+    return [
+        Finding(
+            file=item.file,
+            line=item.line,
+            column=column,
+            start=span.start,
+            end=span.end,
+            kind=span.kind,
+            value_hmac=hmac.new(key, text[span.start : span.end].encode(), hashlib.sha256).hexdigest()[:16],
+            detector=privacy.DETECTOR,
+        )
+        for column, text in _texts(item, contract)
+        for span in privacy.find(text)
+    ]
+
+
+def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
+    """What is learned or asked of a row, by place; labels of a closed set are part of the recipe, not of a person."""
+    if item.turns:
+        return [(f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)]
+    names = fields(contract.input)
+    texts = [(names[0] if contract.input == f"{{{names[0]}}}" else "input", item.text)]
+    return texts if contract.task in ("classification", "sentiment") else [*texts, ("answer", item.answer)]
+
+
+def _redact(item: Item, contract: RequestContract) -> None:
+    def redacted(text: str) -> str:
+        return prepare_text(
+            text,
+            transforms=contract.transforms,
+            redact_personal=contract.privacy_action == "redact",
+            redact_secrets=True,
+        )
+
+    if item.turns:
+        item.turns = tuple(turn.model_copy(update={"content": redacted(turn.content)}) for turn in item.turns)
+        return
+    item.text = redacted(item.text)
+    if contract.task not in ("classification", "sentiment"):
+        item.answer = redacted(item.answer)
+
+
+def _stop_at_secrets(secrets: Sequence[Finding]) -> None:
+    if not secrets:
+        return
+    places = [f"{one.file}:{one.line} ({one.kind.removeprefix('secret.')})" for one in secrets[:_NAMED_PLACES]]
+    more = f" and {len(secrets) - _NAMED_PLACES} more" if len(secrets) > _NAMED_PLACES else ""
+    raise SecretFound(
+        f"{len(secrets)} secret{'s' if len(secrets) > 1 else ''} in the data: {', '.join(places)}{more}",
+        way_out="revoke it, then take it out of the file, or set data.privacy.secrets to 'redact' or 'drop'",
+    )

@@ -1,0 +1,126 @@
+"""Rows under way from file to shard, and the ledger that knows the fate of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from luthier.data.dedupe import text_key
+from luthier.data.inputs import as_text, fields, missing_column
+from luthier.data.read import Row, read_source
+from luthier.data.source import open_source
+from luthier.records import Message, RowFate, SplitName, StepCount
+from luthier.spec.resolve import ResolvedRecipe
+
+Verdict = tuple[str, str]
+"""Why a row is set aside: reason and detail."""
+
+
+@dataclass(slots=True)
+class Item:
+    """A row under way."""
+
+    file: str
+    """As the recipe names it."""
+    line: int
+    origin: SplitName | None
+    """The split that the row's own file stands for; None where the file is split by us."""
+    values: dict[str, object]
+    group: str = ""
+    text: str = ""
+    answer: str = ""
+    turns: tuple[Message, ...] = ()
+    """Of a chat row; empty otherwise."""
+    split: SplitName = "train"
+
+    @property
+    def key(self) -> str:
+        """What the row asks, for comparison with other rows."""
+        if not self.turns:
+            return text_key(self.text)
+        return text_key("\n".join(f"{turn.role}: {turn.content}" for turn in self.turns[:-1]))
+
+
+class Ledger:
+    """Counts rows in and out of every step and keeps the fate of each row that is set aside."""
+
+    def __init__(self) -> None:
+        self.rows_in = 0
+        self.fates: list[RowFate] = []
+        self.steps: list[StepCount] = []
+
+    def fault(self, file: str, line: int, verdict: Verdict) -> None:
+        """A row that never became an item."""
+        self.fates.append(RowFate(file=file, line=line, reason=verdict[0], detail=verdict[1]))
+
+    def sift(
+        self, step: str, items: Sequence[Item], verdicts: Sequence[Verdict | None], *, changed: int = 0
+    ) -> list[Item]:
+        """Set aside each item that has a verdict and hand on the others."""
+        kept = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
+        for item, verdict in zip(items, verdicts, strict=True):
+            if verdict is not None:
+                self.fault(item.file, item.line, verdict)
+        self.steps.append(StepCount(step=step, rows_in=len(items), rows_out=len(kept), rows_changed=changed))
+        return kept
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> rows, most frequent first."""
+        counts = Counter(fate.reason for fate in self.fates)
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def summary(self) -> str:
+        """Why rows were set aside, in one line."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
+
+
+def load(resolved: ResolvedRecipe, ledger: Ledger) -> list[Item]:
+    """All readable rows of the recipe's files, in order; the others go to the ledger.
+
+    Raises:
+        DataError: a file cannot be used, or does not have a column that the recipe names.
+    """
+    data, entry = resolved.recipe.data, resolved.recipe.entry
+    files: list[tuple[str, SplitName | None, str | None]] = [(entry.path, None, entry.format)]
+    if data.validation is not None:
+        files.append((data.validation, "validation", None))
+    if data.test is not None:
+        files.append((data.test, "test", None))
+    items: list[Item] = []
+    for file, origin, format in files:
+        own: list[Item] = []
+        for read in read_source(open_source(resolved.file(file), format=format)):
+            ledger.rows_in += 1
+            if isinstance(read, Row):
+                own.append(Item(file, read.line, origin, read.values))
+            else:
+                ledger.fault(file, read.line, (read.reason, read.detail))
+        _check_columns(resolved, str(resolved.file(file)), own, is_train=origin is None)
+        items += own
+    ledger.steps.append(
+        StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0)
+    )
+    return items
+
+
+def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *, is_train: bool) -> None:
+    columns = dict.fromkeys(name for item in items for name in item.values)
+    entry = resolved.recipe.entry
+    for name in fields(entry.input) if entry.input else ():
+        if name not in columns:
+            raise missing_column(name, columns, key=f"{file}: data.train[0].input")
+    if entry.label and entry.label not in columns:
+        raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
+    group_by = resolved.recipe.data.split.group_by
+    if is_train and group_by and group_by not in columns:
+        raise missing_column(group_by, columns, key=f"{file}: data.split.group_by")
+
+
+def name_group(item: Item, group_by: str) -> str:
+    """A pseudonym for the row's group: what the column holds, else what the row asks, hashed (it may be an address)."""
+    value = as_text(item.values.get(group_by)).strip() if group_by else ""
+    source = f"{group_by}={value}" if value else f"text={item.key}"
+    return blake2b(source.encode(errors="surrogatepass"), digest_size=8).hexdigest()

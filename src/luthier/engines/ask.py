@@ -1,0 +1,104 @@
+"""The one way to ask: evaluation, validation, `predict` and the server all call `Asker`, so they say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from luthier.data.contract import Renderer
+from luthier.engines.protocol import Engine
+from luthier.errors import UserError
+from luthier.records import Answer, Message, RequestContract
+
+
+class Asker:
+    """A model behind a request contract."""
+
+    def __init__(self, contract: RequestContract, renderer: Renderer, engine: Engine) -> None:
+        self.contract = contract
+        self.renderer = renderer
+        self.engine = engine
+        self._label_ids = [renderer.answer_ids(label) for label in contract.labels]
+
+    def answer_values(self, values: Mapping[str, object]) -> Answer:
+        """Answer a row of a table: the input template, cleaning and redaction are applied to it."""
+        return self._answer(self.renderer.messages(self.renderer.user_text(values)))
+
+    def answer_text(self, text: str) -> Answer:
+        """Answer a text that is the whole user turn; it is cleaned and redacted as in training."""
+        return self._answer(self.renderer.messages(self.renderer.clean_text(text)))
+
+    def answer_prepared(self, text: str) -> Answer:
+        """Answer a text that prepare has cleaned already."""
+        return self._answer(self.renderer.messages(text))
+
+    def answer_messages(self, messages: Sequence[Message]) -> Answer:
+        """Answer a conversation. One user turn, with no system prompt or the contract's own, is `answer_text`.
+
+        Raises:
+            UserError: the conversation is empty or does not end with the user's turn, or a classification
+                version is given anything but one user turn.
+        """
+        turns = [message for message in messages if message.role != "system"]
+        systems = [message.content for message in messages if message.role == "system"]
+        if not turns or turns[-1].role != "user":
+            raise UserError("the conversation does not end with a user message", way_out="send the user's turn last")
+        if len(turns) == 1 and (not systems or systems == [self.contract.system]):
+            return self.answer_text(turns[0].content)
+        if self.contract.labels:
+            raise UserError(
+                f"this version labels one text; found {len(turns)} turns and {len(systems)} system prompts",
+                way_out="send one user message without a system prompt",
+            )
+        cleaned = [
+            message.model_copy(update={"content": self.renderer.clean_text(message.content)})
+            if message.role == "user" else message
+            for message in messages
+        ]
+        if not systems and self.contract.system:
+            cleaned.insert(0, Message(role="system", content=self.contract.system))
+        return self._answer(tuple(cleaned))
+
+    def free_text(self, prepared: str) -> str:
+        """Greedy text for a prepared user turn, whatever the task."""
+        return self._generate(self._prompt(self.renderer.messages(prepared)))[0]
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        prompt = self.renderer.prompt_ids(messages)
+        limit = self.contract.max_length
+        room = limit - max((len(ids) for ids in self._label_ids), default=1)
+        if len(prompt) > room:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, {room} fit beside the answer (max_length {limit})",
+                way_out="shorten the text, or train with a larger train.max_length",
+            )
+        return prompt
+
+    def _answer(self, messages: Sequence[Message]) -> Answer:
+        prompt = self._prompt(messages)
+        if not self.contract.labels:
+            text, count = self._generate(prompt)
+            return Answer(text=text, label="", probabilities={}, prompt_tokens=len(prompt), answer_tokens=count,
+                          log_mass=None, greedy_label=None)
+        found = self.engine.score(prompt, self._label_ids)
+        scores = np.asarray([score.logprob for score in found], dtype=np.float64)
+        written = [label for label, score in zip(self.contract.labels, found, strict=True) if score.is_greedy]
+        best = int(scores.argmax())
+        weights = np.exp(scores - scores[best])
+        probabilities = weights / weights.sum()
+        label = self.contract.labels[best]
+        return Answer(
+            text=label,
+            label=label,
+            probabilities={name: float(p) for name, p in zip(self.contract.labels, probabilities, strict=True)},
+            prompt_tokens=len(prompt),
+            answer_tokens=len(self._label_ids[best]),
+            log_mass=float(scores[best] + np.log(weights.sum())),
+            greedy_label=written[0] if written else "",  # at most one: the end of turn makes labels prefix-free
+        )
+
+    def _generate(self, prompt: Sequence[int]) -> tuple[str, int]:
+        room = min(self.contract.max_new_tokens, self.contract.max_length - len(prompt))
+        ids = self.engine.generate(prompt, max_new_tokens=room, stop_ids=self.contract.stop_ids)
+        return self.renderer.decode(ids), len(ids)

@@ -1,0 +1,44 @@
+"""What an engine can do. Everything that asks a model asks through these four."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Score(NamedTuple):
+    """How a model finds one answer after a prompt."""
+
+    logprob: float
+    """Total log-probability in nats of all its tokens, the last one included."""
+    is_greedy: bool
+    """Whether greedy decoding would write exactly these tokens."""
+
+
+class Engine(Protocol):
+    """A model that answers. Results do not depend on what else was asked before or at the same time."""
+
+    name: str
+
+    def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
+        """How likely each answer is after the prompt, and whether it is what greedy decoding writes.
+
+        Raises:
+            ValueError: the prompt or an answer is empty.
+        """
+        ...
+
+    def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
+        """Greedy continuation, without the stop token; at most `max_new_tokens` ids."""
+        ...
+
+    def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """log p(ids[t] | ids[:t]) for t = 1 .. T-1, in nats; shape [T-1]."""
+        ...
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Raw next-token scores at every position; shape [T, vocabulary]."""
+        ...

@@ -1,0 +1,130 @@
+"""The engine that is always there: a transformers module, plain or with an adapter, in float32 on this processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from luthier.engines.protocol import Score
+from luthier.models.adapters import bare, load_adapter
+from luthier.models.base import load_base
+from luthier.models.packing import Segment, forward_logits, lay_out
+
+_LOGITS_CHUNK = 256  # positions whose vocabulary-wide scores are held at once
+
+
+class TransformersEngine:
+    """Asks a live module. One question at a time, so that an answer never depends on its neighbours."""
+
+    name = "transformers"
+
+    def __init__(self, model: Any) -> None:
+        self._whole = model
+        self.model = bare(model)
+
+    @classmethod
+    def open(cls, base: Path, adapter: Path | None = None) -> TransformersEngine:
+        """Load a folder, with the adapter of another folder where given."""
+        model: Any = load_base(base)
+        return cls(load_adapter(model, adapter) if adapter is not None else model)
+
+    def without_adapter(self) -> TransformersEngine:
+        """The base under the same weights: this model with its adapter switched off while it is asked."""
+        return _WithoutAdapter(self._whole)
+
+    @torch.inference_mode()
+    def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
+        """One forward pass for all answers: the prompt and the answers' common starts are computed once."""
+        if not prompt_ids or not answers or not all(answers):
+            raise ValueError("score needs a prompt and answers that are not empty")
+        segments, paths = _trie(prompt_ids, answers)
+        layout = lay_out(segments)
+        # The score of a token stands at the last position of what comes before it.
+        ends = [start + len(segment.ids) - 1 for start, segment in zip(layout.starts, segments, strict=True)]
+        logits = forward_logits(self.model, layout, torch.tensor(ends)).double()  # [nodes, vocabulary]
+        log_norm, greedy = torch.logsumexp(logits, dim=-1), logits.argmax(dim=-1)
+        scores = []
+        for path, answer in zip(paths, answers, strict=True):
+            nodes, tokens = torch.tensor(path), torch.tensor(list(answer))
+            logprob = float((logits[nodes, tokens] - log_norm[nodes]).sum())
+            scores.append(Score(logprob, bool((greedy[nodes] == tokens).all())))
+        return scores
+
+    @torch.inference_mode()
+    def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
+        """Greedy continuation with a key-value cache."""
+        stop, out, cache = set(stop_ids), [], None
+        step = torch.tensor([list(prompt_ids)])
+        while len(out) < max_new_tokens:
+            output = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token = int(output.logits[0, -1].argmax())
+            if token in stop:
+                break
+            out.append(token)
+            cache, step = output.past_key_values, torch.tensor([[token]])
+        return out
+
+    @torch.inference_mode()
+    def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """log p(ids[t] | ids[:t]) for t = 1 .. T-1; shape [T-1]."""
+        layout = lay_out([Segment(ids)])
+        targets = torch.tensor(list(ids[1:]))
+        parts = [np.zeros(0)]
+        for start in range(0, len(ids) - 1, _LOGITS_CHUNK):
+            keep = torch.arange(start, min(start + _LOGITS_CHUNK, len(ids) - 1))
+            logits = forward_logits(self.model, layout, keep).double()
+            chosen = logits.gather(1, targets[keep][:, None])[:, 0]
+            parts.append((chosen - torch.logsumexp(logits, dim=-1)).numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Raw scores at every position; shape [T, vocabulary]."""
+        layout = lay_out([Segment(ids)])
+        scores: NDArray[np.float32] = forward_logits(self.model, layout, torch.arange(len(ids))).float().numpy()
+        return scores
+
+
+def _trie(prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[Segment], list[list[int]]]:
+    """The prompt as node 0, one node a distinct answer prefix; with the node before each token of each answer.
+
+    An answer's last token is scored but never read, so it is no node.
+    """
+    segments = [Segment(list(prompt_ids))]
+    known: dict[tuple[int, int], int] = {}
+    paths = []
+    for answer in answers:
+        path = [0]
+        for token in answer[:-1]:
+            edge = (path[-1], token)
+            if edge not in known:
+                known[edge] = len(segments)
+                segments.append(Segment([token], parent=path[-1]))
+            path.append(known[edge])
+        paths.append(path)
+    return segments, paths
+
+
+class _WithoutAdapter(TransformersEngine):
+    """Every question is asked with the adapter off."""
+
+    def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
+        with self._whole.disable_adapter():
+            return super().score(prompt_ids, answers)
+
+    def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
+        with self._whole.disable_adapter():
+            return super().generate(prompt_ids, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+
+    def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        with self._whole.disable_adapter():
+            return super().logprobs(ids)
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        with self._whole.disable_adapter():
+            return super().logits(ids)

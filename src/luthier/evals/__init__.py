@@ -1,0 +1,1 @@
+"""Step 5: base against tuned against honest baselines, each number with its interval."""

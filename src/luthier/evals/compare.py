@@ -1,0 +1,110 @@
+"""From predictions to the tables of the report: scores, paired differences, classes, confusion, mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from luthier.data.shards import Example
+from luthier.evals.intervals import Bootstrap, holm, mcnemar
+from luthier.evals.metric import load_metric
+from luthier.evals.metrics import exact_match
+from luthier.evals.observed import Observed
+from luthier.records import ClassScore, Difference, Interval, Mistake
+from luthier.spec.plugins import METRICS
+
+MISTAKES_KEPT = 200
+"""Mistakes that a report carries; all predictions stand in predictions.jsonl."""
+
+
+def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
+    """Every metric that can be computed from what was observed, with its interval."""
+    metrics = {}
+    for name in _measurable(observed):
+        metric = load_metric(name)
+        ask = bootstrap.proportion if METRICS.get(name).is_proportion else bootstrap.interval
+        metrics[name] = ask(metric.statistics(observed), metric.value)
+    if observed.probabilities and observed.free_text:
+        agreement = dataclasses.replace(observed, expected=observed.predicted)
+        metrics["free_text_agreement"] = bootstrap.proportion(exact_match.statistics(agreement), exact_match.value)
+    return metrics
+
+
+def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[Difference, ...]:
+    """Paired differences tuned - other for every other system and every metric that both have; the base comes first."""
+    tuned = systems["tuned"]
+    others = sorted((name for name in systems if name != "tuned"), key=lambda name: name != "base")
+    found = []
+    for metric_name in _measurable(tuned):
+        metric = load_metric(metric_name)
+        against = [name for name in others if metric_name in _measurable(systems[name])]
+        p_values = [math.nan] * len(against)
+        if metric_name == _correctness_metric(tuned):
+            p_values = holm([mcnemar(tuned.correct, systems[name].correct) for name in against])
+        for name, p_value in zip(against, p_values, strict=True):
+            one, other = metric.statistics(tuned), metric.statistics(systems[name])
+            interval = bootstrap.difference(one, other, metric.value)
+            found.append(
+                Difference(system="tuned", against=name, metric=metric_name, interval=interval, p_value=p_value)
+            )
+    return tuple(found)
+
+
+def class_scores(observed: Observed, labels: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Precision, recall and F1 of each label, 0 where the denominator is; labels in the order given."""
+    counts = np.array(confusion(observed, labels)).reshape(len(labels), len(labels))
+    scores = []
+    for index, label in enumerate(labels):
+        right, said, asked = int(counts[index, index]), int(counts[:, index].sum()), int(counts[index].sum())
+        scores.append(
+            ClassScore(label=label, support=asked, precision=right / said if said else 0.0,
+                       recall=right / asked if asked else 0.0, f1=2 * right / (said + asked) if said + asked else 0.0)
+        )
+    return tuple(scores)
+
+
+def confusion(observed: Observed, labels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Counts [expected][predicted] in the order of `labels`; empty where there is no closed set."""
+    place = {label: index for index, label in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    if labels:
+        for expected, predicted in zip(observed.expected, observed.predicted, strict=True):
+            counts[place[expected], place[predicted]] += 1
+    return tuple(tuple(int(count) for count in row) for row in counts)
+
+
+def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, ...]:
+    """Wrong answers, the most confident first and then by line; at most `MISTAKES_KEPT`.
+
+    The probability is that of the predicted label; NaN for free text, which has no closed set to share it.
+    """
+    found = []
+    for index in np.flatnonzero(~observed.correct).tolist():
+        predicted = observed.predicted[index]
+        probability = observed.probabilities[index][predicted] if observed.probabilities else math.nan
+        found.append(
+            Mistake(line=examples[index].line, text=examples[index].text, expected=observed.expected[index],
+                    predicted=predicted, probability=probability)
+        )
+    found.sort(key=lambda mistake: (0.0 if math.isnan(mistake.probability) else -mistake.probability, mistake.line))
+    return tuple(found[:MISTAKES_KEPT])
+
+
+def _measurable(observed: Observed) -> list[str]:
+    """Names of the metrics for which the needed fields were observed; the main metric of the task first."""
+    names = []
+    if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
+        names += ["macro_f1", "accuracy"]
+    if observed.free_text:
+        names.append("exact_match")
+    if observed.answer_tokens.size:
+        names.append("perplexity")
+    return names
+
+
+def _correctness_metric(tuned: Observed) -> str:
+    """The metric that counts right answers, which McNemar's test compares."""
+    return "accuracy" if tuned.probabilities else "exact_match"

@@ -1,0 +1,203 @@
+"""The one evaluation: every system on the same items, compared in pairs. Artifacts are judged with it too."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from luthier.data.shards import Example
+from luthier.engines.ask import Asker
+from luthier.errors import DataError
+from luthier.evals.baselines import BASELINES
+from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes
+from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
+from luthier.evals.headline import headline
+from luthier.evals.intervals import Bootstrap
+from luthier.evals.observed import Observed
+from luthier.evals.score import score
+from luthier.records import EvalReport, GeneralText, RequestContract, SystemScore
+from luthier.spec.recipe import Evaluate
+from luthier.store.files import write_atomic
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, all)."""
+
+SystemName = Literal["majority", "tfidf_logreg", "base", "tuned"]
+_TITLES: dict[SystemName, str] = {"base": "base model, not tuned", "tuned": "tuned model"}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is judged, on what."""
+
+    contract: RequestContract
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    general_text: str
+    general_source: str
+    data_sha256: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class _System:
+    name: SystemName
+    title: str
+    observed: Observed
+    seconds: float
+
+
+def evaluate(
+    material: Material,
+    *,
+    base: Asker,
+    tuned: Asker,
+    settings: Evaluate,
+    seed: int,
+    out: Path,
+    progress: Progress,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EvalReport:
+    """Judge the tuned model on the test split; also writes `out/predictions.jsonl`, one line an item.
+
+    Args:
+        material: data, texts and hashes.
+        base: the original model behind the same contract.
+        tuned: the tuned one.
+        settings: resolved `evaluate` section; nothing may be open.
+        seed: of the resamples.
+        out: existing folder for the predictions.
+        progress: told of each item.
+        clock: seconds, for durations only.
+
+    Raises:
+        DataError: the test split is empty, or the general text too short for an interval.
+    """
+    if not material.test:
+        raise DataError(f"{material.contract.name}: the test split has no rows",
+                        way_out="raise data.split.test or data.limit.test, or give data.test")
+    refuse_short_text(base, material.general_text, source=material.general_source)
+    baselines, resamples, level = _resolved(settings)
+    started = clock()
+    systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
+    systems += [_ask("base", base, material, progress, clock), _ask("tuned", tuned, material, progress, clock)]
+    general = [
+        paragraph_losses(asker, material.general_text, _titled(progress, f"{name} model on the general text"))
+        for name, asker in (("base", base), ("tuned", tuned))
+    ]
+    _write_predictions(out / "predictions.jsonl", material.test, systems)
+    rng = np.random.default_rng(seed)
+    bootstrap = Bootstrap([example.group for example in material.test], resamples=resamples, level=level, rng=rng)
+    by_paragraph = Bootstrap([""] * len(general[0]), resamples=resamples, level=level, rng=rng)
+    compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
+    return _report(material, systems, compared, bootstrap=bootstrap, elapsed=lambda: clock() - started)
+
+
+def _report(
+    material: Material,
+    systems: Sequence[_System],
+    general: GeneralText,
+    *,
+    bootstrap: Bootstrap,
+    elapsed: Callable[[], float],
+) -> EvalReport:
+    observed: dict[str, Observed] = {system.name: system.observed for system in systems}
+    scores = tuple(
+        SystemScore(system=system.name, title=system.title, seconds=system.seconds,
+                    metrics=metrics_of(system.observed, bootstrap))
+        for system in systems
+    )
+    compared = differences(observed, bootstrap)
+    labels = material.contract.labels
+    return EvalReport(
+        name=material.contract.name,
+        task=material.contract.task,
+        split="test",
+        num_items=bootstrap.num_items,
+        num_groups=bootstrap.num_groups,
+        systems=scores,
+        differences=compared,
+        classes=class_scores(observed["tuned"], labels),
+        labels=labels,
+        confusion=confusion(observed["tuned"], labels),
+        mistakes=mistakes(observed["tuned"], material.test),
+        general=general,
+        headline=headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels)),
+        resamples=bootstrap.resamples,
+        interval_method=_method(bootstrap),
+        data_sha256=material.data_sha256,
+        weights_sha256=material.weights_sha256,
+        peak_memory_gib=_peak_memory_gib(),
+        seconds=elapsed(),
+    )
+
+
+def _resolved(settings: Evaluate) -> tuple[tuple[str, ...], int, float]:
+    assert settings.baselines is not None, "evaluate.baselines is open"
+    assert settings.resamples is not None, "evaluate.resamples is open"
+    assert settings.level is not None, "evaluate.level is open"
+    return settings.baselines, settings.resamples, settings.level
+
+
+def _baseline(
+    name: Literal["majority", "tfidf_logreg"], material: Material, progress: Progress, clock: Callable[[], float]
+) -> _System:
+    if not material.contract.labels:
+        raise DataError(f"evaluate.baselines: {name!r} predicts labels, and {material.contract.task} has no closed set",
+                        way_out="set evaluate.baselines: [base]")
+    started = clock()
+    progress(f"baseline {name}", 0, 1)
+    made = BASELINES[name](material.train, material.validation, material.test)
+    progress(f"baseline {name}", 1, 1)
+    expected = tuple(example.answer for example in material.test)
+    return _System(name, made.title, Observed(expected, made.predicted), clock() - started)
+
+
+def _ask(
+    name: Literal["base", "tuned"], asker: Asker, material: Material, progress: Progress, clock: Callable[[], float]
+) -> _System:
+    started = clock()
+    observed = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
+    return _System(name, _TITLES[name], observed, clock() - started)
+
+
+def _titled(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
+
+
+def _method(bootstrap: Bootstrap) -> str:
+    return (
+        f"{bootstrap.level:.0%} percentile bootstrap, {bootstrap.resamples} resamples of "
+        f"{bootstrap.num_groups} groups, paired between systems; shares never narrower than Wilson's interval; "
+        "p-values of McNemar's exact test, corrected by Holm for the number of comparisons of a metric"
+    )
+
+
+def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_System]) -> None:
+    seen = {system.name: system.observed for system in systems}
+    lines = []
+    for index, example in enumerate(test):
+        line = {
+            "line": example.line,
+            "expected": example.answer,
+            "predicted": {name: said.predicted[index] for name, said in seen.items()},
+            "probabilities": {name: said.probabilities[index] for name, said in seen.items() if said.probabilities},
+            "free_text": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_atomic(path, "".join(lines))
+
+
+def _peak_memory_gib() -> float:
+    """Highest resident size of this process so far; the kernel counts in KiB on Linux, in bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

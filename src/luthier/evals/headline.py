@@ -1,0 +1,62 @@
+"""The one sentence that may be claimed: no more than the intervals show, and a better baseline comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.records import Difference, Interval, SystemScore
+
+_WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
+
+
+def headline(
+    systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool
+) -> str:
+    """One sentence about the tuned model; where TF-IDF reaches more, the sentence is about that.
+
+    Args:
+        systems: with 'tuned' and 'base' among them.
+        differences: tuned - other, of the task's main metric at least.
+        num_items: size of the test split.
+        closed: whether labels were chosen; macro-F1 is then the main metric, exact match otherwise.
+    """
+    metric = "macro_f1" if closed else "exact_match"
+    word = _WORDS[metric]
+    values = {system.system: system.metrics[metric] for system in systems if metric in system.metrics}
+    gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}
+    tuned = values["tuned"]
+    linear = values.get("tfidf_logreg")
+    if linear is not None and linear.point > tuned.point:
+        shown = "a difference that" + (" the intervals show" if gaps["tfidf_logreg"].high < 0 else " may be chance")
+        return (
+            f"TF-IDF + logistic regression beats the tuned model on {num_items} test items: "
+            f"{word} {_show(linear)} against {_show(tuned)}, {shown}."
+        )
+    sentence = (
+        f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
+        f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
+    )
+    return sentence + ("" if closed else _perplexity(systems, differences)) + "."
+
+
+def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference]) -> str:
+    """Free answers are seldom equal to the letter, so their likelihood belongs in the sentence."""
+    values = {system.system: system.metrics["perplexity"].point for system in systems}
+    gap = next(gap.interval for gap in differences if (gap.metric, gap.against) == ("perplexity", "base"))
+    return (
+        f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "
+        f"(difference {gap.low:+.2f} to {gap.high:+.2f})"
+    )
+
+
+def _show(value: Interval) -> str:
+    return f"{value.point:.3f} ({value.level:.0%} interval {value.low:.3f} to {value.high:.3f})"
+
+
+def _against_base(gap: Interval) -> str:
+    span = f"({gap.low:+.3f} to {gap.high:+.3f})"
+    if gap.low > 0:
+        return f"{gap.point:.3f} more than the base model {span}"
+    if gap.high < 0:
+        return f"{-gap.point:.3f} less than the base model {span}"
+    return f"no difference to the base model is shown, {gap.point:+.3f} {span}"

@@ -1,0 +1,134 @@
+"""Confidence intervals by resampling groups, paired comparisons, and the exact test of McNemar.
+
+Shapes: N items, G groups, R resamples, K statistics of a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+
+from luthier.evals.observed import Floats
+from luthier.records import Interval
+
+Value = Callable[[Floats], Floats]
+"""Metric of summed statistics, [..., K] -> [...]."""
+
+_DRAWS_AT_ONCE = 2_000_000
+"""Group draws held in memory at a time: 16 MB of counts."""
+
+
+class Bootstrap:
+    """A percentile cluster bootstrap: whole groups are drawn with replacement, because their items resemble each other.
+
+    All questions put to one object are answered with the same draws, so differences and ratios are paired.
+
+    Args:
+        groups: group of each item; '' stands for a group of its own. Length N.
+        resamples: R.
+        level: two-sided confidence level.
+        rng: consumed once, for the seed of the draws.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; resampling of clusters as in
+    Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+    """
+
+    def __init__(self, groups: Sequence[str], *, resamples: int, level: float, rng: np.random.Generator) -> None:
+        if not groups:
+            raise ValueError("a bootstrap needs at least one item")
+        places: dict[object, int] = {}
+        keys = [group or ("item", index) for index, group in enumerate(groups)]
+        self._group_of_item = np.array([places.setdefault(key, len(places)) for key in keys])
+        self.num_items = len(groups)
+        self.num_groups = len(places)
+        self.resamples = resamples
+        self.level = level
+        self._seed = int(rng.integers(2**63))
+
+    def proportion(self, statistics: Floats, value: Value) -> Interval:
+        """Interval of a metric that lies in 0 to 1, never narrower than Wilson's for as many independent items.
+
+        Near 0 and 1 resampling sees too little: with every item right, each resample is right too, and the percentile
+        interval has no width. Wilson's interval closes that gap; where resampling shows no spread at all, it counts
+        groups instead of items.
+        """
+        found = self.interval(statistics, value)
+        trials = self.num_groups if found.low == found.high else self.num_items
+        low, high = wilson(found.point, trials, level=self.level)
+        return found.model_copy(update={"low": min(found.low, low), "high": max(found.high, high)})
+
+    def interval(self, statistics: Floats, value: Value) -> Interval:
+        """Percentile interval of one metric of one system; `statistics` has shape [N, K]."""
+        return self._interval(value(statistics.sum(axis=0)), value(self._sums(statistics)))
+
+    def difference(self, one: Floats, other: Floats, value: Value) -> Interval:
+        """Paired interval of value(one) - value(other); both have shape [N, K]."""
+        point = value(one.sum(axis=0)) - value(other.sum(axis=0))
+        return self._interval(point, value(self._sums(one)) - value(self._sums(other)))
+
+    def ratio(self, one: Floats, other: Floats, value: Value) -> Interval:
+        """Paired interval of value(one) / value(other); both have shape [N, K]."""
+        point = value(one.sum(axis=0)) / value(other.sum(axis=0))
+        return self._interval(point, value(self._sums(one)) / value(self._sums(other)))
+
+    def _sums(self, statistics: Floats) -> Floats:
+        """Summed statistics of each resample; [N, K] -> [R, K]. The draws are the same at every call."""
+        by_group = np.zeros((self.num_groups, statistics.shape[1]))
+        np.add.at(by_group, self._group_of_item, statistics)
+        rng = np.random.default_rng(self._seed)
+        rows_at_once = max(1, _DRAWS_AT_ONCE // self.num_groups)
+        sums = []
+        for start in range(0, self.resamples, rows_at_once):
+            rows = min(rows_at_once, self.resamples - start)
+            drawn = rng.integers(self.num_groups, size=(rows, self.num_groups))
+            flat = (drawn + self.num_groups * np.arange(rows)[:, None]).ravel()
+            counts = np.bincount(flat, minlength=rows * self.num_groups).reshape(rows, self.num_groups)
+            sums.append(counts.astype(np.float64) @ by_group)
+        return np.concatenate(sums)
+
+    def _interval(self, point: Floats, resampled: Floats) -> Interval:
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(resampled, [tail, 1 - tail])
+        return Interval(point=float(point), low=float(low), high=float(high), level=self.level, n=self.num_items)
+
+
+def wilson(share: float, n: int, *, level: float) -> tuple[float, float]:
+    """Score interval of a share p seen in n independent trials.
+
+    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), with z the normal quantile of the level.
+    Source: Wilson, JASA 22 (1927).
+    """
+    z = float(norm.ppf((1 + level) / 2))
+    center = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+
+
+def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Two-sided exact p-value that two systems are right equally often on the same items; both of shape [N].
+
+    Only items that one system gets right and the other wrong count; under the hypothesis each side is a fair coin.
+    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution instead of the approximation.
+    """
+    only_one = int((one & ~other).sum())
+    discordant = int((one != other).sum())
+    return float(binomtest(only_one, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the order given.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected

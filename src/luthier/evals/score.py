@@ -1,0 +1,91 @@
+"""Ask one model every item of a split; used at the end and, for validation, during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from luthier.data.shards import Example
+from luthier.engines.ask import Asker
+from luthier.evals.metric import load_metric
+from luthier.evals.observed import Observed
+from luthier.records import Answer
+
+Tick = Callable[[int, int], None]
+"""Called after each item with (done, all)."""
+
+
+def score(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None) -> Observed:
+    """Predictions of a model for prepared examples, and how likely it finds the expected answers.
+
+    Args:
+        asker: the model.
+        examples: N rows of a shard.
+        tick: told of progress.
+    """
+    predicted, probabilities, texts = [], [], []
+    nll = np.zeros(len(examples))
+    tokens = np.zeros(len(examples))
+    for index, example in enumerate(examples):
+        prompt = example.prompt_ids
+        answer_part = slice(len(prompt), None)
+        ids_and_marks = zip(example.input_ids[answer_part], example.supervised[answer_part], strict=True)
+        expected_ids = [token for token, supervised in ids_and_marks if supervised]
+        if asker.contract.labels:
+            answer = asker.answer_prepared(example.text)
+            predicted.append(answer.label)
+            probabilities.append(answer.probabilities)
+            nll[index] = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
+            texts.append(answer.greedy_label or "")
+        else:
+            texts.append(_open_text(asker, example, prompt))
+            nll[index] = -asker.engine.score(prompt, [expected_ids])[0].logprob
+        tokens[index] = len(expected_ids)
+        if tick is not None:
+            tick(index + 1, len(examples))
+    return Observed(
+        expected=tuple(example.answer for example in examples),
+        predicted=tuple(predicted or texts),
+        probabilities=tuple(probabilities),
+        free_text=tuple(texts),
+        answer_nll=nll,
+        answer_tokens=tokens,
+    )
+
+
+def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
+    """Point values for choosing a checkpoint: accuracy and macro_f1, or exact_match; and perplexity of the answers.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    if not examples:
+        raise ValueError("validation without examples")
+    observed = score(asker, examples)
+    names = ("accuracy", "macro_f1", "perplexity") if asker.contract.labels else ("exact_match", "perplexity")
+    values = {}
+    for name in names:
+        metric = load_metric(name)
+        values[name] = float(metric.value(metric.statistics(observed).sum(axis=0)))
+    return values
+
+
+def _closed_nll(
+    asker: Asker, expected: str, answer: Answer, prompt: Sequence[int], expected_ids: Sequence[int]
+) -> float:
+    """Negative log-likelihood of the expected label, from the scores that chose it where these are at hand."""
+    probability = answer.probabilities[expected]
+    if answer.log_mass is not None and probability > 0:  # an underflow to 0 needs the score itself
+        return -(math.log(probability) + answer.log_mass)
+    return -asker.engine.score(prompt, [expected_ids])[0].logprob
+
+
+def _open_text(asker: Asker, example: Example, prompt: Sequence[int]) -> str:
+    renderer, contract = asker.renderer, asker.contract
+    if contract.input:
+        return asker.free_text(example.text)
+    # A chat row may have turns before the last question; only the row's own ids hold them.
+    room = min(contract.max_new_tokens, contract.max_length - len(prompt))
+    return renderer.decode(asker.engine.generate(prompt, max_new_tokens=room, stop_ids=contract.stop_ids))

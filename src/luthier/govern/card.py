@@ -1,0 +1,219 @@
+"""The model card: what a version is for, what it was made from, what it can do, and what is known against it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from luthier.govern.license import assess
+from luthier.govern.lineage import lineage
+from luthier.records import (
+    Artifact,
+    DataReport,
+    EvalReport,
+    GateDecision,
+    Interval,
+    ModelShape,
+    SystemScore,
+    TrainResult,
+)
+from luthier.spec.resolve import ResolvedRecipe
+
+_QUALITY = ("macro_f1", "accuracy", "exact_match")
+"""Metrics by which a baseline is said to beat the tuned model; higher is better for all."""
+
+
+def model_card(
+    *,
+    resolved: ResolvedRecipe,
+    shape: ModelShape,
+    data: DataReport,
+    train: TrainResult,
+    evaluation: EvalReport,
+    artifacts: Sequence[Artifact],
+    gate: GateDecision,
+) -> str:
+    """The card of one run as Markdown, with the front matter that model hubs read.
+
+    Raises:
+        RunError: the records are not of one run.
+    """
+    graph = lineage(resolved=resolved, shape=shape, data=data, train=train, evaluation=evaluation,
+                    artifacts=artifacts, gate=gate)
+    sections = (
+        _front_matter(resolved, shape),
+        [f"# {resolved.recipe.name}", "", _text(evaluation.headline)],
+        ["## Intended use", "", *_intended_use(resolved, evaluation)],
+        ["## Base model", "", *_base(shape)],
+        ["## Data", "", *_data(data)],
+        ["## Training", "", *_training(resolved, train)],
+        ["## Evaluation", "", *_evaluation(evaluation)],
+        ["## Limits", "", *_limits(shape, data, evaluation)],
+        ["## Gate", "", *_gate(gate)],
+        ["## Licenses", "", *_licenses(shape, data)],
+        ["## How to use", "", *_how_to_use(resolved, artifacts)],
+        ["## Lineage", "", *_table(("what", "SHA-256"), [(one.node, f"`{one.sha256}`") for one in graph.nodes])[:-1]],
+    )
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _front_matter(resolved: ResolvedRecipe, shape: ModelShape) -> list[str]:
+    return [  # JSON texts are YAML texts
+        "---",
+        f"base_model: {json.dumps(shape.name)}",
+        f"license: {json.dumps(shape.license.lower())}",
+        f"tags: {json.dumps(['luthier', resolved.recipe.method.type, resolved.recipe.entry.task])}",
+        "---",
+    ]
+
+
+def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]:
+    entry = resolved.recipe.entry
+    if evaluation.labels:
+        labels = ", ".join(map(_text, evaluation.labels))
+        use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
+    else:
+        use = f"Answering a text with a text ({entry.task}, `{entry.name}`)."
+    return [use, "", "Inputs like those of the data below, asked through the request contract of the run. "
+                     "It was not evaluated for anything else."]
+
+
+def _base(shape: ModelShape) -> list[str]:
+    lines = [f"`{shape.name}` ({shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_layers} layers)."]
+    if shape.quantisation:
+        bits = re.search(r"\d+", shape.quantisation)
+        size = f" ({bits[0]} bits)" if bits else ""
+        lines += ["", f"This base was dequantised from {shape.quantisation}{size} to float32 before training; "
+                      "what its rounding had lost is not restored by that."]
+    return lines
+
+
+def _data(data: DataReport) -> list[str]:
+    origin = "**synthetic**: written for a purpose, not collected" if data.synthetic else "not marked as synthetic"
+    dropped = [(reason, f"{rows:,}") for reason, rows in sorted(data.dropped.items())]
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(data.findings.items())) or "none found"
+    return [
+        f"`{data.name}`, {data.task}. The data is {origin}. Of {data.rows_in:,} rows, {data.rows_out:,} are used.",
+        "",
+        *_table(("set aside because", "rows"), dropped),
+        *_table(
+            ("split", "rows", "groups", "tokens", "of them learned"),
+            [(name, f"{split.rows:,}", f"{split.groups:,}", f"{split.tokens:,}", f"{split.supervised_tokens:,}")
+             for name, split in data.splits.items()],
+        ),
+        f"Split: {_text(data.split_rule)}.",
+        "",
+        f"Personal data and secrets: {found} (action `{data.findings_action}`, for secrets `{data.secrets_action}`). "
+        "Names of people are not looked for.",
+    ]
+
+
+def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
+    adapter, settings = resolved.recipe.adapter, resolved.recipe.train
+    return [
+        f"Method `{train.method}` with adapter `{adapter.type}` (r {adapter.r}, alpha {adapter.alpha:g}): "
+        f"{train.trainable_parameters:,} trained parameters, learning rate {settings.learning_rate:g}, "
+        f"seed {settings.seed}.",
+        "",
+        f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
+        f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
+        f"{train.best_step}, the best on the validation split by {train.best_metric} ({train.best_value:.3f}).",
+    ]
+
+
+def _evaluation(evaluation: EvalReport) -> list[str]:
+    metrics = sorted({metric for system in evaluation.systems for metric in system.metrics})
+    rows = [
+        (system.title, *(_interval(system.metrics[metric]) if metric in system.metrics else "" for metric in metrics))
+        for system in evaluation.systems
+    ]
+    differences = [
+        (f"{one.system} - {one.against}", one.metric, _interval(one.interval),
+         f"{one.p_value:.2g}" if one.p_value == one.p_value else "")  # NaN where no test is defined
+        for one in evaluation.differences
+    ]
+    general = evaluation.general
+    return [
+        f"On the {evaluation.split} split: {evaluation.num_items} rows in {evaluation.num_groups} groups. "
+        f"Intervals: {_text(evaluation.interval_method)}, {evaluation.resamples} resamples.",
+        "",
+        *_table(("system", *metrics), rows),
+        *[f"**{sentence}**\n" for sentence in _beaten(evaluation.systems)],
+        *_table(("paired difference", "metric", "value", "p (McNemar)"), differences),
+        f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
+        f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
+    ]
+
+
+def _beaten(systems: Sequence[SystemScore]) -> list[str]:
+    """One sentence for each other system that scores higher than the tuned one."""
+    tuned = {system.system: system for system in systems}.get("tuned")
+    return [
+        f"{system.title} scores higher than the tuned model on {metric}: "
+        f"{system.metrics[metric].point:.3f} against {tuned.metrics[metric].point:.3f}."
+        for system in systems if tuned is not None and system is not tuned
+        for metric in _QUALITY
+        if metric in system.metrics and metric in tuned.metrics
+        and system.metrics[metric].point > tuned.metrics[metric].point
+    ]
+
+
+def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport) -> list[str]:
+    limits = [
+        f"- The numbers rest on {evaluation.num_items} rows of one split; the intervals say how far they carry.",
+        f"- Other inputs than those of `{data.name}` (other languages, lengths, topics) were not measured.",
+    ]
+    if evaluation.labels:
+        limits.append("- It always chooses one of its labels, also for a text to which none of them applies.")
+    else:
+        limits.append("- Its answers are not checked for truth.")
+    if data.synthetic:
+        limits.append("- The data is synthetic: expect other numbers on real inputs.")
+    if shape.quantisation:
+        limits.append(f"- Its weights carry the rounding of {shape.quantisation}.")
+    change = evaluation.general.ratio.point - 1
+    side = "higher" if change >= 0 else "lower"
+    limits.append(f"- Its perplexity on general text is {abs(change) * 100:.1f} % {side} than that of the base.")
+    limits.append("- Names of people are not looked for in the data, so they may have been learned.")
+    return limits
+
+
+def _gate(gate: GateDecision) -> list[str]:
+    rows = [(line.line, line.asked, line.observed, "yes" if line.passed else "**no**") for line in gate.lines]
+    return [
+        f"**{'Passed' if gate.passed else 'Refused'}** at {gate.decided_at}.",
+        "",
+        *_table(("line", "asked", "seen", "passed"), rows),
+    ][:-1]
+
+
+def _licenses(shape: ModelShape, data: DataReport) -> list[str]:
+    base, rows = assess(shape.license, "the base model"), assess(data.license, "the data")
+    return [f"- {_text(base.observed)} (read in: {_text(shape.license_source)}).", f"- {_text(rows.observed)}."]
+
+
+def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact]) -> list[str]:
+    name = resolved.recipe.name
+    lines = ["```sh", f"luthier serve {name}", f"luthier predict {name} FILE", "```"]
+    if artifacts:
+        lines += ["", *_table(
+            ("artifact", "where in the run folder", "bytes"),
+            [(artifact.kind, f"`{artifact.path}`", f"{artifact.num_bytes:,}") for artifact in artifacts],
+        )][:-1]
+    return lines
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.point:.3f} ({interval.level * 100:g} %: {interval.low:.3f} to {interval.high:.3f})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table with an empty line after it; nothing where there are no rows."""
+    lines = ["| " + " | ".join(map(_text, row)) + " |" for row in rows]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines, ""] if lines else []
+
+
+def _text(text: str) -> str:
+    """One line in which nothing is taken for a cell's end or for HTML: labels and file names come from outside."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,195 @@
+"""The gate: one line for everything that was asked, each with what was seen, the bound that counts and where it stands.
+
+A target is met when its bound clears it, not its point. The bound is the worse end of the two-sided interval, so a
+95 % interval holds a target to a one-sided confidence of 97.5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from luthier.govern.license import assess
+from luthier.records import Artifact, DataReport, EvalReport, GateDecision, GateLine, Interval, ModelShape
+from luthier.spec.limits import Limit
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_json
+
+
+def decide(
+    *,
+    resolved: ResolvedRecipe,
+    shape: ModelShape,
+    report: EvalReport,
+    artifacts: Sequence[Artifact],
+    data: DataReport,
+    eval_sha256: str,
+    artifacts_sha256: str,
+    now: datetime,
+) -> GateDecision:
+    """Decide whether this version may be used, and seal the decision.
+
+    Args:
+        resolved: what was asked.
+        shape: of the base model, for its license.
+        report: on the test split.
+        artifacts: what was exported.
+        data: the report of prepare.
+        eval_sha256: hash of eval/report.json.
+        artifacts_sha256: hash of artifacts/index.json.
+        now: with a time zone.
+    """
+    assert now.tzinfo is not None, "a decision carries a time with its zone"
+    lines = (
+        *_objective_lines(resolved, report),
+        *_parity_lines(resolved, report, artifacts),
+        *_data_lines(report, data),
+        _license_line("license of the base", shape.license, "the base model", "shape.json: license"),
+        _license_line("license of the data", data.license, "the data", "data/report.json: license"),
+    )
+    decision = GateDecision(
+        passed=all(line.passed for line in lines),
+        lines=lines,
+        decided_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        recipe_sha256=resolved.sha256,
+        eval_sha256=eval_sha256,
+        artifacts_sha256=artifacts_sha256,
+        seal="",
+    )
+    return decision.model_copy(update={"seal": _seal(decision)})
+
+
+def verify_seal(decision: GateDecision) -> bool:
+    """Whether the decision is as it was taken."""
+    return decision.seal == _seal(decision)
+
+
+def _seal(decision: GateDecision) -> str:
+    return sha256_json({**decision.model_dump(mode="json"), "seal": ""})
+
+
+def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[GateLine]:
+    if not resolved.recipe.objective.targets:
+        yield GateLine(
+            line="target", kind="target", asked="nothing", observed="no target was set", bound=None, passed=True,
+            evidence="recipe.resolved.json: recipe.objective.targets")
+    for limit in resolved.limits:
+        if limit.relative:
+            yield _limit_line(limit, report.general.ratio, "tuned / base", "general.ratio")
+            continue
+        found = [(place, system) for place, system in enumerate(report.systems)
+                 if system.system == "tuned" and limit.metric in system.metrics]
+        if found:
+            place, system = found[0]
+            yield _limit_line(limit, system.metrics[limit.metric], "tuned", f"systems[{place}].metrics.{limit.metric}")
+        else:
+            yield GateLine(
+                line=limit.key, kind="target", asked=limit.text, observed=f"{limit.metric} was not measured",
+                bound=None, passed=False, evidence="eval/report.json: systems")
+
+
+def _limit_line(limit: Limit, interval: Interval, subject: str, key: str) -> GateLine:
+    """A limit against the worse end of the interval."""
+    end, side, bound = ("low", "lower", interval.low) if limit.op == ">=" else ("high", "upper", interval.high)
+    return GateLine(
+        line=limit.key,
+        kind="non_regression" if limit.relative else "target",
+        asked=limit.text,
+        observed=(
+            f"{subject} {_number(interval.point, limit.value)}, "
+            f"{interval.level * 100:g} % interval {_number(interval.low, limit.value)} to "
+            f"{_number(interval.high, limit.value)} (n = {interval.n}); what counts is its {side} end, a one-sided "
+            f"bound at {(1 + interval.level) * 50:g} %"
+        ),
+        bound=bound,
+        passed=limit.holds(bound),
+        evidence=f"eval/report.json: {key}.{end}",
+    )
+
+
+def _number(value: float, limit: float, style: str = ".3f") -> str:
+    """`value` in `style`, with as many decimals more as it takes to see on which side of `limit` it lies."""
+    for decimals in range(int(style[1]), 17):
+        shown = float(text := f"{value:.{decimals}{style[2]}}")
+        if (shown < limit, shown > limit) == (value < limit, value > limit):
+            return text
+    return repr(value)
+
+
+def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Sequence[Artifact]) -> Iterator[GateLine]:
+    """One line for each artifact, and one for each that was asked for and is not there."""
+    evidence = "artifacts/index.json"
+    for artifact in artifacts:
+        parity = artifact.parity
+        same_weights = artifact.made_from == report.weights_sha256
+        observed = (
+            f"token ids {'equal' if parity.ids_equal else 'differ'} on {parity.prompts} prompts, largest logit error "
+            f"{_number(parity.max_logit_error, parity.bound, '.1e')}, greedy text equal on {parity.greedy_equal}"
+        )
+        if parity.first_difference:
+            observed += f"; first difference: {parity.first_difference}"
+        if not same_weights:
+            observed += "; it was made from other weights than those that were evaluated: export again"
+        yield GateLine(
+            line=f"parity of {artifact.kind}",
+            kind="parity",
+            asked=f"token ids equal, logit error <= {parity.bound:g} of the largest logit",
+            observed=observed,
+            bound=parity.max_logit_error,
+            passed=parity.passed and parity.ids_equal and parity.max_logit_error <= parity.bound and same_weights,
+            evidence=f"{evidence}: {artifact.kind}, parity",
+        )
+    for kind in sorted(set(resolved.recipe.export or ()) - {artifact.kind for artifact in artifacts}):
+        yield GateLine(
+            line=f"parity of {kind}", kind="parity", asked="exported", observed=f"there is no artifact {kind!r}",
+            bound=None, passed=False, evidence=evidence)
+
+
+def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
+    removed = sum(overlap.exact + overlap.group for overlap in data.leakage if overlap.split == "test")
+    yield GateLine(
+        line="leakage",
+        kind="data",
+        asked="evaluated on rows that training has not seen",
+        observed=f"{report.split} split, {report.num_items} rows in {report.num_groups} groups; "
+        f"{removed} rows that overlapped with training were removed from it",
+        bound=None,
+        passed=report.split == "test" and report.num_items > 0,
+        evidence="data/report.json: leakage",
+    )
+    yield GateLine(
+        line="supervision",
+        kind="data",
+        asked="every answer is learned to its end",
+        observed=f"the end of the turn is {'' if data.end_of_turn_supervised else 'not '}supervised, "
+        f"{data.truncated_rows} rows were truncated",
+        bound=None,
+        passed=data.end_of_turn_supervised,
+        evidence="data/report.json: end_of_turn_supervised",
+    )
+    secrets = {kind: count for kind, count in data.findings.items() if kind.startswith("secret.")}
+    personal = {kind: count for kind, count in data.findings.items() if kind not in secrets}
+    yield _findings_line("secrets", secrets, data.secrets_action, {"redact", "drop"})
+    yield _findings_line("personal data", personal, data.findings_action, {"redact", "drop"})
+
+
+def _findings_line(what: str, findings: dict[str, int], action: str, removing: set[str]) -> GateLine:
+    """Passes where nothing was found, or what was found was taken out."""
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(findings.items())) or "none found"
+    done = {"redact": "redacted", "drop": "their rows dropped"}.get(action, "left in")
+    observed = f"{listed}; {done}" if findings else listed
+    passed = not findings or action in removing
+    if not passed:
+        observed += f"; set data.privacy.{'secrets' if what == 'secrets' else 'action'} to redact or drop"
+    if what == "personal data":
+        observed += " (names of people are not looked for)"
+    return GateLine(
+        line=what, kind="data", asked=f"no {what} in what the model learns", observed=observed, bound=None,
+        passed=passed, evidence="data/report.json: findings")
+
+
+def _license_line(line: str, license_id: str, subject: str, evidence: str) -> GateLine:
+    assessment = assess(license_id, subject)
+    return GateLine(
+        line=line, kind="license", asked="may be used, also commercially", observed=assessment.observed, bound=None,
+        passed=assessment.passed, evidence=evidence)

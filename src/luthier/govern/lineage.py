@@ -1,0 +1,95 @@
+"""Lineage: every hash from source file to artifact, as a graph that says what was made from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from luthier.errors import RunError
+from luthier.records import Artifact, DataReport, EvalReport, GateDecision, ModelShape, Record, TrainResult
+from luthier.spec.resolve import ResolvedRecipe
+
+
+class LineageNode(Record):
+    node: str = Field(description="What it is: a file of the run folder, a source file, or a thing without a file.")
+    sha256: str
+    made_from: tuple[str, ...] = Field(default=(), description="Nodes; none for what came from outside.")
+
+
+class Lineage(Record):
+    """Nodes in an order in which each comes after all that it was made from."""
+
+    name: str
+    nodes: tuple[LineageNode, ...]
+
+
+BASE = "base model"
+RECIPE = "recipe.resolved.json"
+CONTRACT = "data/contract.json"
+WEIGHTS = "trained weights"
+EVALUATION = "eval/report.json"
+ARTIFACTS = "artifacts/index.json"
+
+
+def lineage(
+    *,
+    resolved: ResolvedRecipe,
+    shape: ModelShape,
+    data: DataReport,
+    train: TrainResult,
+    evaluation: EvalReport,
+    artifacts: Sequence[Artifact],
+    gate: GateDecision,
+) -> Lineage:
+    """Connect the hashes that the records of one run carry.
+
+    Raises:
+        RunError: a record speaks of other weights or another recipe than the rest, so they are not of one run.
+    """
+    _check(resolved, train, evaluation, artifacts, gate)
+    sources = [LineageNode(node=f"source: {file}", sha256=sha256) for file, sha256 in data.source_sha256.items()]
+    outside = (*(source.node for source in sources), BASE)
+    shards = [
+        LineageNode(node=f"data/{name}.arrow", sha256=split.sha256, made_from=(*outside, RECIPE, CONTRACT))
+        for name, split in data.splits.items() if split.sha256
+    ]
+    learned = [shard.node for shard in shards if shard.node != "data/test.arrow"]
+    tested = [shard.node for shard in shards]  # the baselines learn from the training split during evaluation
+    files = [
+        LineageNode(node=f"{artifact.path}/{file}", sha256=sha256, made_from=(BASE, WEIGHTS, CONTRACT))
+        for artifact in artifacts for file, sha256 in artifact.sha256.items()
+    ]
+    return Lineage(name=resolved.recipe.name, nodes=(
+        *sources,
+        LineageNode(node=BASE, sha256=shape.sha256),
+        LineageNode(node=RECIPE, sha256=resolved.sha256, made_from=outside),
+        LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
+        *shards,
+        LineageNode(node=WEIGHTS, sha256=train.weights_sha256, made_from=(RECIPE, BASE, CONTRACT, *learned)),
+        LineageNode(node=EVALUATION, sha256=gate.eval_sha256, made_from=(RECIPE, BASE, WEIGHTS, CONTRACT, *tested)),
+        *files,
+        LineageNode(node=ARTIFACTS, sha256=gate.artifacts_sha256, made_from=(WEIGHTS, *(file.node for file in files))),
+        LineageNode(node="gate.json", sha256=gate.seal, made_from=(RECIPE, EVALUATION, ARTIFACTS)),
+    ))
+
+
+def _check(
+    resolved: ResolvedRecipe,
+    train: TrainResult,
+    evaluation: EvalReport,
+    artifacts: Sequence[Artifact],
+    gate: GateDecision,
+) -> None:
+    claims = {EVALUATION: evaluation.weights_sha256, **{artifact.path: artifact.made_from for artifact in artifacts}}
+    for file, sha256 in claims.items():
+        if sha256 != train.weights_sha256:
+            raise RunError(
+                f"{file} was made from weights {sha256[:12]}, but train/result.json has {train.weights_sha256[:12]}",
+                way_out="run `luthier run` with the same recipe again, it makes again what does not fit",
+            )
+    if gate.recipe_sha256 != resolved.sha256:
+        raise RunError(
+            f"gate.json was decided for recipe {gate.recipe_sha256[:12]}, but {RECIPE} is {resolved.sha256[:12]}",
+            way_out="run `luthier gate` again",
+        )

@@ -1,0 +1,1 @@
+"""How a stage starts: a child process of this machine."""

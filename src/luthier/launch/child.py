@@ -1,0 +1,115 @@
+"""Run a stage in a child process, so that an out-of-memory kill ends the child and not the run.
+
+The child inherits the run's lock: if the parent is killed, the folder stays locked until the child is gone too, and the
+child ends itself as soon as it notices (`die_with_parent`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from luthier.errors import LuthierError, OutOfMemory, Stopped
+
+_EXIT_TERMINATED = 5
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """What a finished stage took."""
+
+    seconds: float
+    peak_memory_gib: float
+
+
+class StageFailed(LuthierError):
+    """A stage ended with an exit code of its own; it has already said why on standard error."""
+
+    def __init__(self, stage: str, exit_code: int) -> None:
+        super().__init__(f"stage {stage!r} ended with exit code {exit_code}")
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
+    """The environment a stage computes in. Thread settings only take effect before torch is loaded."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # small products of two threads otherwise burn their time in spinning
+        "HF_HUB_OFFLINE": "1",  # whatever was to be fetched has been located before a stage starts
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        **({"LUTHIER_OFFLINE": "1"} if offline else {}),
+    }
+
+
+def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool) -> StageUse:
+    """Start `luthier _stage STAGE RUN` and wait for it. SIGTERM and SIGINT are passed on.
+
+    Raises:
+        OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
+        Stopped: the child stopped on request and can be resumed.
+        StageFailed: any other exit code; the child has said why.
+    """
+    began = time.monotonic()
+    # -P is not used: the current folder must not shadow modules, `-c` with isolated imports keeps it out.
+    command = [sys.executable, "-m", "luthier.cli", "_stage", stage, str(run)]
+    child = subprocess.Popen(
+        command, pass_fds=[lock_fd], env=stage_environment(threads=threads, offline=offline), start_new_session=True
+    )
+    with _forward_signals(child):
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = code = os.waitstatus_to_exitcode(status)
+    peak = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    if code == -signal.SIGKILL:
+        raise OutOfMemory(
+            f"stage {stage!r} was killed after it had used {peak:.2f} GiB; most often the kernel does this when memory runs out",
+            way_out="lower train.micro_batch_tokens or train.max_length, or free memory; the same command goes on from the last checkpoint",
+        )
+    if code == _EXIT_TERMINATED or code == -signal.SIGTERM:
+        raise Stopped(f"stage {stage!r} was stopped", way_out="run the same command again to go on")
+    if code != 0:
+        raise StageFailed(stage, code if code > 0 else 1)
+    return StageUse(time.monotonic() - began, peak)
+
+
+class _forward_signals:
+    """While the child runs, SIGTERM and SIGINT of this process go to it as SIGTERM; this process waits for its end."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self.child = child
+        self.before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals can only be handled by the main thread; tests may call from another
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            self.child.send_signal(signal.SIGTERM)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, forward)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def die_with_parent(*, every_seconds: float = 0.25) -> None:
+    """End this process at once when its parent is gone (works on every Unix; a thread looks)."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(every_seconds)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="die-with-parent").start()

@@ -1,0 +1,65 @@
+"""A guard that lets no socket leave this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import Any
+
+from luthier.errors import UserError
+
+
+class NetworkRefused(UserError, OSError):
+    """Something tried to reach another machine while offline."""
+
+
+def is_offline() -> bool:
+    """Whether `--offline` or LUTHIER_OFFLINE=1 is in force."""
+    return os.environ.get("LUTHIER_OFFLINE", "") not in ("", "0")
+
+
+def guard() -> None:
+    """From now on, connecting or sending anywhere but to this machine, and looking up names, raises NetworkRefused."""
+    if getattr(socket.socket, "guarded_by_luthier", False):
+        return
+    connect, connect_ex, sendto = socket.socket.connect, socket.socket.connect_ex, socket.socket.sendto
+    lookup = socket.getaddrinfo
+
+    def checked_connect(self: socket.socket, address: Any) -> None:
+        _refuse(self.family, address)
+        connect(self, address)
+
+    def checked_connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse(self.family, address)
+        return connect_ex(self, address)
+
+    def checked_sendto(self: socket.socket, data: Any, *rest: Any) -> int:
+        _refuse(self.family, rest[-1])
+        return sendto(self, data, *rest)
+
+    def checked_lookup(host: Any, *rest: Any, **more: Any) -> Any:
+        if host is not None and not _is_here(host.decode() if isinstance(host, bytes) else str(host)):
+            raise NetworkRefused(f"offline: {host!r} was to be looked up", way_out="drop --offline, or fetch what is needed first")
+        return lookup(host, *rest, **more)
+
+    patched: Any = socket.socket
+    patched.connect, patched.connect_ex, patched.sendto = checked_connect, checked_connect_ex, checked_sendto
+    patched.guarded_by_luthier = True
+    socket.getaddrinfo = checked_lookup
+
+
+def _refuse(family: int, address: Any) -> None:
+    if family in (socket.AF_INET, socket.AF_INET6) and not _is_here(str(address[0])):
+        raise NetworkRefused(f"offline: a connection to {address[0]} was refused",
+                             way_out="drop --offline, or fetch what is needed first")
+
+
+def _is_here(host: str) -> bool:
+    if host in ("", "localhost"):
+        return True
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return found.is_loopback or found.is_unspecified

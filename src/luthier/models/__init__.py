@@ -1,0 +1,1 @@
+"""Weights: what a base model is, how it is loaded, adapted and saved."""

@@ -1,0 +1,109 @@
+"""Adapters through PEFT: attach, save, load, merge. What is written opens in plain PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.errors import ModelError
+from luthier.spec.recipe import Adapter
+from luthier.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: int) -> PeftModel:
+    """Put a fresh adapter beside the frozen base.
+
+    LoRA: W x + (alpha / r) B A x, B zero at the start (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+
+    Args:
+        model: the base; changed in place.
+        adapter: a resolved section.
+        base_name: written into adapter_config.json.
+        seed: of A's random start.
+
+    Raises:
+        ModelError: a target module does not exist in the base.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = adapter.target_modules
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets or ()),
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            tuned = get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(f"adapter.target_modules {targets!r}: {error}",
+                             way_out="use 'all-linear' or names of modules of this base") from error
+    tuned.peft_config["default"].base_model_name_or_path = base_name
+    return tuned
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with the adapter saved in `folder`, in evaluation mode. Every tensor is accounted for.
+
+    Raises:
+        ModelError: the folder is no adapter, or its tensors do not fit the base.
+    """
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds no PEFT adapter", way_out="give a folder with adapter_config.json and adapter_model.safetensors")
+    tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    expected, found = set(adapter_state(tuned)), set(load_file(weights))
+    if expected != found:
+        odd = sorted(expected ^ found)[:3]
+        raise ModelError(f"{weights}: {len(expected ^ found)} tensors do not fit the base, e.g. {', '.join(odd)}",
+                         way_out="use the base model that the adapter was trained on")
+    tuned.eval()
+    return tuned
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's file names, in sorted order."""
+    from peft import get_peft_model_state_dict
+
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: state[name] for name in sorted(state)}
+
+
+def bare(model: Any) -> Any:
+    """The transformers module to call: adapters live inside its layers, PEFT's wrapper only adds bookkeeping."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder)."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config: dict[str, Any] = model.peft_config["default"].to_dict()
+    config["inference_mode"] = True
+    readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    write_atomic(folder / "adapter_config.json", json.dumps(readable, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The base with the adapter added into its weights: W + (alpha / r) B A. The adapter is gone afterwards."""
+    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    merged.eval()
+    return merged

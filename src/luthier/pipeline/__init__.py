@@ -1,0 +1,1 @@
+"""Wires the rooms. `order` alone knows the sequence of the stages."""

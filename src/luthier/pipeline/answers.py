@@ -1,0 +1,140 @@
+"""Ask a finished run: `predict` for a file, and the model behind the server. The same contract as in training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.data.inputs import fields, missing_column
+from luthier.data.read import Fault, Row, rows
+from luthier.errors import DataError, GateRefused, RunError, UserError
+from luthier.pipeline.progress import Progress
+from luthier.pipeline.stages import Context, set_up_torch
+from luthier.pipeline.start import Say
+from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
+from luthier.records import Version
+from luthier.store.files import write_atomic
+from luthier.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from luthier.engines.ask import Asker
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A run that was asked for by folder or by registry name."""
+
+    run: RunFolder
+    version: Version | None
+
+    @property
+    def model_id(self) -> str:
+        """The name under which clients ask for it."""
+        return f"{self.version.name}@{self.version.version}" if self.version else f"{self.run.name}/{self.run.id}"
+
+
+def choose(target: str, *, out: Path) -> Chosen:
+    """NAME@ALIAS, NAME@NUMBER or NAME from the registry of `out`, or a run folder.
+
+    Raises:
+        RunError: neither; the message lists what is known.
+    """
+    if Path(target).is_dir():
+        run = RunFolder.open(target, out=out)
+        found = [one for one in registry_of(run.path.parent.parent).versions(run.name)
+                 if Path(one.run).resolve() == run.path.resolve()]
+        return Chosen(run, found[-1] if found else None)
+    version = registry_of(out).get(target)
+    return Chosen(RunFolder.open(version.run, out=out), version)
+
+
+def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
+    """Let only a version through whose gate passed; an exception is written to the audit log.
+
+    Raises:
+        GateRefused: its gate did not pass and `allow_refused` is not set.
+        RunError: the decision is missing or does not belong to the files.
+    """
+    gate = checked_gate(chosen.run, chosen.version)
+    if gate.passed:
+        return
+    lines = "; ".join(f"{line.line}: {line.observed}" for line in gate.lines if not line.passed)
+    if not allow_refused:
+        raise GateRefused(f"{chosen.model_id} is refused by its gate: {lines}",
+                          way_out="tune further, or serve it all the same with --allow-refused, which is recorded")
+    audit_of(chosen.run.path.parent.parent).append(
+        "serve_refused", actor=actor, subject=chosen.model_id, details={"lines": lines, "seal": gate.seal})
+    say(f"{chosen.model_id} is served although its gate refused it ({lines}); this was written to the audit log")
+
+
+def open_asker(run: RunFolder) -> Asker:
+    """The tuned model of a run, from its exported adapter where there is one."""
+    from luthier.engines.transformers import TransformersEngine
+
+    context = Context(run, Progress())
+    set_up_torch(context.resolved.recipe.train.threads or 1)
+    exported = run.artifacts / "adapter"
+    adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.train / "adapter"
+    return context.asker(TransformersEngine.open(context.base, adapter))
+
+
+def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> dict[str, int]:
+    """Answer every row of `file`; writes one JSON object a row to `output`, in order, faulty rows with their reason.
+
+    Returns:
+        Counts: answered, faults.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column that the input template names, or has no rows.
+        UserError: the version answers conversations, not rows.
+    """
+    template = asker.contract.input
+    if not template:
+        raise UserError("this version was trained on conversations, not on rows of a table",
+                        way_out="ask it through `luthier serve`")
+    if output.resolve() == file.resolve():
+        raise UserError(f"--output {output} is the input file", way_out="give another file")
+    read = list(rows(file))
+    _refuse_missing_columns(file, template, read)
+    lines, faults = [], 0
+    for number, row in enumerate(read, start=1):
+        said = _answer_row(asker, row)
+        faults += "error" in said
+        lines.append(json.dumps(said, ensure_ascii=False))
+        progress("predicting", number, len(read))
+    write_atomic(output, "\n".join(lines) + "\n")
+    return {"answered": len(read) - faults, "faults": faults}
+
+
+def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
+    if isinstance(row, Fault):
+        return {"line": row.line, "error": row.reason, "detail": row.detail}
+    try:
+        answer = asker.answer_values(row.values)
+    except UserError as error:
+        return {"line": row.line, "error": "cannot_be_asked", "detail": error.what}
+    if answer.label:
+        return {"line": row.line, "label": answer.label, "probabilities": answer.probabilities}
+    return {"line": row.line, "text": answer.text}
+
+
+def _refuse_missing_columns(file: Path, template: str, read: Sequence[Row | Fault]) -> None:
+    columns = {name for row in read if isinstance(row, Row) for name in row.values}
+    if not columns:
+        raise DataError(f"{file} has no row that can be read", way_out="give a CSV, JSONL or Parquet file with rows")
+    for name in fields(template):
+        if name not in columns:
+            raise missing_column(name, sorted(columns), key=f"{file}: the input template {template!r}")
+
+
+def refuse_untrained(run: RunFolder) -> None:
+    """Check that a run can be asked.
+
+    Raises:
+        RunError: it has not been trained yet.
+    """
+    if not run.train_result.is_file() or not run.contract.is_file():
+        raise RunError(f"{run.path} has not been trained yet", way_out=f"luthier train {run.path}")

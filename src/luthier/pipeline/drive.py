@@ -1,0 +1,109 @@
+"""Run the stages of a run in order, each only when its inputs have changed; then decide, write down and register."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.errors import RunError
+from luthier.launch.child import run_stage
+from luthier.pipeline.order import Stage, up_to
+from luthier.pipeline.start import Prepared, Say, look, open_run, write_down
+from luthier.pipeline.verdict import conclude
+from luthier.records import GateDecision, Plan
+from luthier.report.evidence import Evidence
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.events import EventLog
+from luthier.store.runs import RunFolder, lock
+from luthier.store.stages import Stages
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run, and how to work on it."""
+
+    run: RunFolder
+    resolved: ResolvedRecipe
+    offline: bool
+    say: Say
+
+    @property
+    def out(self) -> Path:
+        """The folder above all runs, where registry and audit log are."""
+        return self.run.path.parent.parent
+
+
+def begin(
+    target: str, *, overrides: Sequence[str], out: Path | None, offline: bool, say: Say
+) -> tuple[Session, Plan | None, Prepared | None]:
+    """Open a run folder, or look at a recipe and open the run that belongs to it.
+
+    Returns:
+        The session; for a recipe also the plan and what was looked at, which `work_through` writes down.
+
+    Raises:
+        RunError: `--set` was given with a run folder, whose recipe is fixed.
+    """
+    if Path(target).is_dir():
+        if overrides:
+            raise RunError(f"{target} is a run folder, its recipe is fixed", way_out="use --set with the recipe")
+        run = RunFolder.open(target, out=out or Path("runs"))
+        return Session(run, ResolvedRecipe.read(run.resolved), offline, say), None, None
+    prepared = look(target, overrides=overrides, offline=offline, say=say)
+    run = open_run(prepared, out=out or Path(prepared.resolved.recipe.output_dir))
+    return Session(run, prepared.resolved, offline, say), prepared.plan(), prepared
+
+
+def work_through(session: Session, last: str, *, plan: Plan | None = None, prepared: Prepared | None = None) -> None:
+    """Do the stages up to and including `last` that are not done yet, under the run's lock.
+
+    Raises:
+        StageFailed, OutOfMemory, Stopped: as the stage ended.
+    """
+    with lock(session.run) as fd:
+        if plan is not None and prepared is not None:
+            write_down(session.run, prepared, plan)
+        for stage in up_to(last):
+            _bring_up_to_date(session, stage, fd)
+
+
+def finish(session: Session) -> tuple[Evidence, GateDecision]:
+    """Decide, write card, lineage and report, and register the version; all stages must be done.
+
+    Raises:
+        RunError: a stage has not been done, or its outputs have changed since.
+    """
+    with lock(session.run):
+        _refuse_stale(session)
+        return conclude(session.run, session.resolved, actor=getpass.getuser())
+
+
+def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
+    run, stages, say = session.run, Stages(session.run), session.say
+    key = stage.key(run, session.resolved)
+    if stages.done(stage.name, key) and stage.name != "base":
+        say(f"{stage.name}: unchanged, not run again")
+        return
+    if stage.name != "base" and (sibling := stages.reuse(stage.name, key)) is not None:
+        say(f"{stage.name}: the same work was done by run {sibling.id}, its result is taken over")
+        return
+    stages.clear(stage.name)
+    events = EventLog(run.events)
+    events.append("stage_started", stage=stage.name, key=key)
+    say(f"{stage.name}: {stage.doing}")
+    use = run_stage(stage.name, run.path, lock_fd=lock_fd, threads=session.resolved.recipe.train.threads or 1,
+                    offline=session.offline)
+    stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, use.peak_memory_gib)
+    events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=use.peak_memory_gib)
+
+
+def _refuse_stale(session: Session) -> None:
+    stages = Stages(session.run)
+    for stage in up_to("export"):
+        marker = stages.marker(stage.name)
+        if marker is None or not stages.done(stage.name, stage.key(session.run, session.resolved)):
+            state = "has not been done" if marker is None else "no longer fits its inputs, or its files were changed"
+            raise RunError(f"{session.run.path}: stage {stage.name!r} {state}",
+                           way_out=f"luthier run {session.run.path}")

@@ -1,0 +1,80 @@
+"""The sequence of the stages, and what decides whether one must run again. The only place that knows either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier import __version__
+from luthier.records import DataReport, ModelShape, TrainResult
+from luthier.recipes import general_text
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_file, sha256_json
+from luthier.store.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step that runs in a child process."""
+
+    name: str
+    doing: str
+    """What is going on, for people."""
+    inputs: Callable[[RunFolder, ResolvedRecipe], object]
+    """Everything that decides the outputs, as JSON."""
+    outputs: Callable[[RunFolder], list[Path]]
+
+    def key(self, run: RunFolder, resolved: ResolvedRecipe) -> str:
+        """Hash of the inputs; a stage whose key has not changed is not run again."""
+        return sha256_json([self.name, __version__, self.inputs(run, resolved)])
+
+
+def _base_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    return resolved.model_sha256
+
+
+def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    recipe = resolved.recipe
+    return [resolved.model_sha256, resolved.data_sha256, recipe.data.model_dump(mode="json"),
+            recipe.train.max_length, recipe.train.seed]
+
+
+def _tokens(run: RunFolder) -> object:
+    report = DataReport.read(run.data_report)
+    return [{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256]
+
+
+def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    recipe = resolved.recipe
+    sections = [section.model_dump(mode="json") for section in (recipe.method, recipe.adapter, recipe.train)]
+    return [resolved.model_sha256, _tokens(run), sections, ModelShape.read(run.shape).name]
+
+
+def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    recipe = resolved.recipe
+    return [TrainResult.read(run.train_result).weights_sha256, resolved.model_sha256, _tokens(run), recipe.train.seed,
+            recipe.train.threads, recipe.evaluate.model_dump(mode="json"), sha256_json(general_text())]
+
+
+def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    return [TrainResult.read(run.train_result).weights_sha256, resolved.model_sha256, resolved.recipe.export,
+            sha256_file(run.goldens), sha256_file(run.contract)]
+
+
+ORDER: tuple[Stage, ...] = (
+    Stage("base", "reading the base model", _base_inputs, lambda run: []),
+    Stage("prepare", "preparing the data", _prepare_inputs, lambda run: [run.data]),
+    Stage("train", "training", _train_inputs, lambda run: [run.train / "adapter", run.train_result]),
+    Stage("evaluate", "evaluating", _evaluate_inputs, lambda run: [run.eval]),
+    Stage("export", "exporting", _export_inputs, lambda run: [run.artifacts]),
+)
+"""Then, in the parent itself, because they take no time: gate, card, lineage, registry and report."""
+
+STAGES = {stage.name: stage for stage in ORDER}
+
+
+def up_to(name: str) -> tuple[Stage, ...]:
+    """The stages from the first to `name`."""
+    names = [stage.name for stage in ORDER]
+    return ORDER[: names.index(name) + 1]

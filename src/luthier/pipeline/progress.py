@@ -1,0 +1,83 @@
+"""What people see while a stage works: bars with rate and time left on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from luthier.plan.words import duration
+from luthier.records import StepEvent
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """One bar (or line) a piece of work, on standard error."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._stream = stream or sys.stderr
+        self._bars: Bars | None = None
+        self._tasks: dict[str, object] = {}
+        self._began: dict[str, float] = {}
+        self._said = 0.0
+        if self._stream.isatty():
+            self._bars = Bars(
+                TextColumn("{task.description:<34}"), BarColumn(bar_width=28), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"), console=Console(file=self._stream),
+            )
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` items of `what`."""
+        began = self._began.setdefault(what, time.monotonic())
+        seconds = time.monotonic() - began
+        self.show(what, done, total, rate=f"{done / seconds:.1f}/s" if seconds > 0.5 else "", note="")
+
+    def step(self, event: StepEvent, *, total_steps: int) -> None:
+        """A training step or validation."""
+        if event.kind == "validation":
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
+            self.say(f"  validation after step {event.step}: {scores}")
+            return
+        rate = f"{event.num_tokens / event.seconds:.0f} tokens/s"
+        self.show("training", event.step, total_steps, rate=rate, note=f"loss {event.loss:.3f}")
+
+    def show(self, what: str, done: int, total: int, *, rate: str, note: str) -> None:
+        """Move a bar, or say a line when the last one is old or the work is complete."""
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total, rate=rate, note=note)
+            self._bars.update(self._tasks[what], completed=done, total=total, rate=rate, note=note)  # type: ignore[arg-type]
+            return
+        began = self._began.setdefault(what, time.monotonic())
+        now = time.monotonic()
+        if done < total and now - self._said < _SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        left = f"{duration((now - began) / done * (total - done))} left" if 0 < done < total else "done"
+        self.say(f"  {what}: {done} of {total}" + "".join(f", {part}" for part in (rate, note, left) if part))
+
+    def say(self, line: str) -> None:
+        """A line above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False)
+        else:
+            self._stream.write(line + "\n")
+            self._stream.flush()

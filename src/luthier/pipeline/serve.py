@@ -1,0 +1,67 @@
+"""Deploy: promote, roll back and serve versions; what goes past the gate is written to the audit log."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+
+from luthier.errors import GateRefused, RunError
+from luthier.pipeline.answers import admit, choose, open_asker
+from luthier.pipeline.start import Say
+from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
+from luthier.store.runs import RunFolder
+
+
+def serve_version(
+    target: str, *, host: str, port: int, keys: Path | None, allow_refused: bool, out: Path, say: Say
+) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        GateRefused: the gate refused this version and `allow_refused` is not set.
+        MissingExtra, UserError, RunError: see the rooms.
+    """
+    from luthier.serve.app import create_app, require
+    from luthier.serve.auth import read_keys, refuse_open_host
+    from luthier.serve.server import run
+
+    require("fastapi")
+    api_keys = read_keys(keys, os.environ)
+    refuse_open_host(host, has_keys=bool(api_keys))
+    chosen = choose(target, out=out)
+    admit(chosen, allow_refused=allow_refused, actor=getpass.getuser(), say=say)
+    say(f"loading {chosen.model_id}")
+    app = create_app(open_asker(chosen.run), model_id=chosen.model_id, api_keys=api_keys)
+    audit_of(chosen.run.path.parent.parent).append(
+        "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host})
+    run(app, host=host, port=port, ready=lambda url: say(f"serving {chosen.model_id} on {url}  (end with Ctrl-C)"))
+
+
+def promote(name: str, *, alias: str, allow_refused: bool, out: Path) -> str:
+    """Let `alias` point to a version; returns what was done, in words.
+
+    Raises:
+        GateRefused: the gate refused it and `allow_refused` is not set.
+        RunError: the version is not known, or its decision does not belong to its files.
+    """
+    registry = registry_of(out)
+    version = registry.get(name)
+    gate = checked_gate(RunFolder.open(version.run, out=out), version)
+    if not gate.passed and not allow_refused:
+        raise GateRefused(f"{version.name}@{version.version} was refused by its gate",
+                          way_out="tune further, or --allow-refused, which is recorded")
+    registry.promote(version.name, version.version, alias)
+    audit_of(out).append("promote", actor=getpass.getuser(), subject=f"{version.name}@{version.version}",
+                         details={"alias": alias, "gate_passed": gate.passed})
+    return f"{version.name}@{alias} is now version {version.version}"
+
+
+def rollback(name: str, *, alias: str, out: Path) -> str:
+    """Give `alias` back to the version that had it before; returns what was done, in words."""
+    if "@" in name:
+        raise RunError(f"{name!r}: give the name alone", way_out="luthier registry rollback NAME --alias ALIAS")
+    version = registry_of(out).rollback(name, alias)
+    audit_of(out).append("rollback", actor=getpass.getuser(), subject=f"{version.name}@{version.version}",
+                         details={"alias": alias})
+    return f"{version.name}@{alias} is again version {version.version}"

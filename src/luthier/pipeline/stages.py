@@ -1,0 +1,216 @@
+"""What each stage does, in its own process: rebuilds everything from the run folder, so that any launcher can start it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.contract import Renderer
+from luthier.data.shards import read_shard
+from luthier.errors import RunError
+from luthier.pipeline.progress import Progress
+from luthier.pipeline.start import model_source
+from luthier.records import DataReport, ModelShape, RequestContract, StepEvent, TrainResult
+from luthier.recipes import general_text
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.events import EventLog
+from luthier.store.files import sha256_json, write_atomic
+from luthier.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from luthier.engines.ask import Asker
+    from luthier.engines.protocol import Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with."""
+
+    run: RunFolder
+    progress: Progress
+
+    @cached_property
+    def resolved(self) -> ResolvedRecipe:
+        return ResolvedRecipe.read(self.run.resolved)
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return ModelShape.read(self.run.shape)
+
+    @cached_property
+    def base(self) -> Path:
+        """Folder of the base model."""
+        from luthier.models.base import import_base
+
+        return import_base(model_source(self.shape))
+
+    @cached_property
+    def contract(self) -> RequestContract:
+        return RequestContract.read(self.run.contract)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer.open(self.run.contract, self.base / "tokenizer.json")
+
+    def asker(self, engine: Engine) -> Asker:
+        from luthier.engines.ask import Asker
+
+        return Asker(self.contract, self.renderer, engine)
+
+    @property
+    def data_sha256(self) -> str:
+        """Hash over shards and contract."""
+        report = DataReport.read(self.run.data_report)
+        return sha256_json([{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256])
+
+
+def set_up_torch(threads: int) -> None:
+    """Threads and deterministic kernels, before the first computation of a stage."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Deterministic mode otherwise writes NaN into every fresh tensor, to make reads of unset memory show.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def base(context: Context) -> None:
+    """Make the base folder: dequantise a GGUF file once."""
+    _ = context.base
+
+
+def prepare(context: Context) -> None:
+    """Shards, contract, goldens and the data report."""
+    from luthier.data.prepare import prepare as prepare_data
+
+    context.run.data.mkdir(exist_ok=True)
+    prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+
+
+def train(context: Context) -> None:
+    """Train, resuming from the newest checkpoint."""
+    from luthier.models.adapters import attach
+    from luthier.models.base import load_base
+    from luthier.train import loop
+    from luthier.train.methods import load_method
+
+    recipe, run = context.resolved.recipe, context.run
+    set_up_torch(recipe.train.threads or 1)
+    run.train.mkdir(exist_ok=True)
+    model = attach(load_base(context.base), recipe.adapter, base_name=context.shape.name, seed=recipe.train.seed)
+    inputs = loop.Inputs(
+        read_shard(run.data / "train.arrow"),
+        model_sha256=context.shape.sha256,
+        data_sha256=context.data_sha256,
+        recipe_sha256=sha256_json([part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]),
+    )
+    events = EventLog(run.events)
+
+    def watch(event: StepEvent, *, total_steps: int) -> None:
+        events.append(event.kind, **event.model_dump(exclude={"kind"}))
+        context.progress.step(event, total_steps=total_steps)
+
+    result = loop.train(
+        model, load_method(recipe.method.type), inputs, settings=recipe.train, method_name=recipe.method.type,
+        validation=_validation(context), out=run.train, watch=watch, stop_asked=_stop_on_signal(),
+    )
+    write_atomic(run.train_result, result.to_json())
+
+
+def _validation(context: Context) -> Any:
+    """The task's metric on the validation split, measured with the evaluation's own code; None without rows."""
+    from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.score import validation_metrics
+    from luthier.train.loop import Validation
+
+    examples = read_shard(context.run.data / "validation.arrow")
+    if not examples:
+        return None
+    metric = "macro_f1" if context.contract.labels else "perplexity"
+
+    def measure(model: Any) -> dict[str, float]:
+        return validation_metrics(context.asker(TransformersEngine(model)), examples)
+
+    return Validation(measure, metric, higher_is_better=metric != "perplexity", tiebreak="perplexity")
+
+
+def _stop_on_signal() -> Callable[[], bool]:
+    asked = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    return lambda: bool(asked)
+
+
+def evaluate(context: Context) -> None:
+    """Base, tuned and baselines on the test split."""
+    from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.evaluate import Material
+    from luthier.evals.evaluate import evaluate as judge
+
+    recipe, run = context.resolved.recipe, context.run
+    set_up_torch(recipe.train.threads or 1)
+    run.eval.mkdir(exist_ok=True)
+    tuned = TransformersEngine.open(context.base, run.train / "adapter")
+    material = Material(
+        contract=context.contract,
+        train=read_shard(run.data / "train.arrow"),
+        validation=read_shard(run.data / "validation.arrow"),
+        test=read_shard(run.data / "test.arrow"),
+        general_text=general_text(),
+        general_source="general-english.txt, written for this project",
+        data_sha256=context.data_sha256,
+        weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+    )
+    report = judge(material, base=context.asker(tuned.without_adapter()), tuned=context.asker(tuned),
+                   settings=recipe.evaluate, seed=recipe.train.seed, out=run.eval, progress=context.progress)
+    write_atomic(run.eval_report, report.to_json())
+
+
+def export(context: Context) -> None:
+    """Every form that the recipe asks for, each held to parity; the index comes last."""
+    from luthier.compress.export import export as export_one
+    from luthier.data.goldens import read_goldens
+    from luthier.engines.transformers import TransformersEngine
+
+    recipe, run = context.resolved.recipe, context.run
+    set_up_torch(recipe.train.threads or 1)
+    run.artifacts_index.unlink(missing_ok=True)
+    adapter = run.train / "adapter"
+    reference = TransformersEngine.open(context.base, adapter)
+    goldens, made = read_goldens(run.goldens), []
+    forms = recipe.export or ()
+    for number, kind in enumerate(forms):
+        context.progress("exports", number, len(forms))
+        made.append(export_one(
+            kind, base=context.base, adapter=adapter, run=run.path, contract=context.contract, goldens=goldens,
+            reference=reference, weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        ))
+    context.progress("exports", len(forms), len(forms))
+    write_atomic(run.artifacts_index, json.dumps([one.model_dump(mode="json") for one in made], indent=2) + "\n")
+
+
+WORK: dict[str, Callable[[Context], None]] = {
+    "base": base, "prepare": prepare, "train": train, "evaluate": evaluate, "export": export,
+}
+
+
+def work(stage: str, run: RunFolder) -> None:
+    """Do one stage of a run; the entry of `luthier _stage`.
+
+    Raises:
+        RunError: there is no such stage.
+    """
+    if stage not in WORK:
+        raise RunError(f"there is no stage {stage!r}", way_out=f"stages: {', '.join(WORK)}")
+    with Progress() as progress:
+        WORK[stage](Context(run, progress))

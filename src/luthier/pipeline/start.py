@@ -1,0 +1,137 @@
+"""From a recipe or a run folder to a run: look at data and base, resolve, plan, write it down. No torch here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier import __version__
+from luthier.data.profile import profile
+from luthier.errors import DataError, RecipeError
+from luthier.models.shape import read_shape
+from luthier.models.source import ModelSource, locate
+from luthier.plan.cost import matmul_rate
+from luthier.plan.make import make_plan
+from luthier.recipes import copy, find, names
+from luthier.records import DataProfile, ModelShape, Plan
+from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.store.files import sha256_file, write_atomic
+from luthier.store.runs import RunFolder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that has been looked at as far as is possible without torch."""
+
+    loaded: LoadedRecipe
+    resolved: ResolvedRecipe
+    profile: DataProfile
+    shape: ModelShape
+
+    def plan(self) -> Plan:
+        """Memory, time, power and ranking; measures this machine's rate for a fraction of a second."""
+        return make_plan(self.resolved, self.profile, self.shape, matmul_gflops=matmul_rate())
+
+
+def recipe_path(name: str) -> Path:
+    """A path as it is, or the shipped recipe of that name.
+
+    Raises:
+        RecipeError: neither a file nor a shipped name.
+    """
+    if Path(name).exists() or name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name)
+    try:
+        return find(name)
+    except KeyError:
+        raise RecipeError(f"{name!r} is neither a file nor a shipped recipe", way_out=f"shipped: {', '.join(names())}") from None
+
+
+def copy_recipe(name: str, destination: Path) -> Path:
+    """Copy a shipped recipe with its data.
+
+    Raises:
+        RecipeError: there is none of that name, or the destination exists.
+    """
+    try:
+        return copy(name, destination)
+    except KeyError:
+        raise RecipeError(f"no shipped recipe is called {name!r}", way_out=f"shipped: {', '.join(names())}") from None
+    except FileExistsError:
+        raise RecipeError(f"{destination} exists already", way_out="give a name that is free") from None
+
+
+def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> Prepared:
+    """Load, profile the data, read the base's shape, resolve.
+
+    Raises:
+        RecipeError, DataError, ModelError: see the rooms.
+    """
+    loaded = load_recipe(recipe_path(recipe), overrides=overrides)
+    for note in loaded.notes:
+        say(note)
+    hashes = _data_hashes(loaded)
+    entry = loaded.recipe.entry
+    facts = profile(loaded.folder / entry.path, format=entry.format)
+    model = loaded.recipe.model
+    shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+    resolved = resolve(loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes,
+                       luthier_version=__version__)
+    return Prepared(loaded, resolved, facts, shape)
+
+
+def usable_threads() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
+    data = loaded.recipe.data
+    files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
+    hashes = {}
+    for key, file in files.items():
+        if file is None:
+            continue
+        path = loaded.folder / file
+        if not path.is_file():
+            found = "it is a folder" if path.is_dir() else "it does not exist"
+            raise DataError(f"{key}: {file!r}: {found} (looked in {loaded.folder})", way_out="correct the path in the recipe")
+        hashes[key] = sha256_file(path)
+    return hashes
+
+
+def open_run(prepared: Prepared, *, out: Path) -> RunFolder:
+    """The run folder of this resolved recipe: a new one, or the one that the same command made before."""
+    return RunFolder.create(out, prepared.resolved.recipe.name, prepared.resolved.sha256[:12])
+
+
+def write_down(run: RunFolder, prepared: Prepared, plan: Plan) -> None:
+    """Write recipe, profile, shape, plan and, last, the resolved recipe; hold the run's lock.
+
+    The plan is kept where it exists already: a prediction made after the fact would be none.
+    """
+    write_atomic(run.recipe, prepared.loaded.text)
+    write_atomic(run.profile, prepared.profile.to_json())
+    write_atomic(run.shape, prepared.shape.to_json())
+    if not run.plan.is_file():
+        write_atomic(run.plan, plan.to_json())
+    write_atomic(run.resolved, prepared.resolved.to_json())
+
+
+def model_source(shape: ModelShape) -> ModelSource:
+    """Where the base of a run is; what was located once is not searched for again.
+
+    Raises:
+        RecipeError: it is no longer there.
+    """
+    path = Path(shape.path)
+    if not path.exists():
+        raise RecipeError(f"the base model {shape.name!r} is no longer at {path}", way_out="run the recipe again")
+    return ModelSource(shape.name, shape.kind, path, shape.license)

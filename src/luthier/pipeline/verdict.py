@@ -1,0 +1,139 @@
+"""From the records of a finished run to a decision, a card, a report and a registered version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from luthier.errors import RunError
+from luthier.govern.card import model_card
+from luthier.govern.gate import decide, verify_seal
+from luthier.govern.lineage import lineage
+from luthier.pipeline.order import ORDER
+from luthier.records import (
+    Artifact,
+    DataProfile,
+    DataReport,
+    EvalReport,
+    GateDecision,
+    ModelShape,
+    Plan,
+    TrainResult,
+    Version,
+)
+from luthier.report.evidence import Evidence
+from luthier.report.html import render
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.audit import AuditLog
+from luthier.store.clock import Clock, utc_now
+from luthier.store.files import sha256_file, write_atomic
+from luthier.store.registry import Registry
+from luthier.store.runs import RunFolder
+from luthier.store.stages import Stages
+
+
+def registry_of(out: Path) -> Registry:
+    """The registry beside the runs in `out`."""
+    return Registry(out / "registry.sqlite")
+
+
+def audit_of(out: Path) -> AuditLog:
+    """The audit log beside the runs in `out`."""
+    return AuditLog(out / "audit.jsonl")
+
+
+def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:
+    """What was exported.
+
+    Raises:
+        RunError: nothing was exported yet.
+    """
+    if not run.artifacts_index.is_file():
+        raise RunError(f"{run.artifacts_index} is missing", way_out=f"luthier export {run.path}")
+    return tuple(Artifact.model_validate(one) for one in json.loads(run.artifacts_index.read_text(encoding="utf-8")))
+
+
+def conclude(
+    run: RunFolder, resolved: ResolvedRecipe, *, actor: str, clock: Clock = utc_now
+) -> tuple[Evidence, GateDecision]:
+    """Decide; write gate.json, card.md, lineage.json, report.html; register; note it in the audit log.
+
+    A decision that says the same as the one on disk leaves that one as it is, with its time and seal.
+    """
+    artifacts, data = read_artifacts(run), DataReport.read(run.data_report)
+    shape, evaluation, train = ModelShape.read(run.shape), EvalReport.read(run.eval_report), TrainResult.read(run.train_result)
+    gate = decide(resolved=resolved, shape=shape, report=evaluation, artifacts=artifacts, data=data,
+                  eval_sha256=sha256_file(run.eval_report), artifacts_sha256=sha256_file(run.artifacts_index), now=clock())
+    gate, is_new = _settled(run, gate)
+    about = {"resolved": resolved, "shape": shape, "data": data, "train": train, "evaluation": evaluation,
+             "artifacts": artifacts, "gate": gate}
+    write_atomic(run.card, model_card(**about))  # type: ignore[arg-type]
+    write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
+    evidence = gather(run, resolved, gate)
+    write_atomic(run.report, render(evidence))
+    if is_new:
+        write_atomic(run.gate, gate.to_json())
+    version = registry_of(run.path.parent.parent).register(
+        resolved.recipe.name, run.path, gate_passed=gate.passed, gate_seal=gate.seal,
+        weights_sha256=evaluation.weights_sha256,
+    )
+    if is_new:
+        audit_of(run.path.parent.parent).append(
+            "gate", actor=actor, subject=f"{version.name}@{version.version}",
+            details={"passed": gate.passed, "seal": gate.seal, "run": f"{run.name}/{run.id}"},
+        )
+    return evidence, gate
+
+
+def _settled(run: RunFolder, gate: GateDecision) -> tuple[GateDecision, bool]:
+    if not run.gate.is_file():
+        return gate, True
+    before = GateDecision.read(run.gate)
+    if not verify_seal(before):
+        return gate, True
+    same = before.model_dump(exclude={"decided_at", "seal"}) == gate.model_dump(exclude={"decided_at", "seal"})
+    return (before, False) if same else (gate, True)
+
+
+def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evidence:
+    """All records of a finished run, for the report."""
+    markers = {stage.name: marker for stage in ORDER if (marker := Stages(run).marker(stage.name)) is not None}
+    shown = run.path
+    if shown.is_relative_to(Path.cwd()):
+        shown = shown.relative_to(Path.cwd())
+    return Evidence(
+        resolved=resolved,
+        profile=DataProfile.read(run.profile),
+        shape=ModelShape.read(run.shape),
+        plan=Plan.read(run.plan),
+        data=DataReport.read(run.data_report),
+        train=TrainResult.read(run.train_result),
+        evaluation=EvalReport.read(run.eval_report),
+        artifacts=read_artifacts(run),
+        gate=gate,
+        stage_seconds={name: marker.seconds for name, marker in markers.items() if not marker.reused_from},
+        peak_memory_gib=max((marker.peak_memory_gib for marker in markers.values()), default=0.0),
+        run=str(shown),
+    )
+
+
+def checked_gate(run: RunFolder, version: Version | None) -> GateDecision:
+    """The decision on disk, provided that it is whole and about this run's files as they are now.
+
+    Raises:
+        RunError: it is missing, was edited, is not the one that was registered, or the run has changed since.
+    """
+    gate = GateDecision.read(run.gate)
+    train = TrainResult.read(run.train_result)
+    problem = ""
+    if not verify_seal(gate):
+        problem = "was edited after it was sealed"
+    elif version is not None and version.gate_seal != gate.seal:
+        problem = "is not the decision that was registered"
+    elif gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
+        problem = "is about an evaluation or artifacts that have changed since"
+    elif sha256_file(run.train / "adapter" / "adapter_model.safetensors") != train.weights_sha256:
+        problem = "is about weights that have changed since"
+    if problem:
+        raise RunError(f"{run.gate} {problem}", way_out=f"luthier gate {run.path} decides anew")
+    return gate

@@ -1,0 +1,1 @@
+"""Step 2: what will happen. Memory, time, what the data can prove, and which technique ranks first. No torch here."""

@@ -1,0 +1,142 @@
+"""Time of each stage: floating-point operations over the rate of a matrix product measured on this machine.
+
+Symbols: N weights of the linear layers, P adapter parameters, L layers, a = heads x head_dim, h hidden size,
+V vocabulary, C tokens that a token attends to, M tokens of a micro-batch. A multiplication and an addition are 2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from luthier.plan.parameters import linear_parameters
+from luthier.plan.workload import Workload
+from luthier.records import ModelShape
+
+TRAIN_EFFICIENCY = 0.60
+"""Share of the measured rate that a training step reaches; norms, rotations and small products take the rest."""
+
+SCORE_EFFICIENCY = 0.45
+"""The same for a forward pass over one prompt and its labels: narrower products than in a full micro-batch."""
+
+GREEDY_EFFICIENCY = 0.035
+"""The same for one token after another: every weight is read from memory for a single token."""
+
+ATTENTION_FACTOR = 3.5
+"""Forward and backward of attention over its forward; backward is 2.5 forwards (Dao 2023, arXiv 2307.08691, 3.1.2)."""
+
+GENERAL_TOKENS = 4000
+"""Length of the general text that base and tuned model are compared on, for forgetting."""
+
+STAGE_SECONDS = 7.0
+"""Starting a stage in a process of its own: importing torch and transformers, reading the weights."""
+
+MODEL_STAGES = 3
+"""Stages that start so: train, evaluate, export."""
+
+PREPARE_SECONDS_PER_ROW = 0.002
+"""Reading, cleaning, searching for personal data, rendering and tokenizing one row."""
+
+LINEAR_SECONDS_PER_ROW = 0.004
+"""Fitting TF-IDF + logistic regression, a training row; grows with the labels too, which is left out."""
+
+WRITE_BYTES_PER_SECOND = 2.5e8
+"""Writing, hashing and reading back an export."""
+
+
+def matmul_rate(*, seconds: float = 0.2, size: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Rate in GFLOP/s of the fastest float32 product of two [size, size] matrices seen within `seconds`."""
+    left = np.ones((size, size), dtype=np.float32)
+    right = np.ones((size, size), dtype=np.float32)
+    product = left @ right  # the first one starts the threads
+    best = float("inf")
+    end = clock() + seconds
+    while True:
+        start = clock()
+        np.matmul(left, right, out=product)
+        now = clock()
+        best = min(best, max(now - start, 1e-9))
+        if now >= end:
+            return 2 * size**3 / best / 1e9
+
+
+def attention_flops(shape: ModelShape, *, tokens: float, context: float) -> float:
+    """Forward of attention: 4 C a a token and layer (scores, then the weighted sum), all C computed, masked or not."""
+    return 4.0 * tokens * context * shape.num_layers * shape.num_heads * shape.head_dim
+
+
+def forward_flops(shape: ModelShape, *, tokens: float, context: float, with_logits: float) -> float:
+    """Forward pass: 2 N a token, attention, and the output head 2 h V at `with_logits` positions only."""
+    products = 2.0 * linear_parameters(shape) * tokens + 2.0 * shape.hidden_size * shape.vocab_size * with_logits
+    return products + attention_flops(shape, tokens=tokens, context=context)
+
+
+def training_flops(
+    shape: ModelShape, *, adapter: int, tokens: float, supervised: float, micro_batch: float, backward_factor: float
+) -> float:
+    """Forward and backward of training on `tokens`, of which `supervised` carry a loss.
+
+    backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention over the whole micro-batch)
+
+    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2).
+    """
+    attention = attention_flops(shape, tokens=tokens, context=micro_batch)
+    products = forward_flops(shape, tokens=tokens, context=0, with_logits=supervised)
+    return backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
+
+
+def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
+    """One item asked once: the prompt, then each label after it, or free text where there are no labels."""
+    if not work.num_labels:
+        prompt = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
+        return prompt / (gflops * 1e9 * SCORE_EFFICIENCY) + greedy_seconds(shape, work, gflops=gflops)
+    scored = work.num_labels * work.answer_tokens
+    tokens = work.prompt_tokens + scored
+    flops = forward_flops(shape, tokens=tokens, context=work.row_tokens, with_logits=scored)
+    return flops / (gflops * 1e9 * SCORE_EFFICIENCY)
+
+
+def greedy_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
+    """One answer of free text, token after token, after a prompt that was computed."""
+    flops = forward_flops(shape, tokens=work.answer_tokens, context=work.row_tokens, with_logits=work.answer_tokens)
+    return flops / (gflops * 1e9 * GREEDY_EFFICIENCY)
+
+
+def training_seconds(
+    shape: ModelShape, work: Workload, *, adapter: int, micro_batch: int, backward_factor: float, validations: int,
+    gflops: float,
+) -> float:
+    """Time in the training loop, its validations included."""
+    share = work.answer_tokens / work.row_tokens
+    flops = training_flops(
+        shape,
+        adapter=adapter,
+        tokens=work.trained_tokens,
+        supervised=share * work.trained_tokens,
+        micro_batch=micro_batch,
+        backward_factor=backward_factor,
+    )
+    validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
+    return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating
+
+
+def evaluation_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
+    """Time to ask base and tuned model every test item, read free text off, fit the baseline, read the general text."""
+    asking = 2 * work.test_rows * answer_seconds(shape, work, gflops=gflops)
+    free = work.test_rows * greedy_seconds(shape, work, gflops=gflops) if work.num_labels else 0.0
+    general = forward_flops(shape, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS)
+    return asking + free + linear_seconds(work) + 2 * general / (gflops * 1e9 * SCORE_EFFICIENCY)
+
+
+def linear_seconds(work: Workload) -> float:
+    """Time to fit TF-IDF + logistic regression; 0 where the task has no labels."""
+    return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels else 0.0
+
+
+def other_seconds(shape: ModelShape, work: Workload) -> float:
+    """Time of everything else in a run: preparing the data, starting stages, writing and checking the exports."""
+    rows = work.train_rows + work.validation_rows + work.test_rows
+    export = 2 * shape.num_parameters * 4 / WRITE_BYTES_PER_SECOND
+    return MODEL_STAGES * STAGE_SECONDS + PREPARE_SECONDS_PER_ROW * rows + export

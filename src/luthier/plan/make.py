@@ -1,0 +1,217 @@
+"""Put the plan together, and say it in lines of text."""
+
+from __future__ import annotations
+
+from luthier.plan import cost, memory
+from luthier.plan.parameters import adapter_parameters, counted_parameters
+from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
+from luthier.plan.rank import Estimate, rank, within
+from luthier.plan.words import count, duration, millions, points
+from luthier.plan.words import memory as gib
+from luthier.plan.workload import Workload, is_closed, workload
+from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction
+from luthier.spec.plugins import METHODS, METRICS
+from luthier.spec.resolve import ResolvedRecipe
+
+TIGHT = 0.8
+"""Share of a budget above which the plan calls it tight."""
+
+FEW_TEST_ROWS = 5
+"""Test rows of a label below which its F1 is mostly chance."""
+
+
+def make_plan(
+    resolved: ResolvedRecipe,
+    profile: DataProfile,
+    shape: ModelShape,
+    *,
+    matmul_gflops: float,
+    tokens_per_char: float = 0.27,
+) -> Plan:
+    """Predict memory, time and what the data can prove, and rank the techniques.
+
+    Args:
+        resolved: the recipe with nothing left open.
+        profile: of the training file.
+        shape: of the base model.
+        matmul_gflops: rate of a float32 product on this machine, see `matmul_rate`.
+        tokens_per_char: of the tokenizer on text like this; 0.27 is usual for English.
+
+    Raises:
+        RecipeError: a column or adapter module that the recipe names does not exist.
+        DataError: a split file of the user's own is missing.
+    """
+    work = workload(resolved, profile, tokens_per_char=tokens_per_char)
+    tuning, prediction = _predict(resolved, shape, work, gflops=matmul_gflops)
+    budget = resolved.recipe.objective.budget
+    candidates = rank(tuning, shape, work, budget=budget, gflops=matmul_gflops)
+    fits = within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib)
+    detectable = _detectable(resolved, work)
+    return Plan(
+        recipe_sha256=resolved.sha256,
+        data_sha256=profile.sha256,
+        model_sha256=shape.sha256,
+        candidates=candidates,
+        chosen=tuning.technique,
+        prediction=prediction,
+        fits=fits,
+        budget={key: value for key, value in budget.model_dump().items() if value is not None},
+        detectable=detectable,
+        notes=(
+            *_technique_notes(candidates, tuning.technique),
+            *_budget_notes(resolved, prediction),
+            *_data_notes(resolved, work, detectable),
+            *_model_notes(shape),
+        ),
+    )
+
+
+def _predict(
+    resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, gflops: float
+) -> tuple[Estimate, Prediction]:
+    recipe = resolved.recipe
+    adapter, train = recipe.adapter, recipe.train
+    assert adapter.r is not None
+    assert adapter.target_modules is not None
+    assert train.micro_batch_tokens is not None
+    assert train.validations is not None
+    parameters = adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules)
+    tokens = min(train.micro_batch_tokens, work.trained_tokens)
+    scored = max(1, work.num_labels) * work.answer_tokens
+    peak = max(
+        memory.training_gib(shape, adapter=parameters, r=adapter.r, tokens=tokens,
+                            supervised=tokens * work.answer_tokens / work.row_tokens),
+        memory.evaluation_gib(shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored),
+        memory.export_gib(shape),
+    )
+    train_seconds = cost.training_seconds(
+        shape, work, adapter=parameters, micro_batch=tokens, validations=train.validations, gflops=gflops,
+        backward_factor=METHODS.get(recipe.method.type).backward_factor,
+    )
+    evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
+    prediction = Prediction(
+        train_seconds=train_seconds,
+        evaluate_seconds=evaluate_seconds,
+        total_seconds=train_seconds + evaluate_seconds + cost.other_seconds(shape, work),
+        peak_memory_gib=peak,
+        trained_tokens=work.trained_tokens,
+        matmul_gflops=gflops,
+    )
+    technique = f"{adapter.type} {recipe.method.type}"
+    return Estimate(technique, parameters, train_seconds, prediction.total_seconds, peak), prediction
+
+
+def _detectable(resolved: ResolvedRecipe, work: Workload) -> Detectable:
+    """What the test split can show; of several targets the one that asks for the highest value."""
+    level = resolved.recipe.evaluate.level or 0.95
+    targets = [limit for limit in resolved.limits if not limit.relative]
+    needed = {limit.text: needed_for(limit, work.test_rows, level=level) for limit in targets}
+    binomial = [limit for limit in targets if METRICS.get(limit.metric).is_proportion]
+    hardest = max(binomial, key=lambda limit: limit.value, default=targets[0] if targets else None)
+    return Detectable(
+        num_test=work.test_rows,
+        smallest_difference=smallest_difference(work.test_rows),
+        assumption=f"exactly one of the two models is right on {100 * DISCORDANCE:.0f} % of the items, "
+        "and items are independent",
+        target=hardest.text if hardest else "",
+        must_observe=needed[hardest.text] if hardest else None,
+    )
+
+
+def _technique_notes(candidates: tuple[Candidate, ...], chosen: str) -> list[str]:
+    first = candidates[0]
+    if first.technique == chosen:
+        return []
+    reason = first.speaks_for if all(candidate.fits for candidate in candidates) else "it fits the budget"
+    return [f"'{first.technique}' ranks first ({reason}); '{chosen}' is run all the same, as the recipe asks."]
+
+
+def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]:
+    budget, notes = resolved.recipe.objective.budget, []
+    if budget.ram_gib is None and budget.hours is None:
+        notes.append("No budget is stated (objective.budget), so everything fits.")
+    if budget.ram_gib is not None and prediction.peak_memory_gib > TIGHT * budget.ram_gib:
+        over = prediction.peak_memory_gib > budget.ram_gib
+        notes.append(
+            f"Memory {'does not fit' if over else 'is tight'}: {gib(prediction.peak_memory_gib)} of "
+            f"{gib(budget.ram_gib)}; lower train.micro_batch_tokens, which does not change the result."
+        )
+    if budget.hours is not None and prediction.total_seconds > TIGHT * budget.hours * 3600:
+        over = prediction.total_seconds > budget.hours * 3600
+        notes.append(
+            f"Time {'does not fit' if over else 'is tight'}: {duration(prediction.total_seconds)} of "
+            f"{duration(budget.hours * 3600)}; lower train.max_tokens, or data.limit.test for the evaluation."
+        )
+    return notes
+
+
+def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable) -> list[str]:
+    recipe, notes = resolved.recipe, []
+    if detectable.target and detectable.must_observe is None:
+        metric = detectable.target.split()[0]
+        notes.append(
+            f"{detectable.target} cannot be shown with {work.test_rows:,} test rows, even by a perfect score: use more."
+            if METRICS.get(metric.rpartition(".")[2]).is_proportion
+            else f"What must be seen for {detectable.target} cannot be said before training."
+        )
+    if recipe.train.max_tokens is not None and work.whole_epochs < (recipe.train.num_train_epochs or 0):
+        notes.append(
+            f"train.max_tokens stops training after {work.whole_epochs:.1f} of {recipe.train.num_train_epochs} epochs."
+        )
+    rarest = work.rarest_share * work.test_rows
+    if is_closed(resolved) and 0 < rarest < FEW_TEST_ROWS:
+        notes.append(f"The rarest label has about {rarest:.0f} test rows: its F1, and so macro-F1, is uncertain.")
+    if recipe.data.split.group_by:
+        notes.append(
+            f"Rows that share a {recipe.data.split.group_by} stay together and are not independent: "
+            "intervals come out somewhat wider than planned."
+        )
+    if recipe.data.test or recipe.data.validation:
+        notes.append("The rows of the split files are estimated from their size.")
+    return notes
+
+
+def _model_notes(shape: ModelShape) -> list[str]:
+    notes = []
+    if shape.quantisation:
+        notes.append(f"{shape.name} is stored as {shape.quantisation} and computed with in float32, dequantized.")
+    if abs(counted_parameters(shape) / shape.num_parameters - 1) > 0.05:
+        notes.append(
+            f"{shape.architecture!r} is not built like Llama ({millions(counted_parameters(shape))} parameters counted"
+            f", {millions(shape.num_parameters)} stored): memory and time are rough."
+        )
+    return notes
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan for a terminal, at most 120 characters a line where words allow it."""
+    prediction, budget, proof = plan.prediction, plan.budget, plan.detectable
+    of_memory = f" of {gib(budget['ram_gib'])}" if "ram_gib" in budget else ""
+    of_time = f" of {duration(budget['hours'] * 3600)}" if "hours" in budget else ""
+    verdict = "fits the budget" if plan.fits else "DOES NOT FIT the budget"
+    text = [
+        f"method    {plan.chosen}: {verdict if budget else 'no budget stated'}",
+        f"memory    {gib(prediction.peak_memory_gib)}{of_memory} at the peak",
+        f"time      {duration(prediction.total_seconds)}{of_time}: training {duration(prediction.train_seconds)}, "
+        f"evaluation {duration(prediction.evaluate_seconds)} (at {prediction.matmul_gflops:.0f} GFLOP/s, measured now)",
+        f"tokens    {count(prediction.trained_tokens)} to train on",
+        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
+        "(80 % power, McNemar at 5 %)",
+        f"          if {proof.assumption}",
+    ]
+    if proof.target and proof.must_observe is not None:
+        seen = f"{proof.must_observe:.3f} or better must be seen for the bound to clear it"
+        text.append(f"target    {proof.target}: {seen}")
+    elif proof.target:
+        text.append(f"target    {proof.target}")
+    text.append("ranking")
+    for place, candidate in enumerate(plan.candidates, start=1):
+        trains = f"{millions(candidate.trainable_parameters)} parameters, " if candidate.trainable_parameters else ""
+        fits = "" if candidate.fits else ", does not fit"
+        text += [
+            f"  {place}. {candidate.technique}  ({trains}{gib(candidate.peak_memory_gib)}, "
+            f"{duration(candidate.train_seconds)}{fits})",
+            f"     for      {candidate.speaks_for}",
+            f"     against  {candidate.speaks_against}",
+        ]
+    return text + (["notes", *(f"  - {note}" for note in plan.notes)] if plan.notes else [])

@@ -1,0 +1,81 @@
+"""Peak memory of each stage, from shapes alone, for float32 on a processor.
+
+Symbols: h hidden size, i intermediate size, a = heads x head_dim, r rank, L layers, V vocabulary, M tokens computed at
+once, S supervised positions among them, P trainable parameters.
+"""
+
+from __future__ import annotations
+
+from luthier.records import ModelShape
+
+GIB = 2**30
+FLOAT_BYTES = 4
+
+RESIDENT_GIB = 0.55
+"""Python with torch, transformers and peft loaded, before any weight: the resident size after the imports."""
+
+TRAINED_COPIES = 4
+"""What AdamW holds a trainable parameter: weight, gradient, first and second moment (Kingma & Ba 2015, algorithm 1)."""
+
+LOGIT_COPIES = 3
+"""Logits alive at once at a supervised position: logits, log-probabilities, their gradient."""
+
+BACKWARD_ROWS = 3
+"""Gradients of feed-forward activations alive at once while a layer goes backward: of gate, up and their product."""
+
+ALLOCATOR_FACTOR = 1.10
+"""Activations come and go in sizes that do not fit each other's holes; what the process keeps over what is alive."""
+
+PARITY_MODELS = 2
+"""Models in memory while an export is compared with what was trained."""
+
+
+def weights_gib(shape: ModelShape) -> float:
+    """Weights as they are computed with: float32, whatever they are stored in."""
+    return shape.num_parameters * FLOAT_BYTES / GIB
+
+
+def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
+    """Floats a token that one layer keeps for the backward pass: 4h + 5a + 4i + 7r.
+
+    A frozen weight needs no gradient, so a frozen linear layer keeps nothing; what stays is
+
+        2h   inputs of the two norms (the residual stream)
+        2h   outputs of the two norms: inputs of the adapters on q, k, v and on gate, up
+        3a   q, k, v as attention takes them (k and v repeated to all heads, as a mask makes transformers do)
+        2a   output of attention, and its contiguous copy: input of the adapter on o
+        4i   gate, silu(gate), up, and their product: input of the adapter on down
+        7r   inner products of the seven adapters
+    """
+    h, i, a = shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_dim
+    return 4 * h + 5 * a + 4 * i + 7 * r
+
+
+def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float) -> float:
+    """What a micro-batch of M tokens keeps for the backward pass and needs during it.
+
+    L M (saved floats) + M^2 (the mask that keeps samples apart, shared by the layers) + copies S V + backward rows M i
+    """
+    saved = shape.num_layers * tokens * saved_floats_per_token(shape, r=r)
+    logits = LOGIT_COPIES * supervised * shape.vocab_size
+    backward = BACKWARD_ROWS * tokens * shape.intermediate_size
+    return ALLOCATOR_FACTOR * (saved + tokens**2 + logits + backward) * FLOAT_BYTES / GIB
+
+
+def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float) -> float:
+    """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch."""
+    trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
+    activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised)
+    return RESIDENT_GIB + weights_gib(shape) + trained + activations
+
+
+def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: float) -> float:
+    """Peak of evaluation: base and adapter in one model, one prompt of `tokens`, `scored` positions with logits."""
+    layer = tokens * (4 * shape.hidden_size + 4 * shape.intermediate_size)
+    logits = (LOGIT_COPIES - 1) * scored * shape.vocab_size
+    return RESIDENT_GIB + weights_gib(shape) + (adapter + ALLOCATOR_FACTOR * (layer + logits)) * FLOAT_BYTES / GIB
+
+
+def export_gib(shape: ModelShape) -> float:
+    """Peak of exporting: what was trained and the artifact, side by side."""
+    return RESIDENT_GIB + PARITY_MODELS * weights_gib(shape)

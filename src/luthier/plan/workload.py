@@ -1,0 +1,140 @@
+"""How much there is to compute: rows, tokens and labels, before any row was cleaned or tokenized."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+from luthier.errors import DataError, RecipeError
+from luthier.records import DataProfile
+from luthier.spec.resolve import ResolvedRecipe
+
+TURN_TOKENS = 5
+"""Tokens of a turn beside its text, e.g. '<|im_start|>', role, line break, '<|im_end|>', line break."""
+
+END_TOKENS = 2
+"""Tokens that end an answer and are supervised with it, e.g. '<|im_end|>' and a line break."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows and mean lengths; the rows are those of the file, so cleaning can only make them fewer."""
+
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    num_labels: int
+    """0 where the answers are not a closed set."""
+    rarest_share: float
+    """Share of the rows that carry the rarest label; 0 where unknown."""
+    prompt_tokens: float
+    answer_tokens: float
+    """Mean length of an answer, its end included."""
+    max_answer_tokens: float
+    """What free text may take; the mean answer where answers are labels."""
+    trained_tokens: int
+    """Tokens that training computes, over all epochs."""
+    whole_epochs: float
+    """Epochs that `trained_tokens` make."""
+
+    @property
+    def row_tokens(self) -> float:
+        return self.prompt_tokens + self.answer_tokens
+
+    @property
+    def rows_per_label(self) -> float:
+        """Training rows a label; infinite rows for an open task would mislead, so it is NaN there."""
+        return self.train_rows / self.num_labels if self.num_labels else float("nan")
+
+
+def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char: float) -> Workload:
+    """Rows, tokens and labels of a run.
+
+    Raises:
+        RecipeError: the input template or the label names a column that the file does not have.
+        DataError: a split file of the user's own is missing.
+    """
+    recipe = resolved.recipe
+    entry, split, limit, train = recipe.entry, recipe.data.split, recipe.data.limit, recipe.train
+    assert split.test is not None
+    assert split.validation is not None
+    assert train.max_length is not None
+    assert train.num_train_epochs is not None
+    own_test, own_validation = recipe.data.test, recipe.data.validation
+    rows = profile.num_rows
+    test = _rows_like(resolved, profile, own_test) if own_test else round(rows * split.test)
+    validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
+    train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
+    train_rows = max(1, min(train_rows, limit.train or train_rows))
+
+    turns = 3 if entry.system else 2
+    input_chars = _template_chars(entry.input, profile) if entry.input else profile.mean_input_chars
+    prompt = TURN_TOKENS * turns - END_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
+    answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
+    prompt = min(prompt, train.max_length - 1.0)
+    answer = max(1.0, min(answer, train.max_length - prompt))
+    asked = round(train_rows * (prompt + answer) * train.num_train_epochs)
+    trained = min(asked, train.max_tokens or asked)
+
+    labels = _labels(resolved, profile)
+    return Workload(
+        train_rows=train_rows,
+        validation_rows=min(validation, limit.validation or validation),
+        test_rows=max(1, min(test, limit.test or test)),
+        num_labels=len(labels),
+        rarest_share=min(labels.values(), default=0) / max(1, sum(labels.values())),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        max_answer_tokens=answer,
+        trained_tokens=trained,
+        whole_epochs=train.num_train_epochs * trained / asked,
+    )
+
+
+def is_closed(resolved: ResolvedRecipe) -> bool:
+    """Whether the answers are a closed set of labels."""
+    return resolved.recipe.entry.task in ("classification", "sentiment")
+
+
+def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:
+    """Rows of another file of the same kind, from its size: it is read when the data is prepared, not now."""
+    file = resolved.file(path)
+    if not file.is_file():
+        raise DataError(f"{path}: the split file is missing", way_out="correct data.test or data.validation")
+    return max(1, round(file.stat().st_size * profile.num_rows / max(1, profile.num_bytes)))
+
+
+def _column_chars(name: str, key: str, profile: DataProfile) -> float:
+    for column in profile.columns:
+        if column.name == name:
+            return column.mean_chars
+    have = ", ".join(column.name for column in profile.columns)
+    raise RecipeError(f"{key} names the column {name!r}, which {profile.path} does not have", way_out=f"it has: {have}")
+
+
+def _template_chars(template: str, profile: DataProfile) -> float:
+    """Mean length of the filled-in template in characters."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise RecipeError(
+            f"data.train[0].input: {template!r} is not a template: {error}", way_out="write columns as '{name}'"
+        ) from error
+    named = [name for _, name, _, _ in parts if name is not None]
+    literal = sum(len(text) for text, _, _, _ in parts)
+    return literal + sum(_column_chars(name, "data.train[0].input", profile) for name in named)
+
+
+def _answer_chars(label: str | None, profile: DataProfile) -> float:
+    return _column_chars(label, "data.train[0].label", profile) if label else profile.mean_answer_chars
+
+
+def _labels(resolved: ResolvedRecipe, profile: DataProfile) -> dict[str, int]:
+    """Label -> rows; where the recipe names another column than the profile found, its distinct values as equals."""
+    if not is_closed(resolved):
+        return {}
+    label = resolved.recipe.entry.label
+    if label in (None, "", profile.label) and profile.labels:
+        return profile.labels
+    distinct = next((column.distinct for column in profile.columns if column.name == label), 0)
+    return {str(number): profile.num_rows // max(1, distinct) for number in range(distinct)}

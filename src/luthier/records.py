@@ -1,0 +1,454 @@
+"""Frozen results that flow from step to step. A record is JSON on disk and carries the hashes of what it was made from.
+
+Floor 2: no room knows another room, all rooms know these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.errors import RunError
+
+Task = Literal["classification", "sentiment", "translation", "generation", "extraction"]
+"""The types of work that can be asked for today; `domain` and `preference` come with their methods."""
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict about unknown keys, JSON in and out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    def to_json(self) -> str:
+        """Indented JSON that ends with a newline; floats keep full precision."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record back from `path`.
+
+        Raises:
+            RunError: the file is missing or was not written by this version of the record.
+        """
+        if not path.is_file():
+            raise RunError(f"{path} is missing", way_out="run the step that writes it, see `luthier --help`")
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(
+                f"{path} is not a {cls.__name__}: {error}", way_out="delete the run folder and run again"
+            ) from error
+
+
+class Interval(Record):
+    """A value with its confidence interval."""
+
+    point: float
+    low: float
+    high: float
+    level: float = Field(0.95, description="Two-sided confidence level.")
+    n: int = Field(description="Items (not resamples) that the interval rests on.")
+
+
+# --- step 1 and 2: what is there, what will happen -------------------------------------------------------------------
+
+
+class ColumnProfile(Record):
+    name: str
+    kind: Literal["text", "label", "number", "date", "id", "messages", "empty"]
+    distinct: int
+    empty: int
+    mean_chars: float
+
+
+class DataProfile(Record):
+    """What a data file holds, before anything is done to it. Never holds a value of a text column."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+    format: Literal["csv", "jsonl", "parquet"]
+    encoding: str = Field(description="'' for Parquet.")
+    delimiter: str = Field(description="'' unless CSV.")
+    num_rows: int = Field(description="Data rows, faulty ones included.")
+    columns: tuple[ColumnProfile, ...]
+    shape: Literal["text_label", "prompt_completion", "messages", "source_target", "unknown"]
+    task: Task | None = Field(description="The detected task; None where the shape is unknown.")
+    input: str = Field(description="Detected input template such as '{message}'; '' where unknown.")
+    label: str = Field(description="Column of the answer: label, completion or target; '' for messages or unknown.")
+    group_by: str = Field(description="Column that names the customer, document or thread of a row; '' if none.")
+    labels: dict[str, int] = Field(description="Label counts, most frequent first; empty unless text_label.")
+    mean_input_chars: float
+    mean_answer_chars: float
+
+
+class ModelShape(Record):
+    """Facts of a base model read from config.json or a GGUF header alone."""
+
+    name: str
+    kind: Literal["bundled", "folder", "gguf", "hub"]
+    path: str = Field(description="The folder or file that the facts were read from.")
+    sha256: str = Field(description="Hash of the weights file, or of the sorted hashes of the files.")
+    architecture: str = Field(description="model_type in transformers' words, e.g. 'llama'.")
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    tied_embeddings: bool
+    num_parameters: int
+    num_bytes: int = Field(description="Size of the weights on disk.")
+    quantisation: str = Field(description="e.g. 'Q4_1'; '' where the weights are float.")
+    license: str = Field(description="SPDX id, or 'unknown'.")
+    license_source: str = Field(description="Where the license was read: file, model card, package metadata.")
+
+
+class Detectable(Record):
+    """What the data can prove, worked out before training."""
+
+    num_test: int
+    smallest_difference: float = Field(description="Accuracy difference tuned - base shown with 80 % power at 5 %.")
+    assumption: str = Field(description="In words: the discordance that was assumed.")
+    target: str = Field(description="e.g. 'intent.macro_f1 >= 0.80'; '' where there is no target.")
+    must_observe: float | None = Field(description="Point value that must be seen for the bound to clear the target.")
+
+
+class Prediction(Record):
+    """What the plan expects; `report` later shows it beside what happened."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    total_seconds: float
+    peak_memory_gib: float
+    trained_tokens: int
+    matmul_gflops: float = Field(description="Rate of a float32 product measured on this machine for this plan.")
+
+
+class Candidate(Record):
+    """One technique, ranked."""
+
+    technique: str
+    trainable_parameters: int
+    peak_memory_gib: float
+    train_seconds: float
+    fits: bool
+    speaks_for: str
+    speaks_against: str
+
+
+class Plan(Record):
+    recipe_sha256: str
+    data_sha256: str
+    model_sha256: str
+    candidates: tuple[Candidate, ...] = Field(description="Best first.")
+    chosen: str
+    prediction: Prediction
+    fits: bool
+    budget: dict[str, float] = Field(description="e.g. {'hours': 1, 'ram_gib': 16}.")
+    detectable: Detectable
+    notes: tuple[str, ...] = Field(description="In plain words: what speaks against training, what is tight.")
+
+
+# --- step 3: data ----------------------------------------------------------------------------------------------------
+
+
+class Message(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class RequestContract(Record):
+    """How the model is asked, frozen at prepare time.
+
+    Training, evaluation, export, `predict` and the server all ask through `luthier.data.contract`, which reads nothing else.
+    """
+
+    name: str = Field(description="Name of the data entry, e.g. 'intent'.")
+    task: Task
+    transforms: tuple[str, ...] = Field(description="Names of the cleaning steps applied to every input, in order.")
+    privacy_action: Literal["report", "redact", "drop"]
+    system: str = Field(description="System prompt; '' for none.")
+    input: str = Field(description="Template of the user's turn over the columns, e.g. '{message}'; '' for chat rows.")
+    labels: tuple[str, ...] = Field(description="The closed set of answers, sorted; empty for free text.")
+    chat_template: str = Field(description="Jinja source, the tokenizer's own.")
+    bos_token: str
+    eos_token: str
+    end_of_turn: str = Field(description="Text that the template writes after an answer, e.g. '<|im_end|>\\n'.")
+    end_of_turn_ids: tuple[int, ...] = Field(description="Supervised end of an answer, first id stops generation.")
+    stop_ids: tuple[int, ...]
+    tokenizer_sha256: str
+    max_length: int
+    max_new_tokens: int
+
+
+class Golden(Record):
+    """One prompt whose ids, scores and text every engine must reproduce."""
+
+    name: str
+    text: str = Field(description="The user's turn before templates; never a row with findings.")
+    prompt: str = Field(description="Rendered text.")
+    prompt_ids: tuple[int, ...]
+
+
+class RowFate(Record):
+    """Why a row is not used. Holds no content: the place is enough to look it up, and the place only."""
+
+    file: str
+    line: int = Field(description="1-based line of the file where the row starts (row number + 1 for Parquet).")
+    reason: str
+    detail: str = ""
+
+
+class Finding(Record):
+    """A piece of personal data or a secret: place, type and a keyed hash, never the value."""
+
+    file: str
+    line: int
+    column: str
+    start: int
+    end: int
+    kind: str = Field(description="e.g. 'email', 'phone', 'card', 'secret.aws_access_key'.")
+    value_hmac: str = Field(description="HMAC-SHA256 under a key that is kept only in memory of one prepare, hex, 16 chars.")
+    detector: str = Field(description="Detector and version, e.g. 'patterns/1'.")
+
+
+class StepCount(Record):
+    """A named refining step with its counts."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    rows_changed: int
+
+
+class SplitReport(Record):
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    groups: int
+    labels: dict[str, int]
+    length_p50: int
+    length_p95: int
+    length_max: int
+    sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
+
+
+class Leakage(Record):
+    """Overlap of training with an evaluation split after splitting; rows found are removed from that split."""
+
+    split: SplitName
+    exact: int
+    group: int
+
+
+class DataReport(Record):
+    name: str
+    task: Task
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int] = Field(description="Reason -> rows. rows_in = rows_out + sum of these.")
+    fates: tuple[RowFate, ...] = Field(description="Each dropped row with its line.")
+    steps: tuple[StepCount, ...]
+    splits: dict[SplitName, SplitReport]
+    split_rule: str = Field(description="In words, with the seed.")
+    findings: dict[str, int] = Field(description="Kind -> count.")
+    findings_action: str
+    secrets_action: str
+    conflicts: int = Field(description="Texts that carried several labels (all their rows are set aside).")
+    leakage: tuple[Leakage, ...]
+    end_of_turn_supervised: bool
+    truncated_rows: int
+    license: str
+    synthetic: bool
+    contract_sha256: str
+    source_sha256: dict[str, str] = Field(description="File -> hash.")
+
+
+# --- step 4: training ------------------------------------------------------------------------------------------------
+
+
+class StepEvent(Record):
+    """One optimizer step, or one validation."""
+
+    kind: Literal["step", "validation"]
+    step: int
+    epoch: float
+    loss: float = Field(description="Mean negative log-likelihood a supervised token, in nats.")
+    learning_rate: float
+    grad_norm: float
+    num_tokens: int = Field(description="Tokens computed in this step.")
+    supervised_tokens: int
+    seconds: float
+    memory_gib: float
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class TrainResult(Record):
+    method: str
+    steps: int
+    best_step: int
+    best_metric: str
+    best_value: float
+    stopped_early: bool
+    trained_tokens: int
+    supervised_tokens: int
+    trainable_parameters: int
+    seconds: float = Field(description="Time in the loop over all sessions of the run, validation included.")
+    peak_memory_gib: float
+    resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
+    history: tuple[StepEvent, ...]
+    weights_sha256: str
+    data_sha256: str
+    model_sha256: str
+    threads: int
+
+
+# --- step 5: evaluation ----------------------------------------------------------------------------------------------
+
+
+class SystemScore(Record):
+    """One system (baseline, base or tuned) on the test split."""
+
+    system: Literal["majority", "tfidf_logreg", "base", "tuned"]
+    title: str
+    metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
+    seconds: float
+
+
+class Difference(Record):
+    """Paired difference of two systems on the same items."""
+
+    system: str
+    against: str
+    metric: str
+    interval: Interval
+    p_value: float = Field(description="Two-sided exact McNemar on correctness for accuracy; NaN where not defined.")
+
+
+class ClassScore(Record):
+    label: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Mistake(Record):
+    """A misclassified test item; the text is the prepared one, so what was redacted is not in it."""
+
+    line: int
+    text: str
+    expected: str
+    predicted: str
+    probability: float
+
+
+class GeneralText(Record):
+    """Perplexity on a general text that has nothing to do with the task: what was forgotten."""
+
+    source: str
+    num_tokens: int
+    base: Interval
+    tuned: Interval
+    ratio: Interval = Field(description="tuned / base, paired by paragraph.")
+
+
+class EvalReport(Record):
+    name: str
+    task: Task
+    split: SplitName
+    num_items: int
+    num_groups: int
+    systems: tuple[SystemScore, ...]
+    differences: tuple[Difference, ...]
+    classes: tuple[ClassScore, ...] = Field(description="Of the tuned model.")
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...] = Field(description="[expected][predicted] counts of the tuned model.")
+    mistakes: tuple[Mistake, ...]
+    general: GeneralText
+    headline: str = Field(description="One sentence that may be claimed.")
+    resamples: int
+    interval_method: str
+    data_sha256: str
+    weights_sha256: str
+    peak_memory_gib: float
+    seconds: float
+
+
+# --- step 6: artifacts, gate, versions ---------------------------------------------------------------------------------
+
+
+class ParityCheck(Record):
+    """One artifact against what was trained, on the golden prompts."""
+
+    prompts: int
+    ids_equal: bool
+    max_logit_error: float = Field(description="Largest absolute difference over the largest absolute logit.")
+    bound: float
+    greedy_equal: int
+    passed: bool
+    first_difference: str = ""
+
+
+class Artifact(Record):
+    kind: str
+    path: str = Field(description="Relative to the run folder.")
+    sha256: dict[str, str] = Field(description="File -> hash.")
+    num_bytes: int
+    parity: ParityCheck
+    made_from: str = Field(description="weights_sha256 of the training result.")
+
+
+class GateLine(Record):
+    """One line of the decision: what was asked, what was seen, the bound that counts, the verdict."""
+
+    line: str
+    kind: Literal["target", "non_regression", "parity", "data", "license"]
+    asked: str
+    observed: str
+    bound: float | None
+    passed: bool
+    evidence: str = Field(description="File (relative to the run folder) and key where the number stands.")
+
+
+class GateDecision(Record):
+    passed: bool
+    lines: tuple[GateLine, ...]
+    decided_at: str = Field(description="UTC, ISO 8601.")
+    recipe_sha256: str
+    eval_sha256: str
+    artifacts_sha256: str
+    seal: str = Field(description="SHA-256 of this record with an empty seal, so an edit shows.")
+
+
+class Version(Record):
+    """An entry of the registry."""
+
+    name: str
+    version: int
+    run: str = Field(description="Path of the run folder.")
+    gate_passed: bool
+    gate_seal: str
+    weights_sha256: str
+    created_at: str
+    aliases: tuple[str, ...]
+
+
+class Answer(Record):
+    """What a model says to one request."""
+
+    text: str
+    label: str = Field(description="Chosen label; '' for free text.")
+    probabilities: dict[str, float] = Field(description="Label -> probability over the closed set; empty for free text.")
+    log_mass: float | None = Field(description="Log of the closed set's total probability, in nats; None for free text.")
+    greedy_label: str | None = Field(
+        description="The label that free greedy decoding would write, '' if it would write anything else; None for free text.")
+    prompt_tokens: int
+    answer_tokens: int

@@ -1,0 +1,1 @@
+"""What happened, for people: one self-contained HTML file and a few lines for the terminal. No torch here."""

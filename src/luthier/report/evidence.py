@@ -1,0 +1,213 @@
+"""What a report rests on, and the sentences that the page and the terminal share."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from luthier.plan.words import points
+from luthier.records import (
+    Artifact,
+    DataProfile,
+    DataReport,
+    Difference,
+    EvalReport,
+    GateDecision,
+    GateLine,
+    Interval,
+    ModelShape,
+    Plan,
+    SystemScore,
+    TrainResult,
+)
+from luthier.spec.plugins import METRICS
+from luthier.spec.resolve import ResolvedRecipe
+
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "exact_match": "exact match",
+    "perplexity": "perplexity",
+    "free_text_agreement": "free text agrees",
+}
+"""What people call a metric; others go by their key."""
+
+SYSTEM_TITLES = {
+    "majority": "majority class",
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "base": "base model",
+    "tuned": "tuned model",
+}
+"""Short names of systems, for charts and sentences."""
+
+ACTIONS = {"report": "reported, left in", "redact": "redacted", "drop": "rows dropped", "stop": "stops the run"}
+"""What a privacy action did."""
+
+NAMES_NOT_LOOKED_FOR = "Names of people are not looked for: no pattern finds them."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All records of one finished run."""
+
+    resolved: ResolvedRecipe
+    profile: DataProfile
+    shape: ModelShape
+    plan: Plan
+    data: DataReport
+    train: TrainResult
+    evaluation: EvalReport
+    artifacts: tuple[Artifact, ...]
+    gate: GateDecision
+    stage_seconds: dict[str, float]
+    """Stage -> seconds, in the order in which they ran; a stage taken over from an earlier run is not in it."""
+    peak_memory_gib: float
+    """Of any stage."""
+    run: str
+    """The run folder as the user would type it."""
+
+    @property
+    def name(self) -> str:
+        return self.resolved.recipe.name
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.stage_seconds.values())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether training and evaluation ran now, so that the time of the run can be compared with the plan's."""
+        return {"train", "evaluate"} <= set(self.stage_seconds)
+
+    @property
+    def metric(self) -> str:
+        """The metric that the verdict speaks of: the first target's, else the task's usual one."""
+        tuned = self.system("tuned").metrics
+        targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
+        return next(name for name in (*targets, "macro_f1", "exact_match", "perplexity", *tuned) if name in tuned)
+
+    def system(self, name: str) -> SystemScore:
+        """The score of a system that was evaluated; 'tuned' and 'base' always are."""
+        return next(score for score in self.evaluation.systems if score.system == name)
+
+    def difference(self, against: str) -> Difference | None:
+        """Tuned minus `against` on the verdict's metric."""
+        for difference in self.evaluation.differences:
+            if (difference.system, difference.against, difference.metric) == ("tuned", against, self.metric):
+                return difference
+        return None
+
+    @property
+    def failed(self) -> tuple[GateLine, ...]:
+        return tuple(line for line in self.gate.lines if not line.passed)
+
+
+def title(metric: str) -> str:
+    """What people call a metric."""
+    return METRIC_TITLES.get(metric, metric)
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1; one that is not in the table is the agreement, a share."""
+    return metric not in METRICS.names() or METRICS.get(metric).is_proportion
+
+
+def number(value: float) -> str:
+    """Three places for a share, four digits for anything else, '–' where there is no number."""
+    if not math.isfinite(value):
+        return "–"
+    places = 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    return f"{value:,.{places}f}".replace("-", "−")
+
+
+def brackets(interval: Interval) -> str:
+    """A value with its interval, '0.846 [0.802, 0.890]'."""
+    return f"{number(interval.point)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def signed_points(value: float) -> str:
+    """'+7.5 points', with a true minus sign."""
+    return f"{'+' if value >= 0 else '−'}{points(abs(value))}"
+
+
+def signed(interval: Interval, metric: str) -> str:
+    """A difference with its interval: in points for shares, plain for the rest."""
+    if not all(math.isfinite(value) for value in (interval.point, interval.low, interval.high)):
+        return "–"
+    if not is_proportion(metric):
+        return f"{interval.point:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+    ends = f"{100 * interval.low:+.1f}, {100 * interval.high:+.1f}".replace("-", "−")
+    return f"{signed_points(interval.point)} [{ends}]"
+
+
+def minus(difference: Difference) -> str:
+    """'tuned model − base model'."""
+    return f"{SYSTEM_TITLES[difference.system]} − {SYSTEM_TITLES[difference.against]}"
+
+
+def bits(quantisation: str) -> str:
+    """'4 bits' of 'Q4_1' or 'IQ4_XS'; '' where the name holds none."""
+    match = re.search(r"Q(\d+)", quantisation.upper())
+    return f"{match[1]} bits" if match else ""
+
+
+def warnings(evidence: Evidence) -> list[str]:
+    """What must be said before anything else, strongest first: whoever beats the tuned model, and the plan's advice."""
+    metric = evidence.metric
+    tuned = evidence.system("tuned").metrics[metric].point
+    higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
+    said = []
+    for system in ("tfidf_logreg", "base", "majority"):
+        for score in evidence.evaluation.systems:
+            if score.system != system or metric not in score.metrics:
+                continue
+            point = score.metrics[metric].point
+            if point > tuned if higher else point < tuned:
+                said.append(_beaten(evidence, score, point, tuned))
+    first = evidence.plan.candidates[0].technique
+    if first != evidence.plan.chosen and first.startswith("do not fine-tune"):
+        said.append(f"The plan ranked '{first}' first; the recipe's method was run all the same.")
+    return said
+
+
+def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) -> str:
+    names = {
+        "tfidf_logreg": "TF-IDF + logistic regression",
+        "base": "The base model without tuning",
+        "majority": "Always answering the most frequent label",
+    }
+    sentence = (
+        f"{names[score.system]} beats the tuned model: "
+        f"{title(evidence.metric)} {number(point)} against {number(tuned)}"
+    )
+    difference = evidence.difference(score.system)
+    if difference is None:
+        return sentence + "."
+    chance = difference.interval.low <= 0 <= difference.interval.high
+    shown = signed(difference.interval, evidence.metric)
+    return f"{sentence} (tuned minus it: {shown}{', which may be chance' if chance else ''})."
+
+
+def verdict(evidence: Evidence) -> tuple[str, str]:
+    """One word and one sentence: what the gate decided."""
+    total, failed = len(evidence.gate.lines), len(evidence.failed)
+    if evidence.gate.passed:
+        return "Passed.", f"{evidence.name} may be served: it meets all {total} conditions of its gate."
+    lines = ", ".join(line.line for line in evidence.failed)
+    return "Refused.", f"{evidence.name} must not be served: {failed} of {total} conditions failed ({lines})."
+
+
+def ask_commands(evidence: Evidence) -> list[str]:
+    """Shell lines that serve the run, ask it something, and answer a whole file."""
+    if evidence.resolved.recipe.entry.task in ("classification", "sentiment"):
+        place, body = "classify", '{"input": "your text"}'
+    else:
+        place = "chat/completions"
+        body = f'{{"model": "{evidence.name}", "messages": [{{"role": "user", "content": "your text"}}]}}'
+    return [
+        f"luthier serve {evidence.run}",
+        f"curl http://127.0.0.1:8000/v1/{place} -H 'Content-Type: application/json' \\",
+        f"  -d '{body}'",
+        f"luthier predict {evidence.run} FILE",
+    ]

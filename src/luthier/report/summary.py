@@ -1,0 +1,86 @@
+"""The last lines of a run, for a terminal."""
+
+from __future__ import annotations
+
+from luthier.plan.words import duration, memory, p_value
+from luthier.report.evidence import (
+    Evidence,
+    ask_commands,
+    bits,
+    brackets,
+    minus,
+    signed,
+    title,
+    verdict,
+    warnings,
+)
+
+
+def table(evidence: Evidence) -> list[list[str]]:
+    """Head and rows of the comparison: one row a system, one column a metric, each value with its interval."""
+    metrics = shared_metrics(evidence)
+    head = ["system", *(title(metric) for metric in metrics)]
+    rows = [
+        [score.title, *(brackets(score.metrics[metric]) if metric in score.metrics else "–" for metric in metrics)]
+        for score in evidence.evaluation.systems
+    ]
+    return [head, *rows]
+
+
+def shared_metrics(evidence: Evidence) -> list[str]:
+    """Metrics that at least two systems have, the verdict's first."""
+    names = list(evidence.system("tuned").metrics)
+    shared = [name for name in names if sum(name in score.metrics for score in evidence.evaluation.systems) > 1]
+    return sorted(shared, key=lambda name: name != evidence.metric)
+
+
+def summary(evidence: Evidence) -> list[str]:
+    """What `luthier run` says at its end: warnings, comparison, target, gate, prediction, commands; warnings again."""
+    first = warnings(evidence)
+    word, sentence = verdict(evidence)
+    lines = [*first, *([""] if first else []), f"{word.upper()} {sentence}", evidence.evaluation.headline, ""]
+    lines += _columns(table(evidence))
+    level = f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %"
+    evaluation = evidence.evaluation
+    items = f"{evaluation.num_items:,} items of the {evaluation.split} split"
+    lines += [f"{level} intervals: {evaluation.interval_method}, {items}", ""]
+    for against in ("base", "tfidf_logreg"):
+        difference = evidence.difference(against)
+        if difference is not None:
+            p = p_value(difference.p_value)
+            what = f"{minus(difference)}, {title(difference.metric)}"
+            lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
+    lines += ["", *_gate(evidence), "", *_predicted(evidence)]
+    if evidence.shape.quantisation:
+        width = bits(evidence.shape.quantisation) or evidence.shape.quantisation
+        lines += ["", f"The base model was dequantized from {width} ({evidence.shape.quantisation})."]
+    lines += ["", *(ask_commands(evidence) if evidence.gate.passed else [refused_hint(evidence)])]
+    return lines + (["", *first] if first else [])
+
+
+def refused_hint(evidence: Evidence) -> str:
+    """What a refusal means for serving."""
+    return f"`luthier serve {evidence.run}` refuses this run too, unless told otherwise; see `luthier serve --help`."
+
+
+def _gate(evidence: Evidence) -> list[str]:
+    rows = [["gate", "asked", "observed", ""]]
+    rows += [
+        [line.line, line.asked, line.observed, "met" if line.passed else "NOT MET"] for line in evidence.gate.lines
+    ]
+    return _columns(rows)
+
+
+def _predicted(evidence: Evidence) -> list[str]:
+    prediction = evidence.plan.prediction
+    actual = duration(evidence.total_seconds) if evidence.is_whole else "stages taken over from an earlier run"
+    return _columns([
+        ["", "predicted", "actual"],
+        ["time", duration(prediction.total_seconds), actual],
+        ["peak memory", memory(prediction.peak_memory_gib), memory(evidence.peak_memory_gib)],
+    ])
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,144 @@
+"""What the server does, without HTTP: requests in, bodies in OpenAI's schema out."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from luthier.engines.ask import Asker
+from luthier.records import Answer
+from luthier.serve.schemas import (
+    ChatRequest,
+    ClassifyRequest,
+    RequestRefused,
+    UnknownModel,
+    refuse_unsupported,
+)
+
+Json = dict[str, Any]
+
+
+class Service:
+    """One version behind one lock: requests may come at once, the model is asked one at a time.
+
+    Args:
+        asker: the version.
+        model_id: the name that clients use for it.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, asker: Asker, *, model_id: str, clock: Callable[[], float]) -> None:
+        self._asker = asker
+        self._model_id = model_id
+        self._clock = clock
+        self._started = int(clock())
+        self._lock = threading.Lock()
+
+    def health(self) -> Json:
+        return {"status": "ok", "model": self._model_id}
+
+    def models(self) -> Json:
+        return {"object": "list", "data": [self.model(self._model_id)]}
+
+    def model(self, name: str) -> Json:
+        """The entry of one model.
+
+        Raises:
+            UnknownModel: it is not the one that is served.
+        """
+        self._check_model(name)
+        return {"id": self._model_id, "object": "model", "created": self._started, "owned_by": "luthier"}
+
+    def classify(self, request: ClassifyRequest) -> Json:
+        """Label and probabilities of each text, in order.
+
+        Raises:
+            RequestRefused: the version writes free text.
+            UserError: a text is too long.
+        """
+        if request.model is not None:
+            self._check_model(request.model)
+        if not self._asker.contract.labels:
+            raise RequestRefused(
+                f"{self._model_id!r} writes free text and has no labels",
+                way_out="ask /v1/chat/completions",
+                param="model",
+            )
+        answers = []
+        for text in request.input:
+            with self._lock:  # taken for each text, so that a long list does not hold up a single question
+                answers.append(self._asker.answer_text(text))
+        data = [
+            {"index": index, "label": answer.label, "probabilities": answer.probabilities}
+            for index, answer in enumerate(answers)
+        ]
+        return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
+
+    def complete(self, request: ChatRequest) -> Json:
+        """A chat completion; a classification version answers with the text of the label.
+
+        Raises:
+            UnknownModel: another model is asked for.
+            RequestRefused: the request asks for something that would need another answer.
+            UserError: the conversation does not fit the version or is too long.
+        """
+        self._check_model(request.model)
+        refuse_unsupported(request, self._asker.contract)
+        messages = [message.to_message() for message in request.messages]
+        with self._lock:
+            answer = self._asker.answer_messages(messages)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": self._finish_reason(answer),
+        }
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(self._clock()),
+            "model": self._model_id,
+            "choices": [choice],
+            "usage": _usage(answer),
+        }
+
+    def _check_model(self, name: str) -> None:
+        if name != self._model_id:
+            raise UnknownModel(
+                f"the model {name[:200]!r} is not served here", way_out=f"ask for {self._model_id!r}", param="model"
+            )
+
+    def _finish_reason(self, answer: Answer) -> str:
+        contract = self._asker.contract
+        room = min(contract.max_new_tokens, contract.max_length - answer.prompt_tokens)
+        return "stop" if contract.labels or answer.answer_tokens < room else "length"
+
+
+def as_events(completion: Json, *, include_usage: bool) -> str:
+    """A completion as the server-sent events of `stream: true`.
+
+    The whole text stands in one event: an answer is checked and complete before its first byte is sent.
+    """
+    choice = completion["choices"][0]
+    frame = {key: completion[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    deltas = [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": choice["message"]["content"]}, None),
+        ({}, choice["finish_reason"]),
+    ]
+    events = [
+        frame | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+        for delta, reason in deltas
+    ]
+    if include_usage:
+        events = [event | {"usage": None} for event in events] + [frame | {"choices": [], "usage": completion["usage"]}]
+    return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+def _usage(*answers: Answer) -> Json:
+    prompt = sum(answer.prompt_tokens for answer in answers)
+    written = sum(answer.answer_tokens for answer in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}

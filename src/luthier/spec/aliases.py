@@ -1,0 +1,46 @@
+"""Names that people know from other tools, taken and logged."""
+
+from __future__ import annotations
+
+ALIASES: dict[str, str] = {
+    "base_model": "model.name",
+    "model_name_or_path": "model.name",
+    "datasets": "data.train",
+    "dataset": "data.train",
+    "sequence_len": "train.max_length",
+    "cutoff_len": "train.max_length",
+    "max_seq_len": "train.max_length",
+    "max_length": "train.max_length",
+    "epochs": "train.num_train_epochs",
+    "num_epochs": "train.num_train_epochs",
+    "num_train_epochs": "train.num_train_epochs",
+    "per_device_train_batch_size": "train.batch_size",
+    "micro_batch_size": "train.batch_size",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "lr_scheduler_type": "train.lr_scheduler_type",
+    "warmup_ratio": "train.warmup_ratio",
+    "weight_decay": "train.weight_decay",
+    "seed": "train.seed",
+    "lora_r": "adapter.r",
+    "lora_rank": "adapter.r",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "lora_target_modules": "adapter.target_modules",
+}
+"""Alias -> canonical key. An alias may stand at the top of a recipe or inside the section of its canonical key."""
+
+NOT_BUILT: dict[str, str] = {
+    "compress": "pruning and quantisation",
+    "launch": "several processes and machines",
+    "search": "search over candidates",
+    "serve": "serving options (use the flags of `luthier serve`)",
+    "track": "MLflow, TensorBoard and W&B sinks",
+    "distill": "distillation",
+    "data.features": "computed columns",
+    "data.augment": "augmentation",
+    "data.canaries": "canaries",
+    "data.clean": "a choice of cleaning steps",
+    "data.dedupe": "near-duplicate settings",
+}
+"""Sections of the design that this version refuses rather than ignores."""

@@ -1,0 +1,11 @@
+"""Share of items whose predicted label is the right one."""
+
+from luthier.spec.plugins import MetricFacts
+
+FACTS = MetricFacts(
+    name="accuracy",
+    summary="share of right labels",
+    tasks=("classification", "sentiment"),
+    higher_is_better=True,
+    is_proportion=True,
+)

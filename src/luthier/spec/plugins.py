@@ -1,0 +1,99 @@
+"""Tables by folder: every module of a descriptor folder is one entry, under its own file name.
+
+A method, adapter, export or metric is two small files of one name: a descriptor here (torch-free, so that `check` and
+`plan` know it) and an implementation in its room, imported by that room when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from luthier.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """How a model learns."""
+
+    name: str
+    summary: str
+    tasks: tuple[str, ...]
+    learning_rate: float
+    backward_factor: float
+    """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What is trained beside the frozen base."""
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """A form in which the tuned model leaves the house."""
+
+    name: str
+    summary: str
+    logit_bound: float
+    """Largest accepted logit error over the largest absolute logit."""
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """A number about predictions."""
+
+    name: str
+    summary: str
+    tasks: tuple[str, ...]
+    higher_is_better: bool
+    is_proportion: bool
+    """Whether a binomial model may predict its interval before training."""
+
+
+Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts)
+
+
+class Table(Generic[Facts]):
+    """The entries of one descriptor folder, read once on first use."""
+
+    def __init__(self, folder: str, what: str) -> None:
+        self._folder = folder
+        self._what = what
+        self._entries: dict[str, Facts] | None = None
+
+    def entries(self) -> dict[str, Facts]:
+        """Name -> facts, sorted by name."""
+        if self._entries is None:
+            package = importlib.import_module(f"luthier.spec.{self._folder}")
+            names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+            self._entries = {
+                name: importlib.import_module(f"luthier.spec.{self._folder}.{name}").FACTS for name in names
+            }
+        return self._entries
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.entries())
+
+    def get(self, name: str) -> Facts:
+        """The facts of `name`.
+
+        Raises:
+            RecipeError: the name is not in the table; the message lists those that are.
+        """
+        if name not in self.entries():
+            raise RecipeError(
+                f"unknown {self._what} {name!r}", way_out=f"known in this version: {', '.join(self.names())}"
+            )
+        return self.entries()[name]
+
+
+METHODS: Table[MethodFacts] = Table("methods", "method")
+ADAPTERS: Table[AdapterFacts] = Table("adapters", "adapter")
+EXPORTS: Table[ExportFacts] = Table("exports", "export")
+METRICS: Table[MetricFacts] = Table("metrics", "metric")

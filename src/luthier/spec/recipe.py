@@ -1,0 +1,140 @@
+"""The recipe's typed sections. A field that is None is open: `resolve` fills it in and gives the reason.
+
+Validation here only refuses. Unknown keys are errors; `load` turns them into messages with line and suggestion.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from luthier.records import Task
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Budget(Section):
+    hours: float | None = Field(None, gt=0, description="Wall time for the whole run; the plan says whether it fits.")
+    ram_gib: float | None = Field(None, gt=0, description="Peak memory of any stage; also sizes the micro-batch.")
+
+
+class Objective(Section):
+    targets: dict[str, str] = Field(default_factory=dict, description="NAME.METRIC -> '>= value'.")
+    non_regression: dict[str, str] = Field(default_factory=dict, description="general.perplexity -> '<= factorx'.")
+    budget: Budget = Field(default_factory=Budget)
+
+
+class Model(Section):
+    name: str = Field(min_length=1, description="A bundled name, a folder, a .gguf file, or a hub id.")
+    revision: str | None = Field(None, description="Commit, tag or branch of a hub model; None means its main branch.")
+
+
+class DataEntry(Section):
+    path: str = Field(min_length=1, description="File, relative to the recipe.")
+    name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
+    task: Task | None = None
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    input: str | None = Field(None, description="Template of the user's turn, e.g. '{title}: {body}'.")
+    label: str | None = Field(None, description="Column of the answer: label, completion or target.")
+    system: str | None = Field(None, description="System prompt; '' for none.")
+    license: str | None = Field(None, description="SPDX id or words; noted in the card.")
+    synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
+
+
+class Split(Section):
+    test: Share | None = Field(None, description="Share of groups for the test split.")
+    validation: Share | None = Field(None, description="Share of groups for the validation split.")
+    group_by: str | None = Field(None, description="Column whose values must not be spread over splits; '' for none.")
+    stratify: bool | None = Field(None, description="Keep label shares alike over splits.")
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Split:
+        if (self.test or 0.0) + (self.validation or 0.0) >= 0.9:
+            raise ValueError("split.test + split.validation leave less than a tenth for training")
+        return self
+
+
+class RowLimit(Section):
+    train: int | None = Field(None, gt=0)
+    validation: int | None = Field(None, gt=0)
+    test: int | None = Field(None, gt=0)
+
+
+class Privacy(Section):
+    action: Literal["report", "redact", "drop"] = Field("report", description="What to do about personal data.")
+    secrets: Literal["stop", "redact", "drop"] = Field("stop", description="What to do about keys and tokens.")
+
+
+class Data(Section):
+    train: tuple[DataEntry, ...] = Field(min_length=1)
+    validation: str | None = Field(None, description="A file of the user's own instead of a split.")
+    test: str | None = Field(None, description="A file of the user's own instead of a split.")
+    split: Split = Field(default_factory=Split)
+    limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
+    privacy: Privacy | None = None
+
+    @model_validator(mode="after")
+    def _one_entry(self) -> Data:
+        if len(self.train) > 1:
+            raise ValueError("several data.train entries (multi-task training) are not built yet; give one")
+        return self
+
+
+class Method(Section):
+    type: str = Field("auto", description="'auto' or a name of the methods table.")
+
+
+class Adapter(Section):
+    type: str | None = Field(None, description="A name of the adapters table.")
+    r: int | None = Field(None, gt=0, le=512)
+    alpha: float | None = Field(None, gt=0)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] | None = Field(None, description="'all-linear' or names of modules.")
+
+
+class Train(Section):
+    learning_rate: float | None = Field(None, gt=0)
+    num_train_epochs: int | None = Field(None, gt=0)
+    max_tokens: int | None = Field(None, gt=0, description="Stop before more than so many tokens were computed.")
+    max_length: int | None = Field(None, gt=8, description="Longest row in tokens; longer rows are set aside.")
+    batch_size: int | None = Field(None, gt=0, description="Rows an optimizer step, over all micro-batches.")
+    micro_batch_tokens: int | None = Field(None, gt=0, description="Tokens computed at once; no effect on the result.")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] | None = None
+    warmup_ratio: float | None = Field(None, ge=0, lt=1)
+    weight_decay: float | None = Field(None, ge=0)
+    max_grad_norm: float | None = Field(None, gt=0)
+    validations: int | None = Field(None, gt=0, description="How often the validation split is scored, evenly spread.")
+    patience: int | None = Field(None, gt=0, description="Validations without a better metric before training stops.")
+    save_steps: int | None = Field(None, gt=0, description="Steps between checkpoints.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
+
+
+class Evaluate(Section):
+    baselines: tuple[Literal["majority", "tfidf_logreg", "base"], ...] | None = Field(
+        None, description="Systems beside the tuned model; the base is needed for differences.")
+    resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
+    level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the name in the registry.")
+    objective: Objective = Field(default_factory=Objective)
+    model: Model
+    data: Data
+    method: Method = Field(default_factory=Method)
+    adapter: Adapter = Field(default_factory=Adapter)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")
+    output_dir: str = Field("runs", description="Where run folders go; `--out` overrides.")
+
+    @property
+    def entry(self) -> DataEntry:
+        """The one data entry."""
+        return self.data.train[0]

@@ -1,0 +1,218 @@
+"""Fill in what a recipe leaves open, each value with its reason. Nothing here is taken from the clock or from free memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from luthier.errors import RecipeError
+from luthier.records import DataProfile, ModelShape, Record
+from luthier.spec.limits import Limit
+from luthier.spec.load import LoadedRecipe, limits_of
+from luthier.spec.plugins import METHODS
+from luthier.spec.recipe import Recipe
+
+CLASSIFY_SYSTEM = "Answer with the {name} of the message."
+
+
+class Machine(Record):
+    """What the resolution may know of this machine."""
+
+    threads: int = Field(description="Processors this process may use.")
+
+
+class ResolvedRecipe(Record):
+    """A recipe with nothing left open. Its hash names the run."""
+
+    recipe: Recipe
+    reasons: dict[str, str] = Field(description="Key -> why it has its value.")
+    notes: tuple[str, ...]
+    folder: str = Field(description="What the recipe's paths are relative to.")
+    data_sha256: dict[str, str] = Field(description="Key of the recipe -> hash of the file it names.")
+    model_sha256: str
+    luthier_version: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder"})
+        content["recipe"].pop("output_dir")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return limits_of(self.recipe)
+
+    def file(self, relative: str) -> Path:
+        """Absolute path of a file named in the recipe."""
+        return Path(self.folder) / relative
+
+
+class _Filler:
+    """Collects values and reasons; what is given wins."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self.tree = tree
+        self.reasons: dict[str, str] = {}
+
+    def fill(self, key: str, value: object, reason: str) -> Any:
+        *path, leaf = key.split(".")
+        place: Any = self.tree
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        if place.get(leaf) is None:
+            place[leaf] = value
+            self.reasons[key] = reason
+        else:
+            self.reasons[key] = "given in the recipe"
+        return place[leaf]
+
+
+def resolve(
+    loaded: LoadedRecipe,
+    profile: DataProfile,
+    shape: ModelShape,
+    *,
+    machine: Machine,
+    data_sha256: dict[str, str],
+    luthier_version: str,
+) -> ResolvedRecipe:
+    """Fill in every open field of the recipe.
+
+    Args:
+        loaded: the recipe as given.
+        profile: of the training file.
+        shape: of the base model.
+        machine: threads of this machine.
+        data_sha256: key of the recipe (e.g. 'data.train.0.path') -> hash of the file.
+        luthier_version: part of the identity of a run.
+
+    Raises:
+        RecipeError: a needed value is neither given nor to be found in the data.
+    """
+    filler = _Filler(loaded.recipe.model_dump(mode="json"))
+    _fill_data(filler, loaded, profile)
+    _fill_method(filler)
+    _fill_train(filler, shape, machine)
+    filler.fill("evaluate.baselines", ["majority", "tfidf_logreg", "base"] if _is_closed(filler) else ["base"],
+                "all baselines that fit the task")
+    if "base" not in filler.tree["evaluate"]["baselines"]:
+        raise RecipeError("evaluate.baselines leaves out 'base'", way_out="add it: every verdict compares with the original")
+    filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
+    filler.fill("evaluate.level", 0.95, "the field's habit")
+    filler.fill("export", ["adapter", "merged"], "both forms that are built")
+    resolved = ResolvedRecipe(
+        recipe=Recipe.model_validate(filler.tree),
+        reasons=filler.reasons,
+        notes=loaded.notes,
+        folder=str(loaded.folder.resolve()),
+        data_sha256=data_sha256,
+        model_sha256=shape.sha256,
+        luthier_version=luthier_version,
+    )
+    for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
+        _refuse_foreign_metric(limit, resolved.recipe)
+    return resolved
+
+
+def _is_closed(filler: _Filler) -> bool:
+    return filler.tree["data"]["train"][0]["task"] in ("classification", "sentiment")
+
+
+def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
+    entry = "data.train.0"
+    filler.fill(f"{entry}.format", profile.format, f"detected in {profile.path}")
+    given = filler.tree["data"]["train"][0]
+    if profile.task is None and (given["task"] is None or given["input"] is None or given["label"] is None):
+        columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
+        raise RecipeError(
+            f"{profile.path}: cannot tell what the columns are for: {columns}",
+            way_out="set data.train[0].task, .input (e.g. '{text}') and .label",
+        )
+    task = filler.fill(f"{entry}.task", profile.task, f"columns look like {profile.shape}")
+    if given["input"] is None and profile.shape != "messages" and not profile.input:
+        raise RecipeError(f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'")
+    chat = profile.shape == "messages" and given["input"] is None
+    filler.fill(f"{entry}.input", "" if chat else profile.input, "chat rows bring their turns" if chat else "detected column")
+    if not chat and given["label"] is None and not profile.label:
+        raise RecipeError(f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label")
+    filler.fill(f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column")
+    filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
+    closed = task in ("classification", "sentiment")
+    system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
+    filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
+    filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
+    filler.fill("data.split.test", 0.25, "unused, data.test is a file" if own_test else "a quarter, so that intervals are narrow")
+    filler.fill("data.split.validation", 0.05,
+                "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint")
+    filler.fill("data.split.group_by", profile.group_by,
+                f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group")
+    filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
+    if filler.tree["data"]["privacy"] is None:
+        filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
+        filler.reasons["data.privacy"] = "absent: personal data is reported, a secret stops the run"
+
+
+def entry_name(label: str, task: str) -> str:
+    """A name for a data entry: its answer's column in plain letters, or the task."""
+    name = "".join(char if char.isascii() and char.isalnum() else "_" for char in label.lower()).strip("_")
+    return name if name and name[0].isalpha() else task
+
+
+def _fill_method(filler: _Filler) -> None:
+    method = filler.tree["method"]
+    if method["type"] == "auto":
+        method["type"] = "sft"
+        filler.reasons["method.type"] = "the only method of this version"
+    else:
+        filler.reasons["method.type"] = "given in the recipe"
+    task = filler.tree["data"]["train"][0]["task"]
+    facts = METHODS.get(method["type"])
+    if task not in facts.tasks:
+        raise RecipeError(f"method {facts.name!r} does not do {task!r}", way_out=f"its tasks: {', '.join(facts.tasks)}")
+    filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
+    filler.fill("adapter.r", 16, "a common middle")
+    filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
+    filler.fill("adapter.dropout", 0.0, "off, so that runs repeat exactly")
+    filler.fill("adapter.target_modules", "all-linear", "every linear layer of the base but the output head")
+
+
+def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
+    method = METHODS.get(filler.tree["method"]["type"])
+    filler.fill("train.learning_rate", method.learning_rate, f"default of {method.name}")
+    filler.fill("train.num_train_epochs", 3, "a common middle")
+    filler.reasons["train.max_tokens"] = (
+        "given in the recipe" if filler.tree["train"]["max_tokens"] else "open on purpose: the epochs decide"
+    )
+    length = filler.fill("train.max_length", min(1024, shape.max_positions), "1024 or what the model was trained for")
+    if length > shape.max_positions:
+        raise RecipeError(f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
+                          way_out=f"set it to {shape.max_positions} or less")
+    filler.fill("train.batch_size", 16, "a common middle")
+    ram = filler.tree["objective"]["budget"]["ram_gib"]
+    roomy = ram is not None and ram >= 12
+    filler.fill("train.micro_batch_tokens", max(length, 2048 if roomy else 1024),
+                "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated")
+    filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
+    filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
+    filler.fill("train.weight_decay", 0.0, "adapters start at zero")
+    filler.fill("train.max_grad_norm", 1.0, "a common middle")
+    filler.fill("train.validations", 4, "one in each quarter of training")
+    filler.fill("train.patience", 2, "two validations without a better metric")
+    filler.fill("train.save_steps", 20, "little is lost when a run is killed")
+    filler.reasons["train.seed"] = "given in the recipe or 0"
+    filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
+    from luthier.spec.plugins import METRICS
+
+    task = recipe.entry.task
+    if limit.subject != "general" and task not in METRICS.get(limit.metric).tasks:
+        fitting = [name for name, facts in METRICS.entries().items() if task in facts.tasks]
+        raise RecipeError(f"objective: {limit.key!r} is not measured for {task}", way_out=f"measured: {', '.join(fitting)}")

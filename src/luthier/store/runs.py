@@ -1,0 +1,171 @@
+"""Run folders: where each file of a run stands, how a run is found by name, and who may work on it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from luthier.errors import RunError
+from luthier.store.files import beside, disk_errors, process_exists, recover, write_all
+
+LATEST = "latest"
+_POLL_SECONDS = 0.1
+
+
+class _At:
+    """A file or folder at a fixed place of the run folder."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, run: RunFolder, owner: type[RunFolder]) -> Path:
+        return run.path / self._place
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`OUT/NAME/ID`, which holds everything about one run."""
+
+    path: Path
+
+    recipe = _At("recipe.yaml")
+    resolved = _At("recipe.resolved.json")
+    profile = _At("profile.json")
+    shape = _At("shape.json")
+    plan = _At("plan.json")
+    data = _At("data")
+    data_report = _At("data/report.json")
+    contract = _At("data/contract.json")
+    goldens = _At("data/goldens.json")
+    train = _At("train")
+    train_result = _At("train/result.json")
+    eval = _At("eval")
+    eval_report = _At("eval/report.json")
+    artifacts = _At("artifacts")
+    artifacts_index = _At("artifacts/index.json")
+    gate = _At("gate.json")
+    card = _At("card.md")
+    lineage = _At("lineage.json")
+    report = _At("report.html")
+    events = _At("events.jsonl")
+    stages = _At("stages")
+    lock_file = _At(".lock")
+
+    @property
+    def name(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @classmethod
+    def create(cls, out: Path, name: str, id: str) -> Self:
+        """Make `out/name/id`, or take it up again, and let `out/name/latest` point to it.
+
+        Raises:
+            DiskFull: no space.
+            RunError: the place may not be written.
+        """
+        run = cls(out / name / id)
+        latest = out / name / LATEST
+        temporary = beside(latest, "tmp")
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            temporary.symlink_to(id, target_is_directory=True)
+            try:
+                temporary.replace(latest)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, where: str, *, out: Path = Path("runs")) -> Self:
+        """Find a run by its folder ('runs/NAME/ID'), by the folder above, by 'NAME' or by 'NAME/ID'.
+
+        Raises:
+            RunError: there is none; the message lists those that exist.
+        """
+        for path in (Path(where), out / where):
+            if (path / LATEST).is_dir():
+                path = path / LATEST
+            run = cls(path.resolve())
+            if run.recipe.is_file() or run.resolved.is_file():
+                return run
+        known = sorted(f"{latest.parent.name}/{id}" for latest in out.glob(f"*/{LATEST}") for id in _ids(latest.parent))
+        raise RunError(
+            f"{where!r} is not a run: neither {where} nor {out / where} holds a recipe",
+            way_out=f"runs in {out}: {', '.join(known) or 'none, `luthier run` makes one'}",
+        )
+
+
+def _ids(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+
+
+@contextmanager
+def lock(run: RunFolder, *, wait_seconds: float = 10) -> Iterator[int]:
+    """Hold the run folder for this process, and clear away what a killed one left in it.
+
+    Yields:
+        The descriptor of the lock. A child that gets it through `pass_fds` holds the lock too, and goes on holding it
+        when its parent is killed: the lock is free when the last of them has ended.
+
+    Raises:
+        RunError: another process still holds it after `wait_seconds`; the message names that process.
+    """
+    with disk_errors(run.lock_file):
+        fd = os.open(run.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _wait_for(fd, run, time.monotonic() + wait_seconds)
+        with disk_errors(run.lock_file):
+            os.ftruncate(fd, 0)
+            write_all(fd, f"{os.getpid()}\n".encode())
+        os.set_inheritable(fd, True)
+        recover(run.path)
+        yield fd
+    finally:
+        os.close(fd)  # never LOCK_UN, which would take the lock from a child that is still at work
+
+
+def _wait_for(fd: int, run: RunFolder, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _in_use(fd, run) from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _in_use(fd: int, run: RunFolder) -> RunError:
+    owner = int(os.pread(fd, 32, 0) or b"0")  # 0: it has the lock and has not yet written its id
+    pids = [owner] if owner and process_exists(owner) else _holders(fd)
+    named = ", ".join(map(str, pids))
+    if pids:
+        who, way_out = f"process {named}", f"wait until it has ended, or stop it: kill {named.replace(',', '')}"
+    else:
+        who, way_out = "another process", "wait until it has ended, or stop it"
+    return RunError(f"{run.path} is in use by {who}", way_out=f"{way_out}; then run the same command again")
+
+
+def _holders(fd: int) -> list[int]:
+    """Processes that hold the lock of `fd` through an inherited descriptor, where the system tells (Linux)."""
+    identity = os.fstat(fd)
+    pids = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.path.samestat(link.stat(), identity):
+                info = link.parent.with_name("fdinfo") / link.name
+                if "FLOCK" in info.read_text():
+                    pids.add(int(link.parts[2]))
+        except OSError:  # the process has ended meanwhile, or is another user's
+            continue
+    return sorted(pids)

@@ -1,0 +1,62 @@
+"""Which rows each optimizer step sees, and how a step is cut into micro-batches. All of it follows from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step."""
+
+    rows: tuple[int, ...]
+    epoch: float
+    """Epochs completed after this step, e.g. 1.5."""
+
+
+def plan_steps(
+    lengths: Sequence[int], *, batch_size: int, num_epochs: int, max_tokens: int | None, seed: int
+) -> list[Step]:
+    """The whole run as a list, so that a resumed run needs nothing but the number of the step.
+
+    Every epoch is a fresh permutation. The last step of an epoch may be smaller; rows are never repeated to fill it.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows a step.
+        num_epochs: passes over the rows.
+        max_tokens: no step begins that would take the total above this; None for no limit.
+        seed: of the permutations.
+    """
+    steps: list[Step] = []
+    spent = 0
+    for epoch in range(num_epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        for start in range(0, len(order), batch_size):
+            rows = tuple(int(row) for row in order[start : start + batch_size])
+            spent += sum(lengths[row] for row in rows)
+            if max_tokens is not None and spent > max_tokens:
+                return steps
+            steps.append(Step(rows, epoch + (start + len(rows)) / len(order)))
+    return steps
+
+
+def micro_batches(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Cut a step's rows into groups of at most `max_tokens` tokens, longest first (first-fit decreasing).
+
+    A row longer than the budget gets a group of its own. The loss does not depend on the cut.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: (-lengths[row], row)):
+        place = next((index for index, left in enumerate(room) if left >= lengths[row]), None)
+        if place is None:
+            groups.append([])
+            room.append(max_tokens)
+            place = len(groups) - 1
+        groups[place].append(row)
+        room[place] -= lengths[row]
+    return groups

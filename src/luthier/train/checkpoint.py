@@ -1,0 +1,98 @@
+"""Checkpoints: everything that the next step depends on, in safetensors and JSON, complete or absent.
+
+The sampler and the schedule follow from the seed and the number of the step, so they need no state of their own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from luthier.errors import RunError
+from luthier.records import Record, StepEvent
+from luthier.store.files import write_atomic, write_atomic_dir
+
+_NAME = re.compile(r"step-(\d{6})")
+_KEEP = 2  # the newest, and the one before it
+
+
+class LoopState(Record):
+    """Where the loop is. JSON beside the tensors."""
+
+    step: int = 0
+    trained_tokens: int = 0
+    supervised_tokens: int = 0
+    best_step: int = 0
+    best_value: float = float("-inf")
+    best_tiebreak: float = float("-inf")
+    worse_in_a_row: int = 0
+    stopped_early: bool = False
+    seconds: float = 0.0
+    peak_memory_gib: float = 0.0
+    resumed_from: tuple[int, ...] = ()
+    history: tuple[StepEvent, ...] = ()
+    key: str = Field(description="Hash of recipe, data and base; a checkpoint of something else is refused.")
+
+
+def save(
+    folder: Path, state: LoopState, *, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write `folder`/step-NNNNNN atomically, then remove all but the newest two."""
+    tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
+    for name, parameter in parameters.items():
+        tensors[f"parameter.{name}"] = parameter.detach()
+        for field, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{field}.{name}"] = value
+    with write_atomic_dir(folder / f"step-{state.step:06d}") as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
+        write_atomic(partial / "state.json", state.to_json())
+    for old in _found(folder)[:-_KEEP]:
+        shutil.rmtree(old)
+
+
+def load_latest(
+    folder: Path, *, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+) -> LoopState:
+    """Put the newest checkpoint back into parameters, optimizer and random state; a fresh state where there is none.
+
+    Raises:
+        RunError: the checkpoint belongs to another recipe, data or base, or its tensors do not fit.
+    """
+    found = _found(folder)
+    if not found:
+        return LoopState(key=key)
+    state = LoopState.read(found[-1] / "state.json")
+    if state.key != key:
+        raise RunError(f"{found[-1]} was written for another recipe, data or base model",
+                       way_out="remove the folder train/ of this run, or run again with --out elsewhere")
+    tensors = load_file(found[-1] / "tensors.safetensors")
+    torch.set_rng_state(tensors.pop("random.torch"))
+    optimizer_state: dict[Parameter, dict[str, Tensor]] = {}
+    expected = {f"parameter.{name}" for name in parameters}
+    stored = {name for name in tensors if name.startswith("parameter.")}
+    if expected != stored:
+        raise RunError(f"{found[-1]}: {len(expected ^ stored)} tensors do not fit the model",
+                       way_out="remove the folder train/ of this run")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors.pop(f"parameter.{name}"))
+    for name, tensor in tensors.items():
+        _, field, owner = name.split(".", 2)
+        optimizer_state.setdefault(parameters[owner], {})[field] = tensor
+    optimizer.state.update(optimizer_state)
+    return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)})
+
+
+def _found(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first (an incomplete one never has this name)."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))

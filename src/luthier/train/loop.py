@@ -1,0 +1,237 @@
+"""The training loop. One step: rows -> micro-batches -> sums -> one division by the step's count -> clip -> AdamW.
+
+Exactness: loss = sum over the step's supervised tokens of -log p, divided once by their number N over all micro-batches:
+grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of means never
+appears. What a step does follows from (seed, step, weights, optimizer state) alone, so a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.nn import Parameter
+
+from luthier.data.shards import Example
+from luthier.errors import NonFinite, RunError, Stopped
+from luthier.models.adapters import save_adapter
+from luthier.records import StepEvent, TrainResult
+from luthier.spec.recipe import Train
+from luthier.store.files import sha256_file, write_atomic_dir
+from luthier.train import checkpoint
+from luthier.train.batches import Step, micro_batches, plan_steps
+from luthier.train.checkpoint import LoopState
+from luthier.train.methods import Method
+from luthier.train.optim import learning_rate, make_optimizer
+
+
+class Watcher(Protocol):
+    """Told of every step and validation; what it does must not touch the model."""
+
+    def __call__(self, event: StepEvent, *, total_steps: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the task's metric is measured while training (wired by the pipeline with the evaluation's own code)."""
+
+    measure: Callable[[Any], dict[str, float]]
+    metric: str
+    higher_is_better: bool
+    tiebreak: str
+    """A loss-like metric of `measure` (lower is better) that decides between equal values."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is trained on, and what it was made from."""
+
+    examples: Sequence[Example]
+    model_sha256: str
+    data_sha256: str
+    recipe_sha256: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.recipe_sha256}:{self.data_sha256}:{self.model_sha256}"
+
+
+def train(
+    model: Any,
+    method: Method,
+    inputs: Inputs,
+    *,
+    settings: Train,
+    method_name: str,
+    validation: Validation | None,
+    out: Path,
+    watch: Watcher,
+    stop_asked: Callable[[], bool],
+) -> TrainResult:
+    """Train the adapter of `model`; resume from the newest checkpoint in `out`.
+
+    Writes out/checkpoints/step-N, out/adapter (the best by the task's metric; the last without validation rows).
+
+    Raises:
+        NonFinite: loss or gradient norm is not finite; named with the rows of the step, before the optimizer moved.
+        RunError: train.max_tokens does not suffice for one step, or a checkpoint is of another run.
+        Stopped: `stop_asked` said so; a checkpoint was written.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(parameters.values(), settings)
+    state = checkpoint.load_latest(out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer)
+    lengths = [len(example.input_ids) for example in inputs.examples]
+    assert settings.batch_size is not None
+    assert settings.num_train_epochs is not None
+    steps = plan_steps(lengths, batch_size=settings.batch_size, num_epochs=settings.num_train_epochs,
+                       max_tokens=settings.max_tokens, seed=settings.seed)
+    if not steps:
+        first = sum(sorted(lengths)[: settings.batch_size])
+        raise RunError(f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
+                       way_out="raise train.max_tokens or lower train.batch_size")
+    loop = _Loop(model, method, inputs.examples, settings, parameters, optimizer, len(steps), watch)
+    validate_after = _validation_steps(len(steps), settings.validations or 1) if validation else frozenset()
+    while state.step < len(steps) and not state.stopped_early:
+        state = loop.step(state, steps[state.step])
+        if validation and state.step in validate_after:
+            state = _validate(model, state, validation, settings, out, watch, len(steps))
+        if stop_asked():
+            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer)
+            raise Stopped(f"stopped after step {state.step} of {len(steps)}; a checkpoint is kept",
+                          way_out="run the same command again to go on")
+        if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
+            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer)
+    if not validation:
+        _keep(model, out)
+        state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
+    return _result(state, inputs, settings, method_name=method_name, parameters=parameters, out=out,
+                   metric=validation.metric if validation else "")
+
+
+class _Loop:
+    """One optimizer step at a time."""
+
+    def __init__(
+        self, model: Any, method: Method, examples: Sequence[Example], settings: Train,
+        parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, total: int, watch: Watcher,
+    ) -> None:
+        self.model, self.method, self.examples, self.settings = model, method, examples, settings
+        self.parameters, self.optimizer, self.total, self.watch = parameters, optimizer, total, watch
+        self.lengths = [len(example.input_ids) for example in examples]
+
+    def step(self, state: LoopState, step: Step) -> LoopState:
+        began = time.monotonic()
+        count = sum(self.method.count(self.examples[row]) for row in step.rows)
+        assert self.settings.micro_batch_tokens is not None
+        total_loss = 0.0
+        self.model.train()
+        for rows in micro_batches(step.rows, self.lengths, max_tokens=self.settings.micro_batch_tokens):
+            loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows])
+            (loss / count).backward()
+            total_loss += float(loss.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm or 1.0))
+        self._refuse_non_finite(total_loss, norm, state.step + 1, step)
+        rate = learning_rate(state.step, total=self.total, settings=self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(self.lengths[row] for row in step.rows)
+        seconds, memory = time.monotonic() - began, peak_memory_gib()
+        event = StepEvent(kind="step", step=state.step + 1, epoch=step.epoch, loss=total_loss / count,
+                          learning_rate=rate, grad_norm=norm, num_tokens=tokens, supervised_tokens=count,
+                          seconds=seconds, memory_gib=memory)
+        self.watch(event, total_steps=self.total)
+        return state.model_copy(update={
+            "step": state.step + 1,
+            "trained_tokens": state.trained_tokens + tokens,
+            "supervised_tokens": state.supervised_tokens + count,
+            "seconds": state.seconds + seconds,
+            "peak_memory_gib": max(state.peak_memory_gib, memory),
+            "history": (*state.history, event),
+        })
+
+    def _refuse_non_finite(self, loss: float, norm: float, number: int, step: Step) -> None:
+        if loss - loss == 0.0 and norm - norm == 0.0:  # false for infinities and NaN
+            return
+        lines = ", ".join(str(self.examples[row].line) for row in step.rows)
+        raise NonFinite(
+            f"step {number}: loss {loss}, gradient norm {norm}; the step's rows stand on lines {lines}",
+            way_out="lower train.learning_rate or look at these rows; weights before this step are kept",
+        )
+
+
+def _validation_steps(total: int, times: int) -> frozenset[int]:
+    """Step numbers (1-based) after which to validate: `times` of them, evenly spread, the last step included."""
+    return frozenset(round(total * part / times) for part in range(1, times + 1)) - {0}
+
+
+def _validate(
+    model: Any, state: LoopState, validation: Validation, settings: Train, out: Path, watch: Watcher, total: int
+) -> LoopState:
+    began = time.monotonic()
+    model.eval()
+    metrics = validation.measure(model)
+    value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
+    tiebreak = -metrics[validation.tiebreak]
+    better = (value, tiebreak) > (state.best_value, state.best_tiebreak)
+    if better:
+        _keep(model, out)
+    last = state.history[-1]
+    event = last.model_copy(update={
+        "kind": "validation", "metrics": metrics, "seconds": time.monotonic() - began, "memory_gib": peak_memory_gib(),
+    })
+    watch(event, total_steps=total)
+    worse = 0 if better else state.worse_in_a_row + 1
+    best = {"best_step": state.step, "best_value": value, "best_tiebreak": tiebreak} if better else {}
+    return state.model_copy(update={
+        **best,
+        "worse_in_a_row": worse,
+        "stopped_early": worse >= (settings.patience or total),
+        "seconds": state.seconds + event.seconds,
+        "peak_memory_gib": max(state.peak_memory_gib, event.memory_gib),
+        "history": (*state.history, event),
+    })
+
+
+def _keep(model: Any, out: Path) -> None:
+    with write_atomic_dir(out / "adapter") as folder:
+        save_adapter(model, folder)
+
+
+def _result(
+    state: LoopState, inputs: Inputs, settings: Train, *, method_name: str, parameters: Mapping[str, Parameter],
+    out: Path, metric: str,
+) -> TrainResult:
+    sign = -1.0 if metric == "perplexity" else 1.0
+    return TrainResult(
+        method=method_name,
+        steps=state.step,
+        best_step=state.best_step,
+        best_metric=metric,
+        best_value=sign * state.best_value,
+        stopped_early=state.stopped_early,
+        trained_tokens=state.trained_tokens,
+        supervised_tokens=state.supervised_tokens,
+        trainable_parameters=sum(p.numel() for p in parameters.values()),
+        seconds=state.seconds,
+        peak_memory_gib=state.peak_memory_gib,
+        resumed_from=state.resumed_from,
+        history=state.history,
+        weights_sha256=sha256_file(out / "adapter" / "adapter_model.safetensors"),
+        data_sha256=inputs.data_sha256,
+        model_sha256=inputs.model_sha256,
+        threads=settings.threads or 0,
+    )
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

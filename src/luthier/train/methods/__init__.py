@@ -1,0 +1,34 @@
+"""How a model learns: one module a method, of the same name as its descriptor in `luthier.spec.methods`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from luthier.data.shards import Example
+from luthier.spec.plugins import METHODS
+
+
+class Method(Protocol):
+    """What the loop needs. Sum and count are in the method's own unit; the loop divides once, over the whole step."""
+
+    def count(self, example: Example) -> int:
+        """Units that this row adds to the step's count, e.g. its supervised tokens."""
+        ...
+
+    def loss_sum(self, model: Any, examples: Sequence[Example]) -> Tensor:
+        """Sum of the loss over the units of these rows, computed in one forward pass; scalar, in nats."""
+        ...
+
+
+def load_method(name: str) -> Method:
+    """The implementation of a method.
+
+    Raises:
+        RecipeError: the name is not in the table.
+    """
+    METHODS.get(name)
+    return cast(Method, importlib.import_module(f"luthier.train.methods.{name}"))

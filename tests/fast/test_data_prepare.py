@@ -1,0 +1,383 @@
+"""Every row is in a shard or in the report; what is in a shard is private, leak-free and supervised; bytes repeat."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_kit import resolved, shape, tokenizer_folder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from luthier.data.contract import Renderer
+from luthier.data.goldens import read_goldens
+from luthier.data.prepare import SPLITS, prepare
+from luthier.data.privacy import find
+from luthier.data.profile import profile
+from luthier.data.shards import Example, read_shard
+from luthier.data.tokenise import audit
+from luthier.errors import DataError, RunError, SecretFound
+from luthier.records import DataReport, Finding
+from luthier.spec.load import load_recipe
+from luthier.spec.resolve import Machine, resolve
+
+WORDS = ["where", "is", "my", "parcel", "money", "broken", "please", "invoice", "call", "guitar", "late", "again"]
+
+
+def message(number: int) -> str:
+    return " ".join(WORDS[(number * step + step) % len(WORDS)] for step in (1, 5, 7)) + f" {number}"
+
+
+def tickets(count: int = 60) -> list[dict[str, str]]:
+    return [
+        {"message": message(n), "intent": ("order", "refund", "return")[n % 3], "customer": f"C{n // 2}"}
+        for n in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def run(folder: Path, rows: list[dict[str, Any]], *, path: str = "data.csv", **recipe: Any) -> DataReport:
+    write(folder / path, rows)
+    tokenizer = tokenizer_folder(folder / "tokenizer")
+    return prepare(resolved(folder, path=path, **recipe), tokenizer_folder=tokenizer, out=folder / "out")
+
+
+def shards(folder: Path) -> dict[str, list[Example]]:
+    return {split: read_shard(folder / "out" / f"{split}.arrow") for split in SPLITS}
+
+
+def balanced(report: DataReport) -> bool:
+    steps = [step for step in report.steps if step.step != "read"]
+    return (
+        report.rows_in == report.rows_out + sum(report.dropped.values())
+        and len(report.fates) == sum(report.dropped.values())
+        and all(one.rows_out == two.rows_in for one, two in zip(report.steps, steps, strict=False))
+        and report.steps[-1].rows_out == report.rows_out == sum(split.rows for split in report.splits.values())
+    )
+
+
+def test_a_messy_file_from_end_to_end(tmp_path: Path) -> None:
+    rows = tickets()
+    rows[5]["message"] = rows[2]["message"].upper()  # line 7 repeats line 4
+    rows[10]["message"] = rows[9]["message"]  # lines 11 and 12 disagree
+    rows[20]["message"] = " &nbsp; "
+    rows[21]["intent"] = ""
+    rows[22]["message"] = "word " * 600
+    rows[30]["message"] = "mail <b>me</b> at ana@example.org &amp; wait"
+    report = run(tmp_path, rows, split={"group_by": "customer"})
+    assert balanced(report)
+    assert [(fate.line, fate.reason) for fate in report.fates] == [
+        (7, "duplicate"), (11, "conflicting_labels"), (12, "conflicting_labels"), (22, "empty_input"),
+        (23, "empty_answer"), (24, "too_long"),
+    ]  # fmt: skip
+    assert [fate.detail for fate in report.fates[:2]] == ["of line 4", "same text, other labels in lines 11, 12"]
+    assert (report.conflicts, report.findings, report.findings_action) == (1, {"email": 1}, "report")
+    assert report == DataReport.read(tmp_path / "out" / "report.json")
+    assert "rows with the same 'customer' stay together" in report.split_rule
+    examples = shards(tmp_path)
+    by_group: dict[str, set[str]] = {}
+    for split, ones in examples.items():
+        for one in ones:
+            assert one.text == one.text.strip()
+            by_group.setdefault(one.group, set()).add(split)
+    assert all(len(splits) == 1 for splits in by_group.values())
+    renderer = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json")
+    assert renderer.contract.labels == ("order", "refund", "return")
+    for one in [*examples["train"], *examples["test"]]:
+        row = rows[one.line - 2]
+        assert one.text == renderer.user_text(row)  # a request is cleaned like the row
+        assert one.prompt_ids == renderer.prompt_ids(renderer.messages(one.text))
+        assert one.input_ids == one.prompt_ids + renderer.answer_ids(row["intent"])
+        assert one.supervised == [False] * len(one.prompt_ids) + [True] * len(renderer.answer_ids(row["intent"]))
+    split = report.splits["train"]
+    assert split.supervised_tokens == sum(sum(one.supervised) for one in examples["train"])
+    assert split.tokens == sum(len(one.input_ids) for one in examples["train"])
+    assert split.length_p50 <= split.length_p95 <= split.length_max == max(len(e.input_ids) for e in examples["train"])
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, tickets())
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "out").iterdir()})
+    assert contents[0] == contents[1]
+    assert contents[0].keys() == {
+        "train.arrow", "validation.arrow", "test.arrow", "contract.json", "goldens.json", "findings.jsonl",
+        "report.json",
+    }  # fmt: skip
+    (tmp_path / "three").mkdir()
+    run(tmp_path / "three", tickets(), seed=1)
+    assert (tmp_path / "three" / "out" / "test.arrow").read_bytes() != contents[0]["test.arrow"]
+
+
+CELL = st.sampled_from(
+    ["", " ", "hello", "Hello ", "call +44 20 7946 0123", "ana@example.org", "a &amp; b", "bye", "x" * 900, "late"]
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELL, st.sampled_from(["a", "b", ""]), st.sampled_from(["1", "2", ""])), max_size=25),
+    action=st.sampled_from(["report", "redact", "drop"]),
+)
+def test_rows_in_are_rows_out_and_rows_set_aside(
+    tmp_path: Path, rows: list[tuple[str, str, str]], action: str
+) -> None:
+    given_rows = [{"message": text, "intent": label, "customer": group} for text, label, group in rows]
+    report = run(
+        tmp_path,
+        [*given_rows, *tickets(12)],
+        max_length=128,
+        split={"group_by": "customer", "test": 0.3},
+        privacy={"action": action, "secrets": "stop"},
+    )
+    assert balanced(report)
+    assert report.rows_in == len(rows) + 12
+    if action != "report":
+        assert not any(find(one.text) for ones in shards(tmp_path).values() for one in ones)
+
+
+def test_personal_data_and_secrets(tmp_path: Path) -> None:
+    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    rows = tickets()
+    rows[3]["message"] = f"the key is {secret}"
+    rows[4]["message"] = "write to ana@example.org, card 4111 1111 1111 1111"
+    with pytest.raises(SecretFound) as error:
+        run(tmp_path, rows)
+    assert "data.csv:5 (aws_access_key)" in error.value.what
+    assert secret not in str(error.value)
+    assert "data.privacy.secrets" in error.value.way_out
+    assert not (tmp_path / "out" / "report.json").exists()
+
+    report = run(tmp_path, rows, privacy={"action": "redact", "secrets": "redact"})
+    texts = {one.line: one.text for ones in shards(tmp_path).values() for one in ones}
+    assert (texts[5], texts[6]) == ("the key is [SECRET]", "write to [EMAIL], card [CARD]")
+    assert report.findings == {"card": 1, "email": 1, "secret.aws_access_key": 1}
+    lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
+    findings = [Finding.model_validate_json(line) for line in lines]
+    assert [(one.line, one.column, one.kind, one.start, one.end) for one in findings] == [
+        (5, "message", "secret.aws_access_key", 11, 31), (6, "message", "email", 9, 24), (6, "message", "card", 31, 50),
+    ]  # fmt: skip
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert not any(value in written for value in (secret.encode(), b"ana@example.org", b"4111 1111"))
+
+    report = run(tmp_path, rows, privacy={"action": "drop", "secrets": "drop"})
+    assert [(fate.line, fate.reason, fate.detail) for fate in report.fates] == [
+        (5, "secret", "secret.aws_access_key"), (6, "personal_data", "card, email"),
+    ]  # fmt: skip
+    report = run(tmp_path, rows, privacy={"action": "report", "secrets": "redact"})
+    texts = {one.line: one.text for ones in shards(tmp_path).values() for one in ones}
+    assert texts[6] == rows[4]["message"]
+
+
+def test_many_secrets_are_counted(tmp_path: Path) -> None:
+    rows = tickets()
+    for number in range(7):
+        rows[number]["message"] += " ghp_" + "a1B2" * 9
+    with pytest.raises(SecretFound, match=r"7 secrets in the data: data\.csv:2 \(github_token\), .* and 2 more"):
+        run(tmp_path, rows)
+
+
+def test_own_files_are_checked_for_leaks(tmp_path: Path) -> None:
+    rows = tickets()
+    test = [
+        {**rows[0], "message": rows[0]["message"].upper(), "customer": "N1"},
+        {"message": "quite new", "intent": "order", "customer": rows[1]["customer"]},
+        {"message": "also new", "intent": "refund", "customer": "N2"},
+        {"message": "never seen", "intent": "return", "customer": "N4"},
+    ]
+    write(tmp_path / "test.csv", test)
+    write(tmp_path / "validation.csv", [{"message": "for choosing", "intent": "order", "customer": "N3"}, test[2]])
+    report = run(tmp_path, rows, split={"group_by": "customer"}, test="test.csv", validation="validation.csv")
+    assert balanced(report)
+    assert report.splits["train"].rows == 60
+    assert [(fate.file, fate.line, fate.reason) for fate in report.fates] == [
+        ("test.csv", 2, "leaked_text"), ("test.csv", 3, "leaked_group"), ("test.csv", 4, "leaked_text"),
+    ]  # fmt: skip
+    assert [(one.split, one.exact, one.group) for one in report.leakage] == [("validation", 0, 0), ("test", 2, 1)]
+    assert (report.splits["validation"].rows, report.splits["test"].rows) == (2, 1)
+    assert report.split_rule == "test is the file test.csv; validation is the file validation.csv; seed 0"
+    assert set(report.source_sha256) == {"data.csv", "test.csv", "validation.csv"}
+
+
+def test_a_test_file_that_training_has_seen_whole_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "test.csv", tickets(6))
+    with pytest.raises(DataError, match=r"no row is left for the test split \(66 rows read: 6 leaked_text\)"):
+        run(tmp_path, tickets(), test="test.csv")
+
+
+def test_labels_that_cannot_be_learned(tmp_path: Path) -> None:
+    write(tmp_path / "test.csv", [*tickets(3), {"message": "new", "intent": "reffund", "customer": "N"}])
+    with pytest.raises(DataError, match=r"test\.csv:5: the label 'reffund' is not among the labels of") as error:
+        run(tmp_path, tickets(), test="test.csv")
+    assert "known: order, refund, return" in error.value.way_out
+    with pytest.raises(DataError, match=r"have the one label 'order' in column 'intent' \(5 rows read: none was set"):
+        run(tmp_path, [{"message": message(n), "intent": "order", "customer": "C"} for n in range(5)])
+    with pytest.raises(DataError, match=r"data\.limit\.train: 2 rows cannot hold 3 labels\n  -> set it to 3 or more"):
+        run(tmp_path, tickets(), limit={"train": 2})
+    rows = [*tickets(), {"message": "word " * 600, "intent": "rare", "customer": "N"}]
+    report = run(tmp_path, rows)  # the only row of its label is too long
+    assert "rare" not in report.splits["train"].labels
+
+
+def test_without_stratification_a_label_may_be_absent_from_train(tmp_path: Path) -> None:
+    rows = [*tickets(12), *({"message": f"odd {n}", "intent": f"rare{n}", "customer": f"R{n}"} for n in range(20))]
+    report = run(tmp_path, rows, split={"stratify": False, "test": 0.5})
+    assert balanced(report)
+    assert report.dropped["label_not_in_train"] > 0
+    assert set(report.splits["test"].labels) <= set(report.splits["train"].labels)
+
+
+def test_limits_are_drawn_by_label(tmp_path: Path) -> None:
+    report = run(tmp_path, tickets(), limit={"train": 9, "test": 6, "validation": 3})
+    assert report.splits["train"].labels == {"order": 3, "refund": 3, "return": 3}
+    assert [report.splits[split].rows for split in SPLITS] == [9, 3, 6]
+    assert report.dropped == {"over_limit": 42}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "{text}"}, r"data\.csv: data\.train\[0\]\.input names the column 'text'"),
+        ({"label": "Intent"}, r"data\.train\[0\]\.label names the column 'Intent', .*\n  -> did you mean 'intent'\?"),
+        ({"split": {"group_by": "client"}}, r"data\.split\.group_by names the column 'client'"),
+        ({"input": "", "label": ""}, "no column holds conversations"),
+        ({"max_length": 16}, r"\(60 rows read: 60 too_long\)"),
+    ],
+)
+def test_recipes_that_do_not_fit_the_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        run(tmp_path, tickets(), **change)
+    assert error.value.way_out
+
+
+def test_a_file_of_empty_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row is left of 3 \(3 empty_input\)"):
+        run(tmp_path, [{"message": " ", "intent": "a", "customer": "C"}] * 3)
+
+
+def test_free_text_keeps_its_layout(tmp_path: Path) -> None:
+    rows = [{"q": f"def f{n}():\n    return {n}", "a": f"  {n} &amp; cafÃ©\n\n    x"} for n in range(20)]
+    report = run(tmp_path, rows, path="data.jsonl", task="generation", input="{q}", label="a", system="")
+    assert balanced(report)
+    one = shards(tmp_path)["train"][0]
+    number = one.line - 1
+    assert (one.text, one.answer) == (f"def f{number}():\n    return {number}", f"{number} &amp; café\n\n    x")
+    contract = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json").contract
+    longest = max(len(e.input_ids) - len(e.prompt_ids) for e in shards(tmp_path)["train"])
+    assert (contract.labels, contract.max_new_tokens) == ((), max(16, longest))
+    assert report.splits["train"].labels == {}
+
+
+def test_conversations(tmp_path: Path) -> None:
+    def turns(*texts: str) -> list[dict[str, str]]:
+        return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+    rows: list[dict[str, Any]] = [{"messages": turns(f"hi {n}", "yes?", f"the {n}", "no")} for n in range(20)]
+    rows[0]["messages"] = turns("hello", "good day", "bye")  # nothing after the last answer is learned
+    rows[1]["messages"] = turns("only a question")
+    rows[2]["messages"][1]["role"] = "tool"
+    rows[3]["messages"][1]["content"] = ""
+    rows[4]["messages"][1]["role"] = "user"
+    rows[5]["messages"] = "text"
+    rows[6]["messages"].insert(2, {"role": "system", "content": "s"})
+    rows[7]["messages"][1]["content"] = " \u200b "
+    rows[8]["messages"][0]["content"] = "mail ana@example.org"
+    report = run(
+        tmp_path, rows, path="data.jsonl", task="generation", input="", label="", system="Be kind.",
+        privacy={"action": "redact", "secrets": "stop"},
+    )  # fmt: skip
+    assert balanced(report)
+    assert [(fate.line, fate.reason, fate.detail) for fate in report.fates] == [
+        (2, "bad_conversation", "no answer to a user's turn"),
+        (3, "bad_conversation", "turn 2 has a role that is not system, user or assistant"),
+        (4, "bad_conversation", "turn 2 has no text"),
+        (5, "bad_conversation", "turns 1 and 2 are both the user's"),
+        (6, "bad_conversation", "not a list of turns with 'role' and 'content'"),
+        (7, "bad_conversation", "turn 3 is a system turn, which only the first may be"),
+        (8, "bad_conversation", "a turn is empty after cleaning"),
+    ]
+    renderer = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json")
+    examples = {one.line: one for ones in shards(tmp_path).values() for one in ones}
+    text = renderer._tokenizer.decode(examples[9].input_ids, skip_special_tokens=False)
+    assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nmail [EMAIL]<|im_end|>\n")
+    learned = [n for n, learn in zip(examples[10].input_ids, examples[10].supervised, strict=True) if learn]
+    assert learned == renderer.answer_ids("yes?") + renderer.answer_ids("no")
+    assert (examples[10].text, examples[10].answer, examples[1].answer) == ("the 9", "no", "good day")
+
+
+def test_the_audit_names_the_row(tmp_path: Path) -> None:
+    run(tmp_path, tickets())
+    contract = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json").contract
+    good = shards(tmp_path)["train"][0]
+    length = len(good.input_ids)
+    audit({"train": [good]}, contract)
+    bad = {
+        "no token is supervised": replace(good, supervised=[False] * length),
+        "an answer's end of turn is not supervised": replace(good, supervised=[*good.supervised[:-1], False]),
+        "the row does not consist of a prompt and its answer": replace(good, prompt_ids=[5]),
+    }
+    for problem, example in bad.items():
+        with pytest.raises(DataError, match=f"train split, line {good.line}: {problem}"):
+            audit({"train": [example]}, contract)
+
+
+def test_goldens(tmp_path: Path) -> None:
+    run(tmp_path, tickets())
+    goldens = read_goldens(tmp_path / "out" / "goldens.json")
+    assert [golden.name for golden in goldens] == [
+        "real_1", "real_2", "long", "empty", "non_latin", "code", "emoji", "control_tokens",
+    ]  # fmt: skip
+    renderer = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json")
+    for golden in goldens:
+        assert list(golden.prompt_ids) == renderer.prompt_ids(renderer.messages(golden.text))
+        assert len(golden.prompt_ids) <= renderer.contract.max_length
+    assert len(goldens[2].prompt_ids) > 300
+    with pytest.raises(RunError, match="is missing"):
+        read_goldens(tmp_path / "goldens.json")
+    (tmp_path / "goldens.json").write_text("[1]")
+    with pytest.raises(RunError, match="is damaged"):
+        read_goldens(tmp_path / "goldens.json")
+
+
+def test_what_init_would_find_in_an_odd_file_can_be_prepared(tmp_path: Path) -> None:
+    rows = [
+        {"Nr.": n, "Kd-Nr.": f"K-{n // 3:05}", "Was der Kunde schrieb": message(n), "Team": ("Ana", "Bo", "Cy")[n % 3]}
+        for n in range(60)
+    ]
+    write(tmp_path / "export.csv", rows)
+    (tmp_path / "recipe.yaml").write_text("name: r\nmodel: {name: m}\ndata: {train: [{path: export.csv}]}\n")
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    found = profile(tmp_path / "export.csv")
+    recipe = resolve(
+        loaded, found, shape(), machine=Machine(threads=1), data_sha256={"data.train.0.path": found.sha256},
+        luthier_version="0",
+    )  # fmt: skip
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    assert balanced(report)
+    assert (report.rows_out, set(report.splits["train"].labels)) == (60, {"Ana", "Bo", "Cy"})
+
+
+def test_the_room_starts_without_torch() -> None:
+    code = (
+        "import sys, luthier.data.prepare, luthier.data.profile; "
+        "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,86 @@
+"""Metrics against scikit-learn, hand computations and their own algebra."""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+
+import luthier.evals.metrics
+from luthier.errors import RecipeError
+from luthier.evals.metric import load_metric
+from luthier.evals.observed import Observed
+from luthier.spec.plugins import METRICS
+
+PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcde")), min_size=1, max_size=60)
+
+
+def point(name: str, observed: Observed) -> float:
+    metric = load_metric(name)
+    return float(metric.value(metric.statistics(observed).sum(axis=0)))
+
+
+def observed(pairs: list[tuple[str, str]]) -> Observed:
+    return Observed(tuple(expected for expected, _ in pairs), tuple(predicted for _, predicted in pairs))
+
+
+def test_every_described_metric_is_implemented_and_no_other():
+    implemented = {module.name for module in pkgutil.iter_modules(luthier.evals.metrics.__path__)}
+    assert implemented == set(METRICS.names())
+
+
+def test_an_unknown_metric_lists_the_known_ones():
+    with pytest.raises(RecipeError, match=r"unknown metric 'bleurt'[^$]*accuracy, exact_match, macro_f1, perplexity"):
+        load_metric("bleurt")
+
+
+@settings(deadline=None)
+@given(PAIRS)
+def test_accuracy_and_macro_f1_are_those_of_scikit_learn(pairs):
+    expected, predicted = zip(*pairs, strict=True)
+    assert point("accuracy", observed(pairs)) == pytest.approx(accuracy_score(expected, predicted), abs=1e-12)
+    reference = f1_score(expected, predicted, labels=sorted(set(expected)), average="macro", zero_division=0.0)
+    assert point("macro_f1", observed(pairs)) == pytest.approx(reference, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(PAIRS, st.lists(st.integers(0, 4), min_size=60, max_size=60))
+def test_a_metric_of_weighted_sums_is_the_metric_of_repeated_items(pairs, times):
+    times = times[: len(pairs)]
+    repeated = [pair for pair, count in zip(pairs, times, strict=True) for _ in range(count)]
+    if repeated:
+        for name in ("accuracy", "macro_f1"):
+            metric = load_metric(name)
+            weighted = np.array(times, dtype=np.float64) @ metric.statistics(observed(pairs))
+            assert float(metric.value(weighted)) == pytest.approx(point(name, observed(repeated)), abs=1e-12)
+
+
+def test_a_class_that_is_never_predicted_counts_zero_and_one_that_never_occurs_counts_nothing():
+    assert point("macro_f1", observed([("a", "a"), ("b", "c")])) == 0.5
+
+
+def test_exact_match_compares_the_greedy_text_and_trims_it():
+    seen = Observed(("yes", "no", "no"), ("no", "no", "no"), free_text=(" yes\n", "no way", "no"))
+    assert point("exact_match", seen) == pytest.approx(2 / 3)
+
+
+def test_perplexity_is_the_inverse_geometric_mean_probability_of_a_token():
+    # Two answers: tokens of probability 1/2 and 1/8, and one of 1/4. exp(mean) = (2 * 8 * 4) ** (1/3) = 4.
+    seen = Observed(("x", "y"), ("x", "y"), answer_nll=np.array([math.log(16), math.log(4)]),
+                    answer_tokens=np.array([2.0, 1.0]))
+    assert point("perplexity", seen) == pytest.approx(4.0)
+
+
+def test_a_hopeless_perplexity_is_infinite_and_warns_of_nothing():
+    seen = Observed(("x",), ("x",), answer_nll=np.array([1e6]), answer_tokens=np.array([1.0]))
+    assert point("perplexity", seen) == math.inf
+
+
+def test_fields_of_different_lengths_are_our_own_mistake():
+    with pytest.raises(AssertionError, match="different lengths"):
+        Observed(("a", "b"), ("a",))

@@ -1,0 +1,90 @@
+"""Packed rows never see each other: the same scores as separate rows, whatever the layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import llama
+
+from luthier.models.packing import Segment, forward_logits, lay_out
+
+MODEL = llama()
+TOKENS = st.lists(st.integers(3, 383), min_size=1, max_size=9)
+
+
+def alone(ids: list[int]) -> torch.Tensor:
+    """Plain transformers, one row, no mask of ours."""
+    return MODEL(input_ids=torch.tensor([ids])).logits[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(TOKENS, min_size=1, max_size=4))
+def test_packed_rows_say_what_separate_rows_say(rows: list[list[int]]) -> None:
+    layout = lay_out([Segment(row) for row in rows])
+    with torch.no_grad():
+        packed = forward_logits(MODEL, layout, torch.arange(sum(map(len, rows))))
+        for start, row in zip(layout.starts, rows, strict=True):
+            torch.testing.assert_close(packed[start : start + len(row)], alone(row), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(TOKENS, st.lists(TOKENS, min_size=1, max_size=4))
+def test_branches_continue_their_parent_and_nothing_else(prompt: list[int], branches: list[list[int]]) -> None:
+    layout = lay_out([Segment(prompt), *(Segment(branch, parent=0) for branch in branches)])
+    with torch.no_grad():
+        packed = forward_logits(MODEL, layout, torch.arange(layout.input_ids.shape[1]))
+        for start, branch in zip(layout.starts[1:], branches, strict=True):
+            expected = alone(prompt + branch)[len(prompt) :]
+            torch.testing.assert_close(packed[start : start + len(branch)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_changing_a_token_of_one_row_changes_no_other_row_at_all() -> None:
+    rows = [[5, 6, 7], [8, 9, 10, 11], [12, 13]]
+    changed = [rows[0], [8, 200, 10, 11], rows[2]]
+    with torch.no_grad():
+        before, after = (forward_logits(MODEL, lay_out([Segment(r) for r in some]), torch.arange(9)) for some in (rows, changed))
+    same = (before == after).all(dim=-1).tolist()
+    assert same == [True] * 3 + [True] + [False] * 3 + [True] * 2
+
+
+def test_grandchildren_see_their_whole_line() -> None:
+    layout = lay_out([Segment([5, 6]), Segment([7], 0), Segment([8], 0), Segment([9, 10], 1)])
+    assert layout.position_ids.tolist() == [[0, 1, 2, 2, 3, 4]]
+    expected = [  # one row a query: which keys it may look at
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],  # the sibling 8 does not see 7
+        [1, 1, 1, 0, 1, 0],  # 9 continues 7
+        [1, 1, 1, 0, 1, 1],
+    ]
+    assert layout.mask[0, 0].int().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "segments", [[], [Segment([])], [Segment([1], parent=0)], [Segment([1]), Segment([2], parent=3)]]
+)
+def test_impossible_layouts_are_refused(segments: list[Segment]) -> None:
+    with pytest.raises(ValueError, match=r"lay out|empty|parent"):
+        lay_out(segments)
+
+
+def test_sliding_windows_of_gemma3_are_respected() -> None:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"],
+        attn_implementation="sdpa",
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    rows = [list(range(3, 15)), list(range(40, 47))]
+    layout = lay_out([Segment(row) for row in rows])
+    with torch.no_grad():
+        packed = forward_logits(model, layout, torch.arange(19)).numpy()
+        expected = np.concatenate([model(input_ids=torch.tensor([row])).logits[0].numpy() for row in rows])
+    np.testing.assert_allclose(packed, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.errors import DataError, RecipeError
+from luthier.plan import cost, memory
+from luthier.plan.make import lines, make_plan
+from luthier.plan.rank import TFIDF, ZERO_SHOT
+from luthier.plan.workload import workload
+from luthier.records import Plan
+
+
+def plan_of(*, profile: dict[str, Any] | None = None, shape: dict[str, Any] | None = None, **sections: Any) -> Plan:
+    resolved = samples.resolved(**sections)
+    return make_plan(resolved, samples.profile(**(profile or {})), samples.shape(**(shape or {})), matmul_gflops=150.0)
+
+
+def trained(tokens: int, r: int) -> float:
+    return memory.training_gib(samples.shape(), adapter=4_884_480 * r // 16, r=r, tokens=tokens, supervised=tokens / 10)
+
+
+@given(tokens=st.integers(16, 8192), r=st.integers(1, 128))
+def test_memory_grows_with_tokens_and_rank(tokens: int, r: int) -> None:
+    assert trained(tokens + 16, r) > trained(tokens, r)
+    assert trained(tokens, r + 1) > trained(tokens, r)
+
+
+def test_saved_floats_of_smollm2_by_hand() -> None:
+    assert memory.saved_floats_per_token(samples.shape(), r=16) == 4 * 576 + 5 * 576 + 4 * 1536 + 7 * 16
+    assert memory.weights_gib(samples.shape()) == pytest.approx(134_515_008 * 4 / 2**30)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers by the old name
+def test_saved_floats_bound_what_autograd_keeps() -> None:
+    import peft
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    h, i, layers, tokens, r = 64, 192, 3, 160, 4
+    config = LlamaConfig(vocab_size=32, hidden_size=h, intermediate_size=i, num_hidden_layers=layers,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=16, use_cache=False)
+    model = peft.get_peft_model(LlamaForCausalLM(config), peft.LoraConfig(r=r, target_modules="all-linear"))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    blocks = torch.ones(1, 1, tokens, tokens).tril()  # a mask of our own, as packing uses
+    mask = torch.zeros_like(blocks).masked_fill(blocks == 0, float("-inf"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.base_model.model.model(torch.arange(tokens)[None] % 32, attention_mask=mask).last_hidden_state
+    shape = samples.shape(hidden_size=h, intermediate_size=i, num_layers=layers, num_heads=4, num_kv_heads=2,
+                          head_dim=16)
+    counted = 4 * (layers * tokens * memory.saved_floats_per_token(shape, r=r) + tokens**2)
+    assert hidden.requires_grad
+    assert sum(kept.values()) == pytest.approx(counted, rel=0.1)
+
+
+@given(share=st.floats(0.05, 0.9))
+@settings(max_examples=8, deadline=None)
+def test_time_is_in_proportion_to_the_rate(share: float) -> None:
+    slow, fast = (
+        make_plan(samples.resolved(), samples.profile(), samples.shape(), matmul_gflops=rate)
+        for rate in (100.0 * share, 100.0)
+    )
+    assert slow.prediction.train_seconds == pytest.approx(fast.prediction.train_seconds / share)
+
+
+def test_training_costs_about_four_flops_a_weight_and_token() -> None:
+    flops = cost.training_flops(samples.shape(), adapter=0, tokens=1000, supervised=0, micro_batch=0, backward_factor=2)
+    assert flops == 1000 * 2 * 2 * 106_168_320
+
+
+def test_rate_is_that_of_the_clock() -> None:
+    ticks = iter(range(100))  # each product takes one second of this clock
+    assert cost.matmul_rate(seconds=3, size=64, clock=lambda: float(next(ticks))) == pytest.approx(2 * 64**3 / 1e9)
+
+
+def test_workload_follows_the_recipe() -> None:
+    work = workload(samples.resolved(), samples.profile(), tokens_per_char=0.25)
+    assert work.test_rows == round(samples.ROWS * 0.25)
+    assert work.train_rows + work.validation_rows + work.test_rows == samples.ROWS
+    assert work.num_labels == 12
+    assert work.prompt_tokens == pytest.approx(13 + 0.25 * (len("Answer with the intent of the message.") + 128))
+    assert work.answer_tokens == pytest.approx(2 + 0.25 * 13)
+    assert work.trained_tokens == 60_000
+    limit = {"train": 100, "test": 40, "validation": 7}
+    cut = samples.resolved(data={"train": [{"path": "support.csv"}], "limit": limit}, train={})
+    work = workload(cut, samples.profile(), tokens_per_char=0.25)
+    assert (work.train_rows, work.validation_rows, work.test_rows, work.whole_epochs) == (100, 7, 40, 3.0)
+
+
+def test_a_split_file_is_estimated_from_its_size(tmp_path: Path) -> None:
+    resolved = samples.resolved(data={"train": [{"path": "support.csv"}], "test": "test.csv"})
+    resolved = resolved.model_copy(update={"folder": str(tmp_path)})
+    with pytest.raises(DataError, match=r"test\.csv: the split file is missing") as error:
+        workload(resolved, samples.profile(), tokens_per_char=0.25)
+    assert "data.test" in error.value.way_out
+    (tmp_path / "test.csv").write_bytes(b"x" * 21_494)  # a tenth of the training file
+    work = workload(resolved, samples.profile(), tokens_per_char=0.25)
+    assert work.test_rows == round(samples.ROWS / 10)
+    assert work.train_rows + work.validation_rows == samples.ROWS
+
+
+@pytest.mark.parametrize(("entry", "found", "way_out"), [
+    ({"input": "{body}"}, "names the column 'body'", "it has: ticket_id"),
+    ({"label": "topic", "name": "intent"}, "data.train[0].label names the column 'topic'", "it has: ticket_id"),
+    ({"input": "{message"}, "is not a template", "write columns as"),
+])
+def test_unknown_columns_are_refused(entry: dict[str, str], found: str, way_out: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        plan_of(data={"train": [{"path": "support.csv", **entry}]})
+    assert found in error.value.what
+    assert way_out in error.value.way_out
+
+
+def test_budget_decides_what_fits() -> None:
+    assert plan_of().fits
+    small = plan_of(objective={"budget": {"ram_gib": 1.0}})
+    assert not small.fits
+    assert any("Memory does not fit" in note and "micro_batch_tokens" in note for note in small.notes)
+    assert small.candidates[-1].technique in (ZERO_SHOT, "lora sft")
+    assert small.candidates[0].technique == TFIDF, "what fits comes before what does not"
+    short = plan_of(objective={"budget": {"hours": 0.01}})
+    assert any("Time does not fit" in note and "max_tokens" in note for note in short.notes)
+    assert not plan_of(objective={}).budget
+    assert any("No budget is stated" in note for note in plan_of(objective={}).notes)
+
+
+def test_ranking_follows_rows_a_label() -> None:
+    def first(rows: int) -> Plan:
+        labels = dict.fromkeys(samples.LABELS, rows // 12)
+        return plan_of(profile={"num_rows": rows, "labels": labels})
+
+    assert first(18).candidates[0].technique == ZERO_SHOT
+    assert first(1200).candidates[0].technique == "lora sft"
+    many = first(60_000)
+    assert many.candidates[0].technique == TFIDF
+    assert many.chosen == "lora sft"
+    assert "ranks first" in many.notes[0]
+    assert first(60).candidates[0].speaks_for.endswith("over one that counts words")
+
+
+def test_an_open_task_has_no_linear_baseline() -> None:
+    data = {"train": [{"path": "a.csv", "task": "translation", "input": "{message}", "label": "channel"}]}
+    plan = plan_of(data=data, objective={"targets": {"channel.perplexity": "<= 3.0"}})
+    assert [candidate.technique for candidate in plan.candidates] == ["lora sft", ZERO_SHOT]
+    assert plan.detectable.target == "channel.perplexity <= 3"
+    assert plan.detectable.must_observe is None
+    assert any("cannot be said before training" in note for note in plan.notes)
+    assert plan_of(data=data, objective={}, profile={"num_rows": 12}).candidates[0].technique == ZERO_SHOT
+
+
+def test_the_plan_says_what_the_test_split_can_prove() -> None:
+    proof = plan_of(objective={"targets": {"intent.accuracy": ">= 0.7", "intent.macro_f1": ">= 0.8"}}).detectable
+    assert proof.target == "intent.macro_f1 >= 0.8"
+    assert proof.must_observe == pytest.approx(0.8 + 1.96 * (0.16 / proof.num_test) ** 0.5, abs=1 / proof.num_test)
+    hopeless = plan_of(objective={"targets": {"intent.accuracy": ">= 0.99"}})
+    assert hopeless.detectable.must_observe is None
+    assert any("cannot be shown with 298 test rows" in note for note in hopeless.notes)
+
+
+def test_a_model_of_another_build_is_noted() -> None:
+    assert any("not built like Llama" in note for note in plan_of(shape={"num_parameters": 200_000_000}).notes)
+    assert any("dequantized" in note for note in plan_of().notes)
+    assert not any("dequantized" in note for note in plan_of(shape={"quantisation": ""}).notes)
+
+
+def test_lines_say_what_counts() -> None:
+    text = "\n".join(lines(plan_of()))
+    for part in ("fits the budget", "of 6.0 GiB", "of 30 min", "60,000 to train on", "298 test rows",
+                 "intent.macro_f1 >= 0.75", "1. lora sft", "2. do not fine-tune: TF-IDF",
+                 "3. do not fine-tune: zero-shot"):
+        assert part in text
+    assert "DOES NOT FIT" in "\n".join(lines(plan_of(objective={"budget": {"ram_gib": 0.5}})))
+
+
+def test_planning_is_quick_and_without_torch() -> None:
+    code = """if True:
+        import sys, time
+        sys.path.insert(0, 'tests/fast')
+        import samples
+        resolved, profile, shape = samples.resolved(), samples.profile(), samples.shape()
+        from luthier.plan.cost import matmul_rate
+        from luthier.plan.make import make_plan
+        matmul_rate(seconds=0.01)
+        start = time.process_time()
+        make_plan(resolved, profile, shape, matmul_gflops=100.0)
+        assert time.process_time() - start < 1.0
+        heavy = {'torch', 'transformers', 'peft', 'scipy.stats', 'sklearn'} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

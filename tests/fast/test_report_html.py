@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+
+from luthier.records import GateLine, Interval, Mistake, SystemScore
+from luthier.report import html as report
+from luthier.report.evidence import Evidence
+
+VOID = {"meta", "br", "line", "rect", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the texts of the body, in order; fails on tags that do not close."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self.styles: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            self.styles.append(data)
+        elif "body" in self.open and data.strip():
+            self.texts.append(" ".join(data.split()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def page(**changes: Any) -> Page:
+    return Page(report.render(samples.evidence(**changes)))
+
+
+def assert_self_contained(shown: Page) -> None:
+    assert not shown.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "video", "image",
+                             "use"}
+    names = {name for name, _ in shown.attributes}
+    assert not names & {"src", "href", "xlink:href", "srcset", "action", "poster", "background", "style"}
+    assert not [name for name in names if name.startswith("on")]
+    style = "".join(shown.styles)
+    assert "url(" not in style
+    assert "@import" not in style
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in shown.attributes
+
+
+def test_the_page_has_no_external_reference() -> None:
+    assert_self_contained(page())
+
+
+def test_the_verdict_comes_first() -> None:
+    assert page().texts[:2] == ["Passed.", "support-intents may be served: it meets all 7 conditions of its gate."]
+    refused = page(gate=samples.gate(passed=False))
+    assert refused.texts[:2] == [
+        "Refused.", "support-intents must not be served: 1 of 7 conditions failed (intent.macro_f1)."
+    ]
+    assert "luthier serve runs/support-intents/1a2b3c\n" not in refused.text
+    assert "refuses this run too" in refused.text
+
+
+def test_a_baseline_that_wins_is_the_first_line() -> None:
+    beaten = page(evaluation=samples.eval_report(tuned=0.731, tfidf=0.771))
+    said = "TF-IDF + logistic regression beats the tuned model: macro-F1 0.771 against 0.731"
+    assert beaten.texts[0].startswith(said)
+    assert "may be chance" in beaten.texts[0]
+    clearly = page(evaluation=samples.eval_report(tuned=0.6, tfidf=0.771))
+    assert "may be chance" not in clearly.texts[0]
+    useless = page(evaluation=samples.eval_report(tuned=0.01, tfidf=0.2))
+    assert [text.split(" beats")[0] for text in useless.texts[:3]] == [
+        "TF-IDF + logistic regression", "The base model without tuning", "Always answering the most frequent label"
+    ]
+
+
+def test_the_plans_advice_against_tuning_is_said_first() -> None:
+    candidates = samples.plan().candidates
+    advised = page(plan=samples.plan(candidates=(candidates[1], candidates[0])))
+    assert advised.texts[0].startswith("The plan ranked 'do not fine-tune: TF-IDF + logistic regression' first")
+
+
+def test_the_page_says_what_it_must() -> None:
+    text = page().text
+    for part in (
+        "dequantized from 4 bits (Q4_1)", "The data is synthetic:", "Names of people are not looked for",
+        "+70.4 points [+64.9, +75.9]", "p < 0.001", "1,190 rows were read and 1,143 are used",
+        "asked ≥ 0.75, bound 0.802",
+        "1.028 [1.009, 1.047]", "5 min 34 s, predicted 5 min 12 s (+7 %)", "luthier serve runs/support-intents/1a2b3c",
+        "License: Apache-2.0", "secret.aws_access_key", "damaged_item", samples.sha("6"), "paired by paragraph",
+        "writes the label that it scores highest in 0.986", "kept: step 68", "2026-01-15 10:42 UTC",
+    ):
+        assert part in text, part
+    plain = page(shape=samples.shape(quantisation=""),
+                 data=samples.data_report(synthetic=False, findings={}, dropped={}))
+    assert "dequantized" not in plain.text
+    assert "synthetic" not in plain.text
+    assert "None was found." in plain.text
+    assert "Rows set aside" not in plain.text
+
+
+def test_every_dropped_row_is_counted_and_placed() -> None:
+    text = page().text
+    data = samples.data_report()
+    for reason, rows in data.dropped.items():
+        assert f"{reason.replace('_', ' ')} −{rows}" in text
+    assert "1055, 1080, 1105" in text
+    assert "and 12 more" in text
+
+
+HOSTILE = (
+    "</text></svg><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} "
+    "\x00\x1b[2J\u202e&amp;"
+)
+
+
+def hostile() -> dict[str, Any]:
+    labels = (HOSTILE, "plain")
+    line = GateLine(line=HOSTILE, kind="target", asked=HOSTILE, observed=HOSTILE, bound=None, passed=False,
+                    evidence=HOSTILE)
+    score = samples.classes()[0]
+    return {
+        "evaluation": samples.eval_report(
+            mistakes=(Mistake(line=1, text=HOSTILE, expected=HOSTILE, predicted=HOSTILE, probability=0.5),),
+            labels=labels,
+            confusion=((1, 2), (3, 4)), headline=HOSTILE, interval_method=HOSTILE,
+            classes=tuple(score.model_copy(update={"label": label}) for label in labels),
+        ),
+        "data": samples.data_report(dropped={HOSTILE: 1}, findings={HOSTILE: 1}, license=HOSTILE, split_rule=HOSTILE,
+                                    source_sha256={HOSTILE: HOSTILE}),
+        "gate": samples.gate(lines=(line,), passed=True, decided_at=HOSTILE), "plan": samples.plan(notes=(HOSTILE,)),
+        "shape": samples.shape(name=HOSTILE, license=HOSTILE, license_source=HOSTILE, quantisation=HOSTILE),
+        "profile": samples.profile(path=HOSTILE), "stage_seconds": {HOSTILE: 1.0}, "run": HOSTILE,
+    }
+
+
+def test_hostile_text_stays_text() -> None:
+    shown = page(**hostile())
+    assert_self_contained(shown)
+    assert "<script>alert(1)</script>" in shown.text
+    assert "{{ 7 * 7 }}" in shown.text
+    assert "&amp;" in shown.text
+    assert any(text.startswith("</text>") and not set("\x00\x1b") & set(text) for text in shown.texts)
+
+
+def test_a_long_text_is_cut() -> None:
+    mistake = Mistake(line=1, text="word " * 500, expected="a", predicted="b", probability=0.5)
+    source = report.render(samples.evidence(evaluation=samples.eval_report(mistakes=(mistake,) * 50)))
+    assert source.count("<bdi>") == report.MOST_MISTAKES
+    assert f"({report.MOST_MISTAKES} of 50)" in source
+    assert max(len(text) for text in re.findall(r"<bdi>(.*?)</bdi>", source)) <= report.MOST_TEXT + 2
+
+
+def free_text() -> Evidence:
+    """A run whose answers are free text: no labels, no baselines but the base."""
+    def score(system: str, match: float, perplexity: float) -> SystemScore:
+        metrics = {"exact_match": samples.interval(match, 0.03), "perplexity": samples.interval(perplexity, 0.4)}
+        return SystemScore.model_validate({"system": system, "title": system, "metrics": metrics, "seconds": 60.0})
+
+    differences = (
+        samples.eval_report().differences[0].model_copy(update={"metric": "exact_match"}),
+        samples.eval_report().differences[1].model_copy(
+            update={"metric": "perplexity", "interval": samples.interval(-5.2, 0.5)}),
+    )
+    entry = {"path": "a.csv", "name": "channel", "task": "translation", "input": "{message}", "label": "channel"}
+    resolved = samples.resolved(data={"train": [entry]}, objective={"targets": {"channel.perplexity": "<= 4"}})
+    evaluation = samples.eval_report(
+        task="translation", systems=(score("base", 0.02, 8.1), score("tuned", 0.31, 2.9)), differences=differences,
+        classes=(), labels=(), confusion=(), mistakes=(),
+    )
+    evidence: Evidence = samples.evidence(resolved=resolved, evaluation=evaluation)
+    return evidence
+
+
+def test_a_task_of_free_text_has_its_own_scales() -> None:
+    shown = Page(report.render(free_text()))
+    assert shown.texts[0] == "Passed."
+    assert "perplexity: −5.200 [−5.700, −4.700]" in shown.text
+    assert "Where it is wrong" not in shown.text
+    assert "target 4" in shown.text
+    assert "/v1/chat/completions" in shown.text
+
+
+def test_many_labels_and_undefined_numbers_are_shown_without_a_matrix() -> None:
+    labels = tuple(f"label_{number:02}" for number in range(77))
+    counts = tuple(tuple(int(row in (column, column + 1)) for column in range(77)) for row in range(77))
+    nothing = Interval(point=math.nan, low=math.nan, high=math.nan, n=0)
+    systems = tuple(
+        score.model_copy(update={"metrics": score.metrics | {"accuracy": nothing}}) for score in samples.systems()
+    )
+    differences = tuple(d.model_copy(update={"interval": nothing}) for d in samples.eval_report().differences)
+    shown = page(evaluation=samples.eval_report(labels=labels, confusion=counts, systems=systems,
+                                                differences=differences))
+    assert "confusion matrix" not in " ".join(value for _, value in shown.attributes)
+    assert "label_05 label_04 1" in shown.text
+    assert "not defined" in shown.text
+    assert "nan" not in shown.text
+
+
+def test_a_run_without_validation_or_with_stages_taken_over() -> None:
+    steps = tuple(event for event in samples.history() if event.kind == "step")
+    assert "kept: step" not in page(train=samples.train_result(history=steps)).text
+    taken = page(stage_seconds={"gate": 0.1}, train=samples.train_result(history=(), resumed_from=(20, 40)))
+    assert "whole run" not in taken.text
+    assert "Taken up again at step 20, 40." in taken.text
+
+
+def test_drawings_are_labeled_for_those_who_do_not_see_them() -> None:
+    shown = page()
+    labels = [value for name, value in shown.attributes if name == "aria-label"]
+    assert len(labels) == sum(name == "viewbox" for name, _ in shown.attributes)
+    assert all(labels)
+    assert "confusion matrix of 12 labels: 230 of 280 on the diagonal" in labels
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of '#rrggbb' (WCAG 2.2)."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_text_has_contrast_in_light_and_dark(mode: int) -> None:
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[mode]
+    colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
+    paper = luminance(colors["paper"])
+
+    def contrast(name: str) -> float:
+        light, dark = sorted((luminance(colors[name]), paper), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    assert all(contrast(name) >= 4.5 for name in ("ink", "soft", "accent", "bad"))
+    assert contrast("other") >= 3.0  # drawings only

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.report.evidence import bits, number
+from luthier.report.summary import summary
+from luthier.report.svg import Scale, ticks
+
+
+def test_the_summary_ends_with_how_to_serve_and_ask() -> None:
+    lines = summary(samples.evidence())
+    assert lines[0].startswith("PASSED. support-intents may be served")
+    assert lines[-1] == "luthier predict runs/support-intents/1a2b3c FILE"
+    text = "\n".join(lines)
+    for part in ("macro-F1", "0.846 [0.802, 0.890]", "majority class", "+70.4 points [+64.9, +75.9]", "8 min 14 s",
+                 "8 min 21 s",
+                 "2.6 GiB", "2.4 GiB", "dequantized from 4 bits (Q4_1)", "95 % intervals", "luthier serve runs/"):
+        assert part in text, part
+
+
+def test_a_refusal_is_as_plain_as_a_pass() -> None:
+    lines = summary(samples.evidence(gate=samples.gate(passed=False)))
+    assert lines[0] == "REFUSED. support-intents must not be served: 1 of 7 conditions failed (intent.macro_f1)."
+    assert any(line.endswith("NOT MET") for line in lines)
+    assert "refuses this run too" in lines[-1]
+
+
+def test_a_warning_stands_first_and_last() -> None:
+    lines = summary(samples.evidence(evaluation=samples.eval_report(tuned=0.7, tfidf=0.8)))
+    assert lines[0] == lines[-1]
+    assert lines[0].startswith("TF-IDF + logistic regression beats the tuned model")
+    candidates = samples.plan().candidates
+    advised = summary(samples.evidence(plan=samples.plan(candidates=(candidates[2], candidates[0]))))
+    assert advised[0] == advised[-1]
+    assert advised[0].startswith("The plan ranked 'do not fine-tune: zero-shot' first")
+
+
+def test_stages_taken_over_are_not_compared_with_the_plan() -> None:
+    text = "\n".join(summary(samples.evidence(stage_seconds={})))
+    assert "taken over from an earlier run" in text
+
+
+def test_bits_of_quantizations() -> None:
+    assert [bits(name) for name in ("Q4_1", "IQ3_XS", "q8_0", "NF4", "")] == ["4 bits", "3 bits", "8 bits", "", ""]
+
+
+def test_numbers() -> None:
+    assert [number(x) for x in (0.8464, -0.019, 17.9, 12345.6, float("nan"))] == ["0.846", "−0.019", "17.90",
+                                                                                  "12,346", "–"]
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), about=st.integers(3, 8))
+def test_ticks_cover_their_range_with_few_round_numbers(low: float, span: float, about: int) -> None:
+    marks = ticks(low, low + span, about=about)
+    step = marks[1] - marks[0] if len(marks) > 1 else span
+    assert marks[0] <= low + 1e-6 * step + 1e-9
+    assert marks[-1] >= low + span - 1e-6 * step - 1e-9
+    assert len(marks) <= 2 * about + 2
+
+
+@given(value=st.floats(allow_nan=True, allow_infinity=True), low=st.floats(-10, 10), span=st.floats(0, 10))
+def test_a_scale_never_leaves_the_drawing(value: float, low: float, span: float) -> None:
+    assert 5.0 <= Scale(low, low + span, 5.0, 50.0)(value) <= 50.0
+
+
+def test_reporting_needs_no_torch() -> None:
+    code = """if True:
+        import sys
+        sys.path.insert(0, 'tests/fast')
+        import samples
+        from luthier.report.html import render
+        from luthier.report.summary import summary
+        render(samples.evidence()), summary(samples.evidence())
+        heavy = {'torch', 'transformers', 'peft', 'sklearn'} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
