@@ -58,7 +58,8 @@ class TransformersEngine:
     @torch.inference_mode()
     def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
         """Greedy continuation with a key-value cache."""
-        stop, out, cache = set(stop_ids), [], None
+        stop, cache = set(stop_ids), None
+        out: list[int] = []
         step = torch.tensor([list(prompt_ids)])
         while len(out) < max_new_tokens:
             output = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -110,4 +110,4 @@ def load_base(folder: Path) -> PreTrainedModel:
     )
     model.requires_grad_(False)
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model

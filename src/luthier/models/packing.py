@@ -41,7 +41,8 @@ def lay_out(segments: Sequence[Segment]) -> Layout:
     """
     if not segments:
         raise ValueError("nothing to lay out")
-    starts, begins = [], []
+    starts: list[int] = []
+    begins: list[int] = []
     sees = torch.zeros(len(segments), len(segments), dtype=torch.bool)  # [S, S]
     total = 0
     for index, segment in enumerate(segments):

@@ -77,7 +77,7 @@ def set_up_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Deterministic mode otherwise writes NaN into every fresh tensor, to make reads of unset memory show.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def base(context: Context) -> None:

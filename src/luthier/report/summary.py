@@ -50,7 +50,7 @@ def summary(evidence: Evidence) -> list[str]:
             p = p_value(difference.p_value)
             what = f"{minus(difference)}, {title(difference.metric)}"
             lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
-    lines += ["", *_gate(evidence), "", *_predicted(evidence)]
+    lines += ["", *gate_lines(evidence), "", *_predicted(evidence)]
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation
         lines += ["", f"The base model was dequantized from {width} ({evidence.shape.quantisation})."]
@@ -63,7 +63,8 @@ def refused_hint(evidence: Evidence) -> str:
     return f"`luthier serve {evidence.run}` refuses this run too, unless told otherwise; see `luthier serve --help`."
 
 
-def _gate(evidence: Evidence) -> list[str]:
+def gate_lines(evidence: Evidence) -> list[str]:
+    """The gate's lines as a table."""
     rows = [["gate", "asked", "observed", ""]]
     rows += [
         [line.line, line.asked, line.observed, "met" if line.passed else "NOT MET"] for line in evidence.gate.lines

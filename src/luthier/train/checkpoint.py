@@ -75,7 +75,6 @@ def load_latest(
                        way_out="remove the folder train/ of this run, or run again with --out elsewhere")
     tensors = load_file(found[-1] / "tensors.safetensors")
     torch.set_rng_state(tensors.pop("random.torch"))
-    optimizer_state: dict[Parameter, dict[str, Tensor]] = {}
     expected = {f"parameter.{name}" for name in parameters}
     stored = {name for name in tensors if name.startswith("parameter.")}
     if expected != stored:
@@ -86,8 +85,7 @@ def load_latest(
             parameter.copy_(tensors.pop(f"parameter.{name}"))
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
-        optimizer_state.setdefault(parameters[owner], {})[field] = tensor
-    optimizer.state.update(optimizer_state)
+        optimizer.state[parameters[owner]][field] = tensor
     return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)})
 
 

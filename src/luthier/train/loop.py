@@ -133,7 +133,7 @@ class _Loop:
         self.model.train()
         for rows in micro_batches(step.rows, self.lengths, max_tokens=self.settings.micro_batch_tokens):
             loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows])
-            (loss / count).backward()
+            (loss / count).backward()  # type: ignore[no-untyped-call]
             total_loss += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm or 1.0))
         self._refuse_non_finite(total_loss, norm, state.step + 1, step)
