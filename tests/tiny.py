@@ -85,7 +85,7 @@ def write_recipe(folder: Path, model: Path, **train: Any) -> Path:
     import yaml
 
     write_messages(folder / "messages.csv")
-    settings = {"num_train_epochs": 2, "max_length": 96, "batch_size": 8, "micro_batch_tokens": 256, "threads": 1,
+    settings = {"num_train_epochs": 2, "max_length": 128, "batch_size": 8, "micro_batch_tokens": 256, "threads": 1,
                 "validations": 2, "save_steps": 3, "learning_rate": 0.005}
     recipe = {
         "name": "tiny",

@@ -180,8 +180,8 @@ class RequestContract(Record):
     chat_template: str = Field(description="Jinja source, the tokenizer's own.")
     bos_token: str
     eos_token: str
-    end_of_turn: str = Field(description="Text that the template writes after an answer, e.g. '<|im_end|>\\n'.")
-    end_of_turn_ids: tuple[int, ...] = Field(description="Supervised end of an answer, first id stops generation.")
+    end_of_turn: str = Field(description="What ends an answer, up to the token that stops generation, e.g. '<|im_end|>'.")
+    end_of_turn_ids: tuple[int, ...] = Field(description="Ids of it; supervised.")
     stop_ids: tuple[int, ...]
     tokenizer_sha256: str
     max_length: int

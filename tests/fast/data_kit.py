@@ -62,7 +62,7 @@ def resolved(
     **data: Any,
 ) -> ResolvedRecipe:
     """A recipe with nothing left open that data rooms look at."""
-    split = {"test": 0.25, "validation": 0.1, "group_by": "", "stratify": task == "classification"}
+    split = {"test": 0.25, "validation": 0.1, "group_by": "", "stratify": task == "classification", "seed": seed}
     entry = {"path": path, "name": "intent", "task": task, "input": input, "label": label, "system": system}
     recipe = Recipe.model_validate(
         {
@@ -74,7 +74,7 @@ def resolved(
                 **data,
                 "split": {**split, **data.get("split", {})},
             },
-            "train": {"max_length": max_length, "seed": seed},
+            "train": {"max_length": max_length},
         }
     )
     return ResolvedRecipe(

@@ -42,7 +42,8 @@ class Renderer:
         self._tokenizer = tokenizer
         self._tokens = {"bos_token": contract.bos_token, "eos_token": contract.eos_token}
         self._control = _control_tokens(tokenizer)
-        self.answer_prefix = _answer_frame(contract.chat_template, self._tokens, contract.system)[0]
+        self.answer_prefix, after = _answer_frame(contract.chat_template, self._tokens, contract.system)
+        self._turn_tail = after.removeprefix(contract.end_of_turn)
 
     @classmethod
     def open(cls, contract_json: Path, tokenizer_json: Path) -> Renderer:
@@ -122,7 +123,7 @@ class Renderer:
             ids += prompt_part + answer_part
             supervised += [False] * len(prompt_part) + [True] * len(answer_part)
             text = prompt + self.answer_prefix + self.defuse(message.content) + self.contract.end_of_turn
-        if text != self._render(messages, add_generation_prompt=False) or ids != self._encode(text):
+        if text + self._turn_tail != self._render(messages, add_generation_prompt=False) or ids != self._encode(text):
             raise self._template_differs(len(messages) - 1)
         return ids, supervised
 
@@ -187,6 +188,10 @@ def make_contract(
     end_ids = tuple(tokenizer.encode(end_of_turn, add_special_tokens=False).ids)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     first = next((number for number in end_ids if number in special), end_ids[0])
+    if first in special:  # what the template writes after the token that stops generation is never generated
+        control = tokenizer.id_to_token(first)
+        end_of_turn = end_of_turn[: end_of_turn.index(control) + len(control)]
+        end_ids = end_ids[: end_ids.index(first) + 1]
     eos = tokenizer.token_to_id(tokens["eos_token"]) if tokens["eos_token"] else None
     action = resolved.recipe.data.privacy.action if resolved.recipe.data.privacy else "report"
     max_length = resolved.recipe.train.max_length

@@ -56,7 +56,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     for split in SPLITS:
         write_shard(out / f"{split}.arrow", examples[split])
     write_atomic(out / "contract.json", contract.to_json())
-    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.train.seed)
+    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(resolved, out, ledger=ledger, examples=examples, findings=count_kinds(findings),

@@ -42,7 +42,7 @@ def split_rule(resolved: ResolvedRecipe) -> str:
     parts = [*own, *([f"drawn: {', '.join(shares)}", whole] if shares else [])]
     if shares and split.stratify:
         parts.append("labels keep their shares")
-    return "; ".join([*parts, f"seed {resolved.recipe.train.seed}"])
+    return "; ".join([*parts, f"seed {resolved.recipe.data.split.seed}"])
 
 
 def _assign(items: Sequence[Item], resolved: ResolvedRecipe) -> None:
@@ -53,7 +53,7 @@ def _assign(items: Sequence[Item], resolved: ResolvedRecipe) -> None:
         [item.answer for item in ours],
         test=0.0 if data.test else split.test or 0.0,
         validation=0.0 if data.validation else split.validation or 0.0,
-        seed=resolved.recipe.train.seed,
+        seed=resolved.recipe.data.split.seed,
         stratify=bool(split.stratify) and is_closed(resolved.recipe.entry.task),
     )
     for item, name in zip(ours, names, strict=True):
@@ -136,7 +136,7 @@ def _limit(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> l
             continue
         places = [f"{item.file}:{item.line}" for item in rows]
         labels = [item.answer if closed else "" for item in rows]
-        stays = draw(places, labels, limit=limit, seed=resolved.recipe.train.seed)
+        stays = draw(places, labels, limit=limit, seed=resolved.recipe.data.split.seed)
         detail = f"data.limit.{split} is {limit}"
         over |= {id(item): ("over_limit", detail) for item, stay in zip(rows, stays, strict=True) if not stay}
     return ledger.sift("limit", items, [over.get(id(item)) for item in items])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from luthier.data.contract import Renderer
+from luthier.data.contract import Renderer, is_closed
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.shards import Example
 from luthier.errors import DataError, ModelError
@@ -28,6 +28,9 @@ def render_rows(
     verdicts: list[Verdict | None] = []
     most = renderer.contract.max_length
     answer_ids = functools.cache(renderer.answer_ids)
+    closed = is_closed(renderer.contract.task)
+    # A prompt must leave room for whichever label the model may choose, not only for its own.
+    longest = max((len(answer_ids(answer)) for answer in {item.answer for item in items}), default=0) if closed else 0
     for item in items:
         if item.turns:
             try:
@@ -37,7 +40,7 @@ def render_rows(
                 continue
         else:
             example = _row(item, renderer, answer_ids)
-        length = len(example.input_ids)
+        length = max(len(example.input_ids), len(example.prompt_ids) + longest)
         verdicts.append(("too_long", f"{length} tokens, train.max_length is {most}") if length > most else None)
         made[id(item)] = example
     return ledger.sift("length", items, verdicts), made

@@ -37,7 +37,7 @@ def _base_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
     return [resolved.model_sha256, resolved.data_sha256, recipe.data.model_dump(mode="json"),
-            recipe.train.max_length, recipe.train.seed]
+            recipe.train.max_length]
 
 
 def _tokens(run: RunFolder) -> object:

@@ -77,11 +77,24 @@ def set_up_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Deterministic mode otherwise writes NaN into every fresh tensor, to make reads of unset memory show.
+    quiet_libraries()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def quiet_libraries() -> None:
+    """Progress bars and warnings of libraries would stand between ours; what they warn of is handled or dated here."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # peft 0.21 calls a name that transformers 5.23 renamed; drop when PEFT uses is_activation_checkpointing.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def base(context: Context) -> None:
     """Make the base folder: dequantise a GGUF file once."""
+    quiet_libraries()
     _ = context.base
 
 

@@ -51,6 +51,7 @@ class Split(Section):
     validation: Share | None = Field(None, description="Share of groups for the validation split.")
     group_by: str | None = Field(None, description="Column whose values must not be spread over splits; '' for none.")
     stratify: bool | None = Field(None, description="Keep label shares alike over splits.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the draw of splits and limits; not that of training.")
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Split:

@@ -152,6 +152,7 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
                 "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint")
     filler.fill("data.split.group_by", profile.group_by,
                 f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group")
+    filler.reasons["data.split.seed"] = "given in the recipe or 0"
     filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
