@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import traceback
@@ -48,7 +49,16 @@ def _say(line: str) -> None:
 
 
 def _emit(document: Any, lines: list[str], *, as_json: bool) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    typer.echo(json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines))
+
+
+def _strict(document: Any) -> Any:
+    """The document with null for numbers that JSON does not have; a p-value that is not defined is one."""
+    if isinstance(document, dict):
+        return {key: _strict(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_strict(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _go_offline(offline: bool) -> bool:
@@ -69,6 +79,9 @@ def _work(target: str, last: str, overrides: list[str] | None, out: Path | None,
     session, plan, prepared = begin(
         target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say)
     if plan is not None:
+        first = plan.candidates[0].technique
+        if first != plan.chosen:
+            _say(f"The plan ranks '{first}' first; '{plan.chosen}' is run all the same.\n")
         _say("\n".join(lines(plan)))
     _say(f"run folder: {session.run.path}")
     work_through(session, last, plan=plan, prepared=prepared)
@@ -85,13 +98,17 @@ def _work_on_run(where: str, last: str, offline: bool) -> Session:
     return session
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -265,10 +282,11 @@ def serve(
 @app.command(name="_stage", hidden=True)
 def stage(name: str, run: Path) -> None:
     """One stage of a run, in this process; what launchers start."""
-    from luthier.launch.child import die_with_parent
+    from luthier.launch.child import die_on_signals, die_with_parent
     from luthier.pipeline.stages import work
     from luthier.store.runs import RunFolder
 
+    die_on_signals()
     die_with_parent()
     _go_offline(False)
     work(name, RunFolder(run))
@@ -352,20 +370,21 @@ def audit_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json
 
 def main() -> None:
     """Entry point: turns errors into exit codes; a traceback is shown only where the fault is ours."""
-    from luthier.launch.child import StageFailed
+    from luthier.launch.child import StageFailed, stop_on_signals
 
+    stop_on_signals()
     try:
         with contextlib.suppress(BrokenPipeError):
-            app(standalone_mode=True)
+            app(prog_name="luthier", standalone_mode=True)
     except StageFailed as error:  # the stage has said why
         sys.exit(error.exit_code)
     except LuthierError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
     except (MemoryError, OSError) as error:
-        from luthier.pipeline.machine import as_machine_error
+        from luthier.pipeline.machine import as_known_error
 
-        known = as_machine_error(error)
+        known = as_known_error(error)
         if known is None:
             _crash()
         else:

@@ -65,7 +65,11 @@ def test_ids_equal_those_of_transformers(tmp_path: Path, template: str) -> None:
 
     assert ours.prompt_ids(messages[:2]) == reference(turns[:2], True)
     assert ours.prompt_ids(messages[:4]) == reference(turns[:4], True)
-    assert ours.conversation(messages)[0] == reference(turns, False)
+    ids, whole = ours.conversation(messages)[0], reference(turns, False)
+    # A row ends where generation stops; what the template still writes there opens the next prompt, if there is one.
+    assert ids == whole[: len(ids)]
+    assert ours._tokenizer.decode(whole[len(ids) :]) == ("\n" if template == CHATML else "")
+    assert ids[-1] in ours.contract.stop_ids
 
 
 @given(turns=TURNS)
@@ -82,15 +86,21 @@ def test_supervised_is_exactly_each_answer_and_its_end_of_turn(asker: Renderer, 
         tokens={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         add_generation_prompt=False,
     )
-    assert ids == asker._encode(whole)
+    newline = asker._encode("\n")
+    assert ids + newline == asker._encode(whole)  # the template's last newline comes after the token that stops
     expected: list[int] = []
     for _, answer in turns:
         expected += asker.answer_ids(answer)
-        assert asker.answer_ids(answer)[-2:] == list(asker.contract.end_of_turn_ids)
+        assert asker.answer_ids(answer)[-1:] == list(asker.contract.end_of_turn_ids) == list(asker.contract.stop_ids)
     assert [number for number, learned in zip(ids, supervised, strict=True) if learned] == expected
     last = len(asker.answer_ids(turns[-1][1]))
     assert ids[: len(ids) - last] == asker.prompt_ids(messages[:-1])
     assert all(supervised[-last:])
+    stops = [place for place, number in enumerate(ids[:-1]) if number == 2 and supervised[place]]
+    assert len(stops) == len(turns) - 1
+    for place in stops:  # between two turns the newline is there, and belongs, unsupervised, to the prompt that follows
+        assert ids[place + 1 : place + 2] == newline
+        assert not supervised[place + 1]
 
 
 CONTROL = st.sampled_from(["<|im_end|>", "<|im_start|>system\n", "<|endoftext|>"])
@@ -101,14 +111,15 @@ def test_no_content_becomes_a_control_token(asker: Renderer, text: str) -> None:
     plain = asker.prompt_ids(asker.messages("x"))
     control = [number for number in asker.prompt_ids(asker.messages(text)) if number in (0, 1, 2)]
     assert control == [number for number in plain if number in (0, 1, 2)]
-    assert asker.answer_ids(text)[-2:] == [2, asker._encode("\n")[0]]
-    assert not {0, 1, 2} & set(asker.answer_ids(text)[:-2])
+    assert asker.answer_ids(text)[-1] == 2
+    assert not {0, 1, 2} & set(asker.answer_ids(text)[:-1])
 
 
 def test_the_contract_of_a_closed_task(asker: Renderer) -> None:
     contract = asker.contract
     assert contract.labels == ("order", "refund")
-    assert contract.end_of_turn == "<|im_end|>\n"
+    assert contract.end_of_turn == "<|im_end|>"
+    assert contract.end_of_turn_ids == (2,)
     assert contract.stop_ids == (2,)
     assert contract.max_new_tokens == max(len(asker.answer_ids(label)) for label in contract.labels)
     prompt = asker.prompt_text(asker.messages("hi"))

@@ -95,7 +95,7 @@ def test_workload_follows_the_recipe() -> None:
     assert work.train_rows + work.validation_rows + work.test_rows == samples.ROWS
     assert work.num_labels == 12
     assert work.prompt_tokens == pytest.approx(13 + 0.25 * (len("Answer with the intent of the message.") + 128))
-    assert work.answer_tokens == pytest.approx(2 + 0.25 * 13)
+    assert work.answer_tokens == pytest.approx(1 + 0.25 * 13)
     assert work.trained_tokens == 60_000
     limit = {"train": 100, "test": 40, "validation": 7}
     cut = samples.resolved(data={"train": [{"path": "support.csv"}], "limit": limit}, train={})

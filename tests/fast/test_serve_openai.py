@@ -200,6 +200,15 @@ def test_any_text_gets_the_answer_that_the_asker_gives(client, labels_at, text):
     assert classify(labels_at, text)[0]["probabilities"] == expected.probabilities
 
 
+def test_other_names_of_the_version_are_taken_and_the_listed_one_is_told():
+    with serving(asker(1.0), also_called=frozenset({"letters"})) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        ask = {"messages": [{"role": "user", "content": "g"}]}
+        assert client.chat.completions.create(model="letters", **ask).model == "letters@production"
+        with pytest.raises(openai.NotFoundError, match="letters@4"):
+            client.chat.completions.create(model="letters@4", **ask)
+
+
 def test_health_needs_no_key_and_answers_while_the_model_works():
     asked, go_on = threading.Event(), threading.Event()
 

@@ -189,7 +189,7 @@ def make_contract(
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     first = next((number for number in end_ids if number in special), end_ids[0])
     if first in special:  # what the template writes after the token that stops generation is never generated
-        control = tokenizer.id_to_token(first)
+        control = tokenizer.decode([first], skip_special_tokens=False)
         end_of_turn = end_of_turn[: end_of_turn.index(control) + len(control)]
         end_ids = end_ids[: end_ids.index(first) + 1]
     eos = tokenizer.token_to_id(tokens["eos_token"]) if tokens["eos_token"] else None

@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from luthier.errors import LuthierError, OutOfMemory, Stopped
 
-_EXIT_TERMINATED = 5
+_PARENT = "LUTHIER_PARENT"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class StageUse:
 
     seconds: float
     peak_memory_gib: float
+    stop_asked: bool
+    """Whether a signal to stop came that the child no longer had to heed."""
 
 
 class StageFailed(LuthierError):
@@ -47,6 +50,7 @@ def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        _PARENT: str(os.getpid()),
         **({"LUTHIER_OFFLINE": "1"} if offline else {}),
     }
 
@@ -56,16 +60,17 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
 
     Raises:
         OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
-        Stopped: the child stopped on request and can be resumed.
-        StageFailed: any other exit code; the child has said why.
+        Stopped: a signal ended the child; it can be resumed.
+        StageFailed: any other exit code, 5 (stopped with a checkpoint) among them; the child has said why.
     """
     began = time.monotonic()
-    # -P is not used: the current folder must not shadow modules, `-c` with isolated imports keeps it out.
-    command = [sys.executable, "-m", "luthier.cli", "_stage", stage, str(run)]
+    # -P keeps the current folder, which `-m` would search first, from shadowing modules.
+    command = [sys.executable, "-P", "-m", "luthier.cli", "_stage", stage, str(run)]
     child = subprocess.Popen(
-        command, pass_fds=[lock_fd], env=stage_environment(threads=threads, offline=offline), start_new_session=True
+        command, pass_fds=[lock_fd], env=stage_environment(threads=threads, offline=offline), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=2,  # our standard output is for results alone
     )
-    with _forward_signals(child):
+    with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = code = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
@@ -74,11 +79,11 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
             f"stage {stage!r} was killed after it had used {peak:.2f} GiB; most often the kernel does this when memory runs out",
             way_out="lower train.micro_batch_tokens or train.max_length, or free memory; the same command goes on from the last checkpoint",
         )
-    if code == _EXIT_TERMINATED or code == -signal.SIGTERM:
+    if code == -signal.SIGTERM:
         raise Stopped(f"stage {stage!r} was stopped", way_out="run the same command again to go on")
     if code != 0:
         raise StageFailed(stage, code if code > 0 else 1)
-    return StageUse(time.monotonic() - began, peak)
+    return StageUse(time.monotonic() - began, peak, stop_asked=forwarded.asked)
 
 
 class _forward_signals:
@@ -87,25 +92,48 @@ class _forward_signals:
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self.child = child
         self.before: dict[int, object] = {}
+        self.asked = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            return  # signals can only be handled by the main thread; tests may call from another
+            return self  # signals can only be handled by the main thread; tests may call from another
 
         def forward(number: int, frame: FrameType | None) -> None:
+            self.asked = True
             self.child.send_signal(signal.SIGTERM)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             self.before[number] = signal.signal(number, forward)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
+def stop_on_signals() -> None:
+    """From now on SIGTERM and SIGINT raise Stopped in the main thread, so that the process ends with its exit code."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}", way_out="run the same command again to go on")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def die_on_signals() -> None:
+    """SIGTERM and SIGINT end this process at once, as the system would; a stage that can do better says so itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def die_with_parent(*, every_seconds: float = 0.25) -> None:
-    """End this process at once when its parent is gone (works on every Unix; a thread looks)."""
-    parent = os.getppid()
+    """End this process at once when its parent is gone (works on every Unix; a thread looks).
+
+    The parent tells its id, for it may be gone before this process has come to ask; processes that this one starts are
+    not told.
+    """
+    parent = int(os.environ.pop(_PARENT, os.getppid()))
 
     def look() -> None:
         while os.getppid() == parent:

@@ -60,17 +60,24 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         ModelError: the folder is no adapter, or its tensors do not fit the base.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} holds no PEFT adapter", way_out="give a folder with adapter_config.json and adapter_model.safetensors")
-    tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    expected, found = set(adapter_state(tuned)), set(load_file(weights))
+    way_out = "use the base model that the adapter was trained on, and both of its files"
+    try:
+        found = set(load_file(weights))
+        tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:  # PEFT's and torch's words for what does not fit
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the adapter in {folder} does not fit the base: {first}", way_out=way_out) from error
+    expected = set(adapter_state(tuned))
     if expected != found:
         odd = sorted(expected ^ found)[:3]
         raise ModelError(f"{weights}: {len(expected ^ found)} tensors do not fit the base, e.g. {', '.join(odd)}",
-                         way_out="use the base model that the adapter was trained on")
+                         way_out=way_out)
     tuned.eval()
     return tuned
 

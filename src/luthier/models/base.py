@@ -21,7 +21,6 @@ BYTE_LEVEL_SPLITS = {
     # tokenizer.ggml.pre -> whether every digit is a token of its own (llama.cpp, src/llama-vocab.cpp).
     "smollm": True,
     "gpt-2": False,
-    "default": False,
 }
 
 
@@ -40,12 +39,21 @@ def import_base(source: ModelSource) -> Path:
                              way_out="save its fast tokenizer there with transformers' save_pretrained")
         weights_sha256(source)
         return source.path
-    folder = home() / "models" / f"{weights_sha256(source)[:16]}-v{_IMPORT_VERSION}"
-    if not (folder / "complete").is_file():
+    folder = _imported_folder(source)
+    if not is_imported(source):
         with write_atomic_dir(folder) as partial:
             _dequantise(source.path, partial)
             write_atomic(partial / "complete", _IMPORT_VERSION + "\n")
     return folder
+
+
+def is_imported(source: ModelSource) -> bool:
+    """Whether `import_base` has nothing left to do."""
+    return source.path.is_dir() or (_imported_folder(source) / "complete").is_file()
+
+
+def _imported_folder(source: ModelSource) -> Path:
+    return home() / "models" / f"{weights_sha256(source)[:16]}-v{_IMPORT_VERSION}"
 
 
 def _dequantise(file: Path, out: Path) -> None:
@@ -71,7 +79,7 @@ def _dequantise(file: Path, out: Path) -> None:
 
 def _needs_single_digits(file: Path) -> bool:
     values = read_header(file).values
-    model, pre = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre", "default")
+    model, pre = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre")
     if model == "llama":  # SentencePiece: the conversion carries its own splitting
         return False
     if model != "gpt2" or pre not in BYTE_LEVEL_SPLITS:

@@ -16,6 +16,7 @@ from luthier.errors import ModelError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 _KEEP_ARRAY_ITEMS = 64  # longer arrays are vocabularies; only their length is kept
 
 
@@ -27,6 +28,10 @@ class GGUFHeader:
     tensors: dict[str, tuple[int, ...]]
     types: dict[str, int]
     """Tensor name -> ggml type number."""
+    offsets: dict[str, int]
+    """Tensor name -> where its data begins, in bytes from the start of the data."""
+    data_start: int
+    """Where the data of all tensors begins in the file."""
 
     @property
     def num_parameters(self) -> int:
@@ -51,6 +56,9 @@ class _Reader:
         self.at += length
         return value
 
+    def skip_string(self) -> None:
+        self.at += 8 + _LENGTH.unpack_from(self.buffer, self.at)[0]
+
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.string()
@@ -62,6 +70,10 @@ class _Reader:
         if item in _SCALARS and count > _KEEP_ARRAY_ITEMS:
             self.at += struct.calcsize(_SCALARS[item]) * count
             return count
+        if item == _STRING and count > _KEEP_ARRAY_ITEMS:
+            for _ in range(count):
+                self.skip_string()
+            return count
         items = [self.value(item) for _ in range(count)]
         return items if count <= _KEEP_ARRAY_ITEMS else count
 
@@ -70,12 +82,14 @@ def read_header(path: Path) -> GGUFHeader:
     """Read the header of the GGUF file at `path`.
 
     Raises:
-        ModelError: the file is not GGUF version 2 or 3, or is cut short.
+        ModelError: the file is not GGUF version 2 or 3, or is cut short, be it among the weights.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            return _parse(_Reader(buffer))
-    except (ValueError, struct.error, KeyError, MemoryError) as error:
+            header = _parse(_Reader(buffer))
+            _refuse_missing_weights(header, len(buffer))
+            return header
+    except (ValueError, struct.error, KeyError, MemoryError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable GGUF file: {error}", way_out="fetch the file again") from error
 
 
@@ -91,10 +105,22 @@ def _parse(reader: _Reader) -> GGUFHeader:
     for _ in range(num_values):
         key = reader.string()
         values[key] = reader.value(reader.scalar("<I"))
-    tensors, types = {}, {}
+    tensors, types, offsets = {}, {}, {}
     for _ in range(num_tensors):
         name = reader.string()
         tensors[name] = tuple(reader.scalar("<Q") for _ in range(reader.scalar("<I")))
         types[name] = reader.scalar("<I")
-        reader.scalar("<Q")  # offset
-    return GGUFHeader(values, tensors, types)
+        offsets[name] = reader.scalar("<Q")
+    alignment = max(1, int(values.get("general.alignment", 32)))
+    return GGUFHeader(values, tensors, types, offsets, -(-reader.at // alignment) * alignment)
+
+
+def _refuse_missing_weights(header: GGUFHeader, num_bytes: int) -> None:
+    """A download that was cut short has its whole header; the size of each tensor tells."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for name, shape in header.tensors.items():
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(header.types[name])]
+        end = header.data_start + header.offsets[name] + prod(shape) // block * block_bytes
+        if end > num_bytes:
+            raise ValueError(f"the weights of {name!r} end at byte {end}, the file at {num_bytes}")

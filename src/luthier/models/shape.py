@@ -7,7 +7,6 @@ import re
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from luthier.errors import ModelError
 from luthier.models.gguf_header import read_header
@@ -28,12 +27,16 @@ def _from_gguf(source: ModelSource) -> ModelShape:
     header = read_header(source.path)
     values = header.values
 
-    def need(key: str) -> Any:
-        if key not in values:
-            raise ModelError(f"{source.path}: the GGUF header has no {key!r}", way_out="use the safetensors folder instead")
-        return values[key]
+    def need(key: str) -> int:
+        if not isinstance(values.get(key), int) or values[key] < 1:
+            found = repr(values[key]) if key in values else "nothing"
+            raise ModelError(f"{source.path}: the GGUF header has {found} as {key!r}, expected a whole number",
+                             way_out="use the safetensors folder of the model instead")
+        return int(values[key])
 
-    family = need("general.architecture")
+    family = values.get("general.architecture", "")
+    if not header.tensors:
+        raise ModelError(f"{source.path} holds no weights", way_out="give a .gguf file with the model's tensors")
     heads, hidden = need(f"{family}.attention.head_count"), need(f"{family}.embedding_length")
     vocab = header.tensors["token_embd.weight"][-1] if "token_embd.weight" in header.tensors else 0
     return ModelShape(
@@ -74,16 +77,18 @@ def _from_config(source: ModelSource) -> ModelShape:
     path = source.path / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", way_out="fetch the model again") from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}", way_out="fetch the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict):
+        raise ModelError(f"{path} is not a JSON object of settings", way_out="fetch the model again")
     if "auto_map" in config:
         raise ModelError(f"{path} asks to run code of the model's authors (auto_map)",
                          way_out="use a model whose architecture transformers knows; remote code is never run")
     text = config.get("text_config", config)
 
     def need(key: str) -> int:
-        if not isinstance(text.get(key), int):
-            raise ModelError(f"{path}: {key!r} is {text.get(key)!r}, expected a whole number",
+        if not isinstance(text.get(key), int) or text[key] < 1:
+            raise ModelError(f"{path}: {key!r} is {text.get(key)!r}, expected a whole number above 0",
                              way_out="only decoder language models with the usual config keys are supported")
         return int(text[key])
 
@@ -124,9 +129,13 @@ def _safetensors_shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
                 if length > file.stat().st_size:
                     raise ValueError(f"a header of {length} bytes passes the end of the file")
                 header = json.loads(stream.read(length))
-            except (ValueError, struct.error) as error:
-                raise ModelError(f"{file} is not a safetensors file: {error}", way_out="fetch it again") from error
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+                tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+                end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+                if end > file.stat().st_size:
+                    raise ValueError(f"its weights end at byte {end}, the file at {file.stat().st_size}")
+                shapes |= {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+            except (ValueError, struct.error, LookupError, TypeError, AttributeError, OverflowError) as error:
+                raise ModelError(f"{file} is not a whole safetensors file: {error}", way_out="fetch it again") from error
         num_bytes += file.stat().st_size
     return shapes, num_bytes
 

@@ -47,6 +47,9 @@ BUNDLED = {
     )
 }
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Part of a base model's identity: they decide which ids a text becomes."""
+
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*")
 
 
@@ -76,6 +79,22 @@ def locate(
     Raises:
         ModelError: not found, cannot be fetched, or not what its hash promises.
     """
+    found = _local(name, folder=folder, offline=offline, say=say)
+    if found is not None and revision is not None:
+        raise ModelError(f"model.revision {revision!r} is for hub models, and {name!r} is a {found.kind} model",
+                         way_out="leave model.revision out")
+    if found is not None:
+        return found
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
+        return ModelSource(name, "hub", _hub_folder(name, revision, offline, say))
+    raise ModelError(
+        f"model.name {name!r} is neither a bundled name, a folder, a .gguf file nor a hub id",
+        way_out=f"bundled: {', '.join(BUNDLED)}; a path is taken relative to {folder}",
+    )
+
+
+def _local(name: str, *, folder: Path, offline: bool, say: Callable[[str], None]) -> ModelSource | None:
+    """The bundled model, .gguf file or folder of that name; None where there is none."""
     if name in BUNDLED:
         return ModelSource(name, "bundled", _bundled_file(BUNDLED[name], offline, say), BUNDLED[name].license)
     path = Path(name).expanduser()
@@ -88,12 +107,7 @@ def locate(
         if not (path / "config.json").is_file():
             raise ModelError(f"model folder {name!r} has no config.json", way_out="give a folder saved by transformers")
         return ModelSource(name, "folder", path)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
-        return ModelSource(name, "hub", _hub_folder(name, revision, offline, say))
-    raise ModelError(
-        f"model.name {name!r} is neither a bundled name, a folder, a .gguf file nor a hub id",
-        way_out=f"bundled: {', '.join(BUNDLED)}; a path is taken relative to {folder}",
-    )
+    return None
 
 
 def _bundled_file(bundled: Bundled, offline: bool, say: Callable[[str], None]) -> Path:
@@ -153,7 +167,7 @@ def _sha256_cached(path: Path) -> str:
 
 
 def weights_sha256(source: ModelSource) -> str:
-    """Hash of the weights: of the .gguf file, or over the sorted hashes of a folder's safetensors and config.
+    """Hash of the base: of the .gguf file, or over the hashes of a folder's config, safetensors and tokenizer files.
 
     Raises:
         ModelError: a folder holds no safetensors (pickled weights are refused, not scanned).
@@ -166,6 +180,7 @@ def weights_sha256(source: ModelSource) -> str:
         found = f"found {', '.join(pickled)}: pickles can run code and are refused" if pickled else "found none"
         raise ModelError(f"model {source.name!r} has no .safetensors weights, {found}",
                          way_out="save the model as safetensors with transformers' save_pretrained")
+    files += [file for name in TOKENIZER_FILES if (file := source.path / name).is_file()]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}:{_sha256_cached(file)}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ class Chosen:
 
     run: RunFolder
     version: Version | None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that clients may ask for: the listed one, the bare name, and the aliases it had when it was opened."""
+        aliases = self.version.aliases if self.version else ()
+        return frozenset({self.model_id, self.run.name, *(f"{self.run.name}@{alias}" for alias in aliases)})
 
     @property
     def model_id(self) -> str:
@@ -72,6 +79,7 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
 
 def open_asker(run: RunFolder) -> Asker:
     """The tuned model of a run, from its exported adapter where there is one."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; stages get it from their parent
     from luthier.engines.transformers import TransformersEngine
 
     context = Context(run, Progress())

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.errors import RunError
+from luthier.errors import RunError, Stopped
 from luthier.launch.child import run_stage
 from luthier.pipeline.order import Stage, up_to
-from luthier.pipeline.start import Prepared, Say, look, open_run, write_down
+from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
 from luthier.records import GateDecision, Plan
 from luthier.report.evidence import Evidence
@@ -46,7 +46,7 @@ def begin(
     Raises:
         RunError: `--set` was given with a run folder, whose recipe is fixed.
     """
-    if Path(target).is_dir():
+    if Path(target).is_dir() and not is_recipe_folder(target):
         if overrides:
             raise RunError(f"{target} is a run folder, its recipe is fixed", way_out="use --set with the recipe")
         run = RunFolder.open(target, out=out or Path("runs"))
@@ -83,10 +83,11 @@ def finish(session: Session) -> tuple[Evidence, GateDecision]:
 def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     run, stages, say = session.run, Stages(session.run), session.say
     key = stage.key(run, session.resolved)
-    if stages.done(stage.name, key) and stage.name != "base":
+    ready = stage.ready(run)
+    if ready and stages.done(stage.name, key):
         say(f"{stage.name}: unchanged, not run again")
         return
-    if stage.name != "base" and (sibling := stages.reuse(stage.name, key)) is not None:
+    if ready and (sibling := stages.reuse(stage.name, key)) is not None:
         say(f"{stage.name}: the same work was done by run {sibling.id}, its result is taken over")
         return
     stages.clear(stage.name)
@@ -97,6 +98,8 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
                     offline=session.offline)
     stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, use.peak_memory_gib)
     events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=use.peak_memory_gib)
+    if use.stop_asked:
+        raise Stopped(f"stopped after stage {stage.name!r}, which is done", way_out="run the same command again to go on")
 
 
 def _refuse_stale(session: Session) -> None:

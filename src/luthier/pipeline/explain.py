@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from luthier.records import DataReport
-from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.resolve import ResolvedRecipe, leaves
 from luthier.store.runs import RunFolder
 
 
 def explained(resolved: ResolvedRecipe) -> list[str]:
     """Every value of the resolved recipe with the reason for it, one a line."""
-    values = dict(_leaves(resolved.recipe.model_dump(mode="json"), ""))
-    width = max(len(f"{key} = {value}") for key, value in values.items())
-    width = min(width, 60)
-    return [f"{f'{key} = {value}':<{width}}  {_reason(key, value, resolved.reasons)}" for key, value in values.items()]
+    shown = [(f"{key} = {_plain(value)}", resolved.reasons[key]) for key, value in leaves(resolved.recipe.model_dump(mode="json"))]
+    width = min(max(len(text) for text, _ in shown), 60)
+    return [f"{text:<{width}}  {reason}" for text, reason in shown]
 
 
-def _reason(key: str, value: object, reasons: dict[str, str]) -> str:
-    while key:
-        if key in reasons:
-            return reasons[key]
-        key = key.rpartition(".")[0]
-    return "not set, and nothing follows from it" if value is None else "given in the recipe, or the documented default"
-
-
-def _leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else key)]
-    if isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        return [leaf for index, value in enumerate(tree) for leaf in _leaves(value, f"{prefix}.{index}")]
-    return [(prefix, tree)]
+def _plain(value: object) -> str:
+    return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def data_lines(report: DataReport, run: RunFolder) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.models.base import is_imported
+from luthier.pipeline.start import model_source
 from luthier.records import DataReport, ModelShape, TrainResult
 from luthier.recipes import general_text
 from luthier.spec.resolve import ResolvedRecipe
@@ -24,6 +26,8 @@ class Stage:
     inputs: Callable[[RunFolder, ResolvedRecipe], object]
     """Everything that decides the outputs, as JSON."""
     outputs: Callable[[RunFolder], list[Path]]
+    ready: Callable[[RunFolder], bool] = lambda run: True
+    """Whether what it leaves outside the run folder is there."""
 
     def key(self, run: RunFolder, resolved: ResolvedRecipe) -> str:
         """Hash of the inputs; a stage whose key has not changed is not run again."""
@@ -32,6 +36,10 @@ class Stage:
 
 def _base_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     return resolved.model_sha256
+
+
+def _base_is_ready(run: RunFolder) -> bool:
+    return is_imported(model_source(ModelShape.read(run.shape)))
 
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -63,7 +71,7 @@ def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
 
 
 ORDER: tuple[Stage, ...] = (
-    Stage("base", "reading the base model", _base_inputs, lambda run: []),
+    Stage("base", "reading the base model", _base_inputs, lambda run: [], _base_is_ready),
     Stage("prepare", "preparing the data", _prepare_inputs, lambda run: [run.data]),
     Stage("train", "training", _train_inputs, lambda run: [run.train / "adapter", run.train_result]),
     Stage("evaluate", "evaluating", _evaluate_inputs, lambda run: [run.eval]),

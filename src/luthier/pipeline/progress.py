@@ -71,7 +71,9 @@ class Progress:
         if done < total and now - self._said < _SECONDS_BETWEEN_LINES:
             return
         self._said = now
-        left = f"{duration((now - began) / done * (total - done))} left" if 0 < done < total else "done"
+        left = "done" if done == total else ""
+        if 0 < done < total and now - began > 1.0:  # before that there is nothing to judge by
+            left = f"{duration((now - began) / done * (total - done))} left"
         self.say(f"  {what}: {done} of {total}" + "".join(f", {part}" for part in (rate, note, left) if part))
 
     def say(self, line: str) -> None:

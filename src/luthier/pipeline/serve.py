@@ -32,7 +32,7 @@ def serve_version(
     chosen = choose(target, out=out)
     admit(chosen, allow_refused=allow_refused, actor=getpass.getuser(), say=say)
     say(f"loading {chosen.model_id}")
-    app = create_app(open_asker(chosen.run), model_id=chosen.model_id, api_keys=api_keys)
+    app = create_app(open_asker(chosen.run), model_id=chosen.model_id, also_called=chosen.names, api_keys=api_keys)
     audit_of(chosen.run.path.parent.parent).append(
         "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host})
     run(app, host=host, port=port, ready=lambda url: say(f"serving {chosen.model_id} on {url}  (end with Ctrl-C)"))
@@ -61,7 +61,9 @@ def rollback(name: str, *, alias: str, out: Path) -> str:
     """Give `alias` back to the version that had it before; returns what was done, in words."""
     if "@" in name:
         raise RunError(f"{name!r}: give the name alone", way_out="luthier registry rollback NAME --alias ALIAS")
-    version = registry_of(out).rollback(name, alias)
+    registry = registry_of(out)
+    registry.get(name, alias)  # a name that is not known leaves no registry behind
+    version = registry.rollback(name, alias)
     audit_of(out).append("rollback", actor=getpass.getuser(), subject=f"{version.name}@{version.version}",
                          details={"alias": alias})
     return f"{version.name}@{alias} is again version {version.version}"

@@ -94,7 +94,10 @@ def quiet_libraries() -> None:
 
 def base(context: Context) -> None:
     """Make the base folder: dequantise a GGUF file once."""
-    quiet_libraries()
+    from luthier.models.base import is_imported
+
+    if not is_imported(model_source(context.shape)):
+        quiet_libraries()
     _ = context.base
 
 
@@ -221,9 +224,10 @@ def work(stage: str, run: RunFolder) -> None:
     """Do one stage of a run; the entry of `luthier _stage`.
 
     Raises:
-        RunError: there is no such stage.
+        RunError: there is no such stage, or no such run.
     """
     if stage not in WORK:
         raise RunError(f"there is no stage {stage!r}", way_out=f"stages: {', '.join(WORK)}")
+    ResolvedRecipe.read(run.resolved)  # before any folder is made
     with Progress() as progress:
         WORK[stage](Context(run, progress))

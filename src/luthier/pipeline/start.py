@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data.inputs import fields, missing_column
 from luthier.data.profile import profile
 from luthier.errors import DataError, RecipeError
 from luthier.models.shape import read_shape
-from luthier.models.source import ModelSource, locate
+from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan
 from luthier.recipes import copy, find, names
@@ -44,12 +45,20 @@ def recipe_path(name: str) -> Path:
     Raises:
         RecipeError: neither a file nor a shipped name.
     """
-    if Path(name).exists() or name.endswith((".yaml", ".yml")) or "/" in name:
+    if is_recipe_folder(name):
+        return Path(name) / "recipe.yaml"
+    if Path(name).is_file() or name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
     try:
         return find(name)
     except KeyError:
         raise RecipeError(f"{name!r} is neither a file nor a shipped recipe", way_out=f"shipped: {', '.join(names())}") from None
+
+
+def is_recipe_folder(name: str) -> bool:
+    """Whether it is a folder as `luthier recipes cp` makes it; a run folder holds a resolved recipe as well."""
+    run = RunFolder(Path(name))
+    return run.recipe.is_file() and not run.resolved.is_file()
 
 
 def copy_recipe(name: str, destination: Path) -> Path:
@@ -78,6 +87,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     hashes = _data_hashes(loaded)
     entry = loaded.recipe.entry
     facts = profile(loaded.folder / entry.path, format=entry.format)
+    _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
     resolved = resolve(loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes,
@@ -107,6 +117,16 @@ def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
     return hashes
 
 
+def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
+    entry, group_by = loaded.recipe.entry, loaded.recipe.data.split.group_by
+    columns = [column.name for column in facts.columns]
+    named = [("data.train.0.input", name) for name in (fields(entry.input) if entry.input else ())]
+    named += [(key, name) for key, name in (("data.train.0.label", entry.label), ("data.split.group_by", group_by)) if name]
+    for key, name in named:
+        if name not in columns:
+            raise missing_column(name, columns, key=f"{loaded.path}: {key}")
+
+
 def open_run(prepared: Prepared, *, out: Path) -> RunFolder:
     """The run folder of this resolved recipe: a new one, or the one that the same command made before."""
     return RunFolder.create(out, prepared.resolved.recipe.name, prepared.resolved.sha256[:12])
@@ -129,9 +149,13 @@ def model_source(shape: ModelShape) -> ModelSource:
     """Where the base of a run is; what was located once is not searched for again.
 
     Raises:
-        RecipeError: it is no longer there.
+        RecipeError: it is no longer there, or is another one than the run was made with.
     """
     path = Path(shape.path)
     if not path.exists():
         raise RecipeError(f"the base model {shape.name!r} is no longer at {path}", way_out="run the recipe again")
-    return ModelSource(shape.name, shape.kind, path, shape.license)
+    source = ModelSource(shape.name, shape.kind, path, shape.license)
+    if (found := weights_sha256(source)) != shape.sha256:
+        raise RecipeError(f"the base model at {path} has changed since this run was made: its hash was "
+                          f"{shape.sha256[:12]} and is {found[:12]}", way_out="run the recipe again, which makes a new run")
+    return source

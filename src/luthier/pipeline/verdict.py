@@ -124,7 +124,8 @@ def checked_gate(run: RunFolder, version: Version | None) -> GateDecision:
         RunError: it is missing, was edited, is not the one that was registered, or the run has changed since.
     """
     gate = GateDecision.read(run.gate)
-    train = TrainResult.read(run.train_result)
+    changed = [path for stage in ORDER for path in Stages(run).changed(stage.name)]
+    weights = EvalReport.read(run.eval_report).weights_sha256
     problem = ""
     if not verify_seal(gate):
         problem = "was edited after it was sealed"
@@ -132,7 +133,9 @@ def checked_gate(run: RunFolder, version: Version | None) -> GateDecision:
         problem = "is not the decision that was registered"
     elif gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         problem = "is about an evaluation or artifacts that have changed since"
-    elif sha256_file(run.train / "adapter" / "adapter_model.safetensors") != train.weights_sha256:
+    elif changed:
+        problem = f"is about files that have changed since: {', '.join(changed)}"
+    elif sha256_file(run.train / "adapter" / "adapter_model.safetensors") != weights:
         problem = "is about weights that have changed since"
     if problem:
         raise RunError(f"{run.gate} {problem}", way_out=f"luthier gate {run.path} decides anew")

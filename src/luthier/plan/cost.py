@@ -21,13 +21,16 @@ TRAIN_EFFICIENCY = 0.60
 SCORE_EFFICIENCY = 0.45
 """The same for a forward pass over one prompt and its labels: narrower products than in a full micro-batch."""
 
+DISTINCT_NODES = 0.8
+"""Distinct places in the tree of label tokens over their number: labels that begin alike share their start."""
+
 GREEDY_EFFICIENCY = 0.035
 """The same for one token after another: every weight is read from memory for a single token."""
 
 ATTENTION_FACTOR = 3.5
 """Forward and backward of attention over its forward; backward is 2.5 forwards (Dao 2023, arXiv 2307.08691, 3.1.2)."""
 
-GENERAL_TOKENS = 4000
+GENERAL_TOKENS = 2700
 """Length of the general text that base and tuned model are compared on, for forgetting."""
 
 STAGE_SECONDS = 7.0
@@ -88,14 +91,22 @@ def training_flops(
 
 
 def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
-    """One item asked once: the prompt, then each label after it, or free text where there are no labels."""
+    """One item asked once: the prompt, then the tree of labels after it, or free text where there are no labels.
+
+    A label's last token is scored but never read.
+    """
     if not work.num_labels:
         prompt = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
         return prompt / (gflops * 1e9 * SCORE_EFFICIENCY) + greedy_seconds(shape, work, gflops=gflops)
-    scored = work.num_labels * work.answer_tokens
-    tokens = work.prompt_tokens + scored
-    flops = forward_flops(shape, tokens=tokens, context=work.row_tokens, with_logits=scored)
+    nodes = scored_nodes(work)
+    tokens = work.prompt_tokens + nodes
+    flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=nodes + 1)
     return flops / (gflops * 1e9 * SCORE_EFFICIENCY)
+
+
+def scored_nodes(work: Workload) -> float:
+    """Positions beside the prompt that scoring all labels of an item computes."""
+    return DISTINCT_NODES * work.num_labels * max(0.0, work.answer_tokens - 1)
 
 
 def greedy_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
@@ -105,16 +116,16 @@ def greedy_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float
 
 
 def training_seconds(
-    shape: ModelShape, work: Workload, *, adapter: int, micro_batch: int, backward_factor: float, validations: int,
+    shape: ModelShape, work: Workload, *, adapter: int, micro_batch: float, backward_factor: float, validations: int,
     gflops: float,
 ) -> float:
     """Time in the training loop, its validations included."""
-    share = work.answer_tokens / work.row_tokens
+    rows = work.trained_tokens / work.row_tokens
     flops = training_flops(
         shape,
         adapter=adapter,
-        tokens=work.trained_tokens,
-        supervised=share * work.trained_tokens,
+        tokens=work.computed_tokens,
+        supervised=rows * work.answer_tokens,
         micro_batch=micro_batch,
         backward_factor=backward_factor,
     )
@@ -123,11 +134,10 @@ def training_seconds(
 
 
 def evaluation_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
-    """Time to ask base and tuned model every test item, read free text off, fit the baseline, read the general text."""
+    """Time to ask base and tuned model every test item, fit the baseline, read the general text."""
     asking = 2 * work.test_rows * answer_seconds(shape, work, gflops=gflops)
-    free = work.test_rows * greedy_seconds(shape, work, gflops=gflops) if work.num_labels else 0.0
     general = forward_flops(shape, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS)
-    return asking + free + linear_seconds(work) + 2 * general / (gflops * 1e9 * SCORE_EFFICIENCY)
+    return asking + linear_seconds(work) + 2 * general / (gflops * 1e9 * SCORE_EFFICIENCY)
 
 
 def linear_seconds(work: Workload) -> float:

@@ -73,19 +73,19 @@ def _predict(
     adapter, train = recipe.adapter, recipe.train
     assert adapter.r is not None
     assert adapter.target_modules is not None
-    assert train.micro_batch_tokens is not None
     assert train.validations is not None
     parameters = adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules)
-    tokens = min(train.micro_batch_tokens, work.trained_tokens)
-    scored = max(1, work.num_labels) * work.answer_tokens
+    tokens = round(work.largest_micro_batch)
+    scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
         memory.training_gib(shape, adapter=parameters, r=adapter.r, tokens=tokens,
-                            supervised=tokens * work.answer_tokens / work.row_tokens),
+                            supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens)),
         memory.evaluation_gib(shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored),
         memory.export_gib(shape),
     )
     train_seconds = cost.training_seconds(
-        shape, work, adapter=parameters, micro_batch=tokens, validations=train.validations, gflops=gflops,
+        shape, work, adapter=parameters, micro_batch=work.computed_tokens / work.trained_tokens * work.row_tokens * work.micro_batch_rows,
+        validations=train.validations, gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,
     )
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)

@@ -12,8 +12,14 @@ from luthier.spec.resolve import ResolvedRecipe
 TURN_TOKENS = 5
 """Tokens of a turn beside its text, e.g. '<|im_start|>', role, line break, '<|im_end|>', line break."""
 
-END_TOKENS = 2
-"""Tokens that end an answer and are supervised with it, e.g. '<|im_end|>' and a line break."""
+CLOSING_TOKENS = 2
+"""Of these, what closes the turn: '<|im_end|>', line break."""
+
+END_TOKENS = 1
+"""Tokens that end an answer and are supervised with it, e.g. '<|im_end|>'."""
+
+LONG_STEP = 1.5
+"""The longest step of a run over the mean one; memory is planned for it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Workload:
     rarest_share: float
     """Share of the rows that carry the rarest label; 0 where unknown."""
     prompt_tokens: float
+    shared_tokens: float
+    """Of a prompt, what all rows begin with: the system turn and the start of the user's."""
     answer_tokens: float
     """Mean length of an answer, its end included."""
     max_answer_tokens: float
@@ -36,10 +44,20 @@ class Workload:
     """Tokens that training computes, over all epochs."""
     whole_epochs: float
     """Epochs that `trained_tokens` make."""
+    micro_batch_rows: float
+    """Mean rows that are computed at once."""
+    largest_micro_batch: float
+    """Tokens of the largest micro-batch, what rows share counted once."""
 
     @property
     def row_tokens(self) -> float:
         return self.prompt_tokens + self.answer_tokens
+
+    @property
+    def computed_tokens(self) -> float:
+        """Tokens that training really computes: what rows share, once a micro-batch."""
+        rows = self.trained_tokens / self.row_tokens
+        return rows * (self.row_tokens - self.shared_tokens) + rows / self.micro_batch_rows * self.shared_tokens
 
     @property
     def rows_per_label(self) -> float:
@@ -60,6 +78,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     assert split.validation is not None
     assert train.max_length is not None
     assert train.num_train_epochs is not None
+    assert train.batch_size is not None
+    assert train.micro_batch_tokens is not None
     own_test, own_validation = recipe.data.test, recipe.data.validation
     rows = profile.num_rows
     test = _rows_like(resolved, profile, own_test) if own_test else round(rows * split.test)
@@ -69,10 +89,13 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
 
     turns = 3 if entry.system else 2
     input_chars = _template_chars(entry.input, profile) if entry.input else profile.mean_input_chars
-    prompt = TURN_TOKENS * turns - END_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
+    prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
     prompt = min(prompt, train.max_length - 1.0)
     answer = max(1.0, min(answer, train.max_length - prompt))
+    shared = min(prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS)
+    own = prompt + answer - shared
+    at_once = max(1.0, min(float(train.batch_size), train.micro_batch_tokens / (prompt + answer)))
     asked = round(train_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
 
@@ -84,10 +107,13 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         num_labels=len(labels),
         rarest_share=min(labels.values(), default=0) / max(1, sum(labels.values())),
         prompt_tokens=prompt,
+        shared_tokens=shared,
         answer_tokens=answer,
         max_answer_tokens=answer,
         trained_tokens=trained,
         whole_epochs=train.num_train_epochs * trained / asked,
+        micro_batch_rows=at_once,
+        largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
     )
 
 

@@ -29,7 +29,7 @@ def _fit(label: str, chars: int) -> str:
 
 def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: Mapping[str, float]) -> Markup:
     """One panel a metric: each system's value with its interval, the target as a dashed line."""
-    gap, top = 58.0, 40.0
+    gap, top = 58.0, 50.0
     panel = (WIDTH - LABELS) / max(1, len(metrics)) - gap
     bottom = top + ROW * len(scores)
     parts = []

@@ -67,7 +67,9 @@ def gate_lines(evidence: Evidence) -> list[str]:
     """The gate's lines as a table."""
     rows = [["gate", "asked", "observed", ""]]
     rows += [
-        [line.line, line.asked, line.observed, "met" if line.passed else "NOT MET"] for line in evidence.gate.lines
+        # What stands behind a semicolon explains; the report and gate.json have it.
+        [line.line, line.asked, line.observed.partition(";")[0], "met" if line.passed else "NOT MET"]
+        for line in evidence.gate.lines
     ]
     return _columns(rows)
 

@@ -41,6 +41,7 @@ def create_app(
     asker: Asker,
     *,
     model_id: str,
+    also_called: frozenset[str] = frozenset(),
     api_keys: frozenset[str] = frozenset(),
     max_body_bytes: int = MAX_BODY_BYTES,
     clock: Callable[[], float] = time.time,
@@ -49,7 +50,8 @@ def create_app(
 
     Args:
         asker: the version.
-        model_id: the name that clients use for it.
+        model_id: the name under which it is listed.
+        also_called: further names that clients may ask for, such as the name without a version.
         api_keys: that open it; with none it answers under loopback names only, and `run` refuses any other host.
         max_body_bytes: largest request body.
         clock: seconds since 1970, for the field `created`.
@@ -58,7 +60,7 @@ def create_app(
         MissingExtra: FastAPI is not installed.
     """
     fastapi = require("fastapi")
-    service = Service(asker, model_id=model_id, clock=clock)
+    service = Service(asker, model_id=model_id, also_called=also_called, clock=clock)
     # No /docs: its page would fetch scripts from the net.
     app: FastAPI = fastapi.FastAPI(title="Luthier", docs_url=None, redoc_url=None)
     keys = Keys(api_keys)

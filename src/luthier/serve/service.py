@@ -26,13 +26,17 @@ class Service:
 
     Args:
         asker: the version.
-        model_id: the name that clients use for it.
+        model_id: the name under which it is listed.
+        also_called: further names that clients may ask for.
         clock: seconds since 1970.
     """
 
-    def __init__(self, asker: Asker, *, model_id: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, asker: Asker, *, model_id: str, clock: Callable[[], float], also_called: frozenset[str] = frozenset()
+    ) -> None:
         self._asker = asker
         self._model_id = model_id
+        self._names = also_called | {model_id}
         self._clock = clock
         self._started = int(clock())
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ class Service:
         }
 
     def _check_model(self, name: str) -> None:
-        if name != self._model_id:
+        if name not in self._names:
             raise UnknownModel(
                 f"the model {name[:200]!r} is not served here", way_out=f"ask for {self._model_id!r}", param="model"
             )

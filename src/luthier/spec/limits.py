@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +49,7 @@ def parse_limit(key: str, text: str, *, section: str) -> Limit:
         raise RecipeError(f"{where}: the key must be NAME.METRIC", way_out=f"write e.g. 'general.{key}'")
     facts = METRICS.get(metric)
     match = _LIMIT.fullmatch(text)
-    if match is None:
+    if match is None or math.isinf(float(match[2])):
         raise RecipeError(f"{where}: {text!r} is not a limit", way_out="write e.g. '>= 0.80' or '<= 1.05x'")
     op: Literal[">=", "<="] = ">=" if match[1] == ">=" else "<="
     if (op == ">=") != facts.higher_is_better:
@@ -56,13 +57,15 @@ def parse_limit(key: str, text: str, *, section: str) -> Limit:
         raise RecipeError(f"{where}: {text!r} limits {metric} on the wrong side, {better} is better for it",
                           way_out=f"use {'>=' if facts.higher_is_better else '<='}")
     relative = bool(match[3])
+    if facts.is_proportion and float(match[2]) > 1:
+        raise RecipeError(f"{where}: {text!r}: {metric} is a share between 0 and 1", way_out="write e.g. 0.80 for 80 %")
     if section == "targets" and relative:
         raise RecipeError(f"{where}: {text!r}: a target is an absolute value",
                           way_out="drop the x, or move the line to objective.non_regression")
     if section == "non_regression" and not relative:
         raise RecipeError(f"{where}: {text!r}: a non-regression limit is relative to the base model",
                           way_out="write a factor of the base's value, e.g. '<= 1.05x'")
-    if (subject == "general") != (metric == "perplexity" and section == "non_regression"):
+    if key != "general.perplexity" if section == "non_regression" else subject == "general":
         known = "general.perplexity" if section == "non_regression" else "NAME.METRIC of a data entry"
         raise RecipeError(f"{where} cannot be measured", way_out=f"known here: {known}")
     return Limit(subject, metric, op, float(match[2]), relative)

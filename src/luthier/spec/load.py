@@ -1,7 +1,8 @@
-"""Read a recipe: YAML, overrides, environment, aliases, then the typed sections. Every fault names file, line and key."""
+"""Read a recipe: YAML, aliases, overrides, environment, then the typed sections. Every fault names file, line, key."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -19,6 +20,7 @@ from luthier.spec.limits import Limit, parse_limit
 from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS
 from luthier.spec.recipe import Recipe, Section
 
+_MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -63,18 +65,19 @@ def load_recipe(
         RecipeError: with file, line or key, the value found and the way out.
     """
     text = _read(path)
-    tree, lines = _parse(path, text)
-    for override in overrides:
-        _override(tree, override)
-    notes = _take_aliases(tree, path)
+    tree, places = _parse(path, text)
+    notes = _take_aliases(tree, places)
     _normalise(tree)
-    tree = _substitute(tree, environment, path)
-    _refuse_unknown(tree, Recipe, "", path, lines)
+    for override in overrides:
+        notes += _override(tree, override, places)
+    _normalise(tree)
+    tree = _substitute(tree, environment, "", places)
+    _refuse_unknown(tree, Recipe, "", places)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _translate(error, path, lines) from error
-    _refuse_unbuilt_values(recipe, path)
+        raise _translate(error, places) from error
+    _refuse_unknown_values(recipe, places)
     return LoadedRecipe(recipe, path, text, tuple(notes))
 
 
@@ -98,101 +101,148 @@ def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise RecipeError(f"recipe {str(path)!r} is not a file", way_out="give a YAML file, or a name from `luthier recipes ls`")
-    raw = path.read_bytes()
+        raise RecipeError(f"recipe {str(path)!r} is not a file",
+                          way_out="give a YAML file, or a name from `luthier recipes ls`")
     try:
-        text = raw.decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: byte {error.start} is not UTF-8", way_out="save the recipe as UTF-8 text") from error
+        raise RecipeError(f"{path}: byte {error.start} is not UTF-8", way_out="save it as UTF-8 text") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}", way_out="check its permissions") from error
     if not text.strip():
         raise RecipeError(f"{path} is empty", way_out="start from `luthier init DATA` or `luthier recipes cp`")
     return text
 
 
-def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        lines = dict(_lines(node, "", path)) if node is not None else {}
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{where}: not YAML: {problem}", way_out="check indentation and quotes on that line") from error
-    except RecursionError as error:
-        raise RecipeError(f"{path}: nested too deeply to be a recipe", way_out="see `luthier recipes cp`") from error
+def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tree, and key path -> 'FILE:LINE'; the key '' stands for the recipe as a whole."""
+    node, tree = _yaml(text, str(path), way_out="check indentation and quotes on that line")
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}",
                           way_out="start from `luthier init DATA` or `luthier recipes cp`")
-    return tree, lines
+    assert node is not None
+    return tree, {"": str(path), **dict(_places(node, "", path))}
 
 
-def _lines(node: yaml.Node, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
-    """Key path -> 1-based line; list items are `key.0`."""
+def _yaml(text: str, where: str, *, way_out: str) -> tuple[yaml.Node | None, Any]:
+    """Nodes and values of a YAML text; small once its aliases are written out."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None and _size(node, {}) > _MOST_NODES:
+            raise RecipeError(f"{where}: more than {_MOST_NODES} values, YAML aliases written out",
+                              way_out="write what is meant without `&` and `*`")
+        return node, yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{where}{line}: not YAML: {problem}", way_out=way_out) from error
+    except RecursionError as error:
+        raise RecipeError(f"{where}: nested too deeply to be a recipe", way_out="see `luthier recipes cp`") from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # what PyYAML's constructors let through
+        raise RecipeError(f"{where}: a date, number or tagged value cannot be read: {error}",
+                          way_out="put it in quotes if it is text") from error
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below and with `node`, one that is referred to again counted again; a few times the limit at most."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES  # a node that contains itself is endless
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_size(part, known) for part in parts)
+        known[id(node)] = min(1 + inner, 2 * _MOST_NODES)
+    return known[id(node)]
+
+
+def _places(node: yaml.Node, prefix: str, path: Path) -> Iterator[tuple[str, str]]:
+    """Key path -> 'FILE:LINE', lines from 1; list items are `key.0`."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
+            where = f"{path}:{key.start_mark.line + 1}"
             if name in seen:
-                raise RecipeError(f"{path}:{key.start_mark.line + 1}: the key {prefix + name!r} stands twice",
-                                  way_out="keep one of them")
+                raise RecipeError(f"{where}: the key {prefix + name!r} stands twice", way_out="keep one of them")
             seen.add(name)
-            yield prefix + name, key.start_mark.line + 1
-            yield from _lines(value, f"{prefix}{name}.", path)
+            yield prefix + name, where
+            yield from _places(value, f"{prefix}{name}.", path)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield f"{prefix}{index}", value.start_mark.line + 1
-            yield from _lines(value, f"{prefix}{index}.", path)
+            yield f"{prefix}{index}", f"{path}:{value.start_mark.line + 1}"
+            yield from _places(value, f"{prefix}{index}.", path)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _place(places: Mapping[str, str], key: str) -> str:
+    """Where `key`, or the innermost section around it that was written down, stands."""
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places[key]
+
+
+def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> list[str]:
+    """Put one `--set` into the tree; returns a note where its key is an alias."""
+    where = f"--set {override!r}"
     key, equals, value = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise RecipeError(f"--set {override!r} is not KEY=VALUE", way_out="write e.g. --set train.seed=1")
-    try:
-        parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is not YAML", way_out="quote it") from error
+    asked = key.strip()
+    if not equals or not all(asked.split(".")):
+        raise RecipeError(f"{where} is not KEY=VALUE", way_out="write e.g. --set train.seed=1")
+    key = _canonical(asked)
+    *parts, leaf = key.split(".")
+    _, parsed = _yaml(value, where, way_out="quote the value")
     place: Any = tree
-    for part in parts[:-1]:
+    for part in parts:
         if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
             place = place[int(part)]
-            continue
-        if not isinstance(place, dict):
-            raise RecipeError(f"--set {override!r}: {part!r} cannot be reached", way_out="set the section as a whole")
-        if not isinstance(place.get(part), dict | list):
-            place[part] = {}
-        place = place[part]
-    if isinstance(place, list) and parts[-1].isdecimal() and int(parts[-1]) < len(place):
-        place[int(parts[-1])] = parsed
+        elif isinstance(place, dict) and isinstance(place.setdefault(part, {}), dict | list):
+            place = place[part]
+        else:
+            raise RecipeError(f"{where}: there is nothing below {part!r} to set", way_out="set the section as a whole")
+    if isinstance(place, list) and leaf.isdecimal() and int(leaf) < len(place):
+        place[int(leaf)] = parsed
     elif isinstance(place, dict):
-        place[parts[-1]] = parsed
+        place[leaf] = parsed
     else:
-        raise RecipeError(f"--set {override!r}: the last part cannot be reached", way_out="set the section as a whole")
+        raise RecipeError(f"{where}: {leaf!r} is not an item of that list", way_out="set the list as a whole")
+    for known in [known for known in places if known.startswith(f"{key}.")]:
+        del places[known]
+    places[key] = where
+    return [f"{asked!r} is taken as {key!r}"] if asked != key else []
 
 
-def _take_aliases(tree: dict[str, Any], path: Path) -> list[str]:
+def _canonical(key: str) -> str:
+    """The recipe's own name of a key that other tools call otherwise."""
+    for alias, canonical in ALIASES.items():
+        section = canonical.partition(".")[0]
+        for known in (alias, f"{section}.{alias}"):
+            if key == known or key.startswith(f"{known}."):
+                return canonical + key[len(known) :]
+    return key
+
+
+def _take_aliases(tree: dict[str, Any], places: dict[str, str]) -> list[str]:
     notes = []
     for alias, canonical in ALIASES.items():
         section, leaf = canonical.split(".")
-        places = [(tree, alias, alias)]
+        holders = [(tree, alias)]
         inner = tree.get(section)
         if isinstance(inner, dict) and alias != leaf:
-            places.append((inner, alias, f"{section}.{alias}"))
-        for place, key, shown in places:
-            if key not in place:
+            holders.append((inner, f"{section}.{alias}"))
+        for holder, shown in holders:
+            if alias not in holder:
                 continue
-            value = place.pop(key)
+            where = _place(places, shown)
             target = tree.get(section)
             if target is None or (isinstance(target, str) and section == "model"):
-                target = {"name": target} if isinstance(target, str) else {}
-                tree[section] = target
+                tree[section] = target = {"name": target} if isinstance(target, str) else {}
             if not isinstance(target, dict):
-                raise RecipeError(f"{path}: {section!r} must be a mapping to take {shown!r}", way_out=f"write {canonical}")
+                raise RecipeError(f"{where}: {section!r} must be a mapping to take {shown!r}",
+                                  way_out=f"write {canonical!r}")
             if leaf in target:
-                raise RecipeError(f"{path}: {shown!r} and {canonical!r} say the same thing", way_out=f"keep {canonical!r}")
-            target[leaf] = value
+                raise RecipeError(f"{where}: {shown!r} and {canonical!r} say the same thing",
+                                  way_out=f"keep {canonical!r}")
+            target[leaf] = holder.pop(alias)
+            places |= {canonical + key[len(shown) :]: place for key, place in places.items()
+                       if key == shown or key.startswith(f"{shown}.")}
             notes.append(f"{shown!r} is taken as {canonical!r}")
     return notes
 
@@ -221,11 +271,12 @@ def _normalise(tree: dict[str, Any]) -> None:
             data["train"] = [{"path": item} if isinstance(item, str) else item for item in train]
 
 
-def _substitute(value: Any, environment: Mapping[str, str], path: Path) -> Any:
+def _substitute(value: Any, environment: Mapping[str, str], key: str, places: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _substitute(item, environment, path) for key, item in value.items()}
+        return {name: _substitute(item, environment, f"{key}.{name}".lstrip("."), places)
+                for name, item in value.items()}
     if isinstance(value, list):
-        return [_substitute(item, environment, path) for item in value]
+        return [_substitute(item, environment, f"{key}.{index}", places) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -233,21 +284,19 @@ def _substitute(value: Any, environment: Mapping[str, str], path: Path) -> Any:
         if match[1]:
             return "${" + match[2] + "}"
         if match[2] not in environment:
-            raise RecipeError(f"{path}: ${{{match[2]}}} is not set in the environment",
+            raise RecipeError(f"{_place(places, key)}: {key}: ${{{match[2]}}} is not set in the environment",
                               way_out=f"export {match[2]}=..., or write $${{{match[2]}}} for the text itself")
         return environment[match[2]]
 
     return _ENVIRONMENT.sub(look_up, value)
 
 
-def _refuse_unknown(
-    tree: Any, section: type[BaseModel], prefix: str, path: Path, lines: Mapping[str, int]
-) -> None:
+def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Mapping[str, str]) -> None:
     if not isinstance(tree, dict):
         return
     for key, value in tree.items():
         full = f"{prefix}{key}"
-        where = f"{path}:{lines[full]}" if full in lines else str(path)
+        where = _place(places, full)
         if full in NOT_BUILT:
             raise RecipeError(f"{where}: {full!r} ({NOT_BUILT[full]}) is not built yet", way_out="remove it")
         known = list(section.model_fields)
@@ -258,7 +307,7 @@ def _refuse_unknown(
         inner = _section_of(section.model_fields[key].annotation)
         if inner is not None:
             for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                _refuse_unknown(item, inner, f"{full}." if index is None else f"{full}.{index}.", path, lines)
+                _refuse_unknown(item, inner, f"{full}." if index is None else f"{full}.{index}.", places)
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -267,26 +316,44 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((found for part in get_args(annotation) if (found := _section_of(part))), None)
 
 
-def _translate(error: ValidationError, path: Path, lines: Mapping[str, int]) -> RecipeError:
+def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    known = key
-    while known and known not in lines:
-        known = known.rpartition(".")[0]
-    where = f"{path}:{lines[known]}" if known else str(path)
+    where = _place(places, key)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
-        return RecipeError(f"{where}: the key {key!r} is missing", way_out=f"add {key!r}; `luthier init DATA` writes a whole recipe")
+        return RecipeError(f"{where}: the key {key!r} is missing",
+                           way_out=f"add {key!r}; `luthier init DATA` writes a whole recipe")
     found = "" if isinstance(first["input"], dict | list) else f", found {first['input']!r}"
-    return RecipeError(f"{where}: {key or 'recipe'}: {message}{found}", way_out="correct the value; `luthier check --explain` shows all keys")
+    return RecipeError(f"{where}: {key or 'recipe'}: {message}{found}",
+                       way_out="correct the value; `luthier check --explain` shows all keys")
 
 
-def _refuse_unbuilt_values(recipe: Recipe, path: Path) -> None:
+def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
+    """Names that are in no table, and lines of the objective that cannot be read."""
     if recipe.method.type != "auto":
-        METHODS.get(recipe.method.type)
+        with _at(places, "method.type"):
+            METHODS.get(recipe.method.type)
     if recipe.adapter.type is not None:
-        ADAPTERS.get(recipe.adapter.type)
-    for name in recipe.export or ():
-        EXPORTS.get(name)
+        with _at(places, "adapter.type"):
+            ADAPTERS.get(recipe.adapter.type)
+    for index, name in enumerate(recipe.export or ()):
+        with _at(places, f"export.{index}"):
+            EXPORTS.get(name)
     if recipe.export is not None and len(set(recipe.export)) != len(recipe.export):
-        raise RecipeError(f"{path}: export: a name stands twice in {list(recipe.export)}", way_out="keep one")
+        raise RecipeError(f"{_place(places, 'export')}: export: a name stands twice in {list(recipe.export)}",
+                          way_out="keep one")
+    objective = recipe.objective
+    for section, limits in (("targets", objective.targets), ("non_regression", objective.non_regression)):
+        for key, text in limits.items():
+            with _at(places, f"objective.{section}.{key}"):
+                parse_limit(key, text, section=section)
+
+
+@contextlib.contextmanager
+def _at(places: Mapping[str, str], key: str) -> Iterator[None]:
+    """Say where in the recipe an error comes from."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{_place(places, key)}: {error.what}", way_out=error.way_out) from error

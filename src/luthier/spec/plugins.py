@@ -21,7 +21,8 @@ class MethodFacts:
     name: str
     summary: str
     tasks: tuple[str, ...]
-    learning_rate: float
+    learning_rates: tuple[tuple[float, float], ...]
+    """(parameters of the base in billions, rate): the first row that the base does not exceed; the last for all above."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
 

@@ -5,9 +5,9 @@ Validation here only refuses. Unknown keys are errors; `load` turns them into me
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from luthier.records import Task
 
@@ -16,6 +16,15 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads yes, on and true as a truth value, which pydantic would take as 1 where a number is asked for."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"a truth value does not belong here (YAML reads yes, no, on and off as {value})")
+        return value
 
 
 class Budget(Section):
@@ -96,6 +105,13 @@ class Adapter(Section):
     alpha: float | None = Field(None, gt=0)
     dropout: float | None = Field(None, ge=0, lt=1)
     target_modules: str | tuple[str, ...] | None = Field(None, description="'all-linear' or names of modules.")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_a_module(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if value is not None and not all([value, *value]):
+            raise ValueError("no module is named, write 'all-linear' or a list of names")
+        return value
 
 
 class Train(Section):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record
@@ -52,12 +53,19 @@ class ResolvedRecipe(Record):
         return Path(self.folder) / relative
 
 
+GIVEN = "given in the recipe"
+
+
 class _Filler:
     """Collects values and reasons; what is given wins."""
 
-    def __init__(self, tree: dict[str, Any]) -> None:
-        self.tree = tree
-        self.reasons: dict[str, str] = {}
+    def __init__(self, recipe: Recipe) -> None:
+        self.tree = recipe.model_dump(mode="json")
+        given = dict(leaves(recipe.model_dump(mode="json", exclude_unset=True)))
+        self.reasons = {
+            key: GIVEN if key in given else "open on purpose" if value is None else "the default"
+            for key, value in leaves(self.tree)
+        }
 
     def fill(self, key: str, value: object, reason: str) -> Any:
         *path, leaf = key.split(".")
@@ -67,9 +75,19 @@ class _Filler:
         if place.get(leaf) is None:
             place[leaf] = value
             self.reasons[key] = reason
-        else:
-            self.reasons[key] = "given in the recipe"
         return place[leaf]
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key path -> value of everything that is not a section; items of a list of sections are `key.0`."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        for index, value in enumerate(tree):
+            yield from leaves(value, f"{prefix}.{index}")
+    else:
+        yield prefix, tree
 
 
 def resolve(
@@ -94,7 +112,7 @@ def resolve(
     Raises:
         RecipeError: a needed value is neither given nor to be found in the data.
     """
-    filler = _Filler(loaded.recipe.model_dump(mode="json"))
+    filler = _Filler(loaded.recipe)
     _fill_data(filler, loaded, profile)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
@@ -106,7 +124,7 @@ def resolve(
     filler.fill("evaluate.level", 0.95, "the field's habit")
     filler.fill("export", ["adapter", "merged"], "both forms that are built")
     resolved = ResolvedRecipe(
-        recipe=Recipe.model_validate(filler.tree),
+        recipe=_whole(filler.tree),
         reasons=filler.reasons,
         notes=loaded.notes,
         folder=str(loaded.folder.resolve()),
@@ -117,6 +135,18 @@ def resolve(
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
     return resolved
+
+
+def _whole(tree: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:  # what was given is fine by itself, but not with what was filled in
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{key}: {problem}, the values that were filled in counted",
+                          way_out=f"set every value of {key.partition('.')[0]!r} that matters to you; "
+                          "`luthier check --explain` shows the usual ones") from error
 
 
 def _is_closed(filler: _Filler) -> bool:
@@ -137,6 +167,9 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     if given["input"] is None and profile.shape != "messages" and not profile.input:
         raise RecipeError(f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'")
     chat = profile.shape == "messages" and given["input"] is None
+    if chat and given["label"]:
+        raise RecipeError(f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
+                          way_out="leave it out, or set data.train[0].input as well")
     filler.fill(f"{entry}.input", "" if chat else profile.input, "chat rows bring their turns" if chat else "detected column")
     if not chat and given["label"] is None and not profile.label:
         raise RecipeError(f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label")
@@ -152,11 +185,12 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
                 "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint")
     filler.fill("data.split.group_by", profile.group_by,
                 f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group")
-    filler.reasons["data.split.seed"] = "given in the recipe or 0"
     filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
-        filler.reasons["data.privacy"] = "absent: personal data is reported, a secret stops the run"
+        filler.reasons.pop("data.privacy")
+        absent = "data.privacy is absent: personal data is reported, a secret stops the run"
+        filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
 
 
 def entry_name(label: str, task: str) -> str:
@@ -170,8 +204,6 @@ def _fill_method(filler: _Filler) -> None:
     if method["type"] == "auto":
         method["type"] = "sft"
         filler.reasons["method.type"] = "the only method of this version"
-    else:
-        filler.reasons["method.type"] = "given in the recipe"
     task = filler.tree["data"]["train"][0]["task"]
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
@@ -185,11 +217,12 @@ def _fill_method(filler: _Filler) -> None:
 
 def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     method = METHODS.get(filler.tree["method"]["type"])
-    filler.fill("train.learning_rate", method.learning_rate, f"default of {method.name}")
+    billions = shape.num_parameters / 1e9
+    rate = next(rate for most, rate in method.learning_rates if billions <= most)
+    filler.fill("train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters")
     filler.fill("train.num_train_epochs", 3, "a common middle")
-    filler.reasons["train.max_tokens"] = (
-        "given in the recipe" if filler.tree["train"]["max_tokens"] else "open on purpose: the epochs decide"
-    )
+    if filler.tree["train"]["max_tokens"] is None:
+        filler.reasons["train.max_tokens"] = "open on purpose: the epochs decide"
     length = filler.fill("train.max_length", min(1024, shape.max_positions), "1024 or what the model was trained for")
     if length > shape.max_positions:
         raise RecipeError(f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
@@ -206,7 +239,6 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.validations", 4, "one in each quarter of training")
     filler.fill("train.patience", 2, "two validations without a better metric")
     filler.fill("train.save_steps", 20, "little is lost when a run is killed")
-    filler.reasons["train.seed"] = "given in the recipe or 0"
     filler.fill("train.threads", machine.threads, "processors that this process may use")
 
 

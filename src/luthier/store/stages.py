@@ -57,6 +57,11 @@ class Stages:
         marker = self.marker(stage)
         return marker is not None and marker.key == key and all(map(self._is_intact, marker.outputs))
 
+    def changed(self, stage: str) -> list[str]:
+        """Outputs of a stage that are no longer what it wrote, relative to the run folder; none where it is not done."""
+        marker = self.marker(stage)
+        return [output.path for output in marker.outputs if not self._is_intact(output)] if marker else []
+
     def clear(self, stage: str) -> None:
         """Forget that a stage was done; call it before its outputs are touched."""
         with disk_errors(self._marker_path(stage)):

@@ -43,10 +43,12 @@ class LoopState(Record):
 
 
 def save(
-    folder: Path, state: LoopState, *, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+    folder: Path, state: LoopState, *, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer,
+    best: Mapping[str, Tensor],
 ) -> None:
-    """Write `folder`/step-NNNNNN atomically, then remove all but the newest two."""
+    """Write `folder`/step-NNNNNN atomically, then remove all but the newest two. `best` are the best weights so far."""
     tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for name, parameter in parameters.items():
         tensors[f"parameter.{name}"] = parameter.detach()
         for field, value in optimizer.state.get(parameter, {}).items():
@@ -60,15 +62,18 @@ def save(
 
 def load_latest(
     folder: Path, *, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
-) -> LoopState:
+) -> tuple[LoopState, dict[str, Tensor]]:
     """Put the newest checkpoint back into parameters, optimizer and random state; a fresh state where there is none.
+
+    Returns:
+        The state, and the best weights so far by the names of `parameters` (empty where nothing was validated yet).
 
     Raises:
         RunError: the checkpoint belongs to another recipe, data or base, or its tensors do not fit.
     """
     found = _found(folder)
     if not found:
-        return LoopState(key=key)
+        return LoopState(key=key), {}
     state = LoopState.read(found[-1] / "state.json")
     if state.key != key:
         raise RunError(f"{found[-1]} was written for another recipe, data or base model",
@@ -83,10 +88,11 @@ def load_latest(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter.{name}"))
+    best = {name: tensors.pop(f"best.{name}") for name in parameters if f"best.{name}" in tensors}
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
         optimizer.state[parameters[owner]][field] = tensor
-    return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)})
+    return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)}), best
 
 
 def _found(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from luthier.data.shards import Example
@@ -76,7 +77,8 @@ def train(
 ) -> TrainResult:
     """Train the adapter of `model`; resume from the newest checkpoint in `out`.
 
-    Writes out/checkpoints/step-N, out/adapter (the best by the task's metric; the last without validation rows).
+    Writes out/checkpoints/step-N and, at the end, out/adapter (the best by the task's metric; the last without
+    validation rows). The best weights travel in the checkpoints, so that the adapter follows from the newest one alone.
 
     Raises:
         NonFinite: loss or gradient norm is not finite; named with the rows of the step, before the optimizer moved.
@@ -85,7 +87,7 @@ def train(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
-    state = checkpoint.load_latest(out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer)
+    state, best = checkpoint.load_latest(out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer)
     lengths = [len(example.input_ids) for example in inputs.examples]
     assert settings.batch_size is not None
     assert settings.num_train_epochs is not None
@@ -100,15 +102,17 @@ def train(
     while state.step < len(steps) and not state.stopped_early:
         state = loop.step(state, steps[state.step])
         if validation and state.step in validate_after:
-            state = _validate(model, state, validation, settings, out, watch, len(steps))
+            state = _validate(model, state, validation, settings, watch, len(steps))
+            if state.best_step == state.step:
+                best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if stop_asked():
-            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer)
+            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
             raise Stopped(f"stopped after step {state.step} of {len(steps)}; a checkpoint is kept",
                           way_out="run the same command again to go on")
         if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
-            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer)
+            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
+    _keep(model, parameters, best, out)
     if not validation:
-        _keep(model, out)
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
     return _result(state, inputs, settings, method_name=method_name, parameters=parameters, out=out,
                    metric=validation.metric if validation else "")
@@ -173,7 +177,7 @@ def _validation_steps(total: int, times: int) -> frozenset[int]:
 
 
 def _validate(
-    model: Any, state: LoopState, validation: Validation, settings: Train, out: Path, watch: Watcher, total: int
+    model: Any, state: LoopState, validation: Validation, settings: Train, watch: Watcher, total: int
 ) -> LoopState:
     began = time.monotonic()
     model.eval()
@@ -181,8 +185,6 @@ def _validate(
     value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
     tiebreak = -metrics[validation.tiebreak]
     better = (value, tiebreak) > (state.best_value, state.best_tiebreak)
-    if better:
-        _keep(model, out)
     last = state.history[-1]
     event = last.model_copy(update={
         "kind": "validation", "metrics": metrics, "seconds": time.monotonic() - began, "memory_gib": peak_memory_gib(),
@@ -200,7 +202,11 @@ def _validate(
     })
 
 
-def _keep(model: Any, out: Path) -> None:
+def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Tensor], out: Path) -> None:
+    """Write the best weights, or where none were ever better than nothing (a metric that stays NaN) the last."""
+    with torch.no_grad():
+        for name, tensor in best.items():
+            parameters[name].copy_(tensor)
     with write_atomic_dir(out / "adapter") as folder:
         save_adapter(model, folder)
 

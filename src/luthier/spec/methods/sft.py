@@ -6,7 +6,9 @@ FACTS = MethodFacts(
     name="sft",
     summary="supervised fine-tuning on answers",
     tasks=("classification", "sentiment", "translation", "generation", "extraction"),
-    learning_rate=1e-3,
+    # Small bases take larger steps: on 135 M, 1e-3 and 2e-3 ended alike (benchmarks/LOG.md); 2e-4 is what most recipes
+    # for 7 B and more use.
+    learning_rates=((0.5, 1e-3), (2.0, 5e-4), (float("inf"), 2e-4)),
     # Forward 1, gradient with respect to activations 1; a frozen base needs no weight gradients (adapters' are small).
     backward_factor=2.0,
 )

@@ -1,0 +1,254 @@
+"""What a recipe leaves open is filled in with a reason; what it says wins; the hash is that of what will be done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+
+from luthier.errors import RecipeError
+from luthier.pipeline.explain import explained
+from luthier.records import DataProfile
+from luthier.spec.load import LoadedRecipe
+from luthier.spec.recipe import Recipe
+from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, resolve
+
+SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
+OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
+    "model.revision",
+    "train.max_tokens",
+    "data.limit.train",
+    "data.limit.validation",
+    "data.limit.test",
+    "data.test",
+    "data.validation",
+    "objective.budget.hours",
+    "objective.budget.ram_gib",
+}
+
+
+def resolved(
+    tree: dict[str, Any], *, profile: DataProfile | None = None, folder: str = ".", threads: int = 2, **shape: Any
+) -> ResolvedRecipe:
+    loaded = LoadedRecipe(Recipe.model_validate(tree), Path(folder) / "r.yaml", "", ("a note",))
+    return resolve(
+        loaded,
+        profile or samples.profile(),
+        samples.shape(**shape),
+        machine=Machine(threads=threads),
+        data_sha256={"data.train.0.path": samples.sha("d")},
+        luthier_version="0.1.0",
+    )
+
+
+def with_(key: str, value: object, tree: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A copy of the tree with one key set."""
+    head, _, rest = key.partition(".")
+    base = tree if tree is not None else SHORTEST
+    if isinstance(base, list):
+        return [with_(rest, value, item) if str(index) == head else item for index, item in enumerate(base)]  # type: ignore
+    return {**base, head: with_(rest, value, base.get(head) or {}) if rest else value}
+
+
+def test_nothing_is_left_open_and_every_value_has_its_reason() -> None:
+    made = resolved(SHORTEST)
+    values = dict(leaves(made.recipe.model_dump(mode="json")))
+    assert {key for key, value in values.items() if value is None} == OPEN_ON_PURPOSE
+    assert set(made.reasons) == set(values)
+    assert all(made.reasons.values())
+    given = {key for key, reason in made.reasons.items() if reason == "given in the recipe"}
+    assert given == {"name", "model.name", "data.train.0.path"}
+    assert len(explained(made)) == len(values)
+    assert made.notes == ("a note",)
+
+
+def test_a_resolved_recipe_resolves_to_itself() -> None:
+    made = resolved(SHORTEST)
+    again = resolved(made.recipe.model_dump(mode="json"))
+    assert again.recipe == made.recipe
+    assert again.sha256 == made.sha256
+
+
+GIVEN = {
+    "data.train.0.task": "sentiment",
+    "data.train.0.name": "x",
+    "data.train.0.input": "{intent}",
+    "data.train.0.system": "",
+    "data.train.0.label": "message",
+    "data.train.0.format": "jsonl",
+    "data.train.0.license": "MIT",
+    "data.split.test": 0.4,
+    "data.split.validation": 0.2,
+    "data.split.group_by": "",
+    "data.split.stratify": False,
+    "adapter.r": 3,
+    "adapter.alpha": 5.0,
+    "adapter.dropout": 0.5,
+    "adapter.target_modules": ["q_proj"],
+    "train.learning_rate": 0.5,
+    "train.num_train_epochs": 7,
+    "train.max_length": 77,
+    "train.batch_size": 3,
+    "train.micro_batch_tokens": 99,
+    "train.lr_scheduler_type": "cosine",
+    "train.warmup_ratio": 0.0,
+    "train.weight_decay": 0.5,
+    "train.max_grad_norm": 9.0,
+    "train.validations": 9,
+    "train.patience": 9,
+    "train.save_steps": 9,
+    "train.threads": 9,
+    "evaluate.baselines": ["base"],
+    "evaluate.resamples": 300,
+    "evaluate.level": 0.9,
+    "export": [],
+}
+
+
+@pytest.mark.parametrize("key", GIVEN)
+def test_what_is_given_wins(key: str) -> None:
+    made = resolved(with_(key, GIVEN[key]))
+    assert dict(leaves(made.recipe.model_dump(mode="json")))[key] == GIVEN[key]
+    assert made.reasons[key] == "given in the recipe"
+    assert dict(leaves(resolved(SHORTEST).recipe.model_dump(mode="json")))[key] != GIVEN[key]
+
+
+def test_zero_and_empty_are_given_values_too() -> None:
+    for key, value in (
+        ("train.warmup_ratio", 0.0),
+        ("data.train.0.system", ""),
+        ("export", []),
+        ("data.split.group_by", ""),
+    ):
+        assert dict(leaves(resolved(with_(key, value)).recipe.model_dump(mode="json")))[key] == value
+
+
+def test_what_follows_from_what() -> None:
+    assert resolved(with_("adapter.r", 5)).recipe.adapter.alpha == 10
+    assert resolved(SHORTEST, max_positions=300).recipe.train.max_length == 300
+    assert resolved(SHORTEST, threads=7).recipe.train.threads == 7
+    assert resolved(with_("objective.budget.ram_gib", 16)).recipe.train.micro_batch_tokens == 2048
+    assert resolved(with_("objective.budget.ram_gib", 8)).recipe.train.micro_batch_tokens == 1024
+    assert resolved(with_("train.max_length", 3000)).recipe.train.micro_batch_tokens == 3000
+    large, small = (resolved(SHORTEST, num_parameters=count).recipe.train.learning_rate for count in (7 * 10**9, 10**8))
+    assert large is not None
+    assert small is not None
+    assert large < small
+    chat = resolved(
+        SHORTEST, profile=samples.profile(shape="messages", task="generation", input="", label="", labels={})
+    )
+    assert (chat.recipe.entry.input, chat.recipe.entry.label, chat.recipe.entry.name) == ("", "", "generation")
+    assert chat.recipe.evaluate.baselines == ("base",)
+    assert chat.recipe.data.split.stratify is False
+    assert resolved(SHORTEST).recipe.entry.system == "Answer with the intent of the message."
+
+
+def test_private_rules_are_the_careful_ones_where_nothing_is_said() -> None:
+    privacy = resolved(SHORTEST).recipe.data.privacy
+    assert privacy is not None
+    assert (privacy.action, privacy.secrets) == ("report", "stop")
+    assert "absent" in resolved(SHORTEST).reasons["data.privacy.secrets"]
+    assert resolved(with_("data.privacy", {})).recipe.data.privacy == privacy
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("Intent", "intent"),
+        ("intent class", "intent_class"),
+        ("1st", "task"),
+        ("", "task"),
+        ("étiquette", "tiquette"),
+        ("类别", "task"),
+        ("__x__", "x"),
+    ],
+)
+def test_names_of_entries(column: str, name: str) -> None:
+    assert entry_name(column, "task") == name
+    resolved(with_("data.train.0.label", column or None))
+
+
+UNTOLD: dict[str, Any] = {"shape": "unknown", "task": None, "input": "", "label": "", "labels": {}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "profile", "what", "way_out"),
+    [
+        (
+            SHORTEST,
+            UNTOLD,
+            r"support.csv: cannot tell what the columns are for: ticket_id \(id\), received \(date\)",
+            r"set data.train\[0\].task, .input \(e.g. '\{text\}'\) and .label",
+        ),
+        (with_("data.train.0.task", "classification"), UNTOLD, "cannot tell what the columns are for", ""),
+        (SHORTEST, {"input": ""}, "support.csv: no column looks like an input", r"set data.train\[0\].input"),
+        (SHORTEST, {"label": ""}, "support.csv: no column looks like an answer", r"set data.train\[0\].label"),
+        (
+            with_("data.train.0.label", "x"),
+            {"shape": "messages", "task": "generation"},
+            r"data.train\[0\].label 'x' is not used with chat rows",
+            "leave it out",
+        ),
+        (
+            with_("train.max_length", 9000),
+            {},
+            "train.max_length 9000 is more than the 8192 positions of smollm2",
+            "set it to 8192",
+        ),
+        (with_("evaluate.baselines", ["majority"]), {}, "evaluate.baselines leaves out 'base'", "add it"),
+        (
+            with_("data.split.test", 0.87),
+            {},
+            "data.split: split.test \\+ split.validation leave less than a tenth",
+            "set",
+        ),
+        (
+            with_("objective.targets", {"kind.accuracy": ">= 0.8"}),
+            {},
+            r"'kind.accuracy' names no data entry \(there is 'intent'\)",
+            "write 'intent.accuracy', or set",
+        ),
+        (
+            with_("objective.targets", {"intent.accuracy": ">= 0.8"}, with_("data.train.0.task", "generation")),
+            {},
+            "'intent.accuracy' is not measured for generation",
+            "measured: exact_match, perplexity",
+        ),
+    ],
+    ids=[
+        "untold",
+        "half told",
+        "no input",
+        "no answer",
+        "chat label",
+        "too long",
+        "no base",
+        "no rows left",
+        "other name",
+        "other metric",
+    ],
+)
+def test_what_cannot_be_resolved(tree: dict[str, Any], profile: dict[str, Any], what: str, way_out: str) -> None:
+    with pytest.raises(RecipeError, match=what) as caught:
+        resolved(tree, profile=samples.profile(**profile))
+    assert re.match(way_out, caught.value.way_out)
+
+
+def test_columns_that_say_nothing_are_fine_once_they_are_told() -> None:
+    entry = {"path": "support.csv", "task": "classification", "input": "{message}", "label": "intent"}
+    made = resolved({**SHORTEST, "data": {"train": [entry]}}, profile=samples.profile(**UNTOLD))
+    assert made.recipe.entry.name == "intent"
+
+
+def test_the_hash_does_not_know_the_place_but_everything_else() -> None:
+    usual = resolved(SHORTEST)
+    assert resolved(SHORTEST, folder="/elsewhere").sha256 == usual.sha256
+    assert resolved(with_("output_dir", "other")).sha256 == usual.sha256
+    assert resolved(SHORTEST, sha256=samples.sha("c")).sha256 != usual.sha256
+    for change in ({"data_sha256": {"data.train.0.path": "other"}}, {"luthier_version": "0.1.1"}):
+        assert usual.model_copy(update=change).sha256 != usual.sha256
+    assert ResolvedRecipe.model_validate_json(usual.to_json()).sha256 == usual.sha256
+    assert usual.file("support.csv") == Path(usual.folder) / "support.csv"

@@ -1,0 +1,318 @@
+"""No silent setting: every leaf key of the recipe changes the run's identity and what comes out where it is used.
+
+Each key stands in `EFFECTS` with another value and with the consumer that must notice it. A key that is added to the
+recipe and not here fails; so does one that nothing obeys.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+import govern_records
+import huggingface_hub
+import pytest
+import samples
+import test_evals_evaluate
+import test_train_loop
+import torch
+from data_kit import shape, tokenizer_folder
+from echo_engine import asker
+from pydantic import BaseModel
+
+from luthier.data.prepare import prepare
+from luthier.data.profile import profile
+from luthier.errors import DataError
+from luthier.evals.evaluate import evaluate
+from luthier.launch.child import stage_environment
+from luthier.models.adapters import attach
+from luthier.models.source import locate
+from luthier.pipeline.drive import begin
+from luthier.pipeline.start import copy_recipe
+from luthier.plan.make import make_plan
+from luthier.spec.load import LoadedRecipe
+from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.recipe import Evaluate, Recipe, Section, Train
+from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.train import loop
+from luthier.train.methods import load_method, sft
+from tiny import llama
+
+BASE: dict[str, Any] = {
+    "name": "r",
+    "objective": {"targets": {"intent.accuracy": ">= 0.5"}, "non_regression": {"general.perplexity": "<= 1.05x"}},
+    "model": {"name": "owner/m"},
+    "data": {
+        "train": [
+            {"path": "data.csv", "name": "intent", "input": "{message}", "label": "intent", "task": "classification"}
+        ],
+        "split": {"test": 0.25, "validation": 0.2, "group_by": "customer"},
+        "privacy": {"action": "report", "secrets": "redact"},
+    },
+}
+
+
+def with_(key: str, value: object, tree: Any = BASE) -> Any:
+    """A copy of the tree with one key set; what is missing on the way is made."""
+    head, _, rest = key.partition(".")
+    if isinstance(tree, list):
+        return [with_(rest, value, item) if str(index) == head else item for index, item in enumerate(tree)]
+    return {**tree, head: with_(rest, value, tree.get(head) or {}) if rest else value}
+
+
+def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
+    keys = []
+    for name, field in section.model_fields.items():
+        inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        inner = [part for part in inner if issubclass(part, Section)]
+        if not inner:
+            keys.append(prefix + name)
+        for part in inner:
+            keys += leaf_keys(
+                part, f"{prefix}{name}.{'0.' if field.annotation is not part and name == 'train' else ''}"
+            )
+    return keys
+
+
+# --- consumers: each turns the recipe into what is seen of it ---------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("settings")
+    tokenizer_folder(place / "tokenizer")
+    for name, first in (("data.csv", 0), ("other.csv", 200), ("extra.csv", 400)):
+        with (place / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["customer", "message", "note", "intent", "mood"])
+            for number in range(first, first + 72):
+                text = f"message number {number} about " + ("a long story " * 30 if number % 24 == 5 else "an order")
+                text += " mail me at ana@example.org" if number % 12 == 3 else ""
+                text += " key AKIA" + "IOSFODNN7EXAMPLE" if number % 24 == 7 else ""
+                label = ("buy", "sell", "ask")[min(number % 8, 2)]
+                writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2]])
+    return place
+
+
+def resolved(tree: dict[str, Any], folder: Path) -> ResolvedRecipe:
+    recipe = Recipe.model_validate(tree)
+    loaded = LoadedRecipe(recipe, folder / "r.yaml", "", ())
+    return resolve(
+        loaded, profile(folder / recipe.entry.path), shape(), machine=Machine(threads=1), data_sha256={},
+        luthier_version="0",
+    )  # fmt: skip
+
+
+def through_prepare(tree: dict[str, Any], folder: Path) -> object:
+    """Report and contract, or the error."""
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    try:
+        made = prepare(resolved({**tree, "objective": {}}, folder), tokenizer_folder=folder / "tokenizer", out=out)
+    except DataError as error:
+        return type(error).__name__
+    return made, (out / "contract.json").read_text()
+
+
+def through_attach(tree: dict[str, Any], folder: Path) -> object:
+    model = attach(llama(), resolved(tree, folder).recipe.adapter, base_name="b", seed=0)
+    layers = [(name, part) for name, part in model.named_modules() if hasattr(part, "lora_dropout")]
+    return (
+        [(name, part.scaling, str(part.lora_dropout)) for name, part in layers],
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad},
+    )
+
+
+class Counting:
+    """The method, and how often it was asked for a loss."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.count = sft.count
+
+    def loss_sum(self, model: Any, examples: Any) -> torch.Tensor:
+        self.calls += 1
+        return sft.loss_sum(model, examples)
+
+
+def through_train(tree: dict[str, Any], folder: Path) -> object:
+    """Weights, losses, when was validated, what checkpoints were made, threads: a worsening metric, eighteen rows."""
+    usual = test_train_loop.SETTINGS.model_dump()
+    settings = Train.model_validate({**usual, "validations": 5, "patience": 9, **tree.get("train", {})})
+    scores, method, steps = iter(range(1000, 0, -1)), Counting(), list[str]()
+    out = Path(tempfile.mkdtemp(dir=folder))
+    validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
+
+    def watch(event: Any, *, total_steps: int) -> None:
+        checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*"))
+        steps.append(f"{event.kind} {event.step} {event.loss:.4f} {checkpoints}")
+
+    result = loop.train(
+        test_train_loop.fresh(), method, test_train_loop.INPUTS, settings=settings, method_name="sft",
+        validation=validation, out=out, watch=watch, stop_asked=lambda: False,
+    )  # fmt: skip
+    return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
+        threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
+
+
+def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
+    settings = Evaluate.model_validate(
+        {"baselines": ["base"], "resamples": 300, "level": 0.95, **tree.get("evaluate", {})}
+    )
+    report = evaluate(
+        test_evals_evaluate.material(test=test_evals_evaluate.rows(20, seed=3)), base=asker(0.0), tuned=asker(1.0),
+        settings=settings, seed=0, out=folder, progress=test_evals_evaluate.silent, clock=lambda: 0.0,
+    )  # fmt: skip
+    return report.systems, report.interval_method
+
+
+def through_gate(tree: dict[str, Any], folder: Path) -> object:
+    objective = tree["objective"]
+    made = govern_records.resolved(
+        targets=objective["targets"], non_regression=objective["non_regression"], export=tree.get("export", ("merged",))
+    )
+    return govern_records.decision(resolved=made).lines
+
+
+def through_plan(tree: dict[str, Any], folder: Path) -> object:
+    made = make_plan(resolved(tree, folder), profile(folder / "data.csv"), shape(), matmul_gflops=1e-3)
+    return made.fits, made.budget, made.notes
+
+
+def through_source(tree: dict[str, Any], folder: Path) -> object:
+    """What is found in a hub cache that holds two models, one of them in two revisions."""
+    model = Recipe.model_validate(tree).model
+    for name, revision in (("m", "main"), ("m", "abc"), ("other", "main")):
+        place = folder / "hub" / f"models--owner--{name}"
+        (place / "snapshots" / (revision[0] * 40)).mkdir(parents=True, exist_ok=True)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / revision).write_text(revision[0] * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))
+        return locate(model.name, folder=folder, revision=model.revision, offline=True, say=print).path
+
+
+def through_begin(tree: dict[str, Any], folder: Path) -> object:
+    """The run folder of the shipped recipe, on the tiny model that stands in `folder`."""
+    session, _, _ = begin(
+        str(shipped(folder)), overrides=[f"{key}={tree[key]}" for key in ("name", "output_dir") if key in tree]
+        + [f"model.name={folder / 'model'}", "train.max_length=64"], out=None, offline=True, say=lambda line: None,
+    )  # fmt: skip
+    return session.run.path.parent
+
+
+@lru_cache(maxsize=1)
+def shipped(folder: Path) -> Path:
+    return copy_recipe("support-intents", folder / "shipped")
+
+
+def through_tables(tree: dict[str, Any], folder: Path) -> object:
+    """There is one name today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
+    given = resolved(tree, folder).recipe
+    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), load_method(given.method.type)
+
+
+PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan
+Consumer = Callable[[dict[str, Any], Path], object]
+EFFECTS: dict[str, tuple[object, Consumer]] = {
+    "name": ("other", through_begin),
+    "objective.targets": ({"intent.macro_f1": ">= 0.9"}, GATE),
+    "objective.non_regression": ({"general.perplexity": "<= 1.01x"}, GATE),
+    "objective.budget.hours": (0.001, PLAN),
+    "objective.budget.ram_gib": (0.1, PLAN),
+    "model.name": ("owner/other", through_source),
+    "model.revision": ("abc", through_source),
+    "data.train.0.path": ("other.csv", PREPARE),
+    "data.train.0.name": ("other", PREPARE),
+    "data.train.0.task": ("sentiment", PREPARE),
+    "data.train.0.format": ("jsonl", PREPARE),
+    "data.train.0.input": ("{note}", PREPARE),
+    "data.train.0.label": ("mood", PREPARE),
+    "data.train.0.system": ("Say what it is.", PREPARE),
+    "data.train.0.license": ("MIT", PREPARE),
+    "data.train.0.synthetic": (True, PREPARE),
+    "data.validation": ("extra.csv", PREPARE),
+    "data.test": ("extra.csv", PREPARE),
+    "data.split.test": (0.4, PREPARE),
+    "data.split.validation": (0.3, PREPARE),
+    "data.split.group_by": ("", PREPARE),
+    "data.split.stratify": (False, PREPARE),
+    "data.split.seed": (1, PREPARE),
+    "data.limit.train": (9, PREPARE),
+    "data.limit.validation": (3, PREPARE),
+    "data.limit.test": (3, PREPARE),
+    "data.privacy.action": ("redact", PREPARE),
+    "data.privacy.secrets": ("stop", PREPARE),
+    "method.type": ("sft", through_tables),
+    "adapter.type": ("lora", through_tables),
+    "adapter.r": (3, through_attach),
+    "adapter.alpha": (3.0, through_attach),
+    "adapter.dropout": (0.5, through_attach),
+    "adapter.target_modules": (["q_proj"], through_attach),
+    "train.learning_rate": (0.02, TRAIN),
+    "train.num_train_epochs": (1, TRAIN),
+    "train.max_tokens": (90, TRAIN),
+    "train.max_length": (120, PREPARE),
+    "train.batch_size": (6, TRAIN),
+    "train.micro_batch_tokens": (500, TRAIN),
+    "train.lr_scheduler_type": ("cosine", TRAIN),
+    "train.warmup_ratio": (0.5, TRAIN),
+    "train.weight_decay": (0.5, TRAIN),
+    "train.max_grad_norm": (0.01, TRAIN),
+    "train.validations": (2, TRAIN),
+    "train.patience": (1, TRAIN),
+    "train.save_steps": (1, TRAIN),
+    "train.seed": (7, TRAIN),
+    "train.threads": (3, TRAIN),
+    "evaluate.baselines": (["majority", "base"], through_evaluate),
+    "evaluate.resamples": (200, through_evaluate),
+    "evaluate.level": (0.9, through_evaluate),
+    "export": (
+        ["merged", "adapter"],
+        GATE,
+    ),  # what is asked for and not there refuses; test_compress_export.py makes them
+    "output_dir": ("elsewhere", through_begin),
+}
+ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
+REFUSED = {"data.train.0.format", "data.privacy.secrets"}  # the effect of these values is that the data is refused
+NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
+_USUAL: dict[Consumer, object] = {}
+
+
+def test_every_key_is_here_and_nothing_else() -> None:
+    assert sorted(EFFECTS) == sorted(leaf_keys())
+    assert len(METHODS.names()) == len(ADAPTERS.names()) == 1, "now there is another value: show its effect"
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_every_key_is_obeyed(key: str, folder: Path, tiny_model: Path) -> None:
+    if not (folder / "model").exists():
+        (folder / "model").symlink_to(tiny_model)
+    value, consumer = EFFECTS[key]
+    seen = consumer(with_(key, value), folder)
+    assert isinstance(seen, str) == (key in REFUSED)
+    if consumer not in _USUAL:
+        _USUAL[consumer] = consumer(BASE, folder)
+        assert consumer(BASE, folder) == _USUAL[consumer], "what is seen must not change by itself"
+    assert (seen == _USUAL[consumer]) == (key in ONLY_ONE_VALUE)
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
+    def hashed(tree: dict[str, Any]) -> str:
+        loaded = LoadedRecipe(Recipe.model_validate(tree), Path("r.yaml"), "", ())
+        return resolve(
+            loaded, samples.profile(), samples.shape(), machine=Machine(threads=1),
+            data_sha256={}, luthier_version="0",
+        ).sha256  # fmt: skip
+
+    tree = with_(key, EFFECTS[key][0])
+    if key == "data.train.0.name":  # targets name the entry
+        assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
+        return
+    assert (hashed(tree) == hashed(BASE)) == (key in NOT_IN_THE_HASH)
