@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from probe_files import Files, make_files
 from scipy.special import logsumexp
 
 from luthier.data.contract import Renderer, open_tokenizer, with_labels
@@ -34,117 +33,19 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
 from luthier.engines.transformers import TransformersEngine
-from luthier.models.adapters import attach, load_adapter, merge, save_adapter
-from luthier.models.base import import_base, load_base
-from luthier.models.source import locate
 from luthier.records import Golden, RequestContract
-from luthier.spec.recipe import Adapter
 from luthier.store.files import sha256_file
 
 THREADS = 1
-VOCABULARY, HEADS, KV_HEADS = 49152, 9, 3
+VOCABULARY = 49152
 NEW_TOKENS = 16
-LABELS = ("delivery late", "item damaged", "refund", "возврат 🎻")  # the last one has tokens that end inside a character
+LABELS = ("delivery late", "item damaged", "refund", "возврат 🎻")  # tokens of the last end inside a character
 SCORED = 2  # prompts whose labels are scored
 TEXTS = ("My violin came with a broken bridge, order 88213.",)
-LORA = Adapter(type="lora", r=8, alpha=16, dropout=0, target_modules="all-linear")
 ON, OFF = ({"lora": [{"id": 0, "scale": scale}]} for scale in (1.0, 0.0))
 
 Json = dict[str, Any]
 Vector = NDArray[np.float64]
-
-
-# ---- Files: adapter, merged folder, GGUF --------------------------------------------------------------------------
-
-BLOCK_NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-}
-TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-@dataclass(frozen=True)
-class Files:
-    base: Path
-    adapter: Path
-    merged: Path
-    bundled_gguf: Path
-    base_gguf: Path
-    merged_gguf: Path
-    lora_gguf: Path
-
-
-def make_files(out: Path) -> Files:
-    """Everything that is asked, from the bundled model and seed 0."""
-    source = locate("smollm2-135m-instruct", folder=out, revision=None, offline=True, say=print)
-    base, bundled = import_base(source), source.path
-    tuned = attach(load_base(base), LORA, base_name="smollm2-135m-instruct", seed=0)
-    noise = torch.Generator().manual_seed(0)
-    for name, weight in tuned.named_parameters():
-        if ".lora_B." in name:
-            weight.data.normal_(std=0.02, generator=noise)
-    files = Files(base, out / "adapter", out / "merged", bundled, out / "base.gguf", out / "merged.gguf", out / "lora.gguf")
-    files.adapter.mkdir()
-    save_adapter(tuned, files.adapter)
-    merge(load_adapter(load_base(base), files.adapter)).save_pretrained(files.merged)
-    write_model_gguf(base, like=bundled, out=files.base_gguf)
-    write_model_gguf(files.merged, like=bundled, out=files.merged_gguf)
-    write_lora_gguf(files.adapter, out=files.lora_gguf)
-    return files
-
-
-def gguf_name(module: str) -> str:
-    """'model.layers.3.mlp.up_proj' -> 'blk.3.ffn_up'."""
-    if module in TOP_NAMES:
-        return TOP_NAMES[module]
-    _, _, layer, rest = module.split(".", 3)
-    return f"blk.{layer}.{BLOCK_NAMES[rest]}"
-
-
-def rope_order(module: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of q and k in llama.cpp's order: it rotates neighbors (2i, 2i+1), transformers halves (i, i + d/2)."""
-    heads = HEADS if module.endswith("q_proj") else KV_HEADS if module.endswith("k_proj") else 0
-    if not heads:
-        return weight
-    rows, columns = weight.shape
-    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
-
-
-def write_model_gguf(folder: Path, *, like: Path, out: Path) -> None:
-    """The weights of a transformers folder in f32, with the keys (shape, tokenizer, template) of the file `like`."""
-    writer = GGUFWriter(out, "llama")
-    for key, entry in GGUFReader(like).fields.items():
-        if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type", "general.quantization_version"):
-            continue
-        kind = entry.types[0]
-        writer.add_key_value(key, entry.contents(), kind, entry.types[-1] if kind == GGUFValueType.ARRAY else None)
-    writer.add_file_type(LlamaFileType.ALL_F32)
-    for name, weight in load_file(folder / "model.safetensors").items():
-        module = name.removesuffix(".weight")
-        writer.add_tensor(f"{gguf_name(module)}.weight", rope_order(module, weight))
-    finish(writer)
-
-
-def write_lora_gguf(folder: Path, *, out: Path) -> None:
-    """An adapter of PEFT: A as it is, the rows of B in the order of the base's rows."""
-    writer = GGUFWriter(out, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(LORA.alpha or 0))
-    for name, weight in load_file(folder / "adapter_model.safetensors").items():
-        module, part = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
-        ordered = rope_order(module, weight) if part == "lora_B" else weight
-        writer.add_tensor(f"{gguf_name(module)}.weight.{part.lower()}", ordered)
-    finish(writer)
-
-
-def finish(writer: GGUFWriter) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 # ---- The ways of asking -------------------------------------------------------------------------------------------
@@ -276,7 +177,8 @@ class Row:
         numbers = (self.next_error, self.kl, self.off_one, self.score_error, self.prompt_error)
         shown = ["-" if n is None or np.isnan(n) else f"{n:.1e}" for n in numbers]
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items())
-        return [self.way, self.ids_equal, self.exposes, *shown[:3], self.greedy, shown[3], self.same_label, shown[4], seconds]
+        return [self.way, self.ids_equal, self.exposes, *shown[:3], self.greedy, shown[3], self.same_label, shown[4],
+                seconds]
 
 
 HEADER = ["way", "ids equal", "exposes", "max abs diff of next log p", "max KL", "abs(log sum p)", "greedy equal",
@@ -304,12 +206,15 @@ class Reference:
 
 
 def log_softmax(logits: NDArray[Any]) -> Vector:
+    """In float64; log-probabilities that do not quite sum to one are put right by it too."""
     wide = logits.astype(np.float64)
     result: Vector = wide - logsumexp(wide)
     return result
 
 
-def refer(engine: TransformersEngine, goldens: tuple[Golden, ...], contract: RequestContract, renderer: Renderer) -> Reference:
+def refer(engine: TransformersEngine, goldens: tuple[Golden, ...], renderer: Renderer) -> Reference:
+    """Ask the way that the others are compared with."""
+    contract = renderer.contract
     answers = [renderer.answer_ids(label) for label in contract.labels]
     settings: Json = {"max_new_tokens": NEW_TOKENS, "stop_ids": contract.stop_ids}
     return Reference(
@@ -348,7 +253,8 @@ def compare(
         wanted = np.array([one.logprob for one in expected_scores])
         row.score_error = max(row.score_error, float(np.abs(scores - wanted).max()))
         same_label += int(scores.argmax() == wanted.argmax())
-    row.seconds = {"distribution": row.seconds["distribution"] / len(reference.goldens), "score": row.seconds["score"] / SCORED}
+    row.seconds["distribution"] /= len(reference.goldens)
+    row.seconds["score"] /= SCORED
     with timed(row, "prompt log p"):
         row.prompt_error = float(np.abs(logprobs(reference.one) - reference.prompt_logprobs).max())
     row.greedy, row.same_label = f"{greedy}/{len(reference.goldens)}", f"{same_label}/{SCORED}"
@@ -357,6 +263,7 @@ def compare(
 
 @contextmanager
 def timed(row: Row, name: str) -> Iterator[None]:
+    """Add what the block takes to `row.seconds[name]`."""
     start = time.perf_counter()
     yield
     row.seconds[name] = row.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -366,6 +273,7 @@ def timed(row: Row, name: str) -> Iterator[None]:
 
 
 def transformers_row(way: str, engine: TransformersEngine, reference: Reference, folder: Path) -> Row:
+    """A module, with the tokenizer and template of `folder` as plain transformers applies them."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -383,7 +291,9 @@ def transformers_row(way: str, engine: TransformersEngine, reference: Reference,
     )
 
 
-def llama_row(way: str, asked: LlamaCpp, reference: Reference, own_ids: Callable[[Golden], list[int]], *, exposes: str) -> Row:
+def llama_row(way: str, asked: LlamaCpp, reference: Reference, own_ids: Callable[[Golden], list[int]]) -> Row:
+    """llama.cpp, in this process or over HTTP."""
+    exposes = "log-softmax of generated tokens, any top n up to V, before sampling"
     return compare(
         Row(way, exposes, ids_equal(own_ids, reference.goldens)), reference,
         next_reported=asked.next_reported,
@@ -393,6 +303,7 @@ def llama_row(way: str, asked: LlamaCpp, reference: Reference, own_ids: Callable
 
 
 def ids_equal(own_ids: Callable[[Golden], list[int]], goldens: Sequence[Golden]) -> str:
+    """For how many prompts an own tokenizer and template give the golden ids."""
     equal = sum(tuple(own_ids(golden)) == golden.prompt_ids for golden in goldens)
     return f"{equal}/{len(goldens)}"
 
@@ -417,7 +328,6 @@ def llama_ids(address: str, key: str) -> Callable[[Golden], list[int]]:
 
 def llama_rows(files: Files, reference: Reference, notes: list[str]) -> Iterator[Row]:
     """In this process, and the same server over HTTP."""
-    exposes = "log-softmax of generated tokens, any top n up to V, before sampling"
     lora = files.lora_gguf
     ways: list[tuple[str, Path, Json]] = [
         ("c1 llama.cpp, merged f32 GGUF, f32 cache", files.merged_gguf, {}),
@@ -428,35 +338,39 @@ def llama_rows(files: Files, reference: Reference, notes: list[str]) -> Iterator
     for way, model, settings in ways:
         with llama_server(model, **settings) as (server, address, key):
             asked = LlamaCpp(server.handle_completions, carrier=reference.carrier)
-            yield llama_row(way, asked, reference, llama_ids(address, key), exposes=exposes)
+            yield llama_row(way, asked, reference, llama_ids(address, key))
             notes.append(f"{way[:2]}: {asked.unreported} times no report because a token ends inside a character")
-            notes += [f"{way[:2]}: {note}" for note in cache_note(asked, reference)]
+            notes.append(f"{way[:2]}: {cache_note(asked, reference)}")
             if "lora" in settings:
                 notes.append(f"{way[:2]}: {adapter_note(asked, reference, files)}")
             if way.startswith("c1"):
                 over_http, more = http_engine(address, key, reference)
                 yield llama_row("d1 llama.cpp's server (as c1), openai client", over_http, reference,
-                                llama_ids(address, key), exposes=exposes)
+                                llama_ids(address, key))
                 notes += [f"d1: {note}" for note in more]
 
 
-def cache_note(asked: LlamaCpp, reference: Reference) -> Iterator[str]:
+def cache_note(asked: LlamaCpp, reference: Reference) -> str:
+    """Whether an answer depends on what was asked before."""
     ids = reference.one
     first, again = asked.next_reported(ids, cache_prompt=False), asked.next_reported(ids, cache_prompt=False)
     cached = asked.next_reported(ids)
-    yield (f"asked twice differs by {np.abs(first - again).max():.1e} with cache_prompt off, "
+    return (f"asked twice differs by {np.abs(first - again).max():.1e} with cache_prompt off, "
            f"by {np.abs(first - cached).max():.1e} from an answer out of the prompt cache")
 
 
 def adapter_note(asked: LlamaCpp, reference: Reference, files: Files) -> str:
+    """Whether switching the adapter for one request leaves the others alone."""
     ids = reference.one
     first, off, again = (asked.next_reported(ids, cache_prompt=False, **which) for which in (ON, OFF, ON))
     base = log_softmax(TransformersEngine.open(files.base).logits(ids)[-1])
-    return (f"adapter on, off, on: on differs by {np.abs(first - again).max():.1e}; off is {np.abs(first - off).max():.1f} "
-            f"away from on and {np.abs(log_softmax(off) - base).max():.1e} from the base in transformers")
+    return (f"adapter on, off, on: on differs by {np.abs(first - again).max():.1e}; off is "
+            f"{np.abs(first - off).max():.1f} away from on and {np.abs(log_softmax(off) - base).max():.1e} from the "
+            "base in transformers")
 
 
 def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp, list[str]]:
+    """llama.cpp over HTTP, and what its chat endpoint says."""
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
@@ -465,7 +379,7 @@ def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp,
         rest = {name: value for name, value in body.items() if name != "prompt"}
         return client.completions.create(model="probe", prompt=body["prompt"], extra_body=rest).to_dict()
 
-    echoed = client.completions.create(model="probe", prompt=list(reference.one), echo=True, logprobs=1, max_tokens=1)
+    echoed = ask({"prompt": list(reference.one), "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
     chat = client.chat.completions.create(
         model="probe", messages=[{"role": "user", "content": reference.goldens[0].text}], temperature=0,
         max_completion_tokens=NEW_TOKENS, logprobs=True, top_logprobs=20,
@@ -473,7 +387,7 @@ def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp,
     content = (chat.choices[0].logprobs.content if chat.choices[0].logprobs else None) or []
     said = [entry.to_dict()["id"] for entry in content]
     same = said[: len(reference.greedy[0])] == reference.greedy[0]
-    echoes = len(echoed.to_dict()["choices"][0]["logprobs"]["content"])  # type: ignore[index,call-overload]
+    echoes = len((echoed["choices"][0]["logprobs"] or {"content": []})["content"])
     return LlamaCpp(ask, carrier=reference.carrier), [
         f"echo=True with logprobs is answered with {echoes} token(s) for a prompt of {len(reference.one)}",
         f"chat: {chat.usage.prompt_tokens if chat.usage else '?'} prompt tokens (golden {len(reference.one)}), "
@@ -482,6 +396,7 @@ def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp,
 
 
 def luthier_row(files: Files, contract: RequestContract, reference: Reference, notes: list[str]) -> Row:
+    """Our server in a child process; it takes texts, never ids."""
     import httpx
     from openai import BadRequestError, OpenAI
 
@@ -521,11 +436,13 @@ def luthier_row(files: Files, contract: RequestContract, reference: Reference, n
 # ---- The run ------------------------------------------------------------------------------------------------------
 
 
-def make_contract(base: Path) -> tuple[RequestContract, Renderer, tuple[Golden, ...]]:
+def ask_like_this(base: Path) -> tuple[RequestContract, Renderer, tuple[Golden, ...]]:
+    """A contract over `LABELS` and its golden prompts."""
     tokenizer = open_tokenizer(base / "tokenizer.json")
     end_id = tokenizer.token_to_id("<|im_end|>")
     open_set = RequestContract(
-        name="probe", task="classification", transforms=(), privacy_action="report", system="", input="{text}", labels=(),
+        name="probe", task="classification", transforms=(), privacy_action="report", system="", input="{text}",
+        labels=(),
         chat_template=(base / "chat_template.jinja").read_text(encoding="utf-8"), bos_token="<|im_start|>",
         eos_token="<|im_end|>", end_of_turn="<|im_end|>", end_of_turn_ids=(end_id,), stop_ids=(end_id,),
         tokenizer_sha256=sha256_file(base / "tokenizer.json"), max_length=128, max_new_tokens=NEW_TOKENS,
@@ -537,28 +454,35 @@ def make_contract(base: Path) -> tuple[RequestContract, Renderer, tuple[Golden, 
     return contract, renderer, tuple(golden for golden in goldens if golden.name != "code")
 
 
+def ask_all(
+    files: Files, reference: Reference, tuned: TransformersEngine, contract: RequestContract, notes: list[str]
+) -> Iterator[Row]:
+    """One row a way."""
+    yield transformers_row("a transformers, base + PEFT adapter", tuned, reference, files.base)
+    yield transformers_row("b transformers, merged", TransformersEngine.open(files.merged), reference, files.base)
+    yield from llama_rows(files, reference, notes)
+    yield luthier_row(files, contract, reference, notes)
+
+
 def main() -> None:
+    """Make the files, ask every way, print."""
     torch.set_num_threads(THREADS)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "gguf", "xllamacpp", "openai"))
+    packages = ("torch", "transformers", "peft", "gguf", "xllamacpp", "openai")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}; {THREADS} thread\n")
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         files = make_files(Path(scratch))
-        contract, renderer, goldens = make_contract(files.base)
+        contract, renderer, goldens = ask_like_this(files.base)
         tuned = TransformersEngine.open(files.base, files.adapter)
-        reference = refer(tuned, goldens, contract, renderer)
-        rows = [
-            transformers_row("a transformers, base + PEFT adapter", tuned, reference, files.base),
-            transformers_row("b transformers, merged", TransformersEngine.open(files.merged), reference, files.base),
-            *llama_rows(files, reference, notes),
-            luthier_row(files, contract, reference, notes),
-        ]
-    print(f"{len(goldens)} golden prompts of {min(len(g.prompt_ids) for g in goldens)} to "
+        reference = refer(tuned, goldens, renderer)
+        for cells in (HEADER, ["---"] * len(HEADER)):
+            print("| " + " | ".join(cells) + " |", flush=True)
+        for row in ask_all(files, reference, tuned, contract, notes):
+            print("| " + " | ".join(row.cells()) + " |", flush=True)
+    print(f"\n{len(goldens)} golden prompts of {min(len(g.prompt_ids) for g in goldens)} to "
           f"{max(len(g.prompt_ids) for g in goldens)} tokens; {len(reference.answers)} labels, "
           f"{sum(map(len, reference.answers))} label tokens; prompt log p on {len(reference.one)} tokens\n")
-    for cells in [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]:
-        print("| " + " | ".join(cells) + " |")
-    print()
     for note in notes:
         print(f"- {note}")
 

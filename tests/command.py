@@ -70,20 +70,24 @@ def luthier(*arguments: str | Path, cwd: Path, seconds: float = 300, **more: str
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def call(*arguments: str | Path, cwd: Path) -> Done:
-    """Run a command in this process; for those that start no stage and no torch."""
+def call(*arguments: str | Path, cwd: Path, **more: str) -> Done:
+    """Run a command in this process; for those that start no stage (its words would not be seen) and no torch."""
     from luthier.cli import main
 
     out, err = io.StringIO(), io.StringIO()
     before, argv, code = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}, sys.argv, 0
+    surroundings, hook = dict(os.environ), sys.excepthook
     sys.argv = ["luthier", *map(str, arguments)]
+    os.environ.update(more)
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
-        sys.argv = argv
+        sys.argv, sys.excepthook = argv, hook
+        os.environ.clear()
+        os.environ.update(surroundings)
         for number, handler in before.items():
             signal.signal(number, handler)
     return Done(code, out.getvalue(), err.getvalue())

@@ -10,8 +10,8 @@ import json
 import math
 import os
 import sys
-import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -373,6 +373,7 @@ def main() -> None:
     from luthier.launch.child import StageFailed, stop_on_signals
 
     stop_on_signals()
+    sys.excepthook = _crash
     try:
         with contextlib.suppress(BrokenPipeError):
             app(prog_name="luthier", standalone_mode=True)
@@ -386,16 +387,15 @@ def main() -> None:
 
         known = as_known_error(error)
         if known is None:
-            _crash()
-        else:
-            _say(f"error: {known}")
-            sys.exit(known.exit_code)
+            raise
+        _say(f"error: {known}")
+        sys.exit(known.exit_code)
 
 
-def _crash() -> None:
-    traceback.print_exc()
+def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody expected is our own fault; the interpreter then ends with exit code 1."""
+    sys.__excepthook__(kind, error, trace)
     _say("error: this is a fault of Luthier, not yours; please report it with the lines above")
-    sys.exit(1)
 
 
 if __name__ == "__main__":

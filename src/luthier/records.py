@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.errors import RunError
 
@@ -37,10 +37,13 @@ class Record(BaseModel):
         if not path.is_file():
             raise RunError(f"{path} is missing", way_out="run the step that writes it, see `luthier --help`")
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
             raise RunError(
-                f"{path} is not a {cls.__name__}: {error}", way_out="delete the run folder and run again"
+                f"{path} is not a {cls.__name__}: {f'{place}: ' if place else ''}{first['msg']}",
+                way_out="remove this file and repeat the step that writes it, see `luthier --help`",
             ) from error
 
 

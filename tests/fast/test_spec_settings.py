@@ -199,10 +199,11 @@ def through_source(tree: dict[str, Any], folder: Path) -> object:
 
 def through_begin(tree: dict[str, Any], folder: Path) -> object:
     """The run folder of the shipped recipe, on the tiny model that stands in `folder`."""
-    session, _, _ = begin(
-        str(shipped(folder)), overrides=[f"{key}={tree[key]}" for key in ("name", "output_dir") if key in tree]
-        + [f"model.name={folder / 'model'}", "train.max_length=64"], out=None, offline=True, say=lambda line: None,
-    )  # fmt: skip
+    overrides = [f"{key}={tree[key]}" for key in ("name", "output_dir") if key in tree]
+    overrides += [f"model.name={folder / 'model'}", "train.max_length=64"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        session, _, _ = begin(str(shipped(folder)), overrides=overrides, out=None, offline=True, say=lambda line: None)
     return session.run.path.parent
 
 

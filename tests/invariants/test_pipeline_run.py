@@ -17,15 +17,15 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from command import COMMAND, Done, environment, luthier
 from pydantic import BaseModel
-from tiny import write_model, write_recipe
 
+from command import COMMAND, Done, call, environment, luthier
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.shards import read_shard
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
+from luthier.govern.gate import verify_seal
 from luthier.records import (
     DataProfile,
     DataReport,
@@ -39,10 +39,11 @@ from luthier.records import (
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog
-from luthier.store.files import sha256_file, sha256_files
+from luthier.store.files import sha256_file, sha256_files, sha256_json
 from luthier.store.registry import Registry
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
+from tiny import write_model, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -69,18 +70,23 @@ class World:
     def luthier(self, *arguments: str | Path) -> Done:
         return luthier(*arguments, cwd=self.folder, LUTHIER_HOME=str(self.folder / "home"))
 
-    def again(self, verb: str, *changes: str) -> tuple[Done, RunFolder]:
-        done = self.luthier(verb, "tiny.yaml", *changes)
-        return done, RunFolder.open("tiny", out=self.out)
+    def call(self, *arguments: str | Path) -> Done:
+        """The same in this process, for what starts no stage."""
+        return call(*arguments, cwd=self.folder, LUTHIER_HOME=str(self.folder / "home"))
+
+    def newest(self) -> RunFolder:
+        return RunFolder.open("tiny", out=self.out)
 
     def contents(self) -> dict[str, str]:
         """All that stands in the run folder; who locked it last does not count."""
         return {name: found for name, found in sha256_files(self.run.path).items() if name != ".lock"}
 
     def copy(self, out: Path, run: RunFolder | None = None) -> RunFolder:
-        """The same runs, registry and audit log in another place, to be spoiled."""
-        shutil.copytree(self.out, out, symlinks=True)
-        return RunFolder(out / (run or self.run).path.relative_to(self.out))
+        """The run with registry and audit log in another place, to be spoiled; the other runs stay here."""
+        run = run or self.run
+        others = [one.name for one in run.path.parent.iterdir() if one.name not in ("latest", run.id)]
+        shutil.copytree(self.out, out, symlinks=True, ignore=lambda folder, names: others)
+        return RunFolder(out / "tiny" / run.id)
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +103,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def refused(world: World) -> tuple[Done, RunFolder]:
     """The same recipe with a target out of reach."""
-    done, run = world.again("run", *REFUSED)
-    return done.succeeds(), run
+    return world.call("run", "tiny.yaml", *REFUSED).succeeds(), world.newest()
+
+
+@pytest.fixture(scope="module")
+def resampled(world: World) -> tuple[Done, RunFolder]:
+    """The same recipe with another key of the evaluation."""
+    return world.luthier("run", "tiny.yaml", "--set", "evaluate.resamples=300").succeeds(), world.newest()
 
 
 # --- one run ------------------------------------------------------------------------------------------------------------
@@ -106,13 +117,33 @@ def refused(world: World) -> tuple[Done, RunFolder]:
 
 def test_everything_is_in_the_run_folder(world: World) -> None:
     run = world.run
-    files = [run.recipe, run.resolved, run.profile, run.shape, run.plan, run.data_report, run.contract, run.goldens,
-             run.train_result, run.eval_report, run.artifacts_index, run.gate, run.card, run.lineage, run.report, run.events,
-             *(run.data / name for name in ("train.arrow", "validation.arrow", "test.arrow", "findings.jsonl")),
-             *(run.train / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json")),
-             *(run.artifacts / "adapter" / name for name in ("adapter_model.safetensors", "contract.json", "tokenizer.json")),
-             *(run.artifacts / "merged" / name for name in ("model.safetensors", "config.json", "chat_template.jinja")),
-             run.eval / "predictions.jsonl", *(run.stages / f"{stage}.json" for stage in STAGES)]
+    files = [
+        run.recipe,
+        run.resolved,
+        run.profile,
+        run.shape,
+        run.plan,
+        run.data_report,
+        run.contract,
+        run.goldens,
+        run.train_result,
+        run.eval_report,
+        run.artifacts_index,
+        run.gate,
+        run.card,
+        run.lineage,
+        run.report,
+        run.events,
+        *(run.data / name for name in ("train.arrow", "validation.arrow", "test.arrow", "findings.jsonl")),
+        *(run.train / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json")),
+        *(
+            run.artifacts / "adapter" / name
+            for name in ("adapter_model.safetensors", "contract.json", "tokenizer.json")
+        ),
+        *(run.artifacts / "merged" / name for name in ("model.safetensors", "config.json", "chat_template.jinja")),
+        run.eval / "predictions.jsonl",
+        *(run.stages / f"{stage}.json" for stage in STAGES),
+    ]
     assert [str(file) for file in files if not file.is_file()] == []
     assert run.recipe.read_text() == (world.folder / "tiny.yaml").read_text()
     assert (world.out / "tiny" / "latest").resolve() == run.path.resolve()
@@ -121,7 +152,10 @@ def test_everything_is_in_the_run_folder(world: World) -> None:
 
 def test_the_json_of_a_run_is_one_document_and_progress_is_elsewhere(world: World) -> None:
     document = world.first.document
-    assert EvalReport.model_validate_json(world.run.eval_report.read_bytes()).headline == document["evaluation"]["headline"]
+    assert (
+        EvalReport.model_validate_json(world.run.eval_report.read_bytes()).headline
+        == document["evaluation"]["headline"]
+    )
     assert document["gate"]["passed"] is True
     assert (world.folder / document["run"]).resolve() == world.run.path.resolve()
     for stage in STAGES:
@@ -132,9 +166,15 @@ def test_the_json_of_a_run_is_one_document_and_progress_is_elsewhere(world: Worl
 def test_every_record_is_read_back_as_it_was_written(world: World) -> None:
     run = world.run
     records: list[tuple[Path, type[Any]]] = [
-        (run.resolved, ResolvedRecipe), (run.profile, DataProfile), (run.shape, ModelShape), (run.plan, Plan),
-        (run.data_report, DataReport), (run.contract, RequestContract), (run.train_result, TrainResult),
-        (run.eval_report, EvalReport), (run.gate, GateDecision),
+        (run.resolved, ResolvedRecipe),
+        (run.profile, DataProfile),
+        (run.shape, ModelShape),
+        (run.plan, Plan),
+        (run.data_report, DataReport),
+        (run.contract, RequestContract),
+        (run.train_result, TrainResult),
+        (run.eval_report, EvalReport),
+        (run.gate, GateDecision),
     ]
     for path, kind in records:
         record = kind.read(path)
@@ -150,7 +190,11 @@ def test_every_record_is_read_back_as_it_was_written(world: World) -> None:
 
 def test_hashes_lead_from_the_weights_to_the_gate(world: World) -> None:
     run = world.run
-    gate, evaluation, train = GateDecision.read(run.gate), EvalReport.read(run.eval_report), TrainResult.read(run.train_result)
+    gate, evaluation, train = (
+        GateDecision.read(run.gate),
+        EvalReport.read(run.eval_report),
+        TrainResult.read(run.train_result),
+    )
     weights = sha256_file(run.train / "adapter" / "adapter_model.safetensors")
     assert weights == train.weights_sha256 == evaluation.weights_sha256
     assert weights == sha256_file(run.artifacts / "adapter" / "adapter_model.safetensors")
@@ -182,11 +226,12 @@ def test_the_same_command_again_runs_nothing_and_changes_nothing(world: World) -
 
 def test_every_verb_works_from_the_run_folder_alone(world: World, tmp_path: Path) -> None:
     before = world.contents()
-    for verb in ("prepare", "train", "evaluate", "export", "gate", "report"):
-        done = luthier(verb, world.run.path, "--json", cwd=tmp_path).succeeds()
+    for verb in ("prepare", "train", "evaluate", "export", "gate", "report", "run"):
+        done = call(verb, world.run.path, "--json", cwd=tmp_path).succeeds()
         assert done.document
         assert "unchanged, not run again" in done.err or verb == "report"
-    assert world.contents() == before
+    changed = {name for name, found in world.contents().items() if before[name] != found}
+    assert changed <= {"report.html"}  # which names the run as it is reached from here
     assert not list(tmp_path.iterdir())
 
 
@@ -194,8 +239,7 @@ def test_every_verb_works_from_the_run_folder_alone(world: World, tmp_path: Path
 
 
 def test_another_seed_is_another_run_that_takes_over_what_does_not_depend_on_it(world: World) -> None:
-    done, run = world.again("train", "--set", "train.seed=1")
-    done.succeeds()
+    done, run = world.luthier("train", "tiny.yaml", "--set", "train.seed=1").succeeds(), world.newest()
     assert run.id != world.run.id
     assert f"prepare: the same work was done by run {world.run.id}" in done.err
     assert "train: training" in done.err
@@ -206,9 +250,8 @@ def test_another_seed_is_another_run_that_takes_over_what_does_not_depend_on_it(
     assert sha256_files(run.data) == sha256_files(world.run.data)
 
 
-def test_a_key_of_the_evaluation_leaves_the_training_alone(world: World) -> None:
-    done, run = world.again("evaluate" if False else "run", "--set", "evaluate.resamples=300")
-    done.succeeds()
+def test_a_key_of_the_evaluation_leaves_the_training_alone(world: World, resampled: tuple[Done, RunFolder]) -> None:
+    done, run = resampled
     for stage in ("prepare", "train", "export"):
         assert f"{stage}: the same work was done by run" in done.err
     assert "evaluate: evaluating" in done.err
@@ -219,51 +262,56 @@ def test_a_key_of_the_evaluation_leaves_the_training_alone(world: World) -> None
 def test_another_chat_template_of_the_base_is_another_base(world: World, tmp_path: Path) -> None:
     model = shutil.copytree(world.model, tmp_path / "model")
     template = model / "chat_template.jinja"
-    template.write_text(template.read_text().replace("assistant\n' }}", "assistant\n\n' }}"))
+    template.write_text("{# another #}" + template.read_text())
     done = world.luthier("prepare", "tiny.yaml", "--set", f"model.name={model}", "--json").succeeds()
     assert "prepare: preparing the data" in done.err
     assert done.document["contract_sha256"] != DataReport.read(world.run.data_report).contract_sha256
-    run = RunFolder.open("tiny", out=world.out)
+    run = world.newest()
     template.write_text(template.read_text() + " ")
-    world.luthier("train", run.path).fails(2, "the base model at", "has changed since this run was made", "run the recipe again")
+    world.call("train", run.path).fails(
+        2, "the base model at", "has changed since this run was made", "run the recipe again"
+    )
 
 
-@pytest.mark.parametrize(
-    ("file", "stage"),
-    [("data/test.arrow", "prepare"), ("data/contract.json", "prepare"), ("train/adapter/adapter_model.safetensors", "train"),
-     ("train/adapter/adapter_config.json", "train"), ("eval/report.json", "evaluate"),
-     ("artifacts/merged/config.json", "export"), ("artifacts/adapter/adapter_model.safetensors", "export")],
-)
-def test_an_edited_file_is_noticed_and_made_anew(world: World, tmp_path: Path, file: str, stage: str) -> None:
+def flip(path: Path) -> None:
+    """Change one bit near the end; the size stays."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.unlink()  # the file may be shared with another run
+    path.write_bytes(content)
+
+
+def test_an_edited_file_is_noticed_and_made_anew(world: World, tmp_path: Path) -> None:
     run = world.copy(tmp_path / "runs")
-    original = (run.path / file).read_bytes()
-    changed = bytearray(original)
-    changed[-3] ^= 1
-    (run.path / file).write_bytes(changed)
-    world.luthier("report", run.path).fails(2, "gate.json is about", "has changed since" if False else "changed since")
-    world.luthier("serve", run.path, "--port", "0").fails(2, "changed since")
-    done = world.luthier("export", run.path).succeeds()
-    again = [name for name in STAGES if f"{name}: unchanged" not in done.err]
-    assert again == [stage] if stage != "evaluate" else again in (["evaluate"], [])
-    if stage != "evaluate":  # its report says how long it took
-        assert (run.path / file).read_bytes() == original
-        world.luthier("report", run.path).succeeds()
-
-
-def test_a_run_whose_files_are_gone_is_brought_up_to_date_by_gate(world: World, tmp_path: Path) -> None:
-    run = world.copy(tmp_path / "runs")
-    shutil.rmtree(run.artifacts)
+    files = [
+        "data/test.arrow",
+        "data/contract.json",
+        "train/adapter/adapter_model.safetensors",
+        "train/adapter/adapter_config.json",
+        "eval/report.json",
+        "artifacts/merged/config.json",
+        "artifacts/adapter/adapter_model.safetensors",
+    ]
+    for file in files:
+        original = (run.path / file).read_bytes()
+        flip(run.path / file)
+        for verb in (["report"], ["serve", "--port", "0"], ["registry", "promote", "--out", tmp_path / "runs"]):
+            target = "tiny@1" if verb[0] == "registry" else run.path
+            world.call(*verb, target).fails(2, "gate.json is about", "changed since", f"luthier gate {run.path}")
+        (run.path / file).write_bytes(original)
+    world.call("report", run.path).succeeds()
+    for file in files[:1] + files[2:4] + files[5:]:
+        flip(run.path / file)
+    shutil.rmtree(run.artifacts / "merged")
     done = world.luthier("gate", run.path).succeeds()
-    assert "export: exporting" in done.err
-    assert sha256_files(run.artifacts / "merged") == sha256_files(world.run.artifacts / "merged")
-
-
-def test_a_run_in_use_is_not_touched(world: World) -> None:
-    from luthier.store.runs import lock
-
-    with lock(world.run):
-        done = world.luthier("report", world.run.path)
-    done.fails(2, "is in use by process", "run the same command again")
+    assert [name for name in STAGES if f"{name}: unchanged" in done.err] == ["base", "evaluate"]
+    same = {
+        name: found
+        for name, found in sha256_files(run.path).items()
+        if name.startswith(("data", "train/adapter", "artifacts"))
+    }
+    before = world.contents()
+    assert {name for name, found in same.items() if before[name] != found} <= {"data/findings.jsonl"}
 
 
 # --- the gate, the registry, the audit log ------------------------------------------------------------------------------
@@ -276,38 +324,41 @@ def test_run_prints_a_refusal_as_a_result_and_gate_exits_3(world: World, refused
     for stage in STAGES:
         assert f"{stage}: " in done.err
         assert f"{stage}: the same work was done" in done.err
-    gate = world.luthier("gate", run.path, "--json")
+    gate = world.call("gate", run.path, "--json")
     assert gate.code == 3
     assert gate.document["passed"] is False
     assert "error: the gate refused" in gate.err
     assert "kind.accuracy" in gate.err
     assert "Traceback" not in gate.err
-    passed = world.luthier("gate", world.run.path, "--json").succeeds()
+    passed = world.call("gate", world.run.path, "--json").succeeds()
     assert passed.document == json.loads(world.run.gate.read_text())
 
 
 def test_a_refused_version_is_neither_promoted_nor_served(world: World, refused: tuple[Done, RunFolder]) -> None:
     run = refused[1]
-    world.luthier("serve", run.path, "--port", "0").fails(3, "is refused by its gate", "kind.accuracy", "--allow-refused")
-    version = next(one for one in Registry(world.out / "registry.sqlite").versions("tiny")
-                   if Path(one.run).resolve() == run.path.resolve())
-    world.luthier("registry", "promote", f"tiny@{version.version}").fails(3, "was refused by its gate")
-    world.luthier("serve", f"tiny@{version.version}", "--port", "0").fails(3, "is refused by its gate")
+    world.call("serve", run.path, "--port", "0").fails(3, "is refused by its gate", "kind.accuracy", "--allow-refused")
+    version = next(
+        one
+        for one in Registry(world.out / "registry.sqlite").versions("tiny")
+        if Path(one.run).resolve() == run.path.resolve()
+    )
+    world.call("registry", "promote", f"tiny@{version.version}").fails(3, "was refused by its gate")
+    world.call("serve", f"tiny@{version.version}", "--port", "0").fails(3, "is refused by its gate")
 
 
-def test_promote_and_rollback_move_an_alias(world: World, refused: tuple[Done, RunFolder]) -> None:
-    world.luthier("registry", "promote", "tiny@1").succeeds()
-    _, other = world.again("run", "--set", "evaluate.resamples=300")
+def test_promote_and_rollback_move_an_alias(world: World, resampled: tuple[Done, RunFolder]) -> None:
+    world.call("registry", "promote", "tiny@1").succeeds()
+    other = resampled[1]
     versions = Registry(world.out / "registry.sqlite").versions("tiny")
     number = next(one.version for one in versions if Path(one.run).resolve() == other.path.resolve())
-    said = world.luthier("registry", "promote", f"tiny@{number}").succeeds()
+    said = world.call("registry", "promote", f"tiny@{number}").succeeds()
     assert said.out == f"tiny@production is now version {number}\n"
-    listed = {one["version"]: one for one in world.luthier("registry", "ls", "--json").document}
+    listed = {one["version"]: one for one in world.call("registry", "ls", "--json").document}
     assert listed[number]["aliases"] == ["production"]
     assert listed[1]["aliases"] == []
     assert listed[1]["gate_passed"] is True
-    assert world.luthier("registry", "rollback", "tiny").succeeds().out == "tiny@production is again version 1\n"
-    world.luthier("registry", "rollback", "tiny").fails(2, "no other version held it before")
+    assert world.call("registry", "rollback", "tiny").succeeds().out == "tiny@production is again version 1\n"
+    world.call("registry", "rollback", "tiny").fails(2, "no other version held it before")
     actions = [(entry.action, entry.subject) for entry in AuditLog(world.out / "audit.jsonl").entries()]
     assert ("gate", "tiny@1") in actions
     assert actions[-3:] == [("promote", "tiny@1"), ("promote", f"tiny@{number}"), ("rollback", "tiny@1")]
@@ -315,32 +366,34 @@ def test_promote_and_rollback_move_an_alias(world: World, refused: tuple[Done, R
 
 def test_audit_verify_finds_an_edited_line(world: World, tmp_path: Path) -> None:
     world.copy(tmp_path / "runs")
-    world.luthier("audit", "verify", "--out", tmp_path / "runs").succeeds()
+    world.call("audit", "verify", "--out", tmp_path / "runs").succeeds()
     log = tmp_path / "runs" / "audit.jsonl"
     log.write_text(log.read_text().replace('"passed": true', '"passed": false', 1))
-    done = world.luthier("audit", "verify", "--out", tmp_path / "runs", "--json")
+    done = world.call("audit", "verify", "--out", tmp_path / "runs", "--json")
     assert done.code == 2
     assert done.document["first_broken"] == 1
     assert "entry 1 is broken" in done.err
-    world.luthier("gate", tmp_path / "runs" / "tiny" / world.run.id).succeeds()  # nothing new to be noted
+    world.call("gate", tmp_path / "runs" / "tiny" / world.run.id).succeeds()  # nothing new to be noted
 
 
 @pytest.mark.parametrize("what", ["passed", "seal"])
-def test_an_edited_decision_is_not_believed(world: World, refused: tuple[Done, RunFolder], tmp_path: Path, what: str) -> None:
-    from luthier.govern.gate import seal
-
+def test_an_edited_decision_is_not_believed(
+    world: World, refused: tuple[Done, RunFolder], tmp_path: Path, what: str
+) -> None:
     run = world.copy(tmp_path / "runs", refused[1])
     gate = json.loads(run.gate.read_text())
     gate["passed"] = True
     for line in gate["lines"]:
         line["passed"] = True
     if what == "seal":  # even one who knows how seals are made
-        gate = seal(GateDecision.model_validate(gate)).model_dump(mode="json")
+        content = GateDecision.model_validate(gate).model_dump(mode="json") | {"seal": ""}
+        gate = content | {"seal": sha256_json(content)}
+        assert verify_seal(GateDecision.model_validate(gate))
     run.gate.write_text(json.dumps(gate))
     problem = "was edited after it was sealed" if what == "passed" else "is not the decision that was registered"
-    world.luthier("serve", run.path, "--port", "0").fails(2, "gate.json", problem, "luthier gate")
-    assert world.luthier("gate", run.path).code == 3
-    world.luthier("serve", run.path, "--port", "0").fails(3, "is refused by its gate")
+    world.call("serve", run.path, "--port", "0").fails(2, "gate.json", problem, "luthier gate")
+    assert world.call("gate", run.path).code == 3
+    world.call("serve", run.path, "--port", "0").fails(3, "is refused by its gate")
 
 
 # --- asking: evaluation, predict and the server say the same -----------------------------------------------------------
@@ -350,14 +403,17 @@ def test_an_edited_decision_is_not_believed(world: World, refused: tuple[Done, R
 def judged(world: World) -> dict[int, dict[str, Any]]:
     """What the evaluation stored of the tuned model, by line of messages.csv."""
     lines = map(json.loads, (world.run.eval / "predictions.jsonl").read_text().splitlines())
-    return {one["line"]: {"label": one["predicted"]["tuned"], "probabilities": one["probabilities"]["tuned"]} for one in lines}
+    return {
+        one["line"]: {"label": one["predicted"]["tuned"], "probabilities": one["probabilities"]["tuned"]}
+        for one in lines
+    }
 
 
 def test_predict_says_what_the_evaluation_said_and_names_faulty_rows(world: World, judged: Any, tmp_path: Path) -> None:
     rows = (world.folder / "messages.csv").read_text().splitlines()
-    faulty = ['c1,"too", many, cells,here', "c1,nul \0 here,late", f"c1,{'x' * 900},late", "c1,\ud800,late"]
+    faulty = ['c1,"too", many, cells,here', "c1,é é nul \0 here,late", f"c1,{'x' * 900},late", "c1,\udcff,late"]
     text = "\n".join([*rows, *faulty]) + "\n"
-    (tmp_path / "asked.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (tmp_path / "asked.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     done = world.luthier("predict", world.run.path, tmp_path / "asked.csv", "--json").succeeds()
     assert done.document == {"output": str(tmp_path / "asked.csv.predictions.jsonl"), "answered": 120, "faults": 4}
     said = [json.loads(line) for line in (tmp_path / "asked.csv.predictions.jsonl").read_text().splitlines()]
@@ -365,16 +421,30 @@ def test_predict_says_what_the_evaluation_said_and_names_faulty_rows(world: Worl
     by_line = {one["line"]: {key: one[key] for key in ("label", "probabilities")} for one in said if "label" in one}
     assert {line: by_line[line] for line in judged} == judged
     assert [one["error"] for one in said if "error" in one] == [
-        "wrong_cell_count", "nul_character", "cannot_be_asked", "undecodable"]
+        "wrong_cell_count",
+        "nul_character",
+        "cannot_be_asked",
+        "undecodable",
+    ]
     assert "max_length" in said[-2]["detail"]
 
 
+@pytest.fixture
+def _torch_as_it_was() -> Iterator[None]:
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("_torch_as_it_was")
 def test_predict_reads_json_lines_by_name_from_the_registry(world: World, judged: Any, tmp_path: Path) -> None:
     with (world.folder / "messages.csv").open(newline="") as file:
         rows = [{"text": row["text"], "unused": [1, None]} for row in csv.DictReader(file)]
     lines = [json.dumps(row) for row in rows] + ["{broken", "[1]", '{"other": 1}']
     (tmp_path / "asked.jsonl").write_text("\n".join(lines) + "\n")
-    done = world.luthier("predict", "tiny@1", tmp_path / "asked.jsonl", "-o", tmp_path / "said.jsonl").succeeds()
+    done = world.call("predict", "tiny@1", tmp_path / "asked.jsonl", "-o", tmp_path / "said.jsonl").succeeds()
     assert done.out == f"{tmp_path / 'said.jsonl'}: 120 answered, 3 faulty rows\n"
     said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert {line: said[line - 2]["label"] for line in judged} == {line: one["label"] for line, one in judged.items()}
@@ -383,22 +453,33 @@ def test_predict_reads_json_lines_by_name_from_the_registry(world: World, judged
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("", ["is empty"]), ("text,kind\n", ["header and no rows"]), ("txt,kind\nhello,late\n", ["'text'", "did you mean 'txt'"]),
-     (None, ["does not exist"])],
+    [
+        ("", ["is empty"]),
+        ("text,kind\n", ["header and no rows"]),
+        ("txt,kind\nhello,late\n", ["'text'", "did you mean 'txt'"]),
+        (None, ["does not exist"]),
+    ],
 )
-def test_predict_refuses_a_file_that_cannot_be_asked(world: World, tmp_path: Path, content: str | None, words: list[str]) -> None:
+def test_predict_refuses_a_file_that_cannot_be_asked(
+    world: World, tmp_path: Path, content: str | None, words: list[str]
+) -> None:
     if content is not None:
         (tmp_path / "asked.csv").write_text(content)
-    world.luthier("predict", world.run.path, tmp_path / "asked.csv").fails(2, "asked.csv", *words)
+    world.call("predict", world.run.path, tmp_path / "asked.csv").fails(2, "asked.csv", *words)
     assert not (tmp_path / "asked.csv.predictions.jsonl").exists()
 
 
 @contextmanager
 def serving(world: World, *arguments: str | Path) -> Iterator[str]:
     """The address of a `luthier serve` of its own; ended by SIGTERM, which must be clean."""
-    server = subprocess.Popen([*COMMAND, "serve", *map(str, arguments), "--port", "0"], cwd=world.folder, text=True,
-                              env=environment(LUTHIER_HOME=str(world.folder / "home")), stderr=subprocess.PIPE,
-                              stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        [*COMMAND, "serve", *map(str, arguments), "--port", "0"],
+        cwd=world.folder,
+        text=True,
+        env=environment(LUTHIER_HOME=str(world.folder / "home")),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert server.stderr is not None
     said: list[str] = []
     try:
@@ -417,36 +498,39 @@ def serving(world: World, *arguments: str | Path) -> Iterator[str]:
         server.wait()
 
 
-def test_the_server_says_what_the_evaluation_said(world: World, judged: Any) -> None:
+def test_the_server_says_what_the_evaluation_said(world: World, judged: Any, refused: tuple[Done, RunFolder]) -> None:
+    """Of a version that was refused and has the same weights, so that one start shows what is written about that too."""
     with (world.folder / "messages.csv").open(newline="") as file:
         texts = {line: row["text"] for line, row in enumerate(csv.DictReader(file), start=2)}
-    before = len(AuditLog(world.out / "audit.jsonl").entries())
+    log = AuditLog(world.out / "audit.jsonl")
+    before, gate = len(log.entries()), GateDecision.read(refused[1].gate)
+    name = next(
+        f"tiny@{one.version}"
+        for one in Registry(world.out / "registry.sqlite").versions()
+        if one.gate_seal == gate.seal
+    )
     with (
-        serving(world, "tiny@1") as address,
+        serving(world, name, "--allow-refused") as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
     ):
-        assert [model.id for model in client.models.list()] == ["tiny@1"]
-        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "tiny@1"}
+        assert [model.id for model in client.models.list()] == [name]
+        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": name}
         for line, expected in judged.items():
-            completion = client.chat.completions.create(model="tiny@1", messages=[{"role": "user", "content": texts[line]}])
+            completion = client.chat.completions.create(model=name, messages=[{"role": "user", "content": texts[line]}])
             assert completion.choices[0].message.content == expected["label"]
-        answer = httpx.post(f"{address}/v1/classify", json={"input": [texts[line] for line in judged]}, timeout=60).json()
-        assert [{key: one[key] for key in ("label", "probabilities")} for one in answer["data"]] == list(judged.values())
+        answer = httpx.post(
+            f"{address}/v1/classify", json={"input": [texts[line] for line in judged]}, timeout=60
+        ).json()
+        assert [{key: one[key] for key in ("label", "probabilities")} for one in answer["data"]] == list(
+            judged.values()
+        )
         with pytest.raises(openai.BadRequestError, match="max_length"):
-            client.chat.completions.create(model="tiny@1", messages=[{"role": "user", "content": "x" * 2000}])
-    entries = AuditLog(world.out / "audit.jsonl").entries()[before:]
-    assert [(entry.action, entry.subject) for entry in entries] == [("serve", "tiny@1")]
-
-
-def test_serving_a_refused_version_all_the_same_is_audited(world: World, refused: tuple[Done, RunFolder]) -> None:
-    before = len(AuditLog(world.out / "audit.jsonl").entries())
-    with serving(world, refused[1].path, "--allow-refused") as address:
-        assert httpx.post(f"{address}/v1/classify", json={"input": "a broken guitar"}).status_code == 200
-    entries = AuditLog(world.out / "audit.jsonl").entries()[before:]
-    assert [entry.action for entry in entries] == ["serve_refused", "serve"]
-    assert entries[0].details["seal"] == GateDecision.read(refused[1].gate).seal
+            client.chat.completions.create(model=name, messages=[{"role": "user", "content": "x" * 2000}])
+    entries = log.entries()[before:]
+    assert [(entry.action, entry.subject) for entry in entries] == [("serve_refused", name), ("serve", name)]
+    assert entries[0].details["seal"] == gate.seal
     assert "kind.accuracy" in entries[0].details["lines"]
-    assert AuditLog(world.out / "audit.jsonl").verify().first_broken is None
+    assert log.verify().first_broken is None
 
 
 class Recorder:
@@ -507,9 +591,14 @@ def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, t
     for form in ("adapter", "merged"):
         tokenizer = AutoTokenizer.from_pretrained(run.artifacts / form)
         asked_by[f"transformers on {form}"] = [
-            list(tokenizer.apply_chat_template(
-                [{"role": "system", "content": contract.system}, {"role": "user", "content": one.text}],
-                tokenize=True, add_generation_prompt=True, return_dict=False))
+            list(
+                tokenizer.apply_chat_template(
+                    [{"role": "system", "content": contract.system}, {"role": "user", "content": one.text}],
+                    tokenize=True,
+                    add_generation_prompt=True,
+                    return_dict=False,
+                )
+            )
             for one in examples
         ]
     asked_by["the evaluation"] = asked_by["the evaluation"][:: len(asked_by["the evaluation"]) // len(examples)]

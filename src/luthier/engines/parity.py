@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from luthier.engines.protocol import Engine
+from luthier.engines.protocol import LogitsEngine
 from luthier.records import Golden, ParityCheck, RequestContract
 
 
 def check_parity(
-    reference: Engine,
-    candidate: Engine,
+    reference: LogitsEngine,
+    candidate: LogitsEngine,
     goldens: Sequence[Golden],
     *,
     contract: RequestContract,

@@ -1,4 +1,4 @@
-"""What an engine can do. Everything that asks a model asks through these four."""
+"""What an engine can do. Everything that asks a model asks through these three."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Score(NamedTuple):
 
 
 class Engine(Protocol):
-    """A model that answers. Results do not depend on what else was asked before or at the same time."""
+    """A model that answers; it reads token ids, so a remote server of messages stands in `Asker`'s place instead. Results do not depend on what else was asked before or at the same time."""
 
     name: str
 
@@ -38,6 +38,10 @@ class Engine(Protocol):
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
         """log p(ids[t] | ids[:t]) for t = 1 .. T-1, in nats; shape [T-1]."""
         ...
+
+
+class LogitsEngine(Engine, Protocol):
+    """An engine that shows raw scores. Not all do: llama.cpp reports normalised log-probabilities only."""
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw next-token scores at every position; shape [T, vocabulary]."""

@@ -62,6 +62,7 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
         OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
         Stopped: a signal ended the child; it can be resumed.
         StageFailed: any other exit code, 5 (stopped with a checkpoint) among them; the child has said why.
+        LuthierError: any other signal ended the child, which then cannot have said why.
     """
     began = time.monotonic()
     # -P keeps the current folder, which `-m` would search first, from shadowing modules.
@@ -81,8 +82,12 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
         )
     if code == -signal.SIGTERM:
         raise Stopped(f"stage {stage!r} was stopped", way_out="run the same command again to go on")
+    if code < 0:  # it could not say why
+        name = signal.strsignal(-code) or "unnamed"
+        raise LuthierError(f"stage {stage!r} was ended by signal {-code} ({name}) after it had used {peak:.2f} GiB",
+                           way_out="run the same command again; if it ends so again, report it with events.jsonl")
     if code != 0:
-        raise StageFailed(stage, code if code > 0 else 1)
+        raise StageFailed(stage, code)
     return StageUse(time.monotonic() - began, peak, stop_asked=forwarded.asked)
 
 

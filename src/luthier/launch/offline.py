@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from luthier.errors import UserError
@@ -23,8 +24,8 @@ def guard() -> None:
     """From now on, connecting or sending anywhere but to this machine, and looking up names, raises NetworkRefused."""
     if getattr(socket.socket, "guarded_by_luthier", False):
         return
-    connect, connect_ex, sendto = socket.socket.connect, socket.socket.connect_ex, socket.socket.sendto
-    lookup = socket.getaddrinfo
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    sendto, sendmsg = socket.socket.sendto, socket.socket.sendmsg
 
     def checked_connect(self: socket.socket, address: Any) -> None:
         _refuse(self.family, address)
@@ -38,15 +39,27 @@ def guard() -> None:
         _refuse(self.family, rest[-1])
         return sendto(self, data, *rest)
 
-    def checked_lookup(host: Any, *rest: Any, **more: Any) -> Any:
-        if host is not None and not _is_here(host.decode() if isinstance(host, bytes) else str(host)):
-            raise NetworkRefused(f"offline: {host!r} was to be looked up", way_out="drop --offline, or fetch what is needed first")
-        return lookup(host, *rest, **more)
+    def checked_sendmsg(self: socket.socket, buffers: Any, *rest: Any) -> int:
+        if len(rest) > 2 and rest[2] is not None:
+            _refuse(self.family, rest[2])
+        return sendmsg(self, buffers, *rest)
 
     patched: Any = socket.socket
-    patched.connect, patched.connect_ex, patched.sendto = checked_connect, checked_connect_ex, checked_sendto
+    patched.connect, patched.connect_ex = checked_connect, checked_connect_ex
+    patched.sendto, patched.sendmsg = checked_sendto, checked_sendmsg
     patched.guarded_by_luthier = True
-    socket.getaddrinfo = checked_lookup
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"):
+        setattr(socket, name, _checked_lookup(getattr(socket, name)))
+
+
+def _checked_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(host: Any, *rest: Any, **more: Any) -> Any:
+        if host is not None and not _is_here(host.decode() if isinstance(host, bytes) else str(host)):
+            raise NetworkRefused(f"offline: {host!r} was to be looked up",
+                                 way_out="drop --offline, or fetch what is needed first")
+        return lookup(host, *rest, **more)
+
+    return checked
 
 
 def _refuse(family: int, address: Any) -> None:

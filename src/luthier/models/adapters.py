@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from luthier.errors import ModelError
 from luthier.spec.recipe import Adapter
@@ -69,8 +75,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     way_out = "use the base model that the adapter was trained on, and both of its files"
     try:
         found = set(load_file(weights))
-        tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:  # PEFT's and torch's words for what does not fit
+        with warnings.catch_warnings():  # what is missing is an error below, not a warning
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:  # as PEFT and torch say it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the adapter in {folder} does not fit the base: {first}", way_out=way_out) from error
     expected = set(adapter_state(tuned))
@@ -97,12 +105,25 @@ def bare(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+@contextmanager
+def safetensors_disk_errors(path: Path) -> Iterator[None]:
+    """A full disk met by safetensors' writer, which has an error class of its own, as the OSError that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if f"(os error {code})" in str(error):
+                raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder)."""
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with safetensors_disk_errors(folder):
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

@@ -89,7 +89,7 @@ def read_header(path: Path) -> GGUFHeader:
             header = _parse(_Reader(buffer))
             _refuse_missing_weights(header, len(buffer))
             return header
-    except (ValueError, struct.error, KeyError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, struct.error, KeyError, MemoryError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable GGUF file: {error}", way_out="fetch the file again") from error
 
 

@@ -27,18 +27,20 @@ def _from_gguf(source: ModelSource) -> ModelShape:
     header = read_header(source.path)
     values = header.values
 
-    def need(key: str) -> int:
+    def need(key: str, default: int | None = None) -> int:
+        if default is not None and key not in values:
+            return default
         if not isinstance(values.get(key), int) or values[key] < 1:
             found = repr(values[key]) if key in values else "nothing"
             raise ModelError(f"{source.path}: the GGUF header has {found} as {key!r}, expected a whole number",
                              way_out="use the safetensors folder of the model instead")
         return int(values[key])
 
-    family = values.get("general.architecture", "")
+    family = str(values.get("general.architecture", ""))
     if not header.tensors:
         raise ModelError(f"{source.path} holds no weights", way_out="give a .gguf file with the model's tensors")
     heads, hidden = need(f"{family}.attention.head_count"), need(f"{family}.embedding_length")
-    vocab = header.tensors["token_embd.weight"][-1] if "token_embd.weight" in header.tensors else 0
+    vocab = header.tensors.get("token_embd.weight", (0,))[-1]
     return ModelShape(
         name=source.name,
         kind=source.kind,
@@ -48,8 +50,8 @@ def _from_gguf(source: ModelSource) -> ModelShape:
         hidden_size=hidden,
         num_layers=need(f"{family}.block_count"),
         num_heads=heads,
-        num_kv_heads=values.get(f"{family}.attention.head_count_kv", heads),
-        head_dim=values.get(f"{family}.attention.key_length", hidden // heads),
+        num_kv_heads=need(f"{family}.attention.head_count_kv", heads),
+        head_dim=need(f"{family}.attention.key_length", hidden // heads),
         intermediate_size=need(f"{family}.feed_forward_length"),
         vocab_size=vocab,
         max_positions=need(f"{family}.context_length"),

@@ -124,19 +124,20 @@ def checked_gate(run: RunFolder, version: Version | None) -> GateDecision:
         RunError: it is missing, was edited, is not the one that was registered, or the run has changed since.
     """
     gate = GateDecision.read(run.gate)
-    changed = [path for stage in ORDER for path in Stages(run).changed(stage.name)]
-    weights = EvalReport.read(run.eval_report).weights_sha256
-    problem = ""
-    if not verify_seal(gate):
-        problem = "was edited after it was sealed"
-    elif version is not None and version.gate_seal != gate.seal:
-        problem = "is not the decision that was registered"
-    elif gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
-        problem = "is about an evaluation or artifacts that have changed since"
-    elif changed:
-        problem = f"is about files that have changed since: {', '.join(changed)}"
-    elif sha256_file(run.train / "adapter" / "adapter_model.safetensors") != weights:
-        problem = "is about weights that have changed since"
-    if problem:
+    if problem := _why_not(gate, run, version):
         raise RunError(f"{run.gate} {problem}", way_out=f"luthier gate {run.path} decides anew")
     return gate
+
+
+def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str:
+    """Why the decision may not be believed; '' where it may."""
+    if not verify_seal(gate):
+        return "was edited after it was sealed"
+    if version is not None and version.gate_seal != gate.seal:
+        return "is not the decision that was registered"
+    if changed := [path for stage in ORDER for path in Stages(run).changed(stage.name)]:
+        return f"is about files that have changed since: {', '.join(changed)}"
+    if gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
+        return "is about an evaluation or artifacts that have changed since"
+    weights = sha256_file(run.train / "adapter" / "adapter_model.safetensors")
+    return "" if weights == EvalReport.read(run.eval_report).weights_sha256 else "is about weights that have changed since"

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
 from luthier.errors import RunError
+from luthier.models.adapters import safetensors_disk_errors
 from luthier.records import Record, StepEvent
 from luthier.store.files import write_atomic, write_atomic_dir
 
@@ -53,7 +55,7 @@ def save(
         tensors[f"parameter.{name}"] = parameter.detach()
         for field, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{field}.{name}"] = value
-    with write_atomic_dir(folder / f"step-{state.step:06d}") as partial:
+    with write_atomic_dir(folder / f"step-{state.step:06d}") as partial, safetensors_disk_errors(partial):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
         write_atomic(partial / "state.json", state.to_json())
     for old in _found(folder)[:-_KEEP]:
@@ -69,7 +71,7 @@ def load_latest(
         The state, and the best weights so far by the names of `parameters` (empty where nothing was validated yet).
 
     Raises:
-        RunError: the checkpoint belongs to another recipe, data or base, or its tensors do not fit.
+        RunError: the checkpoint is damaged, belongs to another recipe, data or base, or its tensors do not fit.
     """
     found = _found(folder)
     if not found:
@@ -78,7 +80,11 @@ def load_latest(
     if state.key != key:
         raise RunError(f"{found[-1]} was written for another recipe, data or base model",
                        way_out="remove the folder train/ of this run, or run again with --out elsewhere")
-    tensors = load_file(found[-1] / "tensors.safetensors")
+    try:
+        tensors = load_file(found[-1] / "tensors.safetensors")
+    except (SafetensorError, FileNotFoundError) as error:
+        raise RunError(f"{found[-1]} is damaged: {error}",
+                       way_out="remove that folder; training goes on from the checkpoint before it") from error
     torch.set_rng_state(tensors.pop("random.torch"))
     expected = {f"parameter.{name}" for name in parameters}
     stored = {name for name in tensors if name.startswith("parameter.")}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from luthier.engines.parity import check_parity
-from luthier.engines.protocol import Engine
+from luthier.engines.protocol import LogitsEngine
 from luthier.errors import ParityError
 from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.plugins import EXPORTS
@@ -25,7 +25,7 @@ class Form(Protocol):
         """Write weights and config into the existing folder `out`."""
         ...
 
-    def reopen(self, *, base: Path, folder: Path) -> Engine:
+    def reopen(self, *, base: Path, folder: Path) -> LogitsEngine:
         """Load what was written, from disk, the way a user of it would."""
         ...
 
@@ -38,7 +38,7 @@ def export(
     run: Path,
     contract: RequestContract,
     goldens: Sequence[Golden],
-    reference: Engine,
+    reference: LogitsEngine,
     weights_sha256: str,
 ) -> Artifact:
     """Write the form `kind` to RUN/artifacts/KIND, load it again and compare it with `reference`.

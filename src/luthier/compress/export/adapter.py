@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from luthier.engines.protocol import Engine
+from luthier.engines.protocol import LogitsEngine
 from luthier.engines.transformers import TransformersEngine
 
 
@@ -15,6 +15,6 @@ def write(*, base: Path, adapter: Path, out: Path) -> None:
         shutil.copyfile(adapter / name, out / name)
 
 
-def reopen(*, base: Path, folder: Path) -> Engine:
+def reopen(*, base: Path, folder: Path) -> LogitsEngine:
     """Base and adapter through PEFT."""
     return TransformersEngine.open(base, folder)
