@@ -56,7 +56,10 @@ def change(place: Path, **data: Any) -> None:
         (b"name: a\nmodle: {name: b}\n", ["bad.yaml:2", "unknown key 'modle'", "did you mean 'model'"]),
         (b"name: a\nmodel: {name: b}\n", ["bad.yaml", "'data' is missing"]),
         (b"name: a b\nmodel: {name: b}\ndata: {train: x.csv}\n", ["bad.yaml:1", "name", "'a b'"]),
-        (b"name: a\nmodel: b\ndata: {train: x.csv}\ntrain:\n  learning_rate: fast\n", ["bad.yaml:5", "train.learning_rate", "'fast'"]),
+        (
+            b"name: a\nmodel: b\ndata: {train: x.csv}\ntrain:\n  learning_rate: fast\n",
+            ["bad.yaml:5", "train.learning_rate", "'fast'"],
+        ),
         (b"name: a\nmodel: b\ndata: {train: x.csv}\ncompress: {}\n", ["bad.yaml:4", "'compress'", "not built yet"]),
         (b"name: a\nmodel: ${NOSUCH}\ndata: {train: x.csv}\n", ["${NOSUCH} is not set", "export NOSUCH"]),
         (b"name: a\nmodel: b\ndata: {train: x.csv}\n", ["data.train.0.path: 'x.csv'", "does not exist"]),
@@ -80,12 +83,20 @@ FILES: dict[str, tuple[bytes | None, list[str]]] = {
     "header only": (b"customer,text,kind\n", ["messages.csv holds a header and no rows"]),
     "binary": (bytes(range(256)) * 8, ["messages.csv is binary"]),
     "a workbook": (b"PK\x03\x04" + bytes(100), ["messages.csv is a zip archive or an Excel workbook", "CSV"]),
-    "another encoding": ("текст,kind\n".encode("koi8-r") + "привет,да\n".encode("koi8-r") * 50,
-                         ["messages.csv is neither UTF-8 nor Windows-1252", "iconv"]),
+    "another encoding": (
+        "текст,kind\n".encode("koi8-r") + "привет,да\n".encode("koi8-r") * 50,
+        ["messages.csv is neither UTF-8 nor Windows-1252", "iconv"],
+    ),
     "truncated": (gzip.compress(GOOD.encode() * 40)[:-30], ["messages.csv: the gzip archive is truncated"]),
     "twice the same column": (GOOD.replace("customer,text", "text,text").encode(), ["messages.csv", "'text' twice"]),
-    "wrong columns": (GOOD.replace("text,kind", "txet,kind").encode(), ["'text', which is not there", "did you mean 'txet'"]),
-    "no label column": (GOOD.replace("text,kind", "text,knid").encode(), ["data.train.0.label", "'kind'", "did you mean 'knid'"]),
+    "wrong columns": (
+        GOOD.replace("text,kind", "txet,kind").encode(),
+        ["'text', which is not there", "did you mean 'txet'"],
+    ),
+    "no label column": (
+        GOOD.replace("text,kind", "text,knid").encode(),
+        ["data.train.0.label", "'kind'", "did you mean 'knid'"],
+    ),
     "every row faulty": (b"customer,text,kind\n" + b"a,b\n" * 20, ["messages.csv", "line 2"]),
 }
 
@@ -174,7 +185,12 @@ def test_rows_at_fault_are_set_aside_with_line_and_reason(place: Path) -> None:
     report = DataReport.model_validate(done.document)
     assert report.rows_in == 65 == report.rows_out + sum(report.dropped.values())
     assert [(fate.line, fate.reason) for fate in report.fates] == [
-        (62, "wrong_cell_count"), (63, "nul_character"), (64, "empty_input"), (65, "empty_answer"), (66, "too_long")]
+        (62, "wrong_cell_count"),
+        (63, "nul_character"),
+        (64, "empty_input"),
+        (65, "empty_answer"),
+        (66, "too_long"),
+    ]
     assert "train.max_length is 128" in report.fates[-1].detail
     text = luthier("prepare", "tiny.yaml", cwd=place).succeeds().out
     assert "65 rows in, 60 used" in text
@@ -213,8 +229,14 @@ def test_a_full_disk_is_the_machines_and_costs_nothing_that_was_made(place: Path
     if sys.platform != "linux" or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a small disk")
     command = [*COMMAND, "prepare", "tiny.yaml", "--out", str(disk), "--json"]
-    done = subprocess.run([*unshare, GROWING_DISK, "sh", str(disk), *command], cwd=place, env=environment(),
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*unshare, GROWING_DISK, "sh", str(disk), *command],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     codes = dict(line.split() for line in done.stdout.splitlines())
     assert codes["4k"] == "6"
     assert codes["4m"] == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,34 @@ def test_only_two_checkpoints_are_kept_and_half_written_ones_are_not_seen(tmp_pa
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000009", "step-000010"]
     assert {path.suffix for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+def test_the_adapter_follows_from_the_newest_checkpoint_alone(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"validations": 5, "patience": 9})
+    whole = run(tmp_path, settings=settings, validation=scripted([0.1, 0.9, 0.3, 0.9, 0.2]))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"\0\0\0\0")
+    again = run(tmp_path, settings=settings, validation=scripted([]))
+    assert (weights.read_bytes(), again.weights_sha256) == (kept, whole.weights_sha256)
+    assert (again.best_step, again.best_value) == (4, 0.9)
+
+
+def test_a_metric_that_is_never_a_number_keeps_the_last_weights(tmp_path: Path) -> None:
+    result = run(tmp_path / "nan", validation=scripted([math.nan, math.nan]))
+    assert result.weights_sha256 == run(tmp_path / "none").weights_sha256
+    assert result.best_step == 0
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    tensors = tmp_path / "checkpoints" / "step-000010" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with pytest.raises(RunError, match=r"step-000010 is damaged") as caught:
+        run(tmp_path)
+    assert "remove that folder" in caught.value.way_out
+    shutil.rmtree(tensors.parent)
+    assert run(tmp_path).resumed_from == (9,)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:

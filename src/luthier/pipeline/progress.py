@@ -25,6 +25,7 @@ class Progress:
         self._bars: Bars | None = None
         self._tasks: dict[str, object] = {}
         self._began: dict[str, float] = {}
+        self._first: dict[str, int] = {}
         self._said = 0.0
         if self._stream.isatty():
             self._bars = Bars(
@@ -67,13 +68,14 @@ class Progress:
             self._bars.update(self._tasks[what], completed=done, total=total, rate=rate, note=note)  # type: ignore[arg-type]
             return
         began = self._began.setdefault(what, time.monotonic())
+        first = self._first.setdefault(what, done)  # a resumed run begins in the middle
         now = time.monotonic()
         if done < total and now - self._said < _SECONDS_BETWEEN_LINES:
             return
         self._said = now
         left = "done" if done == total else ""
-        if 0 < done < total and now - began > 1.0:  # before that there is nothing to judge by
-            left = f"{duration((now - began) / done * (total - done))} left"
+        if first < done < total and now - began > 1.0:  # before that there is nothing to judge by
+            left = f"{duration((now - began) / (done - first) * (total - done))} left"
         self.say(f"  {what}: {done} of {total}" + "".join(f", {part}" for part in (rate, note, left) if part))
 
     def say(self, line: str) -> None:

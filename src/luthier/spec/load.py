@@ -23,6 +23,7 @@ from luthier.spec.recipe import Recipe, Section
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
+_DOTTED = (["objective", "targets"], ["objective", "non_regression"])
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -187,8 +188,11 @@ def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> li
     if not equals or not all(asked.split(".")):
         raise RecipeError(f"{where} is not KEY=VALUE", way_out="write e.g. --set train.seed=1")
     key = _canonical(asked)
-    *parts, leaf = key.split(".")
-    _, parsed = _yaml(value, where, way_out="quote the value")
+    *parts, leaf = _parts(key)
+    if parts in _DOTTED:  # '>= 0.9' is our own text, which YAML would take for a block scalar
+        parsed: Any = value.strip().strip("'\"")
+    else:
+        _, parsed = _yaml(value, where, way_out="quote the value")
     place: Any = tree
     for part in parts:
         if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
@@ -207,6 +211,12 @@ def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> li
         del places[known]
     places[key] = where
     return [f"{asked!r} is taken as {key!r}"] if asked != key else []
+
+
+def _parts(key: str) -> list[str]:
+    """The steps to a key; what stands below targets and limits is NAME.METRIC, one key with a dot in it."""
+    parts = key.split(".")
+    return [*parts[:2], ".".join(parts[2:])] if parts[:2] in _DOTTED and len(parts) > 2 else parts
 
 
 def _canonical(key: str) -> str:

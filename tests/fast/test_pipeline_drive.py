@@ -1,0 +1,111 @@
+"""How the pipeline goes from stage to stage: stopping between them, what changed behind its back, whose fault it is."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from command import call, environment, paper_model
+from luthier.errors import DiskFull, OutOfMemory, RunError
+from luthier.launch import child
+from luthier.models.adapters import safetensors_disk_errors
+from luthier.pipeline import drive
+from luthier.pipeline.machine import as_known_error
+from luthier.store.files import write_atomic, write_atomic_dir
+from luthier.store.runs import RunFolder
+from luthier.store.stages import Stages
+from tiny import write_recipe
+
+
+def test_a_wish_to_stop_that_came_when_a_stage_was_done_is_heeded_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    real = child.run_stage
+
+    def asked(stage: str, run: Path, **settings: Any) -> child.StageUse:
+        return replace(real(stage, run, **settings), stop_asked=True)
+
+    monkeypatch.setattr(drive, "run_stage", asked)
+    call("prepare", "tiny.yaml", cwd=tmp_path).fails(
+        5, "stopped after stage 'base', which is done", "run the same command"
+    )
+    again = call("prepare", "tiny.yaml", cwd=tmp_path).fails(5, "stopped after stage 'prepare', which is done")
+    assert "base: unchanged, not run again" in again.err
+    assert "prepare: unchanged, not run again" in call("prepare", "tiny.yaml", cwd=tmp_path).succeeds().err
+
+
+def test_a_signal_between_stages_ends_with_5() -> None:
+    program = (
+        "import os, signal, sys, time\n"
+        "from luthier import cli\n"
+        "cli.app = lambda **options: (os.kill(os.getpid(), int(sys.argv[1])), time.sleep(20))\n"
+        "cli.main()\n"
+    )
+    for number, name in ((15, "SIGTERM"), (2, "SIGINT")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(number)], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (
+            5,
+            f"error: stopped by {name}\n  -> run the same command again to go on\n",
+        )
+
+
+@pytest.mark.parametrize("error", ["KeyError('x')", "OSError(5, 'Input/output error')"])
+def test_a_fault_of_our_own_shows_its_traceback_and_says_whose_it_is(error: str) -> None:
+    program = f"from luthier import cli\ndef app(**options): raise {error}\ncli.app = app\ncli.main()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("error: this is a fault of Luthier, not yours; please report it with the lines above\n")
+
+
+def test_what_changed_since_a_stage_was_done_is_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a", "1")
+    stages = Stages(run)
+    assert stages.changed("train") == []
+    for name in ("one", "two", "three"):
+        write_atomic(run.train / name, name)
+    stages.mark("train", "key", [run.train], 1.0, 1.0)
+    assert stages.changed("train") == []
+    write_atomic(run.train / "one", "eno")
+    (run.train / "two").unlink()
+    assert stages.changed("train") == ["train/one", "train/two"]
+
+
+def test_errors_of_the_system_in_our_words() -> None:
+    full = as_known_error(OSError(errno.ENOSPC, "No space", "/x/y"))
+    assert isinstance(full, DiskFull)
+    assert full.what == "no space left on the disk for /x/y"
+    for memory in (MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert isinstance(as_known_error(memory), OutOfMemory)
+    refused = as_known_error(PermissionError(errno.EACCES, "Permission denied", "/x/y"))
+    assert isinstance(refused, RunError)
+    assert refused.what == "/x/y: Permission denied"
+    assert as_known_error(OSError(errno.EIO, "Input/output error", "/x/y")) is None
+    assert as_known_error(PermissionError(errno.EACCES, "Permission denied")) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_tensors_on_a_full_disk(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DiskFull, match=r"final: no space left on the disk"),
+        write_atomic_dir(tmp_path / "final") as folder,
+        safetensors_disk_errors(folder),
+    ):
+        save_file({"a": torch.zeros(100_000)}, "/dev/full")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SafetensorError), safetensors_disk_errors(tmp_path):
+        save_file({"a": torch.zeros(1)}, tmp_path / "no" / "such" / "folder")

@@ -1,0 +1,53 @@
+"""Lines of progress in a log: rate, time left, and no nonsense after a resume."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from luthier.pipeline import progress
+from luthier.pipeline.progress import Progress
+from luthier.records import StepEvent
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def event(step: int) -> StepEvent:
+    return StepEvent(kind="step", step=step, epoch=0.1, loss=2.5, learning_rate=0.1, grad_norm=1.0, num_tokens=400,
+                     supervised_tokens=9, seconds=2.0, memory_gib=1.0)
+
+
+def test_a_resumed_run_judges_the_time_left_by_its_own_steps(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress(out) as shown:
+        for step in range(90, 101):
+            shown.step(event(step), total_steps=200)
+            clock[0] += 6.0
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "  training: 90 of 200, 200 tokens/s, loss 2.500"
+    assert "training: 93 of 200" in lines[1]
+    assert "11 min left" in lines[1]  # 107 steps of 6 s
+
+
+def test_items_show_their_rate_and_the_last_one_is_always_said(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress(out) as shown:
+        for done in range(41):
+            shown("tuned model", done, 40)
+            clock[0] += 0.5
+    lines = out.getvalue().splitlines()
+    assert lines[-1] == "  tuned model: 40 of 40, 2.0/s, done"
+    assert 2 <= len(lines) <= 4
+
+
+def test_a_validation_is_one_line_with_its_metrics(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress(out) as shown:
+        shown.step(event(7).model_copy(update={"kind": "validation", "metrics": {"macro_f1": 0.5}}), total_steps=9)
+    assert out.getvalue() == "  validation after step 7: macro_f1 0.500\n"
