@@ -37,10 +37,12 @@ test-fast: setup-dev
 
 check: setup-dev
 	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 fix: setup-dev
 	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
 
 wheel: setup-dev
 	$(BIN)/python -m build --wheel --outdir dist .

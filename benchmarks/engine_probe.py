@@ -177,12 +177,32 @@ class Row:
         numbers = (self.next_error, self.kl, self.off_one, self.score_error, self.prompt_error)
         shown = ["-" if n is None or np.isnan(n) else f"{n:.1e}" for n in numbers]
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items())
-        return [self.way, self.ids_equal, self.exposes, *shown[:3], self.greedy, shown[3], self.same_label, shown[4],
-                seconds]
+        return [
+            self.way,
+            self.ids_equal,
+            self.exposes,
+            *shown[:3],
+            self.greedy,
+            shown[3],
+            self.same_label,
+            shown[4],
+            seconds,
+        ]
 
 
-HEADER = ["way", "ids equal", "exposes", "max abs diff of next log p", "max KL", "abs(log sum p)", "greedy equal",
-          "max diff of label log p", "same label", "max diff of prompt log p", "seconds a question"]
+HEADER = [
+    "way",
+    "ids equal",
+    "exposes",
+    "max abs diff of next log p",
+    "max KL",
+    "abs(log sum p)",
+    "greedy equal",
+    "max diff of label log p",
+    "same label",
+    "max diff of prompt log p",
+    "seconds a question",
+]
 
 
 @dataclass(frozen=True)
@@ -218,7 +238,9 @@ def refer(engine: TransformersEngine, goldens: tuple[Golden, ...], renderer: Ren
     answers = [renderer.answer_ids(label) for label in contract.labels]
     settings: Json = {"max_new_tokens": NEW_TOKENS, "stop_ids": contract.stop_ids}
     return Reference(
-        goldens, answers, contract.stop_ids,
+        goldens,
+        answers,
+        contract.stop_ids,
         next_logprobs=[log_softmax(engine.logits(golden.prompt_ids)[-1]) for golden in goldens],
         greedy=[engine.generate(golden.prompt_ids, **settings) for golden in goldens],
         scores=[engine.score(golden.prompt_ids, answers) for golden in goldens[:SCORED]],
@@ -284,10 +306,12 @@ def transformers_row(way: str, engine: TransformersEngine, reference: Reference,
 
     row = Row(way, "raw logits [T, V]", ids_equal(own_ids, reference.goldens))
     return compare(
-        row, reference,
+        row,
+        reference,
         next_reported=lambda ids: log_softmax(engine.logits(ids)[-1]),
         generate=lambda ids: engine.generate(ids, max_new_tokens=NEW_TOKENS, stop_ids=reference.stop_ids),
-        score=engine.score, logprobs=engine.logprobs,
+        score=engine.score,
+        logprobs=engine.logprobs,
     )
 
 
@@ -295,10 +319,12 @@ def llama_row(way: str, asked: LlamaCpp, reference: Reference, own_ids: Callable
     """llama.cpp, in this process or over HTTP."""
     exposes = "log-softmax of generated tokens, any top n up to V, before sampling"
     return compare(
-        Row(way, exposes, ids_equal(own_ids, reference.goldens)), reference,
+        Row(way, exposes, ids_equal(own_ids, reference.goldens)),
+        reference,
         next_reported=asked.next_reported,
         generate=lambda ids: asked.generate(ids, stop_ids=reference.stop_ids),
-        score=asked.score, logprobs=asked.logprobs,
+        score=asked.score,
+        logprobs=asked.logprobs,
     )
 
 
@@ -345,8 +371,9 @@ def llama_rows(files: Files, reference: Reference, notes: list[str]) -> Iterator
                 notes.append(f"{way[:2]}: {adapter_note(asked, reference, files)}")
             if way.startswith("c1"):
                 over_http, more = http_engine(address, key, reference)
-                yield llama_row("d1 llama.cpp's server (as c1), openai client", over_http, reference,
-                                llama_ids(address, key))
+                yield llama_row(
+                    "d1 llama.cpp's server (as c1), openai client", over_http, reference, llama_ids(address, key)
+                )
                 notes += [f"d1: {note}" for note in more]
 
 
@@ -355,8 +382,10 @@ def cache_note(asked: LlamaCpp, reference: Reference) -> str:
     ids = reference.one
     first, again = asked.next_reported(ids, cache_prompt=False), asked.next_reported(ids, cache_prompt=False)
     cached = asked.next_reported(ids)
-    return (f"asked twice differs by {np.abs(first - again).max():.1e} with cache_prompt off, "
-           f"by {np.abs(first - cached).max():.1e} from an answer out of the prompt cache")
+    return (
+        f"asked twice differs by {np.abs(first - again).max():.1e} with cache_prompt off, "
+        f"by {np.abs(first - cached).max():.1e} from an answer out of the prompt cache"
+    )
 
 
 def adapter_note(asked: LlamaCpp, reference: Reference, files: Files) -> str:
@@ -364,9 +393,11 @@ def adapter_note(asked: LlamaCpp, reference: Reference, files: Files) -> str:
     ids = reference.one
     first, off, again = (asked.next_reported(ids, cache_prompt=False, **which) for which in (ON, OFF, ON))
     base = log_softmax(TransformersEngine.open(files.base).logits(ids)[-1])
-    return (f"adapter on, off, on: on differs by {np.abs(first - again).max():.1e}; off is "
-            f"{np.abs(first - off).max():.1f} away from on and {np.abs(log_softmax(off) - base).max():.1e} from the "
-            "base in transformers")
+    return (
+        f"adapter on, off, on: on differs by {np.abs(first - again).max():.1e}; off is "
+        f"{np.abs(first - off).max():.1f} away from on and {np.abs(log_softmax(off) - base).max():.1e} from the "
+        "base in transformers"
+    )
 
 
 def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp, list[str]]:
@@ -381,8 +412,12 @@ def http_engine(address: str, key: str, reference: Reference) -> tuple[LlamaCpp,
 
     echoed = ask({"prompt": list(reference.one), "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
     chat = client.chat.completions.create(
-        model="probe", messages=[{"role": "user", "content": reference.goldens[0].text}], temperature=0,
-        max_completion_tokens=NEW_TOKENS, logprobs=True, top_logprobs=20,
+        model="probe",
+        messages=[{"role": "user", "content": reference.goldens[0].text}],
+        temperature=0,
+        max_completion_tokens=NEW_TOKENS,
+        logprobs=True,
+        top_logprobs=20,
     )
     content = (chat.choices[0].logprobs.content if chat.choices[0].logprobs else None) or []
     said = [entry.to_dict()["id"] for entry in content]
@@ -441,11 +476,22 @@ def ask_like_this(base: Path) -> tuple[RequestContract, Renderer, tuple[Golden, 
     tokenizer = open_tokenizer(base / "tokenizer.json")
     end_id = tokenizer.token_to_id("<|im_end|>")
     open_set = RequestContract(
-        name="probe", task="classification", transforms=(), privacy_action="report", system="", input="{text}",
+        name="probe",
+        task="classification",
+        transforms=(),
+        privacy_action="report",
+        system="",
+        input="{text}",
         labels=(),
-        chat_template=(base / "chat_template.jinja").read_text(encoding="utf-8"), bos_token="<|im_start|>",
-        eos_token="<|im_end|>", end_of_turn="<|im_end|>", end_of_turn_ids=(end_id,), stop_ids=(end_id,),
-        tokenizer_sha256=sha256_file(base / "tokenizer.json"), max_length=128, max_new_tokens=NEW_TOKENS,
+        chat_template=(base / "chat_template.jinja").read_text(encoding="utf-8"),
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        end_of_turn="<|im_end|>",
+        end_of_turn_ids=(end_id,),
+        stop_ids=(end_id,),
+        tokenizer_sha256=sha256_file(base / "tokenizer.json"),
+        max_length=128,
+        max_new_tokens=NEW_TOKENS,
     )
     contract = with_labels(Renderer(open_set, tokenizer), LABELS)
     renderer = Renderer(contract, tokenizer)
@@ -480,9 +526,11 @@ def main() -> None:
             print("| " + " | ".join(cells) + " |", flush=True)
         for row in ask_all(files, reference, tuned, contract, notes):
             print("| " + " | ".join(row.cells()) + " |", flush=True)
-    print(f"\n{len(goldens)} golden prompts of {min(len(g.prompt_ids) for g in goldens)} to "
-          f"{max(len(g.prompt_ids) for g in goldens)} tokens; {len(reference.answers)} labels, "
-          f"{sum(map(len, reference.answers))} label tokens; prompt log p on {len(reference.one)} tokens\n")
+    print(
+        f"\n{len(goldens)} golden prompts of {min(len(g.prompt_ids) for g in goldens)} to "
+        f"{max(len(g.prompt_ids) for g in goldens)} tokens; {len(reference.answers)} labels, "
+        f"{sum(map(len, reference.answers))} label tokens; prompt log p on {len(reference.one)} tokens\n"
+    )
     for note in notes:
         print(f"- {note}")
 

@@ -20,9 +20,15 @@ HEADS, KV_HEADS = 9, 3
 LORA = Adapter(type="lora", r=8, alpha=16, dropout=0, target_modules="all-linear")
 
 BLOCK_NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
 }
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
@@ -48,8 +54,13 @@ def make_files(out: Path) -> Files:
         if ".lora_B." in name:
             weight.data.normal_(std=0.02, generator=noise)
     files = Files(
-        base, out / "adapter", out / "merged", bundled,
-        base_gguf=out / "base.gguf", merged_gguf=out / "merged.gguf", lora_gguf=out / "lora.gguf",
+        base,
+        out / "adapter",
+        out / "merged",
+        bundled,
+        base_gguf=out / "base.gguf",
+        merged_gguf=out / "merged.gguf",
+        lora_gguf=out / "lora.gguf",
     )
     files.adapter.mkdir()
     save_adapter(tuned, files.adapter)

@@ -2,7 +2,8 @@
 
     LUTHIER_DATA=FOLDER python benchmarks/run_recipes.py banking77 sst2
 
-FOLDER holds banking77/ and sst2/. Times are not recorded as such: the machine is shared; what counts is quality on the same rows.
+FOLDER holds banking77/ and sst2/. Times are not recorded: the machine is shared;
+what counts is quality on the same rows.
 """
 
 from __future__ import annotations
@@ -26,14 +27,20 @@ FLOORS = {"banking77": 0.860, "sst2": 0.800}
 def processor() -> str:
     """Model name of the processor, where the system tells."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line] if info.is_file() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 
 def commit() -> tuple[str, bool]:
     """Short hash, and whether tracked files differ from it."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, cwd=HERE)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, cwd=HERE
+    )
     return head.stdout.strip(), bool(dirty.stdout.strip())
 
 
@@ -54,9 +61,17 @@ def main(names: list[str]) -> None:
         scores = {score["system"]: score["metrics"] for score in report["systems"]}
         head, dirty = commit()
         row: dict[str, Any] = {
-            "recipe": name, "commit": head, "dirty": dirty, "luthier": version("luthier"), "torch": version("torch"),
-            "transformers": version("transformers"), "processor": processor(), "threads": train["threads"],
-            "train_rows": rows, "trained_tokens": train["trained_tokens"], "n_test": report["num_items"],
+            "recipe": name,
+            "commit": head,
+            "dirty": dirty,
+            "luthier": version("luthier"),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "processor": processor(),
+            "threads": train["threads"],
+            "train_rows": rows,
+            "trained_tokens": train["trained_tokens"],
+            "n_test": report["num_items"],
         }
         for system in ("majority", "tfidf_logreg", "base", "tuned"):
             for metric in ("accuracy", "macro_f1"):

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from luthier.pipeline.drive import Session
 
 app = typer.Typer(
-    name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="luthier",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Fit a language model to one purpose, and prove that it did. Start with: luthier run support-intents",
-    epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, 4 waiting for an approval, "
+    epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, 4 waiting for an "
+    "approval, "
     "5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
@@ -36,9 +40,13 @@ app.add_typer(registry_app, name="registry")
 app.add_typer(audit_app, name="audit")
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
-Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped recipe's name, or a run folder.")]
+Target = Annotated[
+    str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped recipe's name, or a run folder.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of a run (its newest).")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for run folders; default: the recipe's output_dir.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave this machine.")]
@@ -49,7 +57,9 @@ def _say(line: str) -> None:
 
 
 def _emit(document: Any, lines: list[str], *, as_json: bool) -> None:
-    typer.echo(json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines))
+    typer.echo(
+        json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines)
+    )
 
 
 def _strict(document: Any) -> Any:
@@ -76,8 +86,7 @@ def _work(target: str, last: str, overrides: list[str] | None, out: Path | None,
     from luthier.pipeline.drive import begin, work_through
     from luthier.plan.make import lines
 
-    session, plan, prepared = begin(
-        target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say)
+    session, plan, prepared = begin(target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say)
     if plan is not None:
         first = plan.candidates[0].technique
         if first != plan.chosen:
@@ -106,7 +115,9 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     pass
 
@@ -121,14 +132,20 @@ def init(
     from luthier.pipeline.init import init as write_recipe
 
     path, found = write_recipe(data, output=output)
-    lines = [f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
-             f"answer {found.label or 'chat turns'!r}", f"next: luthier check {path} --explain"]
+    lines = [
+        f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
+        f"answer {found.label or 'chat turns'!r}",
+        f"next: luthier check {path} --explain",
+    ]
     _emit({"recipe": str(path), "profile": found.model_dump(mode="json")}, lines, as_json=as_json)
 
 
 @app.command()
 def check(
-    recipe: Recipe, overrides: Overrides = None, offline: Offline = False, as_json: Json = False,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    offline: Offline = False,
+    as_json: Json = False,
     explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
 ) -> None:
     """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
@@ -137,8 +154,10 @@ def check(
 
     prepared = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say)
     resolved = prepared.resolved
-    lines = [f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
-             f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})"]
+    lines = [
+        f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
+        f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})"
+    ]
     _emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
 
 
@@ -153,7 +172,9 @@ def plan(recipe: Recipe, overrides: Overrides = None, offline: Offline = False, 
 
 
 @app.command()
-def prepare(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
+def prepare(
+    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
     """Clean, redact, split and tokenize the data; every row's fate is in the report."""
     from luthier.pipeline.explain import data_lines
     from luthier.records import DataReport
@@ -164,27 +185,36 @@ def prepare(target: Target, overrides: Overrides = None, out: Out = None, offlin
 
 
 @app.command()
-def train(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
+def train(
+    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
     """Train the adapter; after an interruption the same command goes on, exact to the bit."""
     from luthier.records import TrainResult
 
     session = _work(target, "train", overrides, out, offline)
     result = TrainResult.read(session.run.train_result)
-    best = f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
+    best = (
+        f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
+    )
     lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"adapter: {session.run.train / 'adapter'}"]
     _emit(result.model_dump(mode="json"), lines, as_json=as_json)
 
 
 @app.command()
-def run(target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
-    """All six steps: plan, prepare, train, evaluate, export, gate, report. A refusal by the gate is a result too (exit 0)."""
+def run(
+    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
+    """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
     from luthier.pipeline.drive import finish
     from luthier.report.summary import summary
 
     session = _work(target, "export", overrides, out, offline)
     evidence, gate = finish(session)
-    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"),
-                "evaluation": evidence.evaluation.model_dump(mode="json")}
+    document = {
+        "run": str(session.run.path),
+        "gate": gate.model_dump(mode="json"),
+        "evaluation": evidence.evaluation.model_dump(mode="json"),
+    }
     _emit(document, ["", *summary(evidence)], as_json=as_json)
 
 
@@ -196,8 +226,10 @@ def evaluate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     session = _work_on_run(run, "evaluate", offline)
     report = EvalReport.read(session.run.eval_report)
     lines = [report.headline] + [
-        f"{score.title}: " + ", ".join(f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]"
-                                       for name, value in score.metrics.items())
+        f"{score.title}: "
+        + ", ".join(
+            f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]" for name, value in score.metrics.items()
+        )
         for score in report.systems
     ]
     _emit(report.model_dump(mode="json"), lines, as_json=as_json)
@@ -210,8 +242,11 @@ def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
 
     session = _work_on_run(run, "export", offline)
     made = read_artifacts(session.run)
-    lines = [f"{one.kind}: {session.run.path / one.path} ({one.num_bytes / 2**20:.1f} MiB), {one.parity.prompts} golden "
-             f"prompts equal, largest logit error {one.parity.max_logit_error:.1e} of {one.parity.bound:.0e}" for one in made]
+    lines = [
+        f"{one.kind}: {session.run.path / one.path} ({one.num_bytes / 2**20:.1f} MiB), {one.parity.prompts} golden "
+        f"prompts equal, largest logit error {one.parity.max_logit_error:.1e} of {one.parity.bound:.0e}"
+        for one in made
+    ]
     _emit([one.model_dump(mode="json") for one in made], lines, as_json=as_json)
 
 
@@ -226,7 +261,9 @@ def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     _emit(decision.model_dump(mode="json"), gate_lines(evidence), as_json=as_json)
     if not decision.passed:
         refused = ", ".join(line.line for line in decision.lines if not line.passed)
-        raise GateRefused(f"the gate refused {session.run.path}: {refused}", way_out="see gate.json and report.html there")
+        raise GateRefused(
+            f"the gate refused {session.run.path}: {refused}", way_out="see gate.json and report.html there"
+        )
 
 
 @app.command()
@@ -246,7 +283,8 @@ def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL (.gz) or Parquet with the input's columns.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: FILE.predictions.jsonl")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
-    offline: Offline = False, as_json: Json = False,
+    offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """Answer every row of a file, as the server would."""
     from luthier.pipeline.answers import choose, open_asker, predict, refuse_untrained
@@ -267,8 +305,12 @@ def serve(
     target: Annotated[str, typer.Argument(metavar="NAME@ALIAS|RUN", help="A registered version or a run folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    keys: Annotated[Path | None, typer.Option("--keys", help="File of API keys, one a line; or LUTHIER_API_KEYS.")] = None,
-    allow_refused: Annotated[bool, typer.Option("--allow-refused", help="Serve although the gate refused; audited.")] = False,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="File of API keys, one a line; or LUTHIER_API_KEYS.")
+    ] = None,
+    allow_refused: Annotated[
+        bool, typer.Option("--allow-refused", help="Serve although the gate refused; audited.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
     offline: Offline = False,
 ) -> None:
@@ -301,7 +343,9 @@ def recipes_ls(as_json: Json = False) -> None:
 
 
 @recipes_app.command("cp")
-def recipes_cp(name: str, destination: Annotated[Path | None, typer.Argument(help="A new folder; default: NAME")] = None) -> None:
+def recipes_cp(
+    name: str, destination: Annotated[Path | None, typer.Argument(help="A new folder; default: NAME")] = None
+) -> None:
     """Copy a shipped recipe and its data, to make it yours."""
     from luthier.pipeline.start import copy_recipe
 
@@ -315,8 +359,11 @@ def registry_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_j
     from luthier.pipeline.verdict import registry_of
 
     versions = registry_of(out).versions()
-    lines = [f"{one.name}@{one.version}  gate {'passed' if one.gate_passed else 'REFUSED'}  "
-             f"{', '.join('@' + alias for alias in one.aliases) or '-'}  {one.created_at}  {one.run}" for one in versions]
+    lines = [
+        f"{one.name}@{one.version}  gate {'passed' if one.gate_passed else 'REFUSED'}  "
+        f"{', '.join('@' + alias for alias in one.aliases) or '-'}  {one.created_at}  {one.run}"
+        for one in versions
+    ]
     _emit([one.model_dump(mode="json") for one in versions], lines or ["no versions yet"], as_json=as_json)
 
 
@@ -335,7 +382,8 @@ def registry_promote(
 
 @registry_app.command("rollback")
 def registry_rollback(
-    name: str, alias: Annotated[str, typer.Option()] = "production",
+    name: str,
+    alias: Annotated[str, typer.Option()] = "production",
     out: Annotated[Path, typer.Option("--out")] = Path("runs"),
 ) -> None:
     """Let an alias point to the version that had it before."""
@@ -351,11 +399,21 @@ def audit_verify(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_
 
     verdict = audit_of(out).verify()
     sound = verdict.first_broken is None
-    lines = [f"{verdict.entries} entries, the chain is whole" if sound else f"entry {verdict.first_broken} is broken: {verdict.problem}"]
-    _emit(verdict.model_dump(mode="json"), lines + ([verdict.problem] if sound and verdict.problem else []), as_json=as_json)
+    lines = [
+        f"{verdict.entries} entries, the chain is whole"
+        if sound
+        else f"entry {verdict.first_broken} is broken: {verdict.problem}"
+    ]
+    _emit(
+        verdict.model_dump(mode="json"),
+        lines + ([verdict.problem] if sound and verdict.problem else []),
+        as_json=as_json,
+    )
     if not sound:
-        raise UserError(f"{out / 'audit.jsonl'}: entry {verdict.first_broken} is broken: {verdict.problem}",
-                        way_out="compare with a backup; entries before it can be trusted")
+        raise UserError(
+            f"{out / 'audit.jsonl'}: entry {verdict.first_broken} is broken: {verdict.problem}",
+            way_out="compare with a backup; entries before it can be trusted",
+        )
 
 
 @audit_app.command("ls")

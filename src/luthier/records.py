@@ -170,7 +170,7 @@ class Message(Record):
 class RequestContract(Record):
     """How the model is asked, frozen at prepare time.
 
-    Training, evaluation, export, `predict` and the server all ask through `luthier.data.contract`, which reads nothing else.
+    Training, evaluation, export, `predict` and the server all ask through `luthier.data.contract`.
     """
 
     name: str = Field(description="Name of the data entry, e.g. 'intent'.")
@@ -183,7 +183,9 @@ class RequestContract(Record):
     chat_template: str = Field(description="Jinja source, the tokenizer's own.")
     bos_token: str
     eos_token: str
-    end_of_turn: str = Field(description="What ends an answer, up to the token that stops generation, e.g. '<|im_end|>'.")
+    end_of_turn: str = Field(
+        description="What ends an answer, up to the token that stops generation, e.g. '<|im_end|>'."
+    )
     end_of_turn_ids: tuple[int, ...] = Field(description="Ids of it; supervised.")
     stop_ids: tuple[int, ...]
     tokenizer_sha256: str
@@ -218,7 +220,9 @@ class Finding(Record):
     start: int
     end: int
     kind: str = Field(description="e.g. 'email', 'phone', 'card', 'secret.aws_access_key'.")
-    value_hmac: str = Field(description="HMAC-SHA256 under a key that is kept only in memory of one prepare, hex, 16 chars.")
+    value_hmac: str = Field(
+        description="HMAC-SHA256 under a key that is kept only in memory of one prepare, hex, 16 chars."
+    )
     detector: str = Field(description="Detector and version, e.g. 'patterns/1'.")
 
 
@@ -385,7 +389,7 @@ class EvalReport(Record):
     seconds: float
 
 
-# --- step 6: artifacts, gate, versions ---------------------------------------------------------------------------------
+# --- step 6: artifacts, gate, versions -------------------------------------------------------------------------------
 
 
 class ParityCheck(Record):
@@ -449,9 +453,14 @@ class Answer(Record):
 
     text: str
     label: str = Field(description="Chosen label; '' for free text.")
-    probabilities: dict[str, float] = Field(description="Label -> probability over the closed set; empty for free text.")
-    log_mass: float | None = Field(description="Log of the closed set's total probability, in nats; None for free text.")
+    probabilities: dict[str, float] = Field(
+        description="Label -> probability over the closed set; empty for free text."
+    )
+    log_mass: float | None = Field(
+        description="Log of the closed set's total probability, in nats; None for free text."
+    )
     greedy_label: str | None = Field(
-        description="The label that free greedy decoding would write, '' if it would write anything else; None for free text.")
+        description="The label that greedy decoding would write, '' if anything else; None for free text."
+    )
     prompt_tokens: int
     answer_tokens: int

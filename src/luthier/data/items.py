@@ -100,9 +100,7 @@ def load(resolved: ResolvedRecipe, ledger: Ledger) -> list[Item]:
                 ledger.fault(file, read.line, (read.reason, read.detail))
         _check_columns(resolved, str(resolved.file(file)), own, is_train=origin is None)
         items += own
-    ledger.steps.append(
-        StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0)
-    )
+    ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0))
     return items
 
 

@@ -74,9 +74,7 @@ def _guard(
     return ledger.sift("privacy", items, verdicts, changed=changed), findings
 
 
-def _settle(
-    items: list[Item], contract: RequestContract, group_by: str, ledger: Ledger
-) -> tuple[list[Item], int]:
+def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger: Ledger) -> tuple[list[Item], int]:
     """Set aside contradictions (of labels; free text may have several right answers) and repetitions, file by file."""
     conflicts = 0
     if is_closed(contract.task):

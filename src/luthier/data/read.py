@@ -137,9 +137,7 @@ def _jsonl(source: Source) -> Iterator[Row | Fault]:
                 value = json.loads(line)
             except ValueError as error:
                 bad = _bad_text([line])
-                yield Fault(number, *bad) if bad else Fault(
-                    number, "invalid_json", _json_fault(error)
-                )
+                yield Fault(number, *bad) if bad else Fault(number, "invalid_json", _json_fault(error))
                 continue
             except RecursionError:
                 yield Fault(number, "invalid_json", "nested too deeply")

@@ -12,9 +12,7 @@ from luthier.records import Leakage, SplitName
 from luthier.spec.resolve import ResolvedRecipe
 
 
-def separate(
-    items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
-) -> tuple[list[Item], tuple[Leakage, ...]]:
+def separate(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> tuple[list[Item], tuple[Leakage, ...]]:
     """Give every item its split, then set aside what must not be evaluated on, then keep to the limits.
 
     Raises:

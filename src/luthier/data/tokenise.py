@@ -16,9 +16,7 @@ from luthier.records import Message, RequestContract, SplitName, SplitReport
 from luthier.store.files import sha256_file
 
 
-def render_rows(
-    items: Sequence[Item], renderer: Renderer, ledger: Ledger
-) -> tuple[list[Item], dict[int, Example]]:
+def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger) -> tuple[list[Item], dict[int, Example]]:
     """Tokenise each item; conversations that the template refuses and rows above `max_length` are set aside.
 
     Returns:

@@ -53,7 +53,8 @@ class Asker:
             )
         cleaned = [
             message.model_copy(update={"content": self.renderer.clean_text(message.content)})
-            if message.role == "user" else message
+            if message.role == "user"
+            else message
             for message in messages
         ]
         if not systems and self.contract.system:
@@ -79,8 +80,15 @@ class Asker:
         prompt = self._prompt(messages)
         if not self.contract.labels:
             text, count = self._generate(prompt)
-            return Answer(text=text, label="", probabilities={}, prompt_tokens=len(prompt), answer_tokens=count,
-                          log_mass=None, greedy_label=None)
+            return Answer(
+                text=text,
+                label="",
+                probabilities={},
+                prompt_tokens=len(prompt),
+                answer_tokens=count,
+                log_mass=None,
+                greedy_label=None,
+            )
         found = self.engine.score(prompt, self._label_ids)
         scores = np.asarray([score.logprob for score in found], dtype=np.float64)
         written = [label for label, score in zip(self.contract.labels, found, strict=True) if score.is_greedy]

@@ -1,4 +1,4 @@
-"""Does an artifact say the same as what was trained? Asked with the golden prompts, before anything leaves the house."""
+"""Does an artifact say the same as what was trained? Asked with the golden prompts, before it leaves the house."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def check_parity(
         error = _relative_error(expected, found)
         worst = max(worst, error)
         if not error <= bound:
-            problem = problem or f"golden {golden.name!r}: logits differ by {error:.2e} of the largest, bound {bound:.0e}"
+            problem = (
+                problem or f"golden {golden.name!r}: logits differ by {error:.2e} of the largest, bound {bound:.0e}"
+            )
         settings = {"max_new_tokens": min(contract.max_new_tokens, 16), "stop_ids": contract.stop_ids}
         said, says = (engine.generate(ids, **settings) for engine in (reference, candidate))  # type: ignore[arg-type]
         greedy_equal += said == says
@@ -72,5 +74,7 @@ def _text_difference(golden: Golden, text: str, ids: Sequence[int]) -> str:
     pairs = zip(golden.prompt_ids, ids, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(golden.prompt_ids), len(ids)))
     kind = "text and ids" if text != golden.prompt else "ids"
-    return (f"golden {golden.name!r}: {kind} differ from token {place} on: "
-            f"found {list(ids[place:place + 5])}, expected {list(golden.prompt_ids[place:place + 5])}")
+    return (
+        f"golden {golden.name!r}: {kind} differ from token {place} on: "
+        f"found {list(ids[place : place + 5])}, expected {list(golden.prompt_ids[place : place + 5])}"
+    )

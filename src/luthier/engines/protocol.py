@@ -19,7 +19,10 @@ class Score(NamedTuple):
 
 
 class Engine(Protocol):
-    """A model that answers; it reads token ids, so a remote server of messages stands in `Asker`'s place instead. Results do not depend on what else was asked before or at the same time."""
+    """A model that answers token ids. Results do not depend on what else was asked before or at the same time.
+
+    A remote server that takes messages, not ids, stands in the place of `Asker` instead.
+    """
 
     name: str
 
@@ -36,7 +39,7 @@ class Engine(Protocol):
         ...
 
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """log p(ids[t] | ids[:t]) for t = 1 .. T-1, in nats; shape [T-1]."""
+        """Log p(ids[t] | ids[:t]) for t = 1 .. T-1, in nats; shape [T-1]."""
         ...
 
 

@@ -72,7 +72,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """log p(ids[t] | ids[:t]) for t = 1 .. T-1; shape [T-1]."""
+        """Log p(ids[t] | ids[:t]) for t = 1 .. T-1; shape [T-1]."""
         layout = lay_out([Segment(ids)])
         targets = torch.tensor(list(ids[1:]))
         parts = [np.zeros(0)]

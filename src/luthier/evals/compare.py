@@ -60,8 +60,13 @@ def class_scores(observed: Observed, labels: Sequence[str]) -> tuple[ClassScore,
     for index, label in enumerate(labels):
         right, said, asked = int(counts[index, index]), int(counts[:, index].sum()), int(counts[index].sum())
         scores.append(
-            ClassScore(label=label, support=asked, precision=right / said if said else 0.0,
-                       recall=right / asked if asked else 0.0, f1=2 * right / (said + asked) if said + asked else 0.0)
+            ClassScore(
+                label=label,
+                support=asked,
+                precision=right / said if said else 0.0,
+                recall=right / asked if asked else 0.0,
+                f1=2 * right / (said + asked) if said + asked else 0.0,
+            )
         )
     return tuple(scores)
 
@@ -86,8 +91,13 @@ def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, 
         predicted = observed.predicted[index]
         probability = observed.probabilities[index][predicted] if observed.probabilities else math.nan
         found.append(
-            Mistake(line=examples[index].line, text=examples[index].text, expected=observed.expected[index],
-                    predicted=predicted, probability=probability)
+            Mistake(
+                line=examples[index].line,
+                text=examples[index].text,
+                expected=observed.expected[index],
+                predicted=predicted,
+                probability=probability,
+            )
         )
     found.sort(key=lambda mistake: (0.0 if math.isnan(mistake.probability) else -mistake.probability, mistake.line))
     return tuple(found[:MISTAKES_KEPT])

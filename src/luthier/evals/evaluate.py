@@ -83,8 +83,10 @@ def evaluate(
         DataError: the test split is empty, or the general text too short for an interval.
     """
     if not material.test:
-        raise DataError(f"{material.contract.name}: the test split has no rows",
-                        way_out="raise data.split.test or data.limit.test, or give data.test")
+        raise DataError(
+            f"{material.contract.name}: the test split has no rows",
+            way_out="raise data.split.test or data.limit.test, or give data.test",
+        )
     refuse_short_text(base, material.general_text, source=material.general_source)
     baselines, resamples, level = _resolved(settings)
     started = clock()
@@ -112,8 +114,12 @@ def _report(
 ) -> EvalReport:
     observed: dict[str, Observed] = {system.name: system.observed for system in systems}
     scores = tuple(
-        SystemScore(system=system.name, title=system.title, seconds=system.seconds,
-                    metrics=metrics_of(system.observed, bootstrap))
+        SystemScore(
+            system=system.name,
+            title=system.title,
+            seconds=system.seconds,
+            metrics=metrics_of(system.observed, bootstrap),
+        )
         for system in systems
     )
     compared = differences(observed, bootstrap)
@@ -152,8 +158,10 @@ def _baseline(
     name: Literal["majority", "tfidf_logreg"], material: Material, progress: Progress, clock: Callable[[], float]
 ) -> _System:
     if not material.contract.labels:
-        raise DataError(f"evaluate.baselines: {name!r} predicts labels, and {material.contract.task} has no closed set",
-                        way_out="set evaluate.baselines: [base]")
+        raise DataError(
+            f"evaluate.baselines: {name!r} predicts labels, and {material.contract.task} has no closed set",
+            way_out="set evaluate.baselines: [base]",
+        )
     started = clock()
     progress(f"baseline {name}", 0, 1)
     made = BASELINES[name](material.train, material.validation, material.test)

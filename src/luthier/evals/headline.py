@@ -9,9 +9,7 @@ from luthier.records import Difference, Interval, SystemScore
 _WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
 
 
-def headline(
-    systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool
-) -> str:
+def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool) -> str:
     """One sentence about the tuned model; where TF-IDF reaches more, the sentence is about that.
 
     Args:

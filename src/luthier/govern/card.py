@@ -39,8 +39,9 @@ def model_card(
     Raises:
         RunError: the records are not of one run.
     """
-    graph = lineage(resolved=resolved, shape=shape, data=data, train=train, evaluation=evaluation,
-                    artifacts=artifacts, gate=gate)
+    graph = lineage(
+        resolved=resolved, shape=shape, data=data, train=train, evaluation=evaluation, artifacts=artifacts, gate=gate
+    )
     sections = (
         _front_matter(resolved, shape),
         [f"# {resolved.recipe.name}", "", _text(evaluation.headline)],
@@ -75,8 +76,12 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
         use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
     else:
         use = f"Answering a text with a text ({entry.task}, `{entry.name}`)."
-    return [use, "", "Inputs like those of the data below, asked through the request contract of the run. "
-                     "It was not evaluated for anything else."]
+    return [
+        use,
+        "",
+        "Inputs like those of the data below, asked through the request contract of the run. "
+        "It was not evaluated for anything else.",
+    ]
 
 
 def _base(shape: ModelShape) -> list[str]:
@@ -84,8 +89,11 @@ def _base(shape: ModelShape) -> list[str]:
     if shape.quantisation:
         bits = re.search(r"\d+", shape.quantisation)
         size = f" ({bits[0]} bits)" if bits else ""
-        lines += ["", f"This base was dequantised from {shape.quantisation}{size} to float32 before training; "
-                      "what its rounding had lost is not restored by that."]
+        lines += [
+            "",
+            f"This base was dequantised from {shape.quantisation}{size} to float32 before training; "
+            "what its rounding had lost is not restored by that.",
+        ]
     return lines
 
 
@@ -99,8 +107,10 @@ def _data(data: DataReport) -> list[str]:
         *_table(("set aside because", "rows"), dropped),
         *_table(
             ("split", "rows", "groups", "tokens", "of them learned"),
-            [(name, f"{split.rows:,}", f"{split.groups:,}", f"{split.tokens:,}", f"{split.supervised_tokens:,}")
-             for name, split in data.splits.items()],
+            [
+                (name, f"{split.rows:,}", f"{split.groups:,}", f"{split.tokens:,}", f"{split.supervised_tokens:,}")
+                for name, split in data.splits.items()
+            ],
         ),
         f"Split: {_text(data.split_rule)}.",
         "",
@@ -129,8 +139,12 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         for system in evaluation.systems
     ]
     differences = [
-        (f"{one.system} - {one.against}", one.metric, _interval(one.interval),
-         f"{one.p_value:.2g}" if one.p_value == one.p_value else "")  # NaN where no test is defined
+        (
+            f"{one.system} - {one.against}",
+            one.metric,
+            _interval(one.interval),
+            f"{one.p_value:.2g}" if one.p_value == one.p_value else "",
+        )  # NaN where no test is defined
         for one in evaluation.differences
     ]
     general = evaluation.general
@@ -152,9 +166,11 @@ def _beaten(systems: Sequence[SystemScore]) -> list[str]:
     return [
         f"{system.title} scores higher than the tuned model on {metric}: "
         f"{system.metrics[metric].point:.3f} against {tuned.metrics[metric].point:.3f}."
-        for system in systems if tuned is not None and system is not tuned
+        for system in systems
+        if tuned is not None and system is not tuned
         for metric in _QUALITY
-        if metric in system.metrics and metric in tuned.metrics
+        if metric in system.metrics
+        and metric in tuned.metrics
         and system.metrics[metric].point > tuned.metrics[metric].point
     ]
 
@@ -197,10 +213,13 @@ def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact]) -> list
     name = resolved.recipe.name
     lines = ["```sh", f"luthier serve {name}", f"luthier predict {name} FILE", "```"]
     if artifacts:
-        lines += ["", *_table(
-            ("artifact", "where in the run folder", "bytes"),
-            [(artifact.kind, f"`{artifact.path}`", f"{artifact.num_bytes:,}") for artifact in artifacts],
-        )][:-1]
+        lines += [
+            "",
+            *_table(
+                ("artifact", "where in the run folder", "bytes"),
+                [(artifact.kind, f"`{artifact.path}`", f"{artifact.num_bytes:,}") for artifact in artifacts],
+            ),
+        ][:-1]
     return lines
 
 

@@ -71,21 +71,36 @@ def _seal(decision: GateDecision) -> str:
 def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[GateLine]:
     if not resolved.recipe.objective.targets:
         yield GateLine(
-            line="target", kind="target", asked="nothing", observed="no target was set", bound=None, passed=True,
-            evidence="recipe.resolved.json: recipe.objective.targets")
+            line="target",
+            kind="target",
+            asked="nothing",
+            observed="no target was set",
+            bound=None,
+            passed=True,
+            evidence="recipe.resolved.json: recipe.objective.targets",
+        )
     for limit in resolved.limits:
         if limit.relative:
             yield _limit_line(limit, report.general.ratio, "tuned / base", "general.ratio")
             continue
-        found = [(place, system) for place, system in enumerate(report.systems)
-                 if system.system == "tuned" and limit.metric in system.metrics]
+        found = [
+            (place, system)
+            for place, system in enumerate(report.systems)
+            if system.system == "tuned" and limit.metric in system.metrics
+        ]
         if found:
             place, system = found[0]
             yield _limit_line(limit, system.metrics[limit.metric], "tuned", f"systems[{place}].metrics.{limit.metric}")
         else:
             yield GateLine(
-                line=limit.key, kind="target", asked=limit.text, observed=f"{limit.metric} was not measured",
-                bound=None, passed=False, evidence="eval/report.json: systems")
+                line=limit.key,
+                kind="target",
+                asked=limit.text,
+                observed=f"{limit.metric} was not measured",
+                bound=None,
+                passed=False,
+                evidence="eval/report.json: systems",
+            )
 
 
 def _limit_line(limit: Limit, interval: Interval, subject: str, key: str) -> GateLine:
@@ -141,8 +156,14 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
         )
     for kind in sorted(set(resolved.recipe.export or ()) - {artifact.kind for artifact in artifacts}):
         yield GateLine(
-            line=f"parity of {kind}", kind="parity", asked="exported", observed=f"there is no artifact {kind!r}",
-            bound=None, passed=False, evidence=evidence)
+            line=f"parity of {kind}",
+            kind="parity",
+            asked="exported",
+            observed=f"there is no artifact {kind!r}",
+            bound=None,
+            passed=False,
+            evidence=evidence,
+        )
 
 
 def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
@@ -184,12 +205,24 @@ def _findings_line(what: str, findings: dict[str, int], action: str, removing: s
     if what == "personal data":
         observed += " (names of people are not looked for)"
     return GateLine(
-        line=what, kind="data", asked=f"no {what} in what the model learns", observed=observed, bound=None,
-        passed=passed, evidence="data/report.json: findings")
+        line=what,
+        kind="data",
+        asked=f"no {what} in what the model learns",
+        observed=observed,
+        bound=None,
+        passed=passed,
+        evidence="data/report.json: findings",
+    )
 
 
 def _license_line(line: str, license_id: str, subject: str, evidence: str) -> GateLine:
     assessment = assess(license_id, subject)
     return GateLine(
-        line=line, kind="license", asked="may be used, also commercially", observed=assessment.observed, bound=None,
-        passed=assessment.passed, evidence=evidence)
+        line=line,
+        kind="license",
+        asked="may be used, also commercially",
+        observed=assessment.observed,
+        bound=None,
+        passed=assessment.passed,
+        evidence=evidence,
+    )

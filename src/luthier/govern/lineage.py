@@ -52,26 +52,33 @@ def lineage(
     outside = (*(source.node for source in sources), BASE)
     shards = [
         LineageNode(node=f"data/{name}.arrow", sha256=split.sha256, made_from=(*outside, RECIPE, CONTRACT))
-        for name, split in data.splits.items() if split.sha256
+        for name, split in data.splits.items()
+        if split.sha256
     ]
     learned = [shard.node for shard in shards if shard.node != "data/test.arrow"]
     tested = [shard.node for shard in shards]  # the baselines learn from the training split during evaluation
     files = [
         LineageNode(node=f"{artifact.path}/{file}", sha256=sha256, made_from=(BASE, WEIGHTS, CONTRACT))
-        for artifact in artifacts for file, sha256 in artifact.sha256.items()
+        for artifact in artifacts
+        for file, sha256 in artifact.sha256.items()
     ]
-    return Lineage(name=resolved.recipe.name, nodes=(
-        *sources,
-        LineageNode(node=BASE, sha256=shape.sha256),
-        LineageNode(node=RECIPE, sha256=resolved.sha256, made_from=outside),
-        LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
-        *shards,
-        LineageNode(node=WEIGHTS, sha256=train.weights_sha256, made_from=(RECIPE, BASE, CONTRACT, *learned)),
-        LineageNode(node=EVALUATION, sha256=gate.eval_sha256, made_from=(RECIPE, BASE, WEIGHTS, CONTRACT, *tested)),
-        *files,
-        LineageNode(node=ARTIFACTS, sha256=gate.artifacts_sha256, made_from=(WEIGHTS, *(file.node for file in files))),
-        LineageNode(node="gate.json", sha256=gate.seal, made_from=(RECIPE, EVALUATION, ARTIFACTS)),
-    ))
+    return Lineage(
+        name=resolved.recipe.name,
+        nodes=(
+            *sources,
+            LineageNode(node=BASE, sha256=shape.sha256),
+            LineageNode(node=RECIPE, sha256=resolved.sha256, made_from=outside),
+            LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
+            *shards,
+            LineageNode(node=WEIGHTS, sha256=train.weights_sha256, made_from=(RECIPE, BASE, CONTRACT, *learned)),
+            LineageNode(node=EVALUATION, sha256=gate.eval_sha256, made_from=(RECIPE, BASE, WEIGHTS, CONTRACT, *tested)),
+            *files,
+            LineageNode(
+                node=ARTIFACTS, sha256=gate.artifacts_sha256, made_from=(WEIGHTS, *(file.node for file in files))
+            ),
+            LineageNode(node="gate.json", sha256=gate.seal, made_from=(RECIPE, EVALUATION, ARTIFACTS)),
+        ),
+    )
 
 
 def _check(

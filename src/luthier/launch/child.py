@@ -68,8 +68,12 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
     # -P keeps the current folder, which `-m` would search first, from shadowing modules.
     command = [sys.executable, "-P", "-m", "luthier.cli", "_stage", stage, str(run)]
     child = subprocess.Popen(
-        command, pass_fds=[lock_fd], env=stage_environment(threads=threads, offline=offline), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=2,  # our standard output is for results alone
+        command,
+        pass_fds=[lock_fd],
+        env=stage_environment(threads=threads, offline=offline),
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # our standard output is for results alone
     )
     with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)
@@ -77,15 +81,19 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
     peak = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     if code == -signal.SIGKILL:
         raise OutOfMemory(
-            f"stage {stage!r} was killed after it had used {peak:.2f} GiB; most often the kernel does this when memory runs out",
-            way_out="lower train.micro_batch_tokens or train.max_length, or free memory; the same command goes on from the last checkpoint",
+            f"stage {stage!r} was killed after it had used {peak:.2f} GiB; "
+            "most often the kernel does this when memory runs out",
+            way_out="lower train.micro_batch_tokens or train.max_length, or free memory; "
+            "the same command goes on from the last checkpoint",
         )
     if code == -signal.SIGTERM:
         raise Stopped(f"stage {stage!r} was stopped", way_out="run the same command again to go on")
     if code < 0:  # it could not say why
         name = signal.strsignal(-code) or "unnamed"
-        raise LuthierError(f"stage {stage!r} was ended by signal {-code} ({name}) after it had used {peak:.2f} GiB",
-                           way_out="run the same command again; if it ends so again, report it with events.jsonl")
+        raise LuthierError(
+            f"stage {stage!r} was ended by signal {-code} ({name}) after it had used {peak:.2f} GiB",
+            way_out="run the same command again; if it ends so again, report it with events.jsonl",
+        )
     if code != 0:
         raise StageFailed(stage, code)
     return StageUse(time.monotonic() - began, peak, stop_asked=forwarded.asked)

@@ -55,8 +55,9 @@ def guard() -> None:
 def _checked_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
     def checked(host: Any, *rest: Any, **more: Any) -> Any:
         if host is not None and not _is_here(host.decode() if isinstance(host, bytes) else str(host)):
-            raise NetworkRefused(f"offline: {host!r} was to be looked up",
-                                 way_out="drop --offline, or fetch what is needed first")
+            raise NetworkRefused(
+                f"offline: {host!r} was to be looked up", way_out="drop --offline, or fetch what is needed first"
+            )
         return lookup(host, *rest, **more)
 
     return checked
@@ -64,8 +65,10 @@ def _checked_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refuse(family: int, address: Any) -> None:
     if family in (socket.AF_INET, socket.AF_INET6) and not _is_here(str(address[0])):
-        raise NetworkRefused(f"offline: a connection to {address[0]} was refused",
-                             way_out="drop --offline, or fetch what is needed first")
+        raise NetworkRefused(
+            f"offline: a connection to {address[0]} was refused",
+            way_out="drop --offline, or fetch what is needed first",
+        )
 
 
 def _is_here(host: str) -> bool:

@@ -53,8 +53,10 @@ def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: in
         try:
             tuned = get_peft_model(model, config)
         except ValueError as error:
-            raise ModelError(f"adapter.target_modules {targets!r}: {error}",
-                             way_out="use 'all-linear' or names of modules of this base") from error
+            raise ModelError(
+                f"adapter.target_modules {targets!r}: {error}",
+                way_out="use 'all-linear' or names of modules of this base",
+            ) from error
     tuned.peft_config["default"].base_model_name_or_path = base_name
     return tuned
 
@@ -71,7 +73,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds no PEFT adapter", way_out="give a folder with adapter_config.json and adapter_model.safetensors")
+        raise ModelError(
+            f"{folder} holds no PEFT adapter",
+            way_out="give a folder with adapter_config.json and adapter_model.safetensors",
+        )
     way_out = "use the base model that the adapter was trained on, and both of its files"
     try:
         found = set(load_file(weights))
@@ -84,8 +89,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     expected = set(adapter_state(tuned))
     if expected != found:
         odd = sorted(expected ^ found)[:3]
-        raise ModelError(f"{weights}: {len(expected ^ found)} tensors do not fit the base, e.g. {', '.join(odd)}",
-                         way_out=way_out)
+        raise ModelError(
+            f"{weights}: {len(expected ^ found)} tensors do not fit the base, e.g. {', '.join(odd)}", way_out=way_out
+        )
     tuned.eval()
     return tuned
 

@@ -35,8 +35,10 @@ def import_base(source: ModelSource) -> Path:
     """
     if source.path.is_dir():
         if not (source.path / "tokenizer.json").is_file():
-            raise ModelError(f"model {source.name!r} has no tokenizer.json",
-                             way_out="save its fast tokenizer there with transformers' save_pretrained")
+            raise ModelError(
+                f"model {source.name!r} has no tokenizer.json",
+                way_out="save its fast tokenizer there with transformers' save_pretrained",
+            )
         weights_sha256(source)
         return source.path
     folder = _imported_folder(source)
@@ -68,8 +70,11 @@ def _dequantise(file: Path, out: Path) -> None:
         _split_digits(out / "tokenizer.json")
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     # The loaded model marks itself as quantised and refuses to be saved: build a clean one from config and state.
-    facts = {key: value for key, value in loaded.config.to_dict().items()
-             if key not in ("quantization_config", "_name_or_path", "_model_name_or_path")}
+    facts = {
+        key: value
+        for key, value in loaded.config.to_dict().items()
+        if key not in ("quantization_config", "_name_or_path", "_model_name_or_path")
+    }
     config = AutoConfig.for_model(**facts)
     clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     clean.load_state_dict(loaded.state_dict(), strict=True)
@@ -98,8 +103,10 @@ def _split_digits(path: Path) -> None:
     """
     tree = json.loads(path.read_text(encoding="utf-8"))
     if tree["pre_tokenizer"]["type"] != "ByteLevel":
-        raise ModelError(f"{path}: pre-tokenizer {tree['pre_tokenizer']['type']!r}, expected 'ByteLevel'",
-                         way_out="the installed transformers converts differently; use the safetensors folder")
+        raise ModelError(
+            f"{path}: pre-tokenizer {tree['pre_tokenizer']['type']!r}, expected 'ByteLevel'",
+            way_out="the installed transformers converts differently; use the safetensors folder",
+        )
     tree["pre_tokenizer"] = {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, tree["pre_tokenizer"]],
@@ -113,7 +120,11 @@ def load_base(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa",
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
         local_files_only=True,
     )
     model.requires_grad_(False)

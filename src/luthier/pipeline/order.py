@@ -9,8 +9,8 @@ from pathlib import Path
 from luthier import __version__
 from luthier.models.base import is_imported
 from luthier.pipeline.start import model_source
-from luthier.records import DataReport, ModelShape, TrainResult
 from luthier.recipes import general_text
+from luthier.records import DataReport, ModelShape, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, sha256_json
 from luthier.store.runs import RunFolder
@@ -44,8 +44,7 @@ def _base_is_ready(run: RunFolder) -> bool:
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
-    return [resolved.model_sha256, resolved.data_sha256, recipe.data.model_dump(mode="json"),
-            recipe.train.max_length]
+    return [resolved.model_sha256, resolved.data_sha256, recipe.data.model_dump(mode="json"), recipe.train.max_length]
 
 
 def _tokens(run: RunFolder) -> object:
@@ -61,13 +60,25 @@ def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
 
 def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
-    return [TrainResult.read(run.train_result).weights_sha256, resolved.model_sha256, _tokens(run), recipe.train.seed,
-            recipe.train.threads, recipe.evaluate.model_dump(mode="json"), sha256_json(general_text())]
+    return [
+        TrainResult.read(run.train_result).weights_sha256,
+        resolved.model_sha256,
+        _tokens(run),
+        recipe.train.seed,
+        recipe.train.threads,
+        recipe.evaluate.model_dump(mode="json"),
+        sha256_json(general_text()),
+    ]
 
 
 def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
-    return [TrainResult.read(run.train_result).weights_sha256, resolved.model_sha256, resolved.recipe.export,
-            sha256_file(run.goldens), sha256_file(run.contract)]
+    return [
+        TrainResult.read(run.train_result).weights_sha256,
+        resolved.model_sha256,
+        resolved.recipe.export,
+        sha256_file(run.goldens),
+        sha256_file(run.contract),
+    ]
 
 
 ORDER: tuple[Stage, ...] = (

@@ -29,9 +29,15 @@ class Progress:
         self._said = 0.0
         if self._stream.isatty():
             self._bars = Bars(
-                TextColumn("{task.description:<34}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"), console=Console(file=self._stream),
+                TextColumn("{task.description:<34}"),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._stream),
             )
 
     def __enter__(self) -> Self:

@@ -34,7 +34,8 @@ def serve_version(
     say(f"loading {chosen.model_id}")
     app = create_app(open_asker(chosen.run), model_id=chosen.model_id, also_called=chosen.names, api_keys=api_keys)
     audit_of(chosen.run.path.parent.parent).append(
-        "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host})
+        "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host}
+    )
     run(app, host=host, port=port, ready=lambda url: say(f"serving {chosen.model_id} on {url}  (end with Ctrl-C)"))
 
 
@@ -49,11 +50,17 @@ def promote(name: str, *, alias: str, allow_refused: bool, out: Path) -> str:
     version = registry.get(name)
     gate = checked_gate(RunFolder.open(version.run, out=out), version)
     if not gate.passed and not allow_refused:
-        raise GateRefused(f"{version.name}@{version.version} was refused by its gate",
-                          way_out="tune further, or --allow-refused, which is recorded")
+        raise GateRefused(
+            f"{version.name}@{version.version} was refused by its gate",
+            way_out="tune further, or --allow-refused, which is recorded",
+        )
     registry.promote(version.name, version.version, alias)
-    audit_of(out).append("promote", actor=getpass.getuser(), subject=f"{version.name}@{version.version}",
-                         details={"alias": alias, "gate_passed": gate.passed})
+    audit_of(out).append(
+        "promote",
+        actor=getpass.getuser(),
+        subject=f"{version.name}@{version.version}",
+        details={"alias": alias, "gate_passed": gate.passed},
+    )
     return f"{version.name}@{alias} is now version {version.version}"
 
 
@@ -64,6 +71,7 @@ def rollback(name: str, *, alias: str, out: Path) -> str:
     registry = registry_of(out)
     registry.get(name, alias)  # a name that is not known leaves no registry behind
     version = registry.rollback(name, alias)
-    audit_of(out).append("rollback", actor=getpass.getuser(), subject=f"{version.name}@{version.version}",
-                         details={"alias": alias})
+    audit_of(out).append(
+        "rollback", actor=getpass.getuser(), subject=f"{version.name}@{version.version}", details={"alias": alias}
+    )
     return f"{version.name}@{alias} is again version {version.version}"

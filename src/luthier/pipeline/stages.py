@@ -1,4 +1,4 @@
-"""What each stage does, in its own process: rebuilds everything from the run folder, so that any launcher can start it."""
+"""What each stage does, in its own process: all is rebuilt from the run folder, so that any launcher can start it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from luthier.data.shards import read_shard
 from luthier.errors import RunError
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
-from luthier.records import DataReport, ModelShape, RequestContract, StepEvent, TrainResult
 from luthier.recipes import general_text
+from luthier.records import DataReport, ModelShape, RequestContract, StepEvent, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -124,7 +124,9 @@ def train(context: Context) -> None:
         read_shard(run.data / "train.arrow"),
         model_sha256=context.shape.sha256,
         data_sha256=context.data_sha256,
-        recipe_sha256=sha256_json([part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]),
+        recipe_sha256=sha256_json(
+            [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
+        ),
     )
     events = EventLog(run.events)
 
@@ -133,8 +135,15 @@ def train(context: Context) -> None:
         context.progress.step(event, total_steps=total_steps)
 
     result = loop.train(
-        model, load_method(recipe.method.type), inputs, settings=recipe.train, method_name=recipe.method.type,
-        validation=_validation(context), out=run.train, watch=watch, stop_asked=_stop_on_signal(),
+        model,
+        load_method(recipe.method.type),
+        inputs,
+        settings=recipe.train,
+        method_name=recipe.method.type,
+        validation=_validation(context),
+        out=run.train,
+        watch=watch,
+        stop_asked=_stop_on_signal(),
     )
     write_atomic(run.train_result, result.to_json())
 
@@ -187,8 +196,15 @@ def evaluate(context: Context) -> None:
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
     )
-    report = judge(material, base=context.asker(tuned.without_adapter()), tuned=context.asker(tuned),
-                   settings=recipe.evaluate, seed=recipe.train.seed, out=run.eval, progress=context.progress)
+    report = judge(
+        material,
+        base=context.asker(tuned.without_adapter()),
+        tuned=context.asker(tuned),
+        settings=recipe.evaluate,
+        seed=recipe.train.seed,
+        out=run.eval,
+        progress=context.progress,
+    )
     write_atomic(run.eval_report, report.to_json())
 
 
@@ -207,16 +223,28 @@ def export(context: Context) -> None:
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
         context.progress("exports", number, len(forms))
-        made.append(export_one(
-            kind, base=context.base, adapter=adapter, run=run.path, contract=context.contract, goldens=goldens,
-            reference=reference, weights_sha256=TrainResult.read(run.train_result).weights_sha256,
-        ))
+        made.append(
+            export_one(
+                kind,
+                base=context.base,
+                adapter=adapter,
+                run=run.path,
+                contract=context.contract,
+                goldens=goldens,
+                reference=reference,
+                weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+            )
+        )
     context.progress("exports", len(forms), len(forms))
     write_atomic(run.artifacts_index, json.dumps([one.model_dump(mode="json") for one in made], indent=2) + "\n")
 
 
 WORK: dict[str, Callable[[Context], None]] = {
-    "base": base, "prepare": prepare, "train": train, "evaluate": evaluate, "export": export,
+    "base": base,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
 }
 
 

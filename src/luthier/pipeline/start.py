@@ -52,7 +52,9 @@ def recipe_path(name: str) -> Path:
     try:
         return find(name)
     except KeyError:
-        raise RecipeError(f"{name!r} is neither a file nor a shipped recipe", way_out=f"shipped: {', '.join(names())}") from None
+        raise RecipeError(
+            f"{name!r} is neither a file nor a shipped recipe", way_out=f"shipped: {', '.join(names())}"
+        ) from None
 
 
 def is_recipe_folder(name: str) -> bool:
@@ -90,8 +92,9 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
-    resolved = resolve(loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes,
-                       luthier_version=__version__)
+    resolved = resolve(
+        loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes, luthier_version=__version__
+    )
     return Prepared(loaded, resolved, facts, shape)
 
 
@@ -112,7 +115,9 @@ def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
         path = loaded.folder / file
         if not path.is_file():
             found = "it is a folder" if path.is_dir() else "it does not exist"
-            raise DataError(f"{key}: {file!r}: {found} (looked in {loaded.folder})", way_out="correct the path in the recipe")
+            raise DataError(
+                f"{key}: {file!r}: {found} (looked in {loaded.folder})", way_out="correct the path in the recipe"
+            )
         hashes[key] = sha256_file(path)
     return hashes
 
@@ -121,7 +126,9 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     entry, group_by = loaded.recipe.entry, loaded.recipe.data.split.group_by
     columns = [column.name for column in facts.columns]
     named = [("data.train.0.input", name) for name in (fields(entry.input) if entry.input else ())]
-    named += [(key, name) for key, name in (("data.train.0.label", entry.label), ("data.split.group_by", group_by)) if name]
+    named += [
+        (key, name) for key, name in (("data.train.0.label", entry.label), ("data.split.group_by", group_by)) if name
+    ]
     for key, name in named:
         if name not in columns:
             raise missing_column(name, columns, key=f"{loaded.path}: {key}")
@@ -156,6 +163,9 @@ def model_source(shape: ModelShape) -> ModelSource:
         raise RecipeError(f"the base model {shape.name!r} is no longer at {path}", way_out="run the recipe again")
     source = ModelSource(shape.name, shape.kind, path, shape.license)
     if (found := weights_sha256(source)) != shape.sha256:
-        raise RecipeError(f"the base model at {path} has changed since this run was made: its hash was "
-                          f"{shape.sha256[:12]} and is {found[:12]}", way_out="run the recipe again, which makes a new run")
+        raise RecipeError(
+            f"the base model at {path} has changed since this run was made: its hash was "
+            f"{shape.sha256[:12]} and is {found[:12]}",
+            way_out="run the recipe again, which makes a new run",
+        )
     return source

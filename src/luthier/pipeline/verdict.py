@@ -61,12 +61,31 @@ def conclude(
     A decision that says the same as the one on disk leaves that one as it is, with its time and seal.
     """
     artifacts, data = read_artifacts(run), DataReport.read(run.data_report)
-    shape, evaluation, train = ModelShape.read(run.shape), EvalReport.read(run.eval_report), TrainResult.read(run.train_result)
-    gate = decide(resolved=resolved, shape=shape, report=evaluation, artifacts=artifacts, data=data,
-                  eval_sha256=sha256_file(run.eval_report), artifacts_sha256=sha256_file(run.artifacts_index), now=clock())
+    shape, evaluation, train = (
+        ModelShape.read(run.shape),
+        EvalReport.read(run.eval_report),
+        TrainResult.read(run.train_result),
+    )
+    gate = decide(
+        resolved=resolved,
+        shape=shape,
+        report=evaluation,
+        artifacts=artifacts,
+        data=data,
+        eval_sha256=sha256_file(run.eval_report),
+        artifacts_sha256=sha256_file(run.artifacts_index),
+        now=clock(),
+    )
     gate, is_new = _settled(run, gate)
-    about = {"resolved": resolved, "shape": shape, "data": data, "train": train, "evaluation": evaluation,
-             "artifacts": artifacts, "gate": gate}
+    about = {
+        "resolved": resolved,
+        "shape": shape,
+        "data": data,
+        "train": train,
+        "evaluation": evaluation,
+        "artifacts": artifacts,
+        "gate": gate,
+    }
     write_atomic(run.card, model_card(**about))  # type: ignore[arg-type]
     write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
     evidence = gather(run, resolved, gate)
@@ -74,12 +93,17 @@ def conclude(
     if is_new:
         write_atomic(run.gate, gate.to_json())
     version = registry_of(run.path.parent.parent).register(
-        resolved.recipe.name, run.path, gate_passed=gate.passed, gate_seal=gate.seal,
+        resolved.recipe.name,
+        run.path,
+        gate_passed=gate.passed,
+        gate_seal=gate.seal,
         weights_sha256=evaluation.weights_sha256,
     )
     if is_new:
         audit_of(run.path.parent.parent).append(
-            "gate", actor=actor, subject=f"{version.name}@{version.version}",
+            "gate",
+            actor=actor,
+            subject=f"{version.name}@{version.version}",
             details={"passed": gate.passed, "seal": gate.seal, "run": f"{run.name}/{run.id}"},
         )
     return evidence, gate
@@ -140,4 +164,6 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
     if gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
     weights = sha256_file(run.train / "adapter" / "adapter_model.safetensors")
-    return "" if weights == EvalReport.read(run.eval_report).weights_sha256 else "is about weights that have changed since"
+    return (
+        "" if weights == EvalReport.read(run.eval_report).weights_sha256 else "is about weights that have changed since"
+    )

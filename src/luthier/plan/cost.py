@@ -116,7 +116,13 @@ def greedy_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float
 
 
 def training_seconds(
-    shape: ModelShape, work: Workload, *, adapter: int, micro_batch: float, backward_factor: float, validations: int,
+    shape: ModelShape,
+    work: Workload,
+    *,
+    adapter: int,
+    micro_batch: float,
+    backward_factor: float,
+    validations: int,
     gflops: float,
 ) -> float:
     """Time in the training loop, its validations included."""

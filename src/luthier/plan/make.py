@@ -78,14 +78,23 @@ def _predict(
     tokens = round(work.largest_micro_batch)
     scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
-        memory.training_gib(shape, adapter=parameters, r=adapter.r, tokens=tokens,
-                            supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens)),
+        memory.training_gib(
+            shape,
+            adapter=parameters,
+            r=adapter.r,
+            tokens=tokens,
+            supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
+        ),
         memory.evaluation_gib(shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored),
         memory.export_gib(shape),
     )
     train_seconds = cost.training_seconds(
-        shape, work, adapter=parameters, micro_batch=work.computed_tokens / work.trained_tokens * work.row_tokens * work.micro_batch_rows,
-        validations=train.validations, gflops=gflops,
+        shape,
+        work,
+        adapter=parameters,
+        micro_batch=work.computed_tokens / work.trained_tokens * work.row_tokens * work.micro_batch_rows,
+        validations=train.validations,
+        gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,
     )
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)

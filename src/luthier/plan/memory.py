@@ -24,7 +24,7 @@ BACKWARD_ROWS = 3
 """Gradients of feed-forward activations alive at once while a layer goes backward: of gate, up and their product."""
 
 GENERAL_POSITIONS = 192
-"""Positions of the general text, a paragraph at a time, that have logits at once (in float64 for the sum: counted twice)."""
+"""Positions of the general text that have logits at once; in float64 for the sum, so they count twice."""
 
 ALLOCATOR_FACTOR = 1.10
 """Activations come and go in sizes that do not fit each other's holes; what the process keeps over what is alive."""

@@ -93,7 +93,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
     prompt = min(prompt, train.max_length - 1.0)
     answer = max(1.0, min(answer, train.max_length - prompt))
-    shared = min(prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS)
+    shared = min(
+        prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
+    )
     own = prompt + answer - shared
     at_once = max(1.0, min(float(train.batch_size), train.micro_batch_tokens / (prompt + answer)))
     asked = round(train_rows * (prompt + answer) * train.num_train_epochs)

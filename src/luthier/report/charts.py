@@ -54,8 +54,13 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
         for row, score in enumerate(scores):
             if metric in score.metrics:
                 kind = "tuned" if score.system == "tuned" else "other"
-                parts += _whisker(score.metrics[metric], top + ROW * (row + 0.5), scale, kind=kind,
-                                  shown=number(score.metrics[metric].point))
+                parts += _whisker(
+                    score.metrics[metric],
+                    top + ROW * (row + 0.5),
+                    scale,
+                    kind=kind,
+                    shown=number(score.metrics[metric].point),
+                )
     spoken = "; ".join(
         f"{SYSTEM_TITLES[score.system]}: "
         + ", ".join(f"{title(name)} {number(score.metrics[name].point)}" for name in metrics if name in score.metrics)
@@ -159,8 +164,14 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int) -> Ma
         parts.append(text(end + 10, y, f"validation {checks[-1].loss:.2f}", kind="value tuned"))
     if measured:
         top, bottom = bottom + 44, bottom + 44 + 110
-        up, grid = _axis([value for _, value in measured], left=left, end=end, top=top, bottom=bottom,
-                         from_zero=is_proportion(metric))
+        up, grid = _axis(
+            [value for _, value in measured],
+            left=left,
+            end=end,
+            top=top,
+            bottom=bottom,
+            from_zero=is_proportion(metric),
+        )
         points = [(across(step), up(value)) for step, value in measured]
         parts.append(text(left, top - 14, f"validation {title(metric)}", kind="strong"))
         parts += [*grid, path(points, kind="curve tuned")]
@@ -225,7 +236,9 @@ def class_bars(classes: Sequence[ClassScore]) -> dict[str, Markup]:
     return {
         score.label: figure(
             [rect(0, 2, 120, 8, kind="cell"), rect(0, 2, 120 * score.f1, 8, kind="bar-tuned")],
-            width=120, height=12, label=f"F1 {number(score.f1)}",
+            width=120,
+            height=12,
+            label=f"F1 {number(score.f1)}",
         )
         for score in classes
     }

@@ -178,8 +178,7 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
         "majority": "Always answering the most frequent label",
     }
     sentence = (
-        f"{names[score.system]} beats the tuned model: "
-        f"{title(evidence.metric)} {number(point)} against {number(tuned)}"
+        f"{names[score.system]} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"
     )
     difference = evidence.difference(score.system)
     if difference is None:

@@ -47,8 +47,16 @@ def render(evidence: Evidence) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        brackets=brackets, count=count, duration=duration, memory=memory, number=number, p_value=p_value, size=size,
-        title_of=title, symbols=_symbols, minute=_minute,
+        brackets=brackets,
+        count=count,
+        duration=duration,
+        memory=memory,
+        number=number,
+        p_value=p_value,
+        size=size,
+        title_of=title,
+        symbols=_symbols,
+        minute=_minute,
     )
     return environment.get_template("report.html.j2").render(
         e=evidence,

@@ -77,11 +77,13 @@ def gate_lines(evidence: Evidence) -> list[str]:
 def _predicted(evidence: Evidence) -> list[str]:
     prediction = evidence.plan.prediction
     actual = duration(evidence.total_seconds) if evidence.is_whole else "stages taken over from an earlier run"
-    return _columns([
-        ["", "predicted", "actual"],
-        ["time", duration(prediction.total_seconds), actual],
-        ["peak memory", memory(prediction.peak_memory_gib), memory(evidence.peak_memory_gib)],
-    ])
+    return _columns(
+        [
+            ["", "predicted", "actual"],
+            ["time", duration(prediction.total_seconds), actual],
+            ["peak memory", memory(prediction.peak_memory_gib), memory(evidence.peak_memory_gib)],
+        ]
+    )
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

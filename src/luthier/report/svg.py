@@ -41,9 +41,9 @@ def path(points: Sequence[tuple[float, float]], *, kind: str) -> Markup:
 
 def figure(parts: Iterable[Markup], *, width: float, height: float, label: str) -> Markup:
     """A whole drawing; `label` is what a screen reader says."""
-    return Markup(
-        '<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'
-    ).format(f"{width:.0f}", f"{height:.0f}", f"{width:.0f}", f"{height:.0f}", label, Markup("").join(parts))
+    return Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>').format(
+        f"{width:.0f}", f"{height:.0f}", f"{width:.0f}", f"{height:.0f}", label, Markup("").join(parts)
+    )
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,10 @@ def _checked(candidates: Iterable[str], source: str) -> list[str]:
         if not key:
             continue
         if not all("!" <= char <= "~" for char in key):
-            raise UserError(f"API keys: key {number} of {source} has characters that a header cannot carry",
-                            way_out="use letters, digits and ASCII signs without blanks")
+            raise UserError(
+                f"API keys: key {number} of {source} has characters that a header cannot carry",
+                way_out="use letters, digits and ASCII signs without blanks",
+            )
         keys.append(key)
     return keys
 

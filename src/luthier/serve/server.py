@@ -37,7 +37,11 @@ def run(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, ready: Calla
     uvicorn = require("uvicorn")
     refuse_open_host(host, has_keys=app.state.has_keys)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, lifespan="off",
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = uvicorn.Server(config)

@@ -54,17 +54,23 @@ def parse_limit(key: str, text: str, *, section: str) -> Limit:
     op: Literal[">=", "<="] = ">=" if match[1] == ">=" else "<="
     if (op == ">=") != facts.higher_is_better:
         better = "higher" if facts.higher_is_better else "lower"
-        raise RecipeError(f"{where}: {text!r} limits {metric} on the wrong side, {better} is better for it",
-                          way_out=f"use {'>=' if facts.higher_is_better else '<='}")
+        raise RecipeError(
+            f"{where}: {text!r} limits {metric} on the wrong side, {better} is better for it",
+            way_out=f"use {'>=' if facts.higher_is_better else '<='}",
+        )
     relative = bool(match[3])
     if facts.is_proportion and float(match[2]) > 1:
         raise RecipeError(f"{where}: {text!r}: {metric} is a share between 0 and 1", way_out="write e.g. 0.80 for 80 %")
     if section == "targets" and relative:
-        raise RecipeError(f"{where}: {text!r}: a target is an absolute value",
-                          way_out="drop the x, or move the line to objective.non_regression")
+        raise RecipeError(
+            f"{where}: {text!r}: a target is an absolute value",
+            way_out="drop the x, or move the line to objective.non_regression",
+        )
     if section == "non_regression" and not relative:
-        raise RecipeError(f"{where}: {text!r}: a non-regression limit is relative to the base model",
-                          way_out="write a factor of the base's value, e.g. '<= 1.05x'")
+        raise RecipeError(
+            f"{where}: {text!r}: a non-regression limit is relative to the base model",
+            way_out="write a factor of the base's value, e.g. '<= 1.05x'",
+        )
     if key != "general.perplexity" if section == "non_regression" else subject == "general":
         known = "general.perplexity" if section == "non_regression" else "NAME.METRIC of a data entry"
         raise RecipeError(f"{where} cannot be measured", way_out=f"known here: {known}")

@@ -25,6 +25,7 @@ _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 _DOTTED = (["objective", "targets"], ["objective", "non_regression"])
 
+
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A recipe with what is needed to talk about it."""
@@ -102,8 +103,9 @@ def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise RecipeError(f"recipe {str(path)!r} is not a file",
-                          way_out="give a YAML file, or a name from `luthier recipes ls`")
+        raise RecipeError(
+            f"recipe {str(path)!r} is not a file", way_out="give a YAML file, or a name from `luthier recipes ls`"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,8 +121,10 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The tree, and key path -> 'FILE:LINE'; the key '' stands for the recipe as a whole."""
     node, tree = _yaml(text, str(path), way_out="check indentation and quotes on that line")
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}",
-                          way_out="start from `luthier init DATA` or `luthier recipes cp`")
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}",
+            way_out="start from `luthier init DATA` or `luthier recipes cp`",
+        )
     assert node is not None
     return tree, {"": str(path), **dict(_places(node, "", path))}
 
@@ -130,8 +134,10 @@ def _yaml(text: str, where: str, *, way_out: str) -> tuple[yaml.Node | None, Any
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None and _size(node, {}) > _MOST_NODES:
-            raise RecipeError(f"{where}: more than {_MOST_NODES} values, YAML aliases written out",
-                              way_out="write what is meant without `&` and `*`")
+            raise RecipeError(
+                f"{where}: more than {_MOST_NODES} values, YAML aliases written out",
+                way_out="write what is meant without `&` and `*`",
+            )
         return node, yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -141,8 +147,9 @@ def _yaml(text: str, where: str, *, way_out: str) -> tuple[yaml.Node | None, Any
     except RecursionError as error:
         raise RecipeError(f"{where}: nested too deeply to be a recipe", way_out="see `luthier recipes cp`") from error
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # what PyYAML's constructors let through
-        raise RecipeError(f"{where}: a date, number or tagged value cannot be read: {error}",
-                          way_out="put it in quotes if it is text") from error
+        raise RecipeError(
+            f"{where}: a date, number or tagged value cannot be read: {error}", way_out="put it in quotes if it is text"
+        ) from error
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -245,14 +252,19 @@ def _take_aliases(tree: dict[str, Any], places: dict[str, str]) -> list[str]:
             if target is None or (isinstance(target, str) and section == "model"):
                 tree[section] = target = {"name": target} if isinstance(target, str) else {}
             if not isinstance(target, dict):
-                raise RecipeError(f"{where}: {section!r} must be a mapping to take {shown!r}",
-                                  way_out=f"write {canonical!r}")
+                raise RecipeError(
+                    f"{where}: {section!r} must be a mapping to take {shown!r}", way_out=f"write {canonical!r}"
+                )
             if leaf in target:
-                raise RecipeError(f"{where}: {shown!r} and {canonical!r} say the same thing",
-                                  way_out=f"keep {canonical!r}")
+                raise RecipeError(
+                    f"{where}: {shown!r} and {canonical!r} say the same thing", way_out=f"keep {canonical!r}"
+                )
             target[leaf] = holder.pop(alias)
-            places |= {canonical + key[len(shown) :]: place for key, place in places.items()
-                       if key == shown or key.startswith(f"{shown}.")}
+            places |= {
+                canonical + key[len(shown) :]: place
+                for key, place in places.items()
+                if key == shown or key.startswith(f"{shown}.")
+            }
             notes.append(f"{shown!r} is taken as {canonical!r}")
     return notes
 
@@ -283,8 +295,9 @@ def _normalise(tree: dict[str, Any]) -> None:
 
 def _substitute(value: Any, environment: Mapping[str, str], key: str, places: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {name: _substitute(item, environment, f"{key}.{name}".lstrip("."), places)
-                for name, item in value.items()}
+        return {
+            name: _substitute(item, environment, f"{key}.{name}".lstrip("."), places) for name, item in value.items()
+        }
     if isinstance(value, list):
         return [_substitute(item, environment, f"{key}.{index}", places) for index, item in enumerate(value)]
     if not isinstance(value, str):
@@ -294,8 +307,10 @@ def _substitute(value: Any, environment: Mapping[str, str], key: str, places: Ma
         if match[1]:
             return "${" + match[2] + "}"
         if match[2] not in environment:
-            raise RecipeError(f"{_place(places, key)}: {key}: ${{{match[2]}}} is not set in the environment",
-                              way_out=f"export {match[2]}=..., or write $${{{match[2]}}} for the text itself")
+            raise RecipeError(
+                f"{_place(places, key)}: {key}: ${{{match[2]}}} is not set in the environment",
+                way_out=f"export {match[2]}=..., or write $${{{match[2]}}} for the text itself",
+            )
         return environment[match[2]]
 
     return _ENVIRONMENT.sub(look_up, value)
@@ -332,11 +347,14 @@ def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError
     where = _place(places, key)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
-        return RecipeError(f"{where}: the key {key!r} is missing",
-                           way_out=f"add {key!r}; `luthier init DATA` writes a whole recipe")
+        return RecipeError(
+            f"{where}: the key {key!r} is missing", way_out=f"add {key!r}; `luthier init DATA` writes a whole recipe"
+        )
     found = "" if isinstance(first["input"], dict | list) else f", found {first['input']!r}"
-    return RecipeError(f"{where}: {key or 'recipe'}: {message}{found}",
-                       way_out="correct the value; `luthier check --explain` shows all keys")
+    return RecipeError(
+        f"{where}: {key or 'recipe'}: {message}{found}",
+        way_out="correct the value; `luthier check --explain` shows all keys",
+    )
 
 
 def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
@@ -351,8 +369,9 @@ def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
         with _at(places, f"export.{index}"):
             EXPORTS.get(name)
     if recipe.export is not None and len(set(recipe.export)) != len(recipe.export):
-        raise RecipeError(f"{_place(places, 'export')}: export: a name stands twice in {list(recipe.export)}",
-                          way_out="keep one")
+        raise RecipeError(
+            f"{_place(places, 'export')}: export: a name stands twice in {list(recipe.export)}", way_out="keep one"
+        )
     objective = recipe.objective
     for section, limits in (("targets", objective.targets), ("non_regression", objective.non_regression)):
         for key, text in limits.items():

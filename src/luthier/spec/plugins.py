@@ -22,7 +22,7 @@ class MethodFacts:
     summary: str
     tasks: tuple[str, ...]
     learning_rates: tuple[tuple[float, float], ...]
-    """(parameters of the base in billions, rate): the first row that the base does not exceed; the last for all above."""
+    """(billions of parameters, rate): the first row that the base does not exceed counts."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
 

@@ -134,7 +134,8 @@ class Train(Section):
 
 class Evaluate(Section):
     baselines: tuple[Literal["majority", "tfidf_logreg", "base"], ...] | None = Field(
-        None, description="Systems beside the tuned model; the base is needed for differences.")
+        None, description="Systems beside the tuned model; the base is needed for differences."
+    )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
 

@@ -1,4 +1,4 @@
-"""Fill in what a recipe leaves open, each value with its reason. Nothing here is taken from the clock or from free memory."""
+"""Fill in what a recipe leaves open, each value with its reason. Nothing is taken from the clock or from free memory."""
 
 from __future__ import annotations
 
@@ -116,10 +116,15 @@ def resolve(
     _fill_data(filler, loaded, profile)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
-    filler.fill("evaluate.baselines", ["majority", "tfidf_logreg", "base"] if _is_closed(filler) else ["base"],
-                "all baselines that fit the task")
+    filler.fill(
+        "evaluate.baselines",
+        ["majority", "tfidf_logreg", "base"] if _is_closed(filler) else ["base"],
+        "all baselines that fit the task",
+    )
     if "base" not in filler.tree["evaluate"]["baselines"]:
-        raise RecipeError("evaluate.baselines leaves out 'base'", way_out="add it: every verdict compares with the original")
+        raise RecipeError(
+            "evaluate.baselines leaves out 'base'", way_out="add it: every verdict compares with the original"
+        )
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
     filler.fill("export", ["adapter", "merged"], "both forms that are built")
@@ -144,9 +149,11 @@ def _whole(tree: dict[str, Any]) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         problem = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{key}: {problem}, the values that were filled in counted",
-                          way_out=f"set every value of {key.partition('.')[0]!r} that matters to you; "
-                          "`luthier check --explain` shows the usual ones") from error
+        raise RecipeError(
+            f"{key}: {problem}, the values that were filled in counted",
+            way_out=f"set every value of {key.partition('.')[0]!r} that matters to you; "
+            "`luthier check --explain` shows the usual ones",
+        ) from error
 
 
 def _is_closed(filler: _Filler) -> bool:
@@ -165,26 +172,44 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         )
     task = filler.fill(f"{entry}.task", profile.task, f"columns look like {profile.shape}")
     if given["input"] is None and profile.shape != "messages" and not profile.input:
-        raise RecipeError(f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'")
+        raise RecipeError(
+            f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'"
+        )
     chat = profile.shape == "messages" and given["input"] is None
     if chat and given["label"]:
-        raise RecipeError(f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
-                          way_out="leave it out, or set data.train[0].input as well")
-    filler.fill(f"{entry}.input", "" if chat else profile.input, "chat rows bring their turns" if chat else "detected column")
+        raise RecipeError(
+            f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
+            way_out="leave it out, or set data.train[0].input as well",
+        )
+    filler.fill(
+        f"{entry}.input", "" if chat else profile.input, "chat rows bring their turns" if chat else "detected column"
+    )
     if not chat and given["label"] is None and not profile.label:
         raise RecipeError(f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label")
-    filler.fill(f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column")
+    filler.fill(
+        f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column"
+    )
     filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
     closed = task in ("classification", "sentiment")
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
     filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
     own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
-    filler.fill("data.split.test", 0.25, "unused, data.test is a file" if own_test else "a quarter, so that intervals are narrow")
-    filler.fill("data.split.validation", 0.05,
-                "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint")
-    filler.fill("data.split.group_by", profile.group_by,
-                f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group")
+    filler.fill(
+        "data.split.test",
+        0.25,
+        "unused, data.test is a file" if own_test else "a quarter, so that intervals are narrow",
+    )
+    filler.fill(
+        "data.split.validation",
+        0.05,
+        "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint",
+    )
+    filler.fill(
+        "data.split.group_by",
+        profile.group_by,
+        f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group",
+    )
     filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
@@ -219,19 +244,26 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     method = METHODS.get(filler.tree["method"]["type"])
     billions = shape.num_parameters / 1e9
     rate = next(rate for most, rate in method.learning_rates if billions <= most)
-    filler.fill("train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters")
+    filler.fill(
+        "train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters"
+    )
     filler.fill("train.num_train_epochs", 3, "a common middle")
     if filler.tree["train"]["max_tokens"] is None:
         filler.reasons["train.max_tokens"] = "open on purpose: the epochs decide"
     length = filler.fill("train.max_length", min(1024, shape.max_positions), "1024 or what the model was trained for")
     if length > shape.max_positions:
-        raise RecipeError(f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
-                          way_out=f"set it to {shape.max_positions} or less")
+        raise RecipeError(
+            f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
+            way_out=f"set it to {shape.max_positions} or less",
+        )
     filler.fill("train.batch_size", 16, "a common middle")
     ram = filler.tree["objective"]["budget"]["ram_gib"]
     roomy = ram is not None and ram >= 12
-    filler.fill("train.micro_batch_tokens", max(length, 2048 if roomy else 1024),
-                "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated")
+    filler.fill(
+        "train.micro_batch_tokens",
+        max(length, 2048 if roomy else 1024),
+        "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated",
+    )
     filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
     filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
     filler.fill("train.weight_decay", 0.0, "adapters start at zero")
@@ -248,4 +280,6 @@ def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
     task = recipe.entry.task
     if limit.subject != "general" and task not in METRICS.get(limit.metric).tasks:
         fitting = [name for name, facts in METRICS.entries().items() if task in facts.tasks]
-        raise RecipeError(f"objective: {limit.key!r} is not measured for {task}", way_out=f"measured: {', '.join(fitting)}")
+        raise RecipeError(
+            f"objective: {limit.key!r} is not measured for {task}", way_out=f"measured: {', '.join(fitting)}"
+        )

@@ -52,8 +52,14 @@ class Registry:
                 "SELECT :name, coalesce(max(version), 0) + 1, :run, :passed, :seal, :weights, :now "
                 "FROM versions WHERE name = :name "
                 "ON CONFLICT (name, run, weights_sha256) DO UPDATE SET gate_passed = :passed, gate_seal = :seal",
-                {"name": name, "run": self._stored(run), "passed": gate_passed, "seal": gate_seal,
-                 "weights": weights_sha256, "now": stamp(self._clock)},
+                {
+                    "name": name,
+                    "run": self._stored(run),
+                    "passed": gate_passed,
+                    "seal": gate_seal,
+                    "weights": weights_sha256,
+                    "now": stamp(self._clock),
+                },
             )
             where = "name = ? AND run = ? AND weights_sha256 = ?"
             return self._select(db, where, name, self._stored(run), weights_sha256)[0]
@@ -104,7 +110,9 @@ class Registry:
             current = self._find(db, name, alias)
             held = db.execute(
                 "SELECT id FROM promotions WHERE name = ? AND alias = ? AND rolled_back_at IS NULL "
-                "ORDER BY id DESC LIMIT 2", (name, alias)).fetchall()
+                "ORDER BY id DESC LIMIT 2",
+                (name, alias),
+            ).fetchall()
             if len(held) < 2:
                 raise RunError(
                     f"{name}@{alias} is version {current.version}, and no other version held it before",
@@ -137,12 +145,14 @@ class Registry:
             values,
         )
         return [
-            Version.model_validate({
-                **dict(row),
-                "run": str(self.path.parent / row["run"]),
-                "gate_passed": bool(row["gate_passed"]),
-                "aliases": tuple(sorted((row["aliases"] or "").split(","))) if row["aliases"] else (),
-            })
+            Version.model_validate(
+                {
+                    **dict(row),
+                    "run": str(self.path.parent / row["run"]),
+                    "gate_passed": bool(row["gate_passed"]),
+                    "aliases": tuple(sorted((row["aliases"] or "").split(","))) if row["aliases"] else (),
+                }
+            )
             for row in rows
         ]
 
@@ -171,16 +181,21 @@ class Registry:
                         db.execute("ROLLBACK")
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-                raise DiskFull(f"{self.path}: no space left on the disk",
-                               way_out="free some space and run the same command again") from error
-            raise RunError(f"{self.path} cannot be used as a registry: {error}",
-                           way_out="restore it, or move it away to begin a new one") from error
+                raise DiskFull(
+                    f"{self.path}: no space left on the disk", way_out="free some space and run the same command again"
+                ) from error
+            raise RunError(
+                f"{self.path} cannot be used as a registry: {error}",
+                way_out="restore it, or move it away to begin a new one",
+            ) from error
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found > _SCHEMA_VERSION:
-            raise RunError(f"{self.path} was written by a newer version of Luthier (schema {found})",
-                           way_out="use that version, or another --out folder")
+            raise RunError(
+                f"{self.path} was written by a newer version of Luthier (schema {found})",
+                way_out="use that version, or another --out folder",
+            )
         if found < _SCHEMA_VERSION:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")

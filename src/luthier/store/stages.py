@@ -58,7 +58,7 @@ class Stages:
         return marker is not None and marker.key == key and all(map(self._is_intact, marker.outputs))
 
     def changed(self, stage: str) -> list[str]:
-        """Outputs of a stage that are no longer what it wrote, relative to the run folder; none where it is not done."""
+        """Outputs of a stage that are not what it wrote, relative to the run folder; none where it is not done."""
         marker = self.marker(stage)
         return [output.path for output in marker.outputs if not self._is_intact(output)] if marker else []
 
@@ -81,9 +81,7 @@ class Stages:
             DiskFull: no space; the stage is not marked.
         """
         described = tuple(map(self._describe, _files(outputs)))
-        marker = StageMarker(
-            stage=stage, key=key, outputs=described, seconds=seconds, peak_memory_gib=peak_memory_gib
-        )
+        marker = StageMarker(stage=stage, key=key, outputs=described, seconds=seconds, peak_memory_gib=peak_memory_gib)
         write_atomic(self._marker_path(stage), marker.to_json())
 
     def reuse(self, stage: str, key: str) -> RunFolder | None:

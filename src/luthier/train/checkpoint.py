@@ -45,7 +45,11 @@ class LoopState(Record):
 
 
 def save(
-    folder: Path, state: LoopState, *, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer,
+    folder: Path,
+    state: LoopState,
+    *,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
     best: Mapping[str, Tensor],
 ) -> None:
     """Write `folder`/step-NNNNNN atomically, then remove all but the newest two. `best` are the best weights so far."""
@@ -78,19 +82,25 @@ def load_latest(
         return LoopState(key=key), {}
     state = LoopState.read(found[-1] / "state.json")
     if state.key != key:
-        raise RunError(f"{found[-1]} was written for another recipe, data or base model",
-                       way_out="remove the folder train/ of this run, or run again with --out elsewhere")
+        raise RunError(
+            f"{found[-1]} was written for another recipe, data or base model",
+            way_out="remove the folder train/ of this run, or run again with --out elsewhere",
+        )
     try:
         tensors = load_file(found[-1] / "tensors.safetensors")
     except (SafetensorError, FileNotFoundError) as error:
-        raise RunError(f"{found[-1]} is damaged: {error}",
-                       way_out="remove that folder; training goes on from the checkpoint before it") from error
+        raise RunError(
+            f"{found[-1]} is damaged: {error}",
+            way_out="remove that folder; training goes on from the checkpoint before it",
+        ) from error
     torch.set_rng_state(tensors.pop("random.torch"))
     expected = {f"parameter.{name}" for name in parameters}
     stored = {name for name in tensors if name.startswith("parameter.")}
     if expected != stored:
-        raise RunError(f"{found[-1]}: {len(expected ^ stored)} tensors do not fit the model",
-                       way_out="remove the folder train/ of this run")
+        raise RunError(
+            f"{found[-1]}: {len(expected ^ stored)} tensors do not fit the model",
+            way_out="remove the folder train/ of this run",
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter.{name}"))

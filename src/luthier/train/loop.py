@@ -1,7 +1,7 @@
 """The training loop. One step: rows -> micro-batches -> sums -> one division by the step's count -> clip -> AdamW.
 
-Exactness: loss = sum over the step's supervised tokens of -log p, divided once by their number N over all micro-batches:
-grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of means never
+Exactness: loss = sum over the step's supervised tokens of -log p, divided once by their number N over all
+micro-batches: grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of means never
 appears. What a step does follows from (seed, step, weights, optimizer state) alone, so a resumed run is the same run.
 """
 
@@ -87,16 +87,25 @@ def train(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
-    state, best = checkpoint.load_latest(out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer)
+    state, best = checkpoint.load_latest(
+        out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer
+    )
     lengths = [len(example.input_ids) for example in inputs.examples]
     assert settings.batch_size is not None
     assert settings.num_train_epochs is not None
-    steps = plan_steps(lengths, batch_size=settings.batch_size, num_epochs=settings.num_train_epochs,
-                       max_tokens=settings.max_tokens, seed=settings.seed)
+    steps = plan_steps(
+        lengths,
+        batch_size=settings.batch_size,
+        num_epochs=settings.num_train_epochs,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+    )
     if not steps:
         first = sum(sorted(lengths)[: settings.batch_size])
-        raise RunError(f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
-                       way_out="raise train.max_tokens or lower train.batch_size")
+        raise RunError(
+            f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
+            way_out="raise train.max_tokens or lower train.batch_size",
+        )
     loop = _Loop(model, method, inputs.examples, settings, parameters, optimizer, len(steps), watch)
     validate_after = _validation_steps(len(steps), settings.validations or 1) if validation else frozenset()
     while state.step < len(steps) and not state.stopped_early:
@@ -107,23 +116,39 @@ def train(
                 best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if stop_asked():
             checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
-            raise Stopped(f"stopped after step {state.step} of {len(steps)}; a checkpoint is kept",
-                          way_out="run the same command again to go on")
+            raise Stopped(
+                f"stopped after step {state.step} of {len(steps)}; a checkpoint is kept",
+                way_out="run the same command again to go on",
+            )
         if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
             checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
     _keep(model, parameters, best, out)
     if not validation:
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
-    return _result(state, inputs, settings, method_name=method_name, parameters=parameters, out=out,
-                   metric=validation.metric if validation else "")
+    return _result(
+        state,
+        inputs,
+        settings,
+        method_name=method_name,
+        parameters=parameters,
+        out=out,
+        metric=validation.metric if validation else "",
+    )
 
 
 class _Loop:
     """One optimizer step at a time."""
 
     def __init__(
-        self, model: Any, method: Method, examples: Sequence[Example], settings: Train,
-        parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, total: int, watch: Watcher,
+        self,
+        model: Any,
+        method: Method,
+        examples: Sequence[Example],
+        settings: Train,
+        parameters: Mapping[str, Parameter],
+        optimizer: torch.optim.Optimizer,
+        total: int,
+        watch: Watcher,
     ) -> None:
         self.model, self.method, self.examples, self.settings = model, method, examples, settings
         self.parameters, self.optimizer, self.total, self.watch = parameters, optimizer, total, watch
@@ -148,18 +173,29 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.lengths[row] for row in step.rows)
         seconds, memory = time.monotonic() - began, peak_memory_gib()
-        event = StepEvent(kind="step", step=state.step + 1, epoch=step.epoch, loss=total_loss / count,
-                          learning_rate=rate, grad_norm=norm, num_tokens=tokens, supervised_tokens=count,
-                          seconds=seconds, memory_gib=memory)
+        event = StepEvent(
+            kind="step",
+            step=state.step + 1,
+            epoch=step.epoch,
+            loss=total_loss / count,
+            learning_rate=rate,
+            grad_norm=norm,
+            num_tokens=tokens,
+            supervised_tokens=count,
+            seconds=seconds,
+            memory_gib=memory,
+        )
         self.watch(event, total_steps=self.total)
-        return state.model_copy(update={
-            "step": state.step + 1,
-            "trained_tokens": state.trained_tokens + tokens,
-            "supervised_tokens": state.supervised_tokens + count,
-            "seconds": state.seconds + seconds,
-            "peak_memory_gib": max(state.peak_memory_gib, memory),
-            "history": (*state.history, event),
-        })
+        return state.model_copy(
+            update={
+                "step": state.step + 1,
+                "trained_tokens": state.trained_tokens + tokens,
+                "supervised_tokens": state.supervised_tokens + count,
+                "seconds": state.seconds + seconds,
+                "peak_memory_gib": max(state.peak_memory_gib, memory),
+                "history": (*state.history, event),
+            }
+        )
 
     def _refuse_non_finite(self, loss: float, norm: float, number: int, step: Step) -> None:
         if loss - loss == 0.0 and norm - norm == 0.0:  # false for infinities and NaN
@@ -186,20 +222,27 @@ def _validate(
     tiebreak = -metrics[validation.tiebreak]
     better = (value, tiebreak) > (state.best_value, state.best_tiebreak)
     last = state.history[-1]
-    event = last.model_copy(update={
-        "kind": "validation", "metrics": metrics, "seconds": time.monotonic() - began, "memory_gib": peak_memory_gib(),
-    })
+    event = last.model_copy(
+        update={
+            "kind": "validation",
+            "metrics": metrics,
+            "seconds": time.monotonic() - began,
+            "memory_gib": peak_memory_gib(),
+        }
+    )
     watch(event, total_steps=total)
     worse = 0 if better else state.worse_in_a_row + 1
     best = {"best_step": state.step, "best_value": value, "best_tiebreak": tiebreak} if better else {}
-    return state.model_copy(update={
-        **best,
-        "worse_in_a_row": worse,
-        "stopped_early": worse >= (settings.patience or total),
-        "seconds": state.seconds + event.seconds,
-        "peak_memory_gib": max(state.peak_memory_gib, event.memory_gib),
-        "history": (*state.history, event),
-    })
+    return state.model_copy(
+        update={
+            **best,
+            "worse_in_a_row": worse,
+            "stopped_early": worse >= (settings.patience or total),
+            "seconds": state.seconds + event.seconds,
+            "peak_memory_gib": max(state.peak_memory_gib, event.memory_gib),
+            "history": (*state.history, event),
+        }
+    )
 
 
 def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Tensor], out: Path) -> None:
@@ -212,8 +255,14 @@ def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Te
 
 
 def _result(
-    state: LoopState, inputs: Inputs, settings: Train, *, method_name: str, parameters: Mapping[str, Parameter],
-    out: Path, metric: str,
+    state: LoopState,
+    inputs: Inputs,
+    settings: Train,
+    *,
+    method_name: str,
+    parameters: Mapping[str, Parameter],
+    out: Path,
+    metric: str,
 ) -> TrainResult:
     sign = -1.0 if metric == "perplexity" else 1.0
     return TrainResult(

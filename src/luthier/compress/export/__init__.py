@@ -56,16 +56,25 @@ def export(
                 shutil.copyfile(base / name, partial / name)
         write_atomic(partial / "chat_template.jinja", contract.chat_template)
         write_atomic(partial / "contract.json", contract.to_json())
-    parity = check_parity(reference, form.reopen(base=base, folder=folder), goldens, contract=contract,
-                          encode=plain_encoder(folder, contract), bound=facts.logit_bound)
+    parity = check_parity(
+        reference,
+        form.reopen(base=base, folder=folder),
+        goldens,
+        contract=contract,
+        encode=plain_encoder(folder, contract),
+        bound=facts.logit_bound,
+    )
     if not parity.passed:
         shutil.rmtree(folder)
-        raise ParityError(f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
-                          way_out="report this with the run folder; the trained adapter in train/ is untouched")
+        raise ParityError(
+            f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
+            way_out="report this with the run folder; the trained adapter in train/ is untouched",
+        )
     hashes = sha256_files(folder)
     size = sum((folder / name).stat().st_size for name in hashes)
-    return Artifact(kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity,
-                    made_from=weights_sha256)
+    return Artifact(
+        kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256
+    )
 
 
 def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tuple[str, list[int]]]:

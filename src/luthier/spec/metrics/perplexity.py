@@ -1,4 +1,4 @@
-"""exp of the mean negative log-likelihood a supervised token: of a general text (general.perplexity) or of the answers."""
+"""exp of the mean negative log-likelihood a token: of a general text (general.perplexity) or of the answers."""
 
 from luthier.spec.plugins import MetricFacts
 
