@@ -39,7 +39,7 @@ def change(place: Path, **data: Any) -> None:
     (place / "tiny.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
-# --- the recipe ---------------------------------------------------------------------------------------------------------
+# --- the recipe ---
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_recipe_that_is_wrong(place: Path, content: bytes | None, words: list[
     assert not (place / "runs").exists()
 
 
-# --- the data file ------------------------------------------------------------------------------------------------------
+# --- the data file ---
 
 FILES: dict[str, tuple[bytes | None, list[str]]] = {
     "missing": (None, ["does not exist", "data.train.0.path"]),
@@ -209,7 +209,7 @@ def test_data_that_goes_wrong_later_leaves_the_earlier_run_whole(place: Path) ->
     assert "prepare: unchanged" in done.err
 
 
-# --- the machine --------------------------------------------------------------------------------------------------------
+# --- the machine ---
 
 GROWING_DISK = """
 mount -t tmpfs -o size=4k,nr_inodes=200 small "$1" || exit 99

@@ -129,7 +129,7 @@ def test_a_run_folder_takes_no_overrides(place: Path, tmp_path: Path) -> None:
     call("train", ".", cwd=tmp_path).fails(2, "recipe.resolved.json is not a ResolvedRecipe")
 
 
-# --- what reports: one JSON document, nothing else there ---------------------------------------------------------------
+# --- what reports: one JSON document, nothing else there ---
 
 
 def test_check_prints_the_resolved_recipe(place: Path) -> None:
@@ -295,8 +295,8 @@ def test_verbs_that_only_look_start_without_torch(place: Path) -> None:
 
     program = (
         "import sys; from luthier.cli import app\n"
-        "for verb in (['check', 'tiny.yaml'], ['plan', 'tiny.yaml'], ['recipes', 'ls'], ['registry', 'ls'], ['audit', 'verify']):\n"
-        "    app(verb, standalone_mode=False)\n"
+        "for verb in ('check tiny.yaml', 'plan tiny.yaml', 'recipes ls', 'registry ls', 'audit verify'):\n"
+        "    app(verb.split(), standalone_mode=False)\n"
         "bad = {'torch', 'transformers', 'peft', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(repr(bad) if bad else 0)\n"
     )

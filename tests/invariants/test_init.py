@@ -54,7 +54,8 @@ def write_odd_table(path: Path) -> None:
     lines = ["Vorgangs-Nr.;Datum;Kunden Nr;Anfrage (Text);Priorität;Kategorie für Ablage"]
     for number in range(150):
         kind = rng.choice(list(said))
-        text = f"Meine {rng.choice(things)} {rng.choice(places)} {rng.choice(said[kind])} – Nr. {number}, „bitte“ um Antwort"
+        what = f"{rng.choice(things)} {rng.choice(places)} {rng.choice(said[kind])}"
+        text = f"Meine {what} – Nr. {number}, „bitte“ um Antwort"
         lines.append(f'V-{4000 + number};{1 + number % 28:02}.03.2026;K{number // 2:03};"{text}";{number % 3};{kind}')
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode("cp1252"))
 

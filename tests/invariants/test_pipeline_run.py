@@ -112,7 +112,7 @@ def resampled(world: World) -> tuple[Done, RunFolder]:
     return world.luthier("run", "tiny.yaml", "--set", "evaluate.resamples=300").succeeds(), world.newest()
 
 
-# --- one run ------------------------------------------------------------------------------------------------------------
+# --- one run ---
 
 
 def test_everything_is_in_the_run_folder(world: World) -> None:
@@ -235,7 +235,7 @@ def test_every_verb_works_from_the_run_folder_alone(world: World, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-# --- what changes, and what is taken over ---------------------------------------------------------------------------------
+# --- what changes, and what is taken over ---
 
 
 def test_another_seed_is_another_run_that_takes_over_what_does_not_depend_on_it(world: World) -> None:
@@ -314,7 +314,7 @@ def test_an_edited_file_is_noticed_and_made_anew(world: World, tmp_path: Path) -
     assert {name for name, found in same.items() if before[name] != found} <= {"data/findings.jsonl"}
 
 
-# --- the gate, the registry, the audit log ------------------------------------------------------------------------------
+# --- the gate, the registry, the audit log ---
 
 
 def test_run_prints_a_refusal_as_a_result_and_gate_exits_3(world: World, refused: tuple[Done, RunFolder]) -> None:
@@ -396,7 +396,7 @@ def test_an_edited_decision_is_not_believed(
     world.call("serve", run.path, "--port", "0").fails(3, "is refused by its gate")
 
 
-# --- asking: evaluation, predict and the server say the same -----------------------------------------------------------
+# --- asking: evaluation, predict and the server say the same ---
 
 
 @pytest.fixture(scope="module")
@@ -499,7 +499,7 @@ def serving(world: World, *arguments: str | Path) -> Iterator[str]:
 
 
 def test_the_server_says_what_the_evaluation_said(world: World, judged: Any, refused: tuple[Done, RunFolder]) -> None:
-    """Of a version that was refused and has the same weights, so that one start shows what is written about that too."""
+    """Of a version that was refused and has the same weights: one start shows what is written about that too."""
     with (world.folder / "messages.csv").open(newline="") as file:
         texts = {line: row["text"] for line, row in enumerate(csv.DictReader(file), start=2)}
     log = AuditLog(world.out / "audit.jsonl")

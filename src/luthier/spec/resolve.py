@@ -1,4 +1,4 @@
-"""Fill in what a recipe leaves open, each value with its reason. Nothing is taken from the clock or from free memory."""
+"""Fill in what a recipe leaves open, each value with its reason. Nothing is taken from the clock or free memory."""
 
 from __future__ import annotations
 

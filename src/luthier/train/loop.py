@@ -1,8 +1,9 @@
 """The training loop. One step: rows -> micro-batches -> sums -> one division by the step's count -> clip -> AdamW.
 
 Exactness: loss = sum over the step's supervised tokens of -log p, divided once by their number N over all
-micro-batches: grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of means never
-appears. What a step does follows from (seed, step, weights, optimizer state) alone, so a resumed run is the same run.
+micro-batches: grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of
+means never appears. What a step does follows from (seed, step, weights, optimizer state) alone, so a resumed run is the
+same run.
 """
 
 from __future__ import annotations
