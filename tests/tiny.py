@@ -24,12 +24,20 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=384, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=384,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(["the order of the guitar is late and the refund is not here"] * 4, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[2],
-              "pad_token": SPECIAL[2], "model_max_length": 512}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": SPECIAL[0],
+        "eos_token": SPECIAL[2],
+        "pad_token": SPECIAL[2],
+        "model_max_length": 512,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
 
@@ -40,9 +48,19 @@ def llama(*, seed: int = 0, **changes: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = {
-        "vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True, "bos_token_id": 0,
-        "eos_token_id": 2, "pad_token_id": 2, "initializer_range": 0.15, "attn_implementation": "sdpa",
+        "vocab_size": 384,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "initializer_range": 0.15,
+        "attn_implementation": "sdpa",
     }
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
@@ -64,7 +82,13 @@ _WORDS = {
     "refund": ["refund", "money back", "reimburse", "paid twice", "credit", "charged"],
 }
 _THINGS = ["guitar", "violin", "cello", "amp", "keyboard", "flute", "drum", "case", "bow", "string set"]
-_FRAMES = ["my {t} is {w}", "{t}: {w}!", "hello, about the {t}, {w}, please help", "{w} {t} again", "why is the {t} {w}?"]
+_FRAMES = [
+    "my {t} is {w}",
+    "{t}: {w}!",
+    "hello, about the {t}, {w}, please help",
+    "{w} {t} again",
+    "why is the {t} {w}?",
+]
 
 
 def write_messages(path: Path, *, rows: int = 120, seed: int = 0) -> Path:
@@ -85,15 +109,35 @@ def write_recipe(folder: Path, model: Path, **train: Any) -> Path:
     import yaml
 
     write_messages(folder / "messages.csv")
-    settings = {"num_train_epochs": 2, "max_length": 128, "batch_size": 8, "micro_batch_tokens": 256, "threads": 1,
-                "validations": 2, "save_steps": 3, "learning_rate": 0.005}
+    settings = {
+        "num_train_epochs": 2,
+        "max_length": 128,
+        "batch_size": 8,
+        "micro_batch_tokens": 256,
+        "threads": 1,
+        "validations": 2,
+        "save_steps": 3,
+        "learning_rate": 0.005,
+    }
     recipe = {
         "name": "tiny",
         "objective": {"targets": {"kind.accuracy": ">= 0.2"}, "non_regression": {"general.perplexity": "<= 9x"}},
         "model": {"name": str(model)},
-        "data": {"train": [{"name": "kind", "path": "messages.csv", "input": "{text}", "label": "kind",
-                            "task": "classification", "license": "Apache-2.0", "synthetic": True}],
-                 "split": {"test": 0.3, "validation": 0.15, "group_by": "customer"}, "privacy": {"action": "redact"}},
+        "data": {
+            "train": [
+                {
+                    "name": "kind",
+                    "path": "messages.csv",
+                    "input": "{text}",
+                    "label": "kind",
+                    "task": "classification",
+                    "license": "Apache-2.0",
+                    "synthetic": True,
+                }
+            ],
+            "split": {"test": 0.3, "validation": 0.15, "group_by": "customer"},
+            "privacy": {"action": "redact"},
+        },
         "adapter": {"type": "lora", "r": 4},
         "train": settings | train,
         "evaluate": {"resamples": 200},

@@ -46,10 +46,22 @@ VOCABULARY = TOKENIZER.get_vocab_size()
 def contract(**changes: Any) -> RequestContract:
     end = TOKENIZER.encode(END + "\n", add_special_tokens=False).ids
     values: dict[str, Any] = {
-        "name": "letter", "task": "classification", "transforms": ("collapse_whitespace",), "privacy_action": "report",
-        "system": "", "input": "{text}", "labels": LABELS, "chat_template": CHAT, "bos_token": "", "eos_token": END,
-        "end_of_turn": END + "\n", "end_of_turn_ids": tuple(end), "stop_ids": (end[0],), "tokenizer_sha256": "0" * 64,
-        "max_length": 256, "max_new_tokens": 6,
+        "name": "letter",
+        "task": "classification",
+        "transforms": ("collapse_whitespace",),
+        "privacy_action": "report",
+        "system": "",
+        "input": "{text}",
+        "labels": LABELS,
+        "chat_template": CHAT,
+        "bos_token": "",
+        "eos_token": END,
+        "end_of_turn": END + "\n",
+        "end_of_turn_ids": tuple(end),
+        "stop_ids": (end[0],),
+        "tokenizer_sha256": "0" * 64,
+        "max_length": 256,
+        "max_new_tokens": 6,
     }
     return RequestContract(**(values | changes))
 
@@ -72,7 +84,7 @@ class EchoEngine:
         return [self._score([*prompt_ids, *answer], len(answer)) for answer in answers]
 
     def _score(self, ids: list[int], length: int) -> Score:
-        greedy = self.logits(ids)[-length - 1:-1].argmax(axis=1).tolist() == ids[-length:]
+        greedy = self.logits(ids)[-length - 1 : -1].argmax(axis=1).tolist() == ids[-length:]
         return Score(float(self.logprobs(ids)[-length:].sum()), greedy)
 
     def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
@@ -82,7 +94,7 @@ class EchoEngine:
             if following in stop_ids:
                 break
             ids.append(following)
-        return ids[len(prompt_ids):]
+        return ids[len(prompt_ids) :]
 
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
         logits = self.logits(ids).astype(np.float64)
@@ -104,8 +116,15 @@ def example(text: str, answer: str, *, line: int = 2, group: str = "", made: Req
     """A prepared row as `prepare` would write it."""
     renderer = Renderer(made or contract(), TOKENIZER)
     prompt, ids = renderer.prompt_ids(renderer.messages(text)), renderer.answer_ids(answer)
-    return Example(line=line, group=group, text=text, answer=answer, prompt_ids=prompt, input_ids=prompt + ids,
-                   supervised=[False] * len(prompt) + [True] * len(ids))
+    return Example(
+        line=line,
+        group=group,
+        text=text,
+        answer=answer,
+        prompt_ids=prompt,
+        input_ids=prompt + ids,
+        supervised=[False] * len(prompt) + [True] * len(ids),
+    )
 
 
 def chat_example(turns: Sequence[Message], *, line: int, made: RequestContract) -> Example:
@@ -114,8 +133,9 @@ def chat_example(turns: Sequence[Message], *, line: int, made: RequestContract) 
     row = example(turns[-2].content, turns[-1].content, line=line, made=made)
     prompt = renderer.prompt_ids(turns[:-1])
     ids = renderer.answer_ids(turns[-1].content)
-    return dataclasses.replace(row, prompt_ids=prompt, input_ids=prompt + ids,
-                               supervised=[False] * len(prompt) + [True] * len(ids))
+    return dataclasses.replace(
+        row, prompt_ids=prompt, input_ids=prompt + ids, supervised=[False] * len(prompt) + [True] * len(ids)
+    )
 
 
 def rows(count: int, *, seed: int = 0, groups: int = 0, made: RequestContract | None = None) -> list[Example]:

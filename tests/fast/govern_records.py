@@ -38,53 +38,122 @@ def resolved(
     export: tuple[str, ...] = ("merged",),
 ) -> ResolvedRecipe:
     return ResolvedRecipe(
-        recipe=Recipe.model_validate({
-            "name": "tickets",
-            "objective": {
-                "targets": {"intent.macro_f1": ">= 0.80"} if targets is None else targets,
-                "non_regression": {"general.perplexity": "<= 1.05x"} if non_regression is None else non_regression,
-            },
-            "model": {"name": "small"},
-            "data": {"train": [{"path": "tickets.csv", "name": "intent", "task": "classification", "input": "{text}",
-                                "label": "intent"}]},
-            "method": {"type": "sft"},
-            "adapter": {"type": "lora", "r": 8, "alpha": 16.0},
-            "train": {"learning_rate": 2e-4},
-            "export": export,
-        }),
-        reasons={}, notes=(), folder=".", data_sha256={"data.train.0.path": "sha-csv"}, model_sha256="sha-base",
+        recipe=Recipe.model_validate(
+            {
+                "name": "tickets",
+                "objective": {
+                    "targets": {"intent.macro_f1": ">= 0.80"} if targets is None else targets,
+                    "non_regression": {"general.perplexity": "<= 1.05x"} if non_regression is None else non_regression,
+                },
+                "model": {"name": "small"},
+                "data": {
+                    "train": [
+                        {
+                            "path": "tickets.csv",
+                            "name": "intent",
+                            "task": "classification",
+                            "input": "{text}",
+                            "label": "intent",
+                        }
+                    ]
+                },
+                "method": {"type": "sft"},
+                "adapter": {"type": "lora", "r": 8, "alpha": 16.0},
+                "train": {"learning_rate": 2e-4},
+                "export": export,
+            }
+        ),
+        reasons={},
+        notes=(),
+        folder=".",
+        data_sha256={"data.train.0.path": "sha-csv"},
+        model_sha256="sha-base",
         luthier_version="0.1.0",
     )
 
 
 def shape(**changes: Any) -> ModelShape:
     return ModelShape(
-        name="small", kind="gguf", path="small.gguf", sha256="sha-base", architecture="llama", hidden_size=8,
-        num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, intermediate_size=16, vocab_size=32, max_positions=64,
-        tied_embeddings=True, num_parameters=1234, num_bytes=100, quantisation="Q4_1", license="Apache-2.0",
+        name="small",
+        kind="gguf",
+        path="small.gguf",
+        sha256="sha-base",
+        architecture="llama",
+        hidden_size=8,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        intermediate_size=16,
+        vocab_size=32,
+        max_positions=64,
+        tied_embeddings=True,
+        num_parameters=1234,
+        num_bytes=100,
+        quantisation="Q4_1",
+        license="Apache-2.0",
         license_source="GGUF header",
     ).model_copy(update=changes)
 
 
 def data(**changes: Any) -> DataReport:
-    split = SplitReport(rows=300, tokens=900, supervised_tokens=600, groups=200, labels={"a": 150, "b": 150},
-                        length_p50=10, length_p95=20, length_max=30, sha256="sha-train")
+    split = SplitReport(
+        rows=300,
+        tokens=900,
+        supervised_tokens=600,
+        groups=200,
+        labels={"a": 150, "b": 150},
+        length_p50=10,
+        length_p95=20,
+        length_max=30,
+        sha256="sha-train",
+    )
     return DataReport(
-        name="intent", task="classification", rows_in=1000, rows_out=900, dropped={"duplicate": 60, "empty": 40},
-        fates=(), steps=(),
-        splits={"train": split, "validation": split.model_copy(update={"sha256": "", "rows": 0}),
-                "test": split.model_copy(update={"sha256": "sha-test"})},
-        split_rule="by customer_id, seed 0", findings={}, findings_action="report", secrets_action="stop", conflicts=0,
-        leakage=(Leakage(split="test", exact=2, group=1),), end_of_turn_supervised=True, truncated_rows=0,
-        license="CC-BY-4.0", synthetic=True, contract_sha256="sha-contract", source_sha256={"tickets.csv": "sha-csv"},
+        name="intent",
+        task="classification",
+        rows_in=1000,
+        rows_out=900,
+        dropped={"duplicate": 60, "empty": 40},
+        fates=(),
+        steps=(),
+        splits={
+            "train": split,
+            "validation": split.model_copy(update={"sha256": "", "rows": 0}),
+            "test": split.model_copy(update={"sha256": "sha-test"}),
+        },
+        split_rule="by customer_id, seed 0",
+        findings={},
+        findings_action="report",
+        secrets_action="stop",
+        conflicts=0,
+        leakage=(Leakage(split="test", exact=2, group=1),),
+        end_of_turn_supervised=True,
+        truncated_rows=0,
+        license="CC-BY-4.0",
+        synthetic=True,
+        contract_sha256="sha-contract",
+        source_sha256={"tickets.csv": "sha-csv"},
     ).model_copy(update=changes)
 
 
 def train(**changes: Any) -> TrainResult:
     return TrainResult(
-        method="sft", steps=40, best_step=30, best_metric="macro_f1", best_value=0.9, stopped_early=False,
-        trained_tokens=5000, supervised_tokens=900, trainable_parameters=99, seconds=120.0, peak_memory_gib=2.5,
-        resumed_from=(), history=(), weights_sha256="sha-weights", data_sha256="sha-train", model_sha256="sha-base",
+        method="sft",
+        steps=40,
+        best_step=30,
+        best_metric="macro_f1",
+        best_value=0.9,
+        stopped_early=False,
+        trained_tokens=5000,
+        supervised_tokens=900,
+        trainable_parameters=99,
+        seconds=120.0,
+        peak_memory_gib=2.5,
+        resumed_from=(),
+        history=(),
+        weights_sha256="sha-weights",
+        data_sha256="sha-train",
+        model_sha256="sha-base",
         threads=2,
     ).model_copy(update=changes)
 
@@ -92,38 +161,80 @@ def train(**changes: Any) -> TrainResult:
 def evaluation(*, tuned: Interval | None = None, ratio: Interval | None = None, **changes: Any) -> EvalReport:
     tuned = tuned or interval(0.87, 0.82, 0.91)
     return EvalReport(
-        name="intent", task="classification", split="test", num_items=300, num_groups=200,
+        name="intent",
+        task="classification",
+        split="test",
+        num_items=300,
+        num_groups=200,
         systems=(
-            SystemScore(system="tfidf_logreg", title="TF-IDF + logistic regression",
-                        metrics={"macro_f1": interval(0.85, 0.8, 0.9)}, seconds=1.0),
-            SystemScore(system="base", title="base, zero-shot",
-                        metrics={"macro_f1": interval(0.95, 0.94, 0.96)}, seconds=1.0),
+            SystemScore(
+                system="tfidf_logreg",
+                title="TF-IDF + logistic regression",
+                metrics={"macro_f1": interval(0.85, 0.8, 0.9)},
+                seconds=1.0,
+            ),
+            SystemScore(
+                system="base", title="base, zero-shot", metrics={"macro_f1": interval(0.95, 0.94, 0.96)}, seconds=1.0
+            ),
             SystemScore(system="tuned", title="tuned", metrics={"macro_f1": tuned}, seconds=1.0),
         ),
-        differences=(Difference(system="tuned", against="base", metric="macro_f1",
-                                interval=interval(-0.08, -0.1, -0.06), p_value=float("nan")),),
-        classes=(), labels=("a", "b"), confusion=((1, 2), (3, 4)), mistakes=(),
-        general=GeneralText(source="general-english", num_tokens=500, base=interval(20, 18, 22),
-                            tuned=interval(20.2, 18, 22), ratio=ratio or interval(1.01, 0.99, 1.03)),
-        headline="The tuned model reaches 0.87.", resamples=2000, interval_method="bootstrap over groups",
-        data_sha256="sha-test", weights_sha256="sha-weights", peak_memory_gib=2.0, seconds=60.0,
+        differences=(
+            Difference(
+                system="tuned",
+                against="base",
+                metric="macro_f1",
+                interval=interval(-0.08, -0.1, -0.06),
+                p_value=float("nan"),
+            ),
+        ),
+        classes=(),
+        labels=("a", "b"),
+        confusion=((1, 2), (3, 4)),
+        mistakes=(),
+        general=GeneralText(
+            source="general-english",
+            num_tokens=500,
+            base=interval(20, 18, 22),
+            tuned=interval(20.2, 18, 22),
+            ratio=ratio or interval(1.01, 0.99, 1.03),
+        ),
+        headline="The tuned model reaches 0.87.",
+        resamples=2000,
+        interval_method="bootstrap over groups",
+        data_sha256="sha-test",
+        weights_sha256="sha-weights",
+        peak_memory_gib=2.0,
+        seconds=60.0,
     ).model_copy(update=changes)
 
 
 def parity(**changes: Any) -> ParityCheck:
-    return ParityCheck(prompts=8, ids_equal=True, max_logit_error=2e-6, bound=1e-4, greedy_equal=8,
-                       passed=True).model_copy(update=changes)
+    return ParityCheck(
+        prompts=8, ids_equal=True, max_logit_error=2e-6, bound=1e-4, greedy_equal=8, passed=True
+    ).model_copy(update=changes)
 
 
 def artifact(**changes: Any) -> Artifact:
-    return Artifact(kind="merged", path="artifacts/merged", sha256={"model.safetensors": "sha-merged"}, num_bytes=1000,
-                    parity=parity(), made_from="sha-weights").model_copy(update=changes)
+    return Artifact(
+        kind="merged",
+        path="artifacts/merged",
+        sha256={"model.safetensors": "sha-merged"},
+        num_bytes=1000,
+        parity=parity(),
+        made_from="sha-weights",
+    ).model_copy(update=changes)
 
 
 def decision(**changes: Any) -> GateDecision:
     """The gate's decision on the run above, with some of its records replaced."""
     records: dict[str, Any] = {
-        "resolved": resolved(), "shape": shape(), "report": evaluation(), "artifacts": [artifact()], "data": data(),
-        "eval_sha256": "sha-eval", "artifacts_sha256": "sha-index", "now": NOW,
+        "resolved": resolved(),
+        "shape": shape(),
+        "report": evaluation(),
+        "artifacts": [artifact()],
+        "data": data(),
+        "eval_sha256": "sha-eval",
+        "artifacts_sha256": "sha-index",
+        "now": NOW,
     }
     return decide(**{**records, **changes})

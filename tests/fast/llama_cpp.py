@@ -37,9 +37,7 @@ def tokenizer(model: Path) -> Iterator[Callable[[str], list[int]]]:
 
     def tokenize(text: str) -> list[int]:
         body = json.dumps({"content": text, "add_special": False, "parse_special": False}).encode()
-        request = urllib.request.Request(
-            f"{address}/tokenize", body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(f"{address}/tokenize", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return list(json.loads(answer.read())["tokens"])
 

@@ -59,9 +59,7 @@ def test_ids_equal_those_of_transformers(tmp_path: Path, template: str) -> None:
     messages = [Message.model_validate(turn) for turn in turns]
 
     def reference(turns: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        return list(
-            theirs.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, return_dict=False)
-        )
+        return list(theirs.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, return_dict=False))
 
     assert ours.prompt_ids(messages[:2]) == reference(turns[:2], True)
     assert ours.prompt_ids(messages[:4]) == reference(turns[:4], True)

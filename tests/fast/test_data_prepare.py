@@ -137,9 +137,7 @@ CELL = st.sampled_from(
     rows=st.lists(st.tuples(CELL, st.sampled_from(["a", "b", ""]), st.sampled_from(["1", "2", ""])), max_size=25),
     action=st.sampled_from(["report", "redact", "drop"]),
 )
-def test_rows_in_are_rows_out_and_rows_set_aside(
-    tmp_path: Path, rows: list[tuple[str, str, str]], action: str
-) -> None:
+def test_rows_in_are_rows_out_and_rows_set_aside(tmp_path: Path, rows: list[tuple[str, str, str]], action: str) -> None:
     given_rows = [{"message": text, "intent": label, "customer": group} for text, label, group in rows]
     report = run(
         tmp_path,

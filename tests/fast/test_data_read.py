@@ -40,9 +40,7 @@ def test_csv_gives_back_cells_and_the_line_where_each_row_starts(
         writer.writerow(row)
     path = write(tmp_path_factory.mktemp("csv"), "data.csv", text.getvalue())
     read = list(rows(path))
-    assert read == [
-        Row(start, {"first": a, "second": b}) for start, (a, b) in zip(starts, cells, strict=True)
-    ]
+    assert read == [Row(start, {"first": a, "second": b}) for start, (a, b) in zip(starts, cells, strict=True)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import llama
 
 from luthier.engines.transformers import TransformersEngine
 from luthier.models.adapters import attach
 from luthier.spec.recipe import Adapter
+from tiny import llama
 
 MODEL = llama()
 ENGINE = TransformersEngine(MODEL)
@@ -38,8 +38,13 @@ def test_greedy_text_equals_that_of_transformers() -> None:
     for seed in range(5):
         prompt = np.random.default_rng(seed).integers(3, 380, size=4 + seed).tolist()
         expected = MODEL.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=12,
-            do_sample=False, eos_token_id=2, pad_token_id=2)[0, len(prompt):].tolist()
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=2,
+        )[0, len(prompt) :].tolist()
         expected = expected[: expected.index(2)] if 2 in expected else expected
         assert ENGINE.generate(prompt, max_new_tokens=12, stop_ids=[2]) == expected
 
@@ -62,7 +67,9 @@ def test_logprobs_add_up_to_the_score_and_logits_are_those_of_transformers() -> 
     assert parts.shape == (4,)
     assert math.isclose(float(parts[1:].sum()), ENGINE.score(ids[:2], [ids[2:]])[0].logprob, rel_tol=1e-5)
     with torch.no_grad():
-        np.testing.assert_allclose(ENGINE.logits(ids), MODEL(input_ids=torch.tensor([ids])).logits[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            ENGINE.logits(ids), MODEL(input_ids=torch.tensor([ids])).logits[0], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("prompt", "answers"), [([], [[1]]), ([1], []), ([1], [[]])])

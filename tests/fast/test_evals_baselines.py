@@ -8,8 +8,11 @@ from echo_engine import example
 
 from luthier.evals.baselines import BASELINES, REGULARISATIONS, Baseline, majority, tfidf_logreg
 
-WORDS = {"refund": ["money back", "refund please", "pay me back"], "late": ["where is it", "still waiting", "not here"],
-         "praise": ["lovely sound", "great guitar", "well made"]}
+WORDS = {
+    "refund": ["money back", "refund please", "pay me back"],
+    "late": ["where is it", "still waiting", "not here"],
+    "praise": ["lovely sound", "great guitar", "well made"],
+}
 
 
 def messages(count: int, *, seed: int) -> list:

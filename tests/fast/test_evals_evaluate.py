@@ -31,9 +31,14 @@ def silent(what: str, done: int, total: int) -> None:
 
 def material(made=None, **changes) -> Material:
     values = {
-        "contract": made or contract(), "train": rows(80, seed=1), "validation": rows(10, seed=2),
-        "test": rows(60, seed=3, groups=40), "general_text": TEXT, "general_source": "violins",
-        "data_sha256": "d" * 64, "weights_sha256": "e" * 64,
+        "contract": made or contract(),
+        "train": rows(80, seed=1),
+        "validation": rows(10, seed=2),
+        "test": rows(60, seed=3, groups=40),
+        "general_text": TEXT,
+        "general_source": "violins",
+        "data_sha256": "d" * 64,
+        "weights_sha256": "e" * 64,
     }
     return Material(**(values | changes))
 
@@ -43,8 +48,16 @@ def judged(tmp_path_factory) -> tuple[EvalReport, list[dict], list[tuple[str, in
     out = tmp_path_factory.mktemp("eval")
     told: list[tuple[str, int, int]] = []
     ticks = iter(range(1000))
-    report = evaluate(material(), base=asker(0.0), tuned=asker(2.0), settings=SETTINGS, seed=0, out=out,
-                      progress=lambda *step: told.append(step), clock=lambda: float(next(ticks)))
+    report = evaluate(
+        material(),
+        base=asker(0.0),
+        tuned=asker(2.0),
+        settings=SETTINGS,
+        seed=0,
+        out=out,
+        progress=lambda *step: told.append(step),
+        clock=lambda: float(next(ticks)),
+    )
     lines = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     return report, [json.loads(line) for line in lines], told
 
@@ -106,8 +119,13 @@ def test_confusion_classes_and_mistakes_count_the_same_items(judged):
 def test_differences_are_paired_with_every_other_system_and_start_with_the_base(judged):
     report, _, _ = judged
     assert [(gap.metric, gap.against) for gap in report.differences] == [
-        ("macro_f1", "base"), ("macro_f1", "majority"), ("macro_f1", "tfidf_logreg"),
-        ("accuracy", "base"), ("accuracy", "majority"), ("accuracy", "tfidf_logreg"), ("exact_match", "base"),
+        ("macro_f1", "base"),
+        ("macro_f1", "majority"),
+        ("macro_f1", "tfidf_logreg"),
+        ("accuracy", "base"),
+        ("accuracy", "majority"),
+        ("accuracy", "tfidf_logreg"),
+        ("exact_match", "base"),
         ("perplexity", "base"),
     ]
     for gap in report.differences:
@@ -120,8 +138,14 @@ def test_differences_are_paired_with_every_other_system_and_start_with_the_base(
 def test_progress_is_told_for_each_system_up_to_its_end(judged):
     _, _, told = judged
     ends = [(what, total) for what, done, total in told if done == total]
-    assert ends == [("baseline majority", 1), ("baseline tfidf_logreg", 1), ("base model, not tuned", 60),
-                    ("tuned model", 60), ("base model on the general text", 3), ("tuned model on the general text", 3)]
+    assert ends == [
+        ("baseline majority", 1),
+        ("baseline tfidf_logreg", 1),
+        ("base model, not tuned", 60),
+        ("tuned model", 60),
+        ("base model on the general text", 3),
+        ("tuned model on the general text", 3),
+    ]
 
 
 def test_durations_come_from_the_given_clock_and_memory_is_measured(judged):
@@ -132,8 +156,9 @@ def test_durations_come_from_the_given_clock_and_memory_is_measured(judged):
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing(tmp_path):
-    report = evaluate(material(), base=asker(1.0), tuned=asker(1.0), settings=SETTINGS, seed=0, out=tmp_path,
-                      progress=silent)
+    report = evaluate(
+        material(), base=asker(1.0), tuned=asker(1.0), settings=SETTINGS, seed=0, out=tmp_path, progress=silent
+    )
     for gap in report.differences:
         if gap.against == "base":
             assert (gap.interval.point, gap.interval.low, gap.interval.high) == (0.0, 0.0, 0.0)
@@ -147,8 +172,16 @@ def test_settings_and_seed_are_obeyed(tmp_path):
 
     def judge(seed=0, **settings):
         chosen = Evaluate(**({"baselines": ("base",), "resamples": 300, "level": 0.95} | settings))
-        return evaluate(material(test=few), base=asker(0.0), tuned=asker(1.0), settings=chosen, seed=seed, out=tmp_path,
-                        progress=silent, clock=lambda: 0.0).model_copy(update={"peak_memory_gib": 0.0})
+        return evaluate(
+            material(test=few),
+            base=asker(0.0),
+            tuned=asker(1.0),
+            settings=chosen,
+            seed=seed,
+            out=tmp_path,
+            progress=silent,
+            clock=lambda: 0.0,
+        ).model_copy(update={"peak_memory_gib": 0.0})
 
     usual = judge()
     assert judge() == usual
@@ -163,8 +196,11 @@ def test_settings_and_seed_are_obeyed(tmp_path):
 
 def test_general_perplexity_is_that_of_each_token_after_the_first(judged):
     report, _, _ = judged
-    parts = ["A luthier makes and mends instruments.", "The top is spruce.\nThe back is maple.",
-             "Strings are steel or gut."]
+    parts = [
+        "A luthier makes and mends instruments.",
+        "The top is spruce.\nThe back is maple.",
+        "Strings are steel or gut.",
+    ]
     assert paragraphs(TEXT) == parts
     engine = asker(2.0).engine
     nats, tokens = 0.0, 0
@@ -194,7 +230,9 @@ def test_perplexity_of_answers_is_the_engines_score_with_and_without_the_mass_of
     plain = asker(1.0)
     assert plain.answer_prepared("g").log_mass is not None
     test = rows(12, seed=4)
-    by_hand = [-asker(1.0).engine.score(row.prompt_ids, [row.input_ids[len(row.prompt_ids):]])[0].logprob for row in test]
+    by_hand = [
+        -asker(1.0).engine.score(row.prompt_ids, [row.input_ids[len(row.prompt_ids) :]])[0].logprob for row in test
+    ]
     for model in (plain, WithoutMass(plain.contract, plain.renderer, plain.engine)):
         seen = score(model, test)
         assert seen.answer_nll == pytest.approx(by_hand, rel=1e-9)
@@ -215,15 +253,23 @@ def test_validation_without_examples_is_our_own_mistake():
 
 
 def open_rows(count: int):
-    return [example(letter * 9, letter * 4, line=index, made=OPEN)
-            for index, letter in enumerate((["g", "h", "k"] * count)[:count])]
+    return [
+        example(letter * 9, letter * 4, line=index, made=OPEN)
+        for index, letter in enumerate((["g", "h", "k"] * count)[:count])
+    ]
 
 
 def test_open_tasks_are_judged_by_exact_match_and_perplexity(tmp_path):
     given = material(OPEN, train=[], validation=[], test=open_rows(12))
-    report = evaluate(given, base=asker(0.0, OPEN), tuned=asker(3.0, OPEN),
-                      settings=Evaluate(baselines=("base",), resamples=300, level=0.95), seed=0, out=tmp_path,
-                      progress=silent)
+    report = evaluate(
+        given,
+        base=asker(0.0, OPEN),
+        tuned=asker(3.0, OPEN),
+        settings=Evaluate(baselines=("base",), resamples=300, level=0.95),
+        seed=0,
+        out=tmp_path,
+        progress=silent,
+    )
     assert [sorted(system.metrics) for system in report.systems] == [["exact_match", "perplexity"]] * 2
     assert (metric(report, "base", "exact_match"), metric(report, "tuned", "exact_match")) == (0.0, 1.0)
     assert (report.labels, report.confusion, report.classes, report.mistakes) == ((), (), (), ())
@@ -235,17 +281,27 @@ def test_open_tasks_are_judged_by_exact_match_and_perplexity(tmp_path):
 
 def test_wrong_free_texts_are_mistakes_without_a_probability(tmp_path):
     given = material(OPEN, train=[], validation=[], test=open_rows(4))
-    report = evaluate(given, base=asker(0.0, OPEN), tuned=asker(0.0, OPEN),
-                      settings=Evaluate(baselines=("base",), resamples=200, level=0.9), seed=0, out=tmp_path,
-                      progress=silent)
+    report = evaluate(
+        given,
+        base=asker(0.0, OPEN),
+        tuned=asker(0.0, OPEN),
+        settings=Evaluate(baselines=("base",), resamples=200, level=0.9),
+        seed=0,
+        out=tmp_path,
+        progress=silent,
+    )
     assert [found.line for found in report.mistakes] == [0, 1, 2, 3]
     assert all(math.isnan(found.probability) for found in report.mistakes)
 
 
 def test_a_conversation_is_continued_after_all_its_turns():
     made = contract(task="generation", labels=(), input="", max_new_tokens=4)
-    turns = (Message(role="user", content="z"), Message(role="assistant", content="k" * 40),
-             Message(role="user", content="and now"), Message(role="assistant", content="kkkk"))
+    turns = (
+        Message(role="user", content="z"),
+        Message(role="assistant", content="k" * 40),
+        Message(role="user", content="and now"),
+        Message(role="assistant", content="kkkk"),
+    )
     seen = score(asker(3.0, made), [chat_example(turns, line=2, made=made)])
     assert seen.predicted == ("kkkk",), "the letters of the earlier turn are what the model repeats"
     assert seen.answer_tokens.tolist() == [6.0]
@@ -253,19 +309,40 @@ def test_a_conversation_is_continued_after_all_its_turns():
 
 def test_an_empty_test_split_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"letter: the test split has no rows\n  -> raise data\.split\.test"):
-        evaluate(material(test=[]), base=asker(0.0), tuned=asker(1.0), settings=SETTINGS, seed=0, out=tmp_path,
-                 progress=silent)
+        evaluate(
+            material(test=[]),
+            base=asker(0.0),
+            tuned=asker(1.0),
+            settings=SETTINGS,
+            seed=0,
+            out=tmp_path,
+            progress=silent,
+        )
 
 
 def test_a_general_text_of_one_paragraph_is_refused_before_any_model_is_asked(tmp_path):
     told = []
     with pytest.raises(DataError, match=r"'violins': 1 usable paragraphs found, at least 2[^$]*separate paragraphs"):
-        evaluate(material(general_text="One.\n\n2"), base=asker(0.0), tuned=asker(1.0), settings=SETTINGS, seed=0,
-                 out=tmp_path, progress=lambda *step: told.append(step))
+        evaluate(
+            material(general_text="One.\n\n2"),
+            base=asker(0.0),
+            tuned=asker(1.0),
+            settings=SETTINGS,
+            seed=0,
+            out=tmp_path,
+            progress=lambda *step: told.append(step),
+        )
     assert told == []
 
 
 def test_label_baselines_of_an_open_task_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"'majority' predicts labels, and generation has no closed set[^$]*\[base\]"):
-        evaluate(material(OPEN, test=open_rows(3)), base=asker(0.0, OPEN), tuned=asker(1.0, OPEN), settings=SETTINGS,
-                 seed=0, out=tmp_path, progress=silent)
+        evaluate(
+            material(OPEN, test=open_rows(3)),
+            base=asker(0.0, OPEN),
+            tuned=asker(1.0, OPEN),
+            settings=SETTINGS,
+            seed=0,
+            out=tmp_path,
+            progress=silent,
+        )

@@ -46,8 +46,10 @@ def test_a_gain_is_claimed_only_where_its_interval_excludes_zero(gap, words):
 
 @pytest.mark.parametrize(
     ("gap", "words"),
-    [(interval(-0.1, -0.2, -0.01), "a difference that the intervals show"),
-     (interval(-0.1, -0.2, 0.05), "a difference that may be chance")],
+    [
+        (interval(-0.1, -0.2, -0.01), "a difference that the intervals show"),
+        (interval(-0.1, -0.2, 0.05), "a difference that may be chance"),
+    ],
 )
 def test_a_better_linear_model_is_the_headline(gap, words):
     assert claim(interval(0.5, 0.4, 0.6), linear=0.9, linear_gap=gap) == (

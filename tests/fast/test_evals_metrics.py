@@ -71,8 +71,9 @@ def test_exact_match_compares_the_greedy_text_and_trims_it():
 
 def test_perplexity_is_the_inverse_geometric_mean_probability_of_a_token():
     # Two answers: tokens of probability 1/2 and 1/8, and one of 1/4. exp(mean) = (2 * 8 * 4) ** (1/3) = 4.
-    seen = Observed(("x", "y"), ("x", "y"), answer_nll=np.array([math.log(16), math.log(4)]),
-                    answer_tokens=np.array([2.0, 1.0]))
+    seen = Observed(
+        ("x", "y"), ("x", "y"), answer_nll=np.array([math.log(16), math.log(4)]), answer_tokens=np.array([2.0, 1.0])
+    )
     assert point("perplexity", seen) == pytest.approx(4.0)
 
 

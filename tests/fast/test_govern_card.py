@@ -15,8 +15,14 @@ from luthier.govern.lineage import Lineage, lineage
 
 def records(**changes: Any) -> dict[str, Any]:
     return {
-        "resolved": resolved(), "shape": shape(), "data": data(), "train": train(), "evaluation": evaluation(),
-        "artifacts": [artifact()], "gate": decision(), **changes,
+        "resolved": resolved(),
+        "shape": shape(),
+        "data": data(),
+        "train": train(),
+        "evaluation": evaluation(),
+        "artifacts": [artifact()],
+        "gate": decision(),
+        **changes,
     }
 
 
@@ -24,8 +30,17 @@ def test_the_card_has_all_its_sections_once_and_in_order() -> None:
     card = model_card(**records())
     titles = [line for line in card.splitlines() if line.startswith("#")]
     assert titles == [
-        "# tickets", "## Intended use", "## Base model", "## Data", "## Training", "## Evaluation", "## Limits",
-        "## Gate", "## Licenses", "## How to use", "## Lineage",
+        "# tickets",
+        "## Intended use",
+        "## Base model",
+        "## Data",
+        "## Training",
+        "## Evaluation",
+        "## Limits",
+        "## Gate",
+        "## Licenses",
+        "## How to use",
+        "## Lineage",
     ]
     assert card.startswith('---\nbase_model: "small"\nlicense: "apache-2.0"\n')
     assert "\n\n\n" not in card
@@ -56,10 +71,14 @@ def test_the_card_says_what_must_not_be_hidden() -> None:
 
 def test_the_card_says_only_what_is_so() -> None:
     gate = decision(report=evaluation(tuned=interval(0.97, 0.1, 0.98)))
-    card = model_card(**records(
-        shape=shape(quantisation=""), data=data(synthetic=False), gate=gate,
-        evaluation=evaluation(tuned=interval(0.97, 0.1, 0.98)),
-    ))
+    card = model_card(
+        **records(
+            shape=shape(quantisation=""),
+            data=data(synthetic=False),
+            gate=gate,
+            evaluation=evaluation(tuned=interval(0.97, 0.1, 0.98)),
+        )
+    )
     for absent in ("dequantised", "synthetic**", "scores higher", "rounding of"):
         assert absent not in card
     assert "**Refused**" in card
@@ -73,10 +92,12 @@ def test_free_text_has_no_labels() -> None:
 
 
 def test_names_from_outside_break_no_table_and_bring_no_html() -> None:
-    card = model_card(**records(
-        evaluation=evaluation(labels=("a|b", "<script>alert(1)</script>")),
-        data=data(source_sha256={"a|\nb.csv": "sha-csv"}),
-    ))
+    card = model_card(
+        **records(
+            evaluation=evaluation(labels=("a|b", "<script>alert(1)</script>")),
+            data=data(source_sha256={"a|\nb.csv": "sha-csv"}),
+        )
+    )
     assert "a\\|b" in card
     assert "<script" not in card
     assert "| source: a\\| b.csv | `sha-csv` |" in card
@@ -108,8 +129,15 @@ def test_every_node_comes_after_what_it_was_made_from_and_has_a_hash() -> None:
 
 def test_every_source_is_found_from_every_artifact() -> None:
     sources = {f"file{number}.csv": f"sha{number}" for number in range(3)}
-    graph = lineage(**records(data=data(source_sha256=sources), artifacts=[
-        artifact(), artifact(kind="adapter", path="artifacts/adapter", sha256={"a": "1", "b": "2"}, parity=parity())]))
+    graph = lineage(
+        **records(
+            data=data(source_sha256=sources),
+            artifacts=[
+                artifact(),
+                artifact(kind="adapter", path="artifacts/adapter", sha256={"a": "1", "b": "2"}, parity=parity()),
+            ],
+        )
+    )
     outside = {node.node for node in graph.nodes if not node.made_from}
     assert outside == {"base model", *(f"source: {file}" for file in sources)}
     for end in ("artifacts/merged/model.safetensors", "artifacts/adapter/a", "artifacts/adapter/b", "gate.json"):
@@ -122,8 +150,19 @@ def test_every_source_is_found_from_every_artifact() -> None:
 def test_every_hash_of_the_records_is_in_the_graph(tmp_path: Path) -> None:
     graph = lineage(**records())
     hashes = {node.sha256 for node in graph.nodes}
-    assert hashes == {"sha-csv", "sha-base", resolved().sha256, "sha-contract", "sha-train", "sha-test", "sha-weights",
-                      "sha-eval", "sha-merged", "sha-index", decision().seal}
+    assert hashes == {
+        "sha-csv",
+        "sha-base",
+        resolved().sha256,
+        "sha-contract",
+        "sha-train",
+        "sha-test",
+        "sha-weights",
+        "sha-eval",
+        "sha-merged",
+        "sha-index",
+        decision().seal,
+    }
     (tmp_path / "lineage.json").write_text(graph.to_json())
     assert Lineage.read(tmp_path / "lineage.json") == graph
 
@@ -131,8 +170,11 @@ def test_every_hash_of_the_records_is_in_the_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says", "way_out"),
     [
-        ({"evaluation": evaluation(weights_sha256="other")}, "eval/report.json was made from weights other, but "
-         "train/result.json has sha-weights", "luthier run"),
+        (
+            {"evaluation": evaluation(weights_sha256="other")},
+            "eval/report.json was made from weights other, but train/result.json has sha-weights",
+            "luthier run",
+        ),
         ({"artifacts": [artifact(made_from="other")]}, "artifacts/merged was made from weights other", "luthier run"),
         ({"resolved": resolved(targets={})}, "gate.json was decided for recipe", "luthier gate"),
     ],

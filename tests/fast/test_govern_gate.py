@@ -30,8 +30,15 @@ def test_a_run_that_keeps_everything_passes_with_a_line_for_each_thing() -> None
     decided = decision()
     assert decided.passed
     assert [line.line for line in decided.lines] == [
-        "intent.macro_f1", "general.perplexity", "parity of merged", "leakage", "supervision", "secrets",
-        "personal data", "license of the base", "license of the data",
+        "intent.macro_f1",
+        "general.perplexity",
+        "parity of merged",
+        "leakage",
+        "supervision",
+        "secrets",
+        "personal data",
+        "license of the base",
+        "license of the data",
     ]
     assert (decided.eval_sha256, decided.artifacts_sha256) == ("sha-eval", "sha-index")
     assert decided.recipe_sha256 == resolved().sha256
@@ -45,7 +52,8 @@ def test_the_bound_decides_and_not_the_point() -> None:
     assert (target.bound, target.passed, target.asked) == (0.7999, False, "intent.macro_f1 >= 0.8")
     assert target.observed == (
         "tuned 0.870, 95 % interval 0.7999 to 0.910 (n = 300); "
-        "what counts is its lower end, a one-sided bound at 97.5 %")
+        "what counts is its lower end, a one-sided bound at 97.5 %"
+    )
     assert decision(report=evaluation(tuned=interval(0.80, 0.80, 0.80))).passed
 
 
@@ -123,8 +131,11 @@ def test_every_artifact_has_its_line_and_a_missing_one_too() -> None:
     ("changes", "passed", "says"),
     [
         ({}, True, "none found (names of people are not looked for)"),
-        ({"findings": {"email": 3}, "findings_action": "report"}, False,
-         "3 email; left in; set data.privacy.action to redact or drop"),
+        (
+            {"findings": {"email": 3}, "findings_action": "report"},
+            False,
+            "3 email; left in; set data.privacy.action to redact or drop",
+        ),
         ({"findings": {"email": 3, "card": 1}, "findings_action": "redact"}, True, "1 card, 3 email; redacted"),
         ({"findings": {"email": 3}, "findings_action": "drop"}, True, "3 email; their rows dropped"),
     ],
@@ -175,8 +186,17 @@ def changed_copies(decided: GateDecision) -> list[GateDecision]:
             copies.append({**tree, key: value + " "})
     for place, entry in enumerate(tree["lines"]):
         for key, value in entry.items():
-            other = (not value if isinstance(value, bool) else "data" if key == "kind" and value != "data"
-                     else "target" if key == "kind" else f"{value} " if isinstance(value, str) else 0.123)
+            other = (
+                not value
+                if isinstance(value, bool)
+                else "data"
+                if key == "kind" and value != "data"
+                else "target"
+                if key == "kind"
+                else f"{value} "
+                if isinstance(value, str)
+                else 0.123
+            )
             lines = [*tree["lines"]]
             lines[place] = {**entry, key: other}
             copies.append({**tree, "lines": lines})
@@ -209,16 +229,34 @@ def test_the_same_records_give_the_same_decision() -> None:
 @pytest.mark.parametrize(
     ("license_id", "kind"),
     [
-        ("Apache-2.0", "permissive"), ("apache 2.0", "permissive"), ("Apache License, Version 2.0", "permissive"),
-        ("MIT", "permissive"), ("The MIT License", "permissive"), ("BSD-3-Clause", "permissive"),
-        ("CC0-1.0", "permissive"), ("CC BY 4.0", "permissive"), ("cc-by-4.0", "permissive"),
-        ("CC-BY-SA-4.0", "share-alike"), ("GPL-3.0-or-later", "share-alike"), ("cdla-sharing-1.0", "share-alike"),
-        ("gemma", "restricted"), ("llama3.1", "restricted"), ("Llama 3.2 Community License", "restricted"),
-        ("bigscience-openrail-m", "restricted"), ("CC-BY-ND-4.0", "restricted"),
-        ("cc-by-nc-4.0", "non-commercial"), ("CC BY-NC-SA 4.0", "non-commercial"), ("qwen-research", "non-commercial"),
+        ("Apache-2.0", "permissive"),
+        ("apache 2.0", "permissive"),
+        ("Apache License, Version 2.0", "permissive"),
+        ("MIT", "permissive"),
+        ("The MIT License", "permissive"),
+        ("BSD-3-Clause", "permissive"),
+        ("CC0-1.0", "permissive"),
+        ("CC BY 4.0", "permissive"),
+        ("cc-by-4.0", "permissive"),
+        ("CC-BY-SA-4.0", "share-alike"),
+        ("GPL-3.0-or-later", "share-alike"),
+        ("cdla-sharing-1.0", "share-alike"),
+        ("gemma", "restricted"),
+        ("llama3.1", "restricted"),
+        ("Llama 3.2 Community License", "restricted"),
+        ("bigscience-openrail-m", "restricted"),
+        ("CC-BY-ND-4.0", "restricted"),
+        ("cc-by-nc-4.0", "non-commercial"),
+        ("CC BY-NC-SA 4.0", "non-commercial"),
+        ("qwen-research", "non-commercial"),
         ("Creative Commons Attribution-NonCommercial 4.0", "non-commercial"),
-        ("", "unknown"), ("unknown", "unknown"), ("NOASSERTION", "unknown"), ("other", "unknown"),
-        ("our own contract 17", "stated"), ("Apache-2.0 with Commons Clause", "stated"), ("BUSL-1.1", "stated"),
+        ("", "unknown"),
+        ("unknown", "unknown"),
+        ("NOASSERTION", "unknown"),
+        ("other", "unknown"),
+        ("our own contract 17", "stated"),
+        ("Apache-2.0 with Commons Clause", "stated"),
+        ("BUSL-1.1", "stated"),
         ("nice-license", "stated"),
     ],
 )

@@ -15,8 +15,25 @@ from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, METRICS
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "luthier"
 FLOORS = {
-    "errors": 1, "recipes": 1, "records": 2, "spec": 3, "store": 4, "plan": 5, "data": 5, "models": 5, "engines": 6,
-    "train": 7, "compress": 7, "evals": 7, "govern": 7, "report": 7, "serve": 7, "launch": 7, "web": 7, "pipeline": 8, "cli": 9,
+    "errors": 1,
+    "recipes": 1,
+    "records": 2,
+    "spec": 3,
+    "store": 4,
+    "plan": 5,
+    "data": 5,
+    "models": 5,
+    "engines": 6,
+    "train": 7,
+    "compress": 7,
+    "evals": 7,
+    "govern": 7,
+    "report": 7,
+    "serve": 7,
+    "launch": 7,
+    "web": 7,
+    "pipeline": 8,
+    "cli": 9,
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
@@ -42,7 +59,8 @@ def imports(tree: ast.AST) -> list[str]:
 def test_rooms_import_only_from_lower_floors() -> None:
     wrong = [
         f"{path.relative_to(SOURCE)} imports {other}"
-        for path, tree in TREES.items() if path != SOURCE / "__init__.py"
+        for path, tree in TREES.items()
+        if path != SOURCE / "__init__.py"
         for other in imports(tree)
         if other != room(path) and FLOORS[other] >= FLOORS[room(path)]
     ]
@@ -105,9 +123,13 @@ def test_every_adapter_is_known_to_peft() -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import luthier", "import luthier.cli", "from luthier.cli import app; app(['--help'], standalone_mode=False)",
-     "import luthier.pipeline.start, luthier.pipeline.drive, luthier.data.prepare, luthier.plan.make, luthier.report.html",
-     "import luthier.models.source, luthier.models.shape"],
+    [
+        "import luthier",
+        "import luthier.cli",
+        "from luthier.cli import app; app(['--help'], standalone_mode=False)",
+        "import luthier.pipeline.start, luthier.pipeline.drive, luthier.data.prepare, luthier.plan.make, luthier.report.html",
+        "import luthier.models.source, luthier.models.shape",
+    ],
 )
 def test_starts_without_torch_and_transformers(statement: str) -> None:
     check = f"import sys; {statement}; bad = {{'torch', 'transformers', 'peft'}} & set(sys.modules); sys.exit(repr(bad) if bad else 0)"
@@ -125,9 +147,11 @@ def test_no_machine_path_or_registry_host_in_the_tree() -> None:
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     words = ("/" + "work/", "/" + "root/", "files.pythonhosted" + ".org", "pypi" + ".org/simple")
     wrong = [
-        f"{name}: {word}" for name in files if (ROOT / name).suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt", ""}
-        and (ROOT / name).is_file()
-        for word in words if word in (ROOT / name).read_text(encoding="utf-8", errors="replace")
+        f"{name}: {word}"
+        for name in files
+        if (ROOT / name).suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt", ""} and (ROOT / name).is_file()
+        for word in words
+        if word in (ROOT / name).read_text(encoding="utf-8", errors="replace")
     ]
     assert not wrong
 

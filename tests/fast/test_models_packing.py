@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import llama
 
 from luthier.models.packing import Segment, forward_logits, lay_out
+from tiny import llama
 
 MODEL = llama()
 TOKENS = st.lists(st.integers(3, 383), min_size=1, max_size=9)
@@ -45,7 +45,9 @@ def test_changing_a_token_of_one_row_changes_no_other_row_at_all() -> None:
     rows = [[5, 6, 7], [8, 9, 10, 11], [12, 13]]
     changed = [rows[0], [8, 200, 10, 11], rows[2]]
     with torch.no_grad():
-        before, after = (forward_logits(MODEL, lay_out([Segment(r) for r in some]), torch.arange(9)) for some in (rows, changed))
+        before, after = (
+            forward_logits(MODEL, lay_out([Segment(r) for r in some]), torch.arange(9)) for some in (rows, changed)
+        )
     same = (before == after).all(dim=-1).tolist()
     assert same == [True] * 3 + [True] + [False] * 3 + [True] * 2
 
@@ -77,8 +79,15 @@ def test_sliding_windows_of_gemma3_are_respected() -> None:
 
     torch.manual_seed(0)
     config = Gemma3TextConfig(
-        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"],
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
         attn_implementation="sdpa",
     )
     model = Gemma3ForCausalLM(config).eval()

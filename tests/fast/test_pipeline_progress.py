@@ -19,8 +19,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def event(step: int) -> StepEvent:
-    return StepEvent(kind="step", step=step, epoch=0.1, loss=2.5, learning_rate=0.1, grad_norm=1.0, num_tokens=400,
-                     supervised_tokens=9, seconds=2.0, memory_gib=1.0)
+    return StepEvent(
+        kind="step",
+        step=step,
+        epoch=0.1,
+        loss=2.5,
+        learning_rate=0.1,
+        grad_norm=1.0,
+        num_tokens=400,
+        supervised_tokens=9,
+        seconds=2.0,
+        memory_gib=1.0,
+    )
 
 
 def test_a_resumed_run_judges_the_time_left_by_its_own_steps(clock: list[float]) -> None:

@@ -46,8 +46,16 @@ def test_saved_floats_bound_what_autograd_keeps() -> None:
 
     torch.set_num_threads(1)
     h, i, layers, tokens, r = 64, 192, 3, 160, 4
-    config = LlamaConfig(vocab_size=32, hidden_size=h, intermediate_size=i, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=16, use_cache=False)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=h,
+        intermediate_size=i,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        use_cache=False,
+    )
     model = peft.get_peft_model(LlamaForCausalLM(config), peft.LoraConfig(r=r, target_modules="all-linear"))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -62,8 +70,9 @@ def test_saved_floats_bound_what_autograd_keeps() -> None:
     mask = torch.zeros_like(blocks).masked_fill(blocks == 0, float("-inf"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.base_model.model.model(torch.arange(tokens)[None] % 32, attention_mask=mask).last_hidden_state
-    shape = samples.shape(hidden_size=h, intermediate_size=i, num_layers=layers, num_heads=4, num_kv_heads=2,
-                          head_dim=16)
+    shape = samples.shape(
+        hidden_size=h, intermediate_size=i, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=16
+    )
     counted = 4 * (layers * tokens * memory.saved_floats_per_token(shape, r=r) + tokens**2)
     assert hidden.requires_grad
     assert sum(kept.values()) == pytest.approx(counted, rel=0.1)
@@ -115,11 +124,14 @@ def test_a_split_file_is_estimated_from_its_size(tmp_path: Path) -> None:
     assert work.train_rows + work.validation_rows == samples.ROWS
 
 
-@pytest.mark.parametrize(("entry", "found", "way_out"), [
-    ({"input": "{body}"}, "names the column 'body'", "it has: ticket_id"),
-    ({"label": "topic", "name": "intent"}, "data.train[0].label names the column 'topic'", "it has: ticket_id"),
-    ({"input": "{message"}, "is not a template", "write columns as"),
-])
+@pytest.mark.parametrize(
+    ("entry", "found", "way_out"),
+    [
+        ({"input": "{body}"}, "names the column 'body'", "it has: ticket_id"),
+        ({"label": "topic", "name": "intent"}, "data.train[0].label names the column 'topic'", "it has: ticket_id"),
+        ({"input": "{message"}, "is not a template", "write columns as"),
+    ],
+)
 def test_unknown_columns_are_refused(entry: dict[str, str], found: str, way_out: str) -> None:
     with pytest.raises(RecipeError) as error:
         plan_of(data={"train": [{"path": "support.csv", **entry}]})
@@ -181,9 +193,17 @@ def test_a_model_of_another_build_is_noted() -> None:
 
 def test_lines_say_what_counts() -> None:
     text = "\n".join(lines(plan_of()))
-    for part in ("fits the budget", "of 6.0 GiB", "of 30 min", "60,000 to train on", "298 test rows",
-                 "intent.macro_f1 >= 0.75", "1. lora sft", "2. do not fine-tune: TF-IDF",
-                 "3. do not fine-tune: zero-shot"):
+    for part in (
+        "fits the budget",
+        "of 6.0 GiB",
+        "of 30 min",
+        "60,000 to train on",
+        "298 test rows",
+        "intent.macro_f1 >= 0.75",
+        "1. lora sft",
+        "2. do not fine-tune: TF-IDF",
+        "3. do not fine-tune: zero-shot",
+    ):
         assert part in text
     assert "DOES NOT FIT" in "\n".join(lines(plan_of(objective={"budget": {"ram_gib": 0.5}})))
 

@@ -16,12 +16,16 @@ def test_counts_of_smollm2_135m_are_those_of_the_published_model() -> None:
 
 
 def test_adapter_counts_equal_a_hand_count() -> None:
-    by_hand = 30 * 16 * (
-        (576 + 576)  # q: 9 heads of 64
-        + (576 + 192)  # k: 3 heads of 64
-        + (576 + 192)  # v
-        + (576 + 576)  # o
-        + 3 * (576 + 1536)  # gate, up, down
+    by_hand = (
+        30
+        * 16
+        * (
+            (576 + 576)  # q: 9 heads of 64
+            + (576 + 192)  # k: 3 heads of 64
+            + (576 + 192)  # v
+            + (576 + 576)  # o
+            + 3 * (576 + 1536)  # gate, up, down
+        )
     )
     assert adapter_parameters(samples.shape(), r=16) == by_hand == 4_884_480
     assert adapter_parameters(samples.shape(), r=16, target_modules=("q_proj", "v_proj")) == 30 * 16 * (1152 + 768)
@@ -44,12 +48,29 @@ def test_adapter_counts_equal_those_of_peft(target_modules: str | tuple[str, ...
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
-    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-                         tie_word_embeddings=False, max_position_embeddings=64)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=False,
+        max_position_embeddings=64,
+    )
     model = LlamaForCausalLM(config)
-    shape = samples.shape(vocab_size=64, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
-                          num_kv_heads=2, head_dim=16, tied_embeddings=False, num_parameters=model.num_parameters())
+    shape = samples.shape(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        tied_embeddings=False,
+        num_parameters=model.num_parameters(),
+    )
     assert counted_parameters(shape) == model.num_parameters()
     names = list(target_modules) if isinstance(target_modules, tuple) else target_modules
     tuned = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=names, task_type="CAUSAL_LM"))
@@ -57,12 +78,15 @@ def test_adapter_counts_equal_those_of_peft(target_modules: str | tuple[str, ...
     assert adapter_parameters(shape, r=3, target_modules=target_modules) == trainable
 
 
-@pytest.mark.parametrize(("target_modules", "found"), [
-    (("q_proj", "query"), "'query' matches no linear layer"),
-    (("proj",), "'proj' matches no linear layer"),  # an end of a name, not of a word
-    ("q_proj", "'q_proj' matches no linear layer"),  # a text is an expression over whole names
-    ("*_proj", "is not a regular expression"),
-])
+@pytest.mark.parametrize(
+    ("target_modules", "found"),
+    [
+        (("q_proj", "query"), "'query' matches no linear layer"),
+        (("proj",), "'proj' matches no linear layer"),  # an end of a name, not of a word
+        ("q_proj", "'q_proj' matches no linear layer"),  # a text is an expression over whole names
+        ("*_proj", "is not a regular expression"),
+    ],
+)
 def test_modules_that_do_not_exist_are_refused(target_modules: str | tuple[str, ...], found: str) -> None:
     with pytest.raises(RecipeError, match=r"adapter.target_modules") as error:
         adapted(samples.shape(), target_modules)

@@ -12,9 +12,17 @@ from luthier.plan.power import mcnemar_power, must_observe, needed_for, normal_q
 from luthier.spec.limits import Limit
 
 
-@pytest.mark.parametrize(("n", "difference", "discordance"), [
-    (280, 0.10, 0.30), (280, 0.05, 0.30), (60, 0.25, 0.40), (1000, 0.05, 0.30), (30, 0.5, 0.5), (12, 0.1, 0.3),
-])
+@pytest.mark.parametrize(
+    ("n", "difference", "discordance"),
+    [
+        (280, 0.10, 0.30),
+        (280, 0.05, 0.30),
+        (60, 0.25, 0.40),
+        (1000, 0.05, 0.30),
+        (30, 0.5, 0.5),
+        (12, 0.1, 0.3),
+    ],
+)
 def test_mcnemar_power_equals_a_simulation_of_the_exact_test(n: int, difference: float, discordance: float) -> None:
     from scipy.stats import binomtest
 

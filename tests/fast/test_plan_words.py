@@ -7,10 +7,20 @@ import pytest
 from luthier.plan import words
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.0, "0.0 s"), (9.94, "9.9 s"), (59.6, "1 min 00 s"), (12, "12 s"), (200, "3 min 20 s"), (599.9, "10 min"),
-    (3599, "1 h 00 min"), (7500, "2 h 05 min"), (9.97, "10 s"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (59.6, "1 min 00 s"),
+        (12, "12 s"),
+        (200, "3 min 20 s"),
+        (599.9, "10 min"),
+        (3599, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (9.97, "10 s"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert words.duration(seconds) == text
 

@@ -59,8 +59,19 @@ def page(**changes: Any) -> Page:
 
 
 def assert_self_contained(shown: Page) -> None:
-    assert not shown.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "video", "image",
-                             "use"}
+    assert not shown.tags & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "video",
+        "image",
+        "use",
+    }
     names = {name for name, _ in shown.attributes}
     assert not names & {"src", "href", "xlink:href", "srcset", "action", "poster", "background", "style"}
     assert not [name for name in names if name.startswith("on")]
@@ -78,7 +89,8 @@ def test_the_verdict_comes_first() -> None:
     assert page().texts[:2] == ["Passed.", "support-intents may be served: it meets all 7 conditions of its gate."]
     refused = page(gate=samples.gate(passed=False))
     assert refused.texts[:2] == [
-        "Refused.", "support-intents must not be served: 1 of 7 conditions failed (intent.macro_f1)."
+        "Refused.",
+        "support-intents must not be served: 1 of 7 conditions failed (intent.macro_f1).",
     ]
     assert "luthier serve runs/support-intents/1a2b3c\n" not in refused.text
     assert "refuses this run too" in refused.text
@@ -93,7 +105,9 @@ def test_a_baseline_that_wins_is_the_first_line() -> None:
     assert "may be chance" not in clearly.texts[0]
     useless = page(evaluation=samples.eval_report(tuned=0.01, tfidf=0.2))
     assert [text.split(" beats")[0] for text in useless.texts[:3]] == [
-        "TF-IDF + logistic regression", "The base model without tuning", "Always answering the most frequent label"
+        "TF-IDF + logistic regression",
+        "The base model without tuning",
+        "Always answering the most frequent label",
     ]
 
 
@@ -106,16 +120,29 @@ def test_the_plans_advice_against_tuning_is_said_first() -> None:
 def test_the_page_says_what_it_must() -> None:
     text = page().text
     for part in (
-        "dequantized from 4 bits (Q4_1)", "The data is synthetic:", "Names of people are not looked for",
-        "+70.4 points [+64.9, +75.9]", "p < 0.001", "1,190 rows were read and 1,143 are used",
+        "dequantized from 4 bits (Q4_1)",
+        "The data is synthetic:",
+        "Names of people are not looked for",
+        "+70.4 points [+64.9, +75.9]",
+        "p < 0.001",
+        "1,190 rows were read and 1,143 are used",
         "asked ≥ 0.75, bound 0.802",
-        "1.028 [1.009, 1.047]", "5 min 34 s, predicted 5 min 12 s (+7 %)", "luthier serve runs/support-intents/1a2b3c",
-        "License: Apache-2.0", "secret.aws_access_key", "damaged_item", samples.sha("6"), "paired by paragraph",
-        "writes the label that it scores highest in 0.986", "kept: step 68", "2026-01-15 10:42 UTC",
+        "1.028 [1.009, 1.047]",
+        "5 min 34 s, predicted 5 min 12 s (+7 %)",
+        "luthier serve runs/support-intents/1a2b3c",
+        "License: Apache-2.0",
+        "secret.aws_access_key",
+        "damaged_item",
+        samples.sha("6"),
+        "paired by paragraph",
+        "writes the label that it scores highest in 0.986",
+        "kept: step 68",
+        "2026-01-15 10:42 UTC",
     ):
         assert part in text, part
-    plain = page(shape=samples.shape(quantisation=""),
-                 data=samples.data_report(synthetic=False, findings={}, dropped={}))
+    plain = page(
+        shape=samples.shape(quantisation=""), data=samples.data_report(synthetic=False, findings={}, dropped={})
+    )
     assert "dequantized" not in plain.text
     assert "synthetic" not in plain.text
     assert "None was found." in plain.text
@@ -139,21 +166,32 @@ HOSTILE = (
 
 def hostile() -> dict[str, Any]:
     labels = (HOSTILE, "plain")
-    line = GateLine(line=HOSTILE, kind="target", asked=HOSTILE, observed=HOSTILE, bound=None, passed=False,
-                    evidence=HOSTILE)
+    line = GateLine(
+        line=HOSTILE, kind="target", asked=HOSTILE, observed=HOSTILE, bound=None, passed=False, evidence=HOSTILE
+    )
     score = samples.classes()[0]
     return {
         "evaluation": samples.eval_report(
             mistakes=(Mistake(line=1, text=HOSTILE, expected=HOSTILE, predicted=HOSTILE, probability=0.5),),
             labels=labels,
-            confusion=((1, 2), (3, 4)), headline=HOSTILE, interval_method=HOSTILE,
+            confusion=((1, 2), (3, 4)),
+            headline=HOSTILE,
+            interval_method=HOSTILE,
             classes=tuple(score.model_copy(update={"label": label}) for label in labels),
         ),
-        "data": samples.data_report(dropped={HOSTILE: 1}, findings={HOSTILE: 1}, license=HOSTILE, split_rule=HOSTILE,
-                                    source_sha256={HOSTILE: HOSTILE}),
-        "gate": samples.gate(lines=(line,), passed=True, decided_at=HOSTILE), "plan": samples.plan(notes=(HOSTILE,)),
+        "data": samples.data_report(
+            dropped={HOSTILE: 1},
+            findings={HOSTILE: 1},
+            license=HOSTILE,
+            split_rule=HOSTILE,
+            source_sha256={HOSTILE: HOSTILE},
+        ),
+        "gate": samples.gate(lines=(line,), passed=True, decided_at=HOSTILE),
+        "plan": samples.plan(notes=(HOSTILE,)),
         "shape": samples.shape(name=HOSTILE, license=HOSTILE, license_source=HOSTILE, quantisation=HOSTILE),
-        "profile": samples.profile(path=HOSTILE), "stage_seconds": {HOSTILE: 1.0}, "run": HOSTILE,
+        "profile": samples.profile(path=HOSTILE),
+        "stage_seconds": {HOSTILE: 1.0},
+        "run": HOSTILE,
     }
 
 
@@ -176,20 +214,27 @@ def test_a_long_text_is_cut() -> None:
 
 def free_text() -> Evidence:
     """A run whose answers are free text: no labels, no baselines but the base."""
+
     def score(system: str, match: float, perplexity: float) -> SystemScore:
         metrics = {"exact_match": samples.interval(match, 0.03), "perplexity": samples.interval(perplexity, 0.4)}
         return SystemScore.model_validate({"system": system, "title": system, "metrics": metrics, "seconds": 60.0})
 
     differences = (
         samples.eval_report().differences[0].model_copy(update={"metric": "exact_match"}),
-        samples.eval_report().differences[1].model_copy(
-            update={"metric": "perplexity", "interval": samples.interval(-5.2, 0.5)}),
+        samples.eval_report()
+        .differences[1]
+        .model_copy(update={"metric": "perplexity", "interval": samples.interval(-5.2, 0.5)}),
     )
     entry = {"path": "a.csv", "name": "channel", "task": "translation", "input": "{message}", "label": "channel"}
     resolved = samples.resolved(data={"train": [entry]}, objective={"targets": {"channel.perplexity": "<= 4"}})
     evaluation = samples.eval_report(
-        task="translation", systems=(score("base", 0.02, 8.1), score("tuned", 0.31, 2.9)), differences=differences,
-        classes=(), labels=(), confusion=(), mistakes=(),
+        task="translation",
+        systems=(score("base", 0.02, 8.1), score("tuned", 0.31, 2.9)),
+        differences=differences,
+        classes=(),
+        labels=(),
+        confusion=(),
+        mistakes=(),
     )
     evidence: Evidence = samples.evidence(resolved=resolved, evaluation=evaluation)
     return evidence
@@ -212,8 +257,9 @@ def test_many_labels_and_undefined_numbers_are_shown_without_a_matrix() -> None:
         score.model_copy(update={"metrics": score.metrics | {"accuracy": nothing}}) for score in samples.systems()
     )
     differences = tuple(d.model_copy(update={"interval": nothing}) for d in samples.eval_report().differences)
-    shown = page(evaluation=samples.eval_report(labels=labels, confusion=counts, systems=systems,
-                                                differences=differences))
+    shown = page(
+        evaluation=samples.eval_report(labels=labels, confusion=counts, systems=systems, differences=differences)
+    )
     assert "confusion matrix" not in " ".join(value for _, value in shown.attributes)
     assert "label_05 label_04 1" in shown.text
     assert "not defined" in shown.text

@@ -18,9 +18,19 @@ def test_the_summary_ends_with_how_to_serve_and_ask() -> None:
     assert lines[0].startswith("PASSED. support-intents may be served")
     assert lines[-1] == "luthier predict runs/support-intents/1a2b3c FILE"
     text = "\n".join(lines)
-    for part in ("macro-F1", "0.846 [0.802, 0.890]", "majority class", "+70.4 points [+64.9, +75.9]", "8 min 14 s",
-                 "8 min 21 s",
-                 "2.6 GiB", "2.4 GiB", "dequantized from 4 bits (Q4_1)", "95 % intervals", "luthier serve runs/"):
+    for part in (
+        "macro-F1",
+        "0.846 [0.802, 0.890]",
+        "majority class",
+        "+70.4 points [+64.9, +75.9]",
+        "8 min 14 s",
+        "8 min 21 s",
+        "2.6 GiB",
+        "2.4 GiB",
+        "dequantized from 4 bits (Q4_1)",
+        "95 % intervals",
+        "luthier serve runs/",
+    ):
         assert part in text, part
 
 
@@ -51,8 +61,13 @@ def test_bits_of_quantizations() -> None:
 
 
 def test_numbers() -> None:
-    assert [number(x) for x in (0.8464, -0.019, 17.9, 12345.6, float("nan"))] == ["0.846", "−0.019", "17.90",
-                                                                                  "12,346", "–"]
+    assert [number(x) for x in (0.8464, -0.019, 17.9, 12345.6, float("nan"))] == [
+        "0.846",
+        "−0.019",
+        "17.90",
+        "12,346",
+        "–",
+    ]
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), about=st.integers(3, 8))

@@ -177,11 +177,19 @@ def test_an_answer_that_ends_by_itself_says_so():
 
 
 def test_a_conversation_is_read_whole(writer):
-    turns = [{"role": "developer", "content": "z"}, {"role": "user", "content": "a"},
-             {"role": "assistant", "content": "h" * 40, "refusal": None}, {"role": "user", "content": "b"}]
+    turns = [
+        {"role": "developer", "content": "z"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "h" * 40, "refusal": None},
+        {"role": "user", "content": "b"},
+    ]
     answer = writer.chat.completions.create(model="letters@production", messages=turns).choices[0].message.content
-    words = [Message(role="system", content="z"), Message(role="user", content="a"),
-             Message(role="assistant", content="h" * 40), Message(role="user", content="b")]
+    words = [
+        Message(role="system", content="z"),
+        Message(role="user", content="a"),
+        Message(role="assistant", content="h" * 40),
+        Message(role="user", content="b"),
+    ]
     assert answer == asker(3.0, WRITER).answer_messages(words).text == "hhhh"
 
 
@@ -265,11 +273,15 @@ def test_without_keys_only_loopback_names_are_answered(writer_at):
 
 
 REFUSED = [
-    ({"temperature": 0.7}, "temperature 0.7 is not supported"), ({"n": 2}, "n 2 is not supported"),
-    ({"logprobs": True}, "logprobs True is not supported"), ({"stop": ["\n"]}, "stop .* is not supported"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty 0.5"), ({"presence_penalty": 0.5}, "presence_penalty 0.5"),
+    ({"temperature": 0.7}, "temperature 0.7 is not supported"),
+    ({"n": 2}, "n 2 is not supported"),
+    ({"logprobs": True}, "logprobs True is not supported"),
+    ({"stop": ["\n"]}, "stop .* is not supported"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty 0.5"),
+    ({"presence_penalty": 0.5}, "presence_penalty 0.5"),
     ({"response_format": {"type": "json_object"}}, "response_format .*json_object"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"tool_choice": "required"}, "tool_choice 'required'"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"tool_choice": "required"}, "tool_choice 'required'"),
     ({"tools": [{"type": "function", "function": {"name": "f" * 200}}]}, r"tools \[.*… is not supported"),
     ({"max_tokens": 5}, "max_tokens 5 is less than the 6 tokens"),
     ({"max_completion_tokens": 1}, "max_completion_tokens 1 is less than the 6 tokens"),
@@ -287,9 +299,21 @@ def test_what_would_change_the_answer_is_refused_with_a_way_out(client, options,
 
 def test_what_asks_for_nothing_else_is_taken(client):
     plain = say(client, "kkkk").choices
-    for options in ({"temperature": 0}, {"n": 1}, {"logprobs": False}, {"stop": []}, {"max_tokens": 6}, {"seed": 7},
-                    {"max_completion_tokens": 512}, {"user": "me"}, {"tools": []}, {"top_p": 0.9},
-                    {"response_format": {"type": "text"}}, {"metadata": {"a": "b"}}, {"frequency_penalty": 0.0}):
+    for options in (
+        {"temperature": 0},
+        {"n": 1},
+        {"logprobs": False},
+        {"stop": []},
+        {"max_tokens": 6},
+        {"seed": 7},
+        {"max_completion_tokens": 512},
+        {"user": "me"},
+        {"tools": []},
+        {"top_p": 0.9},
+        {"response_format": {"type": "text"}},
+        {"metadata": {"a": "b"}},
+        {"frequency_penalty": 0.0},
+    ):
         assert say(client, "kkkk", **options).choices == plain
 
 
@@ -305,11 +329,15 @@ def test_another_model_is_not_found(client, labels_at):
     [
         ([], "messages: List should have at least 1 item"),
         ([{"role": "assistant", "content": "g"}], "does not end with a user message"),
-        ([{"role": "user", "content": "g"}, {"role": "assistant", "content": "g"}, {"role": "user", "content": "g"}],
-         "labels one text; found 3 turns"),
+        (
+            [{"role": "user", "content": "g"}, {"role": "assistant", "content": "g"}, {"role": "user", "content": "g"}],
+            "labels one text; found 3 turns",
+        ),
         ([{"role": "tool", "content": "g"}], "messages.0.role: Input should be 'system', 'developer', 'user'"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-         "messages.0.content.0.type: Input should be 'text'"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "messages.0.content.0.type: Input should be 'text'",
+        ),
         ([{"role": "user", "content": None}], "messages.0.content: Input should be a valid list"),
         ([{"role": "user"}], "messages.0.content: Field required"),
         ([{"role": "user", "content": "g", "colour": 1}], "messages.0.colour: this field is not known here"),
@@ -327,12 +355,21 @@ def test_a_text_that_is_too_long_is_refused_and_the_next_one_answered(client, la
 
 
 BAD_BODIES = [
-    (b"{", "the body is not JSON"), (b"", "Field required"), (b"null", "valid dictionary"), (b"[]", "valid dictionary"),
-    (b'{"input": "\xff"}', "error parsing the body"), (b"[" * 15_000, "error parsing the body"),
-    (b'{"input": "\\ud800"}', "input.0: half of a surrogate pair"), (b'{"input": []}', "at least 1 item"),
-    (b'{"input": 5}', "input: Input should be a valid list"), (b'{"input": null}', "valid list"), (b"5", "dictionary"),
-    (b'{"input": ["g", 5]}', "input.1: Input should be a valid string"), (b'{"input": NaN}', "valid list"),
-    (b'{"input": "g", "x": 1}', "x: this field is not known here"), (b"{}", "input: Field required"),
+    (b"{", "the body is not JSON"),
+    (b"", "Field required"),
+    (b"null", "valid dictionary"),
+    (b"[]", "valid dictionary"),
+    (b'{"input": "\xff"}', "error parsing the body"),
+    (b"[" * 15_000, "error parsing the body"),
+    (b'{"input": "\\ud800"}', "input.0: half of a surrogate pair"),
+    (b'{"input": []}', "at least 1 item"),
+    (b'{"input": 5}', "input: Input should be a valid list"),
+    (b'{"input": null}', "valid list"),
+    (b"5", "dictionary"),
+    (b'{"input": ["g", 5]}', "input.1: Input should be a valid string"),
+    (b'{"input": NaN}', "valid list"),
+    (b'{"input": "g", "x": 1}', "x: this field is not known here"),
+    (b"{}", "input: Field required"),
     (json.dumps({"input": ["g"] * 257}).encode(), "at most 256 items"),
     (b'{"input": ' + b"9" * 10_000 + b"}", "error parsing the body"),
 ]

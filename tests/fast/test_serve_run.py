@@ -62,10 +62,22 @@ def test_only_a_whole_key_under_the_right_scheme_is_admitted():
     assert not Keys([])
 
 
-@pytest.mark.parametrize(("host", "own"), [
-    ("localhost", True), ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("[::1]", True), ("0.0.0.0", False),
-    ("::", False), ("", False), ("192.168.1.5", False), ("example.org", False), ("127.0.0.1.example.org", False),
-])
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("192.168.1.5", False),
+        ("example.org", False),
+        ("127.0.0.1.example.org", False),
+    ],
+)
 def test_loopback_is_this_machine_and_nothing_else(host, own):
     assert is_loopback(host) is own
 
@@ -116,9 +128,14 @@ def test_a_signal_ends_the_server_after_the_answer_under_way(number):
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         asking = subprocess.Popen(
-            [sys.executable, "-c", "import httpx, sys; print(httpx.post(sys.argv[1], json={'input': 'g'}).status_code)",
-             f"{url}/v1/classify"],
-            stdout=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-c",
+                "import httpx, sys; print(httpx.post(sys.argv[1], json={'input': 'g'}).status_code)",
+                f"{url}/v1/classify",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert server.stdout.readline() == "asked\n"
         server.send_signal(number)
@@ -138,7 +155,9 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch,
 
 
 def test_the_room_is_imported_without_fastapi():
-    program = ("import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; "
-               "import luthier.serve.app, luthier.serve.server, luthier.serve.guard; print('torch' in sys.modules)")
+    program = (
+        "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; "
+        "import luthier.serve.app, luthier.serve.server, luthier.serve.guard; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

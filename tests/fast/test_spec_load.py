@@ -450,7 +450,9 @@ def test_whatever_stands_in_the_file_nothing_but_a_recipe_error_is_raised(
 
 def test_set_reaches_targets_and_limits_whose_keys_have_a_dot(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("name: r\nmodel: m\ndata: {train: a.csv}\nobjective: {targets: {a.accuracy: '>= 0.5'}}\n", encoding="utf-8")
+    path.write_text(
+        "name: r\nmodel: m\ndata: {train: a.csv}\nobjective: {targets: {a.accuracy: '>= 0.5'}}\n", encoding="utf-8"
+    )
     given = ["objective.targets.a.accuracy=>= 0.9", "objective.non_regression.general.perplexity=<= 1.2x"]
     objective = load_recipe(path, overrides=given).recipe.objective
     assert objective.targets == {"a.accuracy": ">= 0.9"}

@@ -178,8 +178,11 @@ audit.AuditLog(Path(sys.argv[1])).append("more", actor="ana", subject="", detail
     ("patch", "entries", "problem"),
     [
         ("audit.write_all = die", 4, ""),
-        ("audit.write_all = lambda fd, data: (os.write(fd, data[:40]), die())", 4,
-         "after entry 4 stands a line that was never finished"),
+        (
+            "audit.write_all = lambda fd, data: (os.write(fd, data[:40]), die())",
+            4,
+            "after entry 4 stands a line that was never finished",
+        ),
         ("audit.write_atomic = die", 5, ""),
     ],
 )

@@ -99,8 +99,11 @@ with write_atomic_dir(Path({path!r})) as folder:
         ("os.fsync = die", "old"),
         ("import luthier.store.files as f; f._replace_folder = die", "old"),
         # after the older folder stepped aside and before the new one took its place
-        ("rename = Path.rename\nPath.rename = lambda s, t: (rename(s, t), die()) if t.name.endswith('.old') "
-         "else rename(s, t)", "old"),
+        (
+            "rename = Path.rename\nPath.rename = lambda s, t: (rename(s, t), die()) if t.name.endswith('.old') "
+            "else rename(s, t)",
+            "old",
+        ),
         ("import shutil; shutil.rmtree = die", "new"),
     ],
 )

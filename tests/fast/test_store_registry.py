@@ -39,7 +39,10 @@ def test_versions_are_numbered_for_each_name(registry: Registry) -> None:
     assert register(registry, run="two", passed=False).version == 2
     assert register(registry, "mails").version == 1
     assert [(v.name, v.version, v.gate_passed) for v in registry.versions()] == [
-        ("mails", 1, True), ("tickets", 1, True), ("tickets", 2, False)]
+        ("mails", 1, True),
+        ("tickets", 1, True),
+        ("tickets", 2, False),
+    ]
     assert [v.version for v in registry.versions("tickets")] == [1, 2]
     assert registry.versions("unknown") == []
 
@@ -102,7 +105,11 @@ def test_rollback_goes_back_step_by_step(registry: Registry) -> None:
     assert registry.rollback("tickets").version == 1
     with sqlite3.connect(registry.path) as db:  # the history is kept, the ways back included
         assert db.execute("SELECT version, rolled_back_at IS NOT NULL FROM promotions ORDER BY id").fetchall() == [
-            (1, 0), (2, 1), (3, 1), (3, 1)]
+            (1, 0),
+            (2, 1),
+            (3, 1),
+            (3, 1),
+        ]
     db.close()
 
 

@@ -227,9 +227,7 @@ def test_an_output_that_is_not_there_is_our_own_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("linking", [True, False])
-def test_a_sibling_with_the_same_key_is_reused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linking: bool
-) -> None:
+def test_a_sibling_with_the_same_key_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linking: bool) -> None:
     if not linking:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     one, two, three = (make_run(tmp_path, id) for id in ("one", "two", "three"))

@@ -32,8 +32,12 @@ def test_a_token_limit_is_never_passed_and_cuts_the_same_sequence(lengths: list[
 
 def test_seeds_and_epochs_give_other_orders() -> None:
     rows = [1] * 40
-    orders = [tuple(r for step in plan_steps(rows, batch_size=40, num_epochs=2, max_tokens=None, seed=seed)
-                    for r in step.rows) for seed in (0, 0, 1)]
+    orders = [
+        tuple(
+            r for step in plan_steps(rows, batch_size=40, num_epochs=2, max_tokens=None, seed=seed) for r in step.rows
+        )
+        for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][:40] != orders[0][40:]
 

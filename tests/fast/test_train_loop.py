@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import llama
 
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
@@ -20,10 +19,23 @@ from luthier.spec.recipe import Adapter, Train
 from luthier.train import loop
 from luthier.train.methods import load_method, sft
 from luthier.train.optim import learning_rate
+from tiny import llama
 
 SETTINGS = Train(
-    learning_rate=0.01, num_train_epochs=2, max_length=64, batch_size=4, micro_batch_tokens=40, lr_scheduler_type="linear",
-    warmup_ratio=0.1, weight_decay=0.01, max_grad_norm=1.0, validations=2, patience=3, save_steps=3, seed=0, threads=1,
+    learning_rate=0.01,
+    num_train_epochs=2,
+    max_length=64,
+    batch_size=4,
+    micro_batch_tokens=40,
+    lr_scheduler_type="linear",
+    warmup_ratio=0.1,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    validations=2,
+    patience=3,
+    save_steps=3,
+    seed=0,
+    threads=1,
 )
 
 
@@ -62,9 +74,15 @@ def run(out: Path, *, settings: Train = SETTINGS, stop_after: int | None = None,
 
     given: dict[str, Any] = {"validation": None} | changes
     return loop.train(
-        given.pop("model", None) or fresh(), load_method("sft"), given.pop("inputs", INPUTS), settings=settings,
-        method_name="sft", out=out, watch=given.pop("watch", watch),
-        stop_asked=lambda: stop_after is not None and bool(seen) and seen[-1] >= stop_after, **given,
+        given.pop("model", None) or fresh(),
+        load_method("sft"),
+        given.pop("inputs", INPUTS),
+        settings=settings,
+        method_name="sft",
+        out=out,
+        watch=given.pop("watch", watch),
+        stop_asked=lambda: stop_after is not None and bool(seen) and seen[-1] >= stop_after,
+        **given,
     )
 
 
@@ -119,7 +137,9 @@ def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None
     real = sft.lay_out
     monkeypatch.setattr(sft, "lay_out", lambda segments: shared.append(segments) or real(segments))
     for dropout in (0.0, 0.3):
-        gradients(EXAMPLES[:4], 10_000, dropout=dropout) if dropout == 0 else sft.loss_sum(fresh(dropout=dropout).train(), EXAMPLES[:4])
+        gradients(EXAMPLES[:4], 10_000, dropout=dropout) if dropout == 0 else sft.loss_sum(
+            fresh(dropout=dropout).train(), EXAMPLES[:4]
+        )
     assert [len(segments) for segments in shared] == [5, 4]
 
 
@@ -161,7 +181,9 @@ def test_dropout_too_repeats_after_a_stop(tmp_path: Path) -> None:
 
 def scripted(values: list[float]) -> loop.Validation:
     rest = iter(values)
-    return loop.Validation(lambda model: {"score": next(rest), "loss": 1.0}, "score", higher_is_better=True, tiebreak="loss")
+    return loop.Validation(
+        lambda model: {"score": next(rest), "loss": 1.0}, "score", higher_is_better=True, tiebreak="loss"
+    )
 
 
 def test_the_best_checkpoint_is_kept_not_the_last(tmp_path: Path) -> None:
@@ -205,7 +227,10 @@ def test_only_two_checkpoints_are_kept_and_half_written_ones_are_not_seen(tmp_pa
     run(tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000009", "step-000010"]
-    assert {path.suffix for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()} == {".safetensors", ".json"}
+    assert {path.suffix for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()} == {
+        ".safetensors",
+        ".json",
+    }
 
 
 def test_the_adapter_follows_from_the_newest_checkpoint_alone(tmp_path: Path) -> None:
@@ -261,23 +286,41 @@ def test_a_token_limit_below_one_step_is_the_users_mistake(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 0.02}, {"num_train_epochs": 1}, {"max_tokens": 90}, {"batch_size": 6}, {"lr_scheduler_type": "cosine"},
-     {"lr_scheduler_type": "constant"}, {"warmup_ratio": 0.5}, {"weight_decay": 0.5}, {"max_grad_norm": 0.01}, {"seed": 7}],
+    [
+        {"learning_rate": 0.02},
+        {"num_train_epochs": 1},
+        {"max_tokens": 90},
+        {"batch_size": 6},
+        {"lr_scheduler_type": "cosine"},
+        {"lr_scheduler_type": "constant"},
+        {"warmup_ratio": 0.5},
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 0.01},
+        {"seed": 7},
+    ],
     ids=lambda change: "-".join(map(str, *change.items())),
 )
 def test_every_setting_of_train_changes_the_weights(tmp_path: Path, change: dict[str, Any]) -> None:
-    assert run(tmp_path / "b", settings=SETTINGS.model_copy(update=change)).weights_sha256 != run(tmp_path / "a").weights_sha256
+    assert (
+        run(tmp_path / "b", settings=SETTINGS.model_copy(update=change)).weights_sha256
+        != run(tmp_path / "a").weights_sha256
+    )
 
 
 def test_micro_batch_tokens_and_save_steps_change_no_more_than_rounding(tmp_path: Path) -> None:
-    one, other = run(tmp_path / "a"), run(tmp_path / "b", settings=SETTINGS.model_copy(update={"micro_batch_tokens": 500}))
+    one, other = (
+        run(tmp_path / "a"),
+        run(tmp_path / "b", settings=SETTINGS.model_copy(update={"micro_batch_tokens": 500})),
+    )
     assert [e.loss for e in one.history] == pytest.approx([e.loss for e in other.history], rel=1e-4)
     often = run(tmp_path / "c", settings=SETTINGS.model_copy(update={"save_steps": 1}))
     assert often.weights_sha256 == one.weights_sha256
 
 
 def test_the_rate_warms_up_and_decays_as_written() -> None:
-    rates = [learning_rate(step, total=10, settings=SETTINGS.model_copy(update={"warmup_ratio": 0.2})) for step in range(10)]
+    rates = [
+        learning_rate(step, total=10, settings=SETTINGS.model_copy(update={"warmup_ratio": 0.2})) for step in range(10)
+    ]
     assert rates == pytest.approx([0.005, 0.01, *(0.01 * (1 - k / 8) for k in range(8))])
     cosine = SETTINGS.model_copy(update={"lr_scheduler_type": "cosine", "warmup_ratio": 0.0})
     assert learning_rate(5, total=10, settings=cosine) == pytest.approx(0.005)

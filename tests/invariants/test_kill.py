@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds the child of a process under /proc"),
 ]
 
-STEPS = 75
 Moment = Callable[[Path], bool]
 """Given the run folder, whether now is the time."""
 
@@ -153,8 +152,25 @@ def same(bench: Bench, out: str) -> None:
     assert run.report.is_file()
 
 
-def test_killed_again_and_again_at_every_stage(bench: Bench) -> None:
-    """One run, killed at six moments, goes on each time and ends with the bits of the run that was left in peace."""
+def stop(bench: Bench, out: str, moment: Moment) -> int:
+    """SIGTERM to the run at `moment`: it ends with 5 and a checkpoint, whose step is returned."""
+    parent = bench.start(out)
+    try:
+        wait_for(lambda: moment(bench.run(out)), seconds=120, what="the moment")
+        parent.send_signal(signal.SIGTERM)
+        said = parent.communicate(timeout=60)[1]
+    finally:
+        parent.kill()
+    assert parent.returncode == 5
+    assert said.count("error: stopped after step") == said.count("error: ") == 1
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+    newest = max((bench.run(out) / "train" / "checkpoints").iterdir(), key=lambda path: path.name)
+    return int(json.loads((newest / "state.json").read_text())["step"])
+
+
+def test_killed_and_stopped_again_and_again_at_every_stage(bench: Bench) -> None:
+    """One run, ended at seven moments, goes on each time and ends with the bits of the run that was left in peace."""
     out = "killed"
     code, _ = interrupt(bench, out, during("prepare"), "parent")
     assert code == -signal.SIGKILL
@@ -163,8 +179,10 @@ def test_killed_again_and_again_at_every_stage(bench: Bench) -> None:
     assert "stage 'train' was killed" in said
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    interrupt(bench, out, writing("train/checkpoints", after=at_step(20)), "both")
-    interrupt(bench, out, at_step(40), "parent")
+    interrupt(bench, out, writing("train/checkpoints", after=at_step(18)), "both")
+    step = stop(bench, out, at_step(30))
+    assert step >= 30
+    interrupt(bench, out, at_step(step + 8), "parent")
     interrupt(bench, out, during("evaluate"), "child")
     interrupt(bench, out, during("export"), "both")
     words = bench.finish(out)
@@ -172,40 +190,8 @@ def test_killed_again_and_again_at_every_stage(bench: Bench) -> None:
         assert f"{stage}: unchanged, not run again" in words
     same(bench, out)
     resumed = TrainResult.read(RunFolder(bench.run(out)).train_result).resumed_from
-    assert len(resumed) == 3
-    assert all(step % 2 == 0 for step in resumed)
+    assert len(resumed) == 4
     assert resumed[0] >= 4
-    assert resumed[1] >= 18
-    assert resumed[2] >= 38
-
-
-def test_sigterm_ends_with_a_checkpoint_and_5_and_the_run_goes_on(bench: Bench) -> None:
-    out = "stopped"
-    parent = bench.start(out)
-    try:
-        wait_for(lambda: at_step(9)(bench.run(out)), seconds=120, what="step 9")
-        parent.send_signal(signal.SIGTERM)
-        said = parent.communicate(timeout=60)[1]
-    finally:
-        parent.kill()
-    assert parent.returncode == 5
-    assert "stopped after step" in said
-    assert "run the same command again to go on" in said
-    assert said.count("error: ") == 1
-    assert "Traceback" not in said
-    newest = max((bench.run(out) / "train" / "checkpoints").iterdir(), key=lambda path: path.name)
-    step = json.loads((newest / "state.json").read_text())["step"]
-    assert step >= 9
-    parent = bench.start(out)
-    try:
-        wait_for(lambda: during("evaluate")(bench.run(out)), seconds=120, what="the evaluation")
-        parent.send_signal(signal.SIGINT)  # Ctrl-C, where there is nothing to keep
-        said = parent.communicate(timeout=60)[1]
-    finally:
-        parent.kill()
-    assert parent.returncode == 5
-    assert "stage 'evaluate' was stopped" in said or "stopped by SIGINT" in said
-    assert said.count("error: ") == 1
-    bench.finish(out)
-    same(bench, out)
-    assert TrainResult.read(RunFolder(bench.run(out)).train_result).resumed_from == (step,)
+    assert resumed[1] >= 16
+    assert resumed[2] == step
+    assert resumed[3] >= step + 6

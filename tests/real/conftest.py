@@ -31,22 +31,36 @@ class Finished:
         return (self.work / "runs" / "support-intents" / "latest").resolve()
 
     def call(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(self.luthier), *arguments], cwd=self.work, env=self.environment, text=True,
-                              capture_output=True, check=check, timeout=1200)
+        return subprocess.run(
+            [str(self.luthier), *arguments],
+            cwd=self.work,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            check=check,
+            timeout=1200,
+        )
 
 
 def clean_environment(home: Path) -> dict[str, str]:
     """This process's environment without what the tests set, and with a cache of its own."""
-    kept = {k: v for k, v in os.environ.items() if k not in
-            ("LUTHIER_OFFLINE", "HF_HUB_OFFLINE", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k
+        not in ("LUTHIER_OFFLINE", "HF_HUB_OFFLINE", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    }
     return kept | {"LUTHIER_HOME": str(home)}
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     place = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(place / "dist"), str(ROOT)],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(place / "dist"), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     wheel = next((place / "dist").glob("*.whl"))
     subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
     pip = [str(place / "venv/bin/python"), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints/cpu.txt")]
@@ -55,8 +69,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     work = place / "work"
     work.mkdir()
     began = time.monotonic()
-    done = subprocess.run([str(place / "venv/bin/luthier"), "run", "support-intents"], cwd=work, env=environment,
-                          text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [str(place / "venv/bin/luthier"), "run", "support-intents"],
+        cwd=work,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr[-3000:]
-    return Finished(work, place / "venv/bin/luthier", [*pip, str(wheel) + "[serve]"], environment, seconds, done.stdout, done.stderr)
+    return Finished(
+        work, place / "venv/bin/luthier", [*pip, str(wheel) + "[serve]"], environment, seconds, done.stdout, done.stderr
+    )

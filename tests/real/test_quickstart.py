@@ -23,7 +23,10 @@ pytestmark = pytest.mark.real
 
 def test_it_keeps_to_time_memory_and_tokens(finished: Any) -> None:
     assert finished.seconds < 15 * 60
-    train, report = TrainResult.read(finished.run / "train/result.json"), EvalReport.read(finished.run / "eval/report.json")
+    train, report = (
+        TrainResult.read(finished.run / "train/result.json"),
+        EvalReport.read(finished.run / "eval/report.json"),
+    )
     markers = [json.loads(path.read_text()) for path in (finished.run / "stages").glob("*.json")]
     assert {marker["stage"] for marker in markers} == {"base", "prepare", "train", "evaluate", "export"}
     assert max(train.peak_memory_gib, report.peak_memory_gib, *(m["peak_memory_gib"] for m in markers)) < 6.0
@@ -48,8 +51,22 @@ def test_the_table_compares_four_systems_with_intervals_and_the_tuned_one_wins(f
 
 
 def test_the_end_of_the_output_says_everything(finished: Any) -> None:
-    for words in ("macro-F1", "accuracy", "TF-IDF + logistic regression", "majority class", "base model", "tuned model",
-                  "predicted", "actual", "time", "peak memory", "gate", "luthier serve", "curl", "95 % intervals"):
+    for words in (
+        "macro-F1",
+        "accuracy",
+        "TF-IDF + logistic regression",
+        "majority class",
+        "base model",
+        "tuned model",
+        "predicted",
+        "actual",
+        "time",
+        "peak memory",
+        "gate",
+        "luthier serve",
+        "curl",
+        "95 % intervals",
+    ):
         assert words in finished.stdout, words
     assert re.search(r"tokens/s.*left", finished.stderr), "progress shows rate and time left"
     assert "Traceback" not in finished.stderr
@@ -73,7 +90,11 @@ def test_the_data_is_the_mess_that_was_promised_and_every_row_is_accounted_for(f
     assert report.conflicts > 0
     assert {"email", "phone", "card"} <= set(report.findings)
     assert sum(count for kind, count in report.findings.items() if kind.startswith("secret.")) == 2
-    shards = "".join(row.text for split in ("train", "validation", "test") for row in read_shard(finished.run / f"data/{split}.arrow"))
+    shards = "".join(
+        row.text
+        for split in ("train", "validation", "test")
+        for row in read_shard(finished.run / f"data/{split}.arrow")
+    )
     assert "AKIA" not in shards
     assert "ghp_" not in shards
     assert "[EMAIL]" in shards
@@ -110,8 +131,13 @@ def serving(finished: Any, target: str, *more: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([str(finished.luthier), "serve", target, "--port", str(port), *more], cwd=finished.work,
-                              env=finished.environment, text=True, stderr=subprocess.PIPE)
+    server = subprocess.Popen(
+        [str(finished.luthier), "serve", target, "--port", str(port), *more],
+        cwd=finished.work,
+        env=finished.environment,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -156,7 +182,9 @@ def test_serve_names_the_extra_and_then_answers_the_openai_client_as_the_evaluat
 
 def test_predict_answers_a_file_of_raw_messages(finished: Any) -> None:
     (finished.work / "new.csv").write_text(
-        'message\n"Where is my cello? It was to come on Monday."\n"I forgot my password &amp; cannot log in"\n', encoding="utf-8")
+        'message\n"Where is my cello? It was to come on Monday."\n"I forgot my password &amp; cannot log in"\n',
+        encoding="utf-8",
+    )
     finished.call("predict", "support-intents@production", "new.csv", "--output", "said.jsonl")
     labels = [json.loads(line)["label"] for line in (finished.work / "said.jsonl").read_text().splitlines()]
     assert labels == ["order_status", "account_access"]
@@ -175,17 +203,36 @@ def test_the_merged_folder_opens_in_plain_transformers_and_says_the_same(finishe
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=False)
     assert ids[0].tolist() == row.prompt_ids
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
-    assert tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True).strip() == predicted["free_text"]["tuned"] or not predicted["free_text"]["tuned"]
+    assert (
+        tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == predicted["free_text"]["tuned"]
+        or not predicted["free_text"]["tuned"]
+    )
 
 
 def test_kill_9_and_the_same_command_end_in_the_same_bits(finished: Any) -> None:
-    settings = ["--set", "train.max_tokens=2600", "--set", "train.save_steps=2", "--set", "data.limit.test=6",
-                "--set", "data.limit.validation=4", "--set", "train.validations=1"]
+    settings = [
+        "--set",
+        "train.max_tokens=2600",
+        "--set",
+        "train.save_steps=2",
+        "--set",
+        "data.limit.test=6",
+        "--set",
+        "data.limit.validation=4",
+        "--set",
+        "train.validations=1",
+    ]
     command = [str(finished.luthier), "train", "support-intents", *settings]
     whole = finished.call("train", "support-intents", *settings, "--out", "whole", "--json")
     expected = json.loads(whole.stdout)
-    process = subprocess.Popen([*command, "--out", "cut"], cwd=finished.work, env=finished.environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "--out", "cut"],
+        cwd=finished.work,
+        env=finished.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 300
     while not list(finished.work.glob("cut/support-intents/*/train/checkpoints/step-000004")):
         assert process.poll() is None

@@ -22,12 +22,20 @@ class Asker:
         self._label_ids = [renderer.answer_ids(label) for label in contract.labels]
 
     def answer_values(self, values: Mapping[str, object]) -> Answer:
-        """Answer a row of a table: the input template, cleaning and redaction are applied to it."""
-        return self._answer(self.renderer.messages(self.renderer.user_text(values)))
+        """Answer a row of a table: the input template, cleaning and redaction are applied to it.
+
+        Raises:
+            UserError: nothing is left of the text after cleaning, or it is too long.
+        """
+        return self._answer(self.renderer.messages(_something(self.renderer.user_text(values))))
 
     def answer_text(self, text: str) -> Answer:
-        """Answer a text that is the whole user turn; it is cleaned and redacted as in training."""
-        return self._answer(self.renderer.messages(self.renderer.clean_text(text)))
+        """Answer a text that is the whole user turn; it is cleaned and redacted as in training.
+
+        Raises:
+            UserError: nothing is left of the text after cleaning, or it is too long.
+        """
+        return self._answer(self.renderer.messages(_something(self.renderer.clean_text(text))))
 
     def answer_prepared(self, text: str) -> Answer:
         """Answer a text that prepare has cleaned already."""
@@ -37,8 +45,8 @@ class Asker:
         """Answer a conversation. One user turn, with no system prompt or the contract's own, is `answer_text`.
 
         Raises:
-            UserError: the conversation is empty or does not end with the user's turn, or a classification
-                version is given anything but one user turn.
+            UserError: the conversation is empty or does not end with the user's turn, a user's turn is empty after
+                cleaning, or a classification version is given anything but one user turn.
         """
         turns = [message for message in messages if message.role != "system"]
         systems = [message.content for message in messages if message.role == "system"]
@@ -52,7 +60,7 @@ class Asker:
                 way_out="send one user message without a system prompt",
             )
         cleaned = [
-            message.model_copy(update={"content": self.renderer.clean_text(message.content)})
+            message.model_copy(update={"content": _something(self.renderer.clean_text(message.content))})
             if message.role == "user"
             else message
             for message in messages
@@ -110,3 +118,14 @@ class Asker:
         room = min(self.contract.max_new_tokens, self.contract.max_length - len(prompt))
         ids = self.engine.generate(prompt, max_new_tokens=room, stop_ids=self.contract.stop_ids)
         return self.renderer.decode(ids), len(ids)
+
+
+def _something(cleaned: str) -> str:
+    """The text, unless it is empty: training sets such rows aside, so nothing is known of an answer to them.
+
+    Raises:
+        UserError: it is empty.
+    """
+    if not cleaned.strip():
+        raise UserError("nothing is left of the text after cleaning", way_out="give a text that says something")
+    return cleaned
