@@ -41,7 +41,7 @@ app.add_typer(audit_app, name="audit")
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Target = Annotated[
-    str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped recipe's name, or a run folder.")
+    str, typer.Argument(metavar="RECIPE|RUN", help="A recipe, a shipped recipe's name, a run folder, or a run's name.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of a run (its newest).")]
 Overrides = Annotated[
@@ -153,6 +153,7 @@ def check(
     from luthier.pipeline.start import look
 
     prepared = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say)
+    prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
     resolved = prepared.resolved
     lines = [
         f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
@@ -394,21 +395,15 @@ def registry_rollback(
 
 @audit_app.command("verify")
 def audit_verify(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
-    """Check the chain of hashes; names the first broken entry (exit 2)."""
-    from luthier.pipeline.verdict import audit_of
+    """Check the chain of hashes; names the first broken entry, or the log that should be there (exit 2)."""
+    from luthier.pipeline.verdict import verify_audit
 
-    verdict = audit_of(out).verify()
+    verdict = verify_audit(out)
     sound = verdict.first_broken is None
-    lines = [
-        f"{verdict.entries} entries, the chain is whole"
-        if sound
-        else f"entry {verdict.first_broken} is broken: {verdict.problem}"
-    ]
-    _emit(
-        verdict.model_dump(mode="json"),
-        lines + ([verdict.problem] if sound and verdict.problem else []),
-        as_json=as_json,
-    )
+    whole = [f"{verdict.entries} entries, the chain is whole"] if verdict.entries or not verdict.problem else []
+    said = [verdict.problem] if verdict.problem else []
+    lines = [*whole, *said] if sound else [f"entry {verdict.first_broken} is broken: {verdict.problem}"]
+    _emit(verdict.model_dump(mode="json"), lines, as_json=as_json)
     if not sound:
         raise UserError(
             f"{out / 'audit.jsonl'}: entry {verdict.first_broken} is broken: {verdict.problem}",

@@ -120,7 +120,10 @@ class Detectable(Record):
     smallest_difference: float = Field(description="Accuracy difference tuned - base shown with 80 % power at 5 %.")
     assumption: str = Field(description="In words: the discordance that was assumed.")
     target: str = Field(description="e.g. 'intent.macro_f1 >= 0.80'; '' where there is no target.")
-    must_observe: float | None = Field(description="Point value that must be seen for the bound to clear the target.")
+    must_observe: float | None = Field(
+        description="About the point value that must be seen for the bound to clear the target, if the metric behaved "
+        "like a share of num_test independent items."
+    )
 
 
 class Prediction(Record):
@@ -336,7 +339,9 @@ class Difference(Record):
     against: str
     metric: str
     interval: Interval
-    p_value: float = Field(description="Two-sided exact McNemar on correctness for accuracy; NaN where not defined.")
+    p_value: float = Field(
+        description="Two-sided, of the paired test that interval_method names; NaN where not defined."
+    )
 
 
 class ClassScore(Record):

@@ -164,8 +164,7 @@ test_label_not_in_train.__test__ = test_file_without_the_column.__test__ = False
         (one_label, ["messages.csv", "the one label 'late'", "'kind'", "at least two labels"]),
         (test_label_not_in_train, ["test.csv:3", "'strange'", "known: broken, late"]),
         (broken_test_file, ["test.jsonl.gz", "the gzip archive is truncated"]),
-        (test_file_without_the_column, ["test.csv", "'text'", "there are: customer, words, kind"]),
-        (all_too_long, ["messages.csv", "60 too_long"]),
+        (all_too_long, ["60 of 60 rows are longer than train.max_length", "raise train.max_length"]),
         (a_secret, ["messages.csv:9", "aws_access_key", "privacy"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -174,8 +173,18 @@ def test_what_is_found_while_the_data_is_prepared(place: Path, spoil: Any, words
     spoil(place)
     done = luthier("prepare", "tiny.yaml", "--set", "data.privacy.secrets=stop", cwd=place).fails(2, *words)
     assert "AKIA" not in done.err
-    run = RunFolder.open("tiny", out=place / "runs")
-    assert not run.data_report.exists()
+    assert not list(place.glob("runs/tiny/*/data/report.json"))
+
+
+@pytest.mark.parametrize("key", ["test", "validation"])
+@pytest.mark.parametrize("verb", ["check", "prepare"])
+def test_a_split_file_without_a_column_is_found_before_anything_is_made(place: Path, key: str, verb: str) -> None:
+    test_file_without_the_column(place)
+    change(place, **{"test": None, key: "test.csv"})
+    call(verb, "tiny.yaml", cwd=place).fails(2, "test.csv", "input", "'text'", "there are: customer, words, kind")
+    (place / "test.csv").write_text("customer,text,class\nz1,all is well,late\n")
+    call(verb, "tiny.yaml", cwd=place).fails(2, "test.csv", "label", "'kind'", "there are: customer, text, class")
+    assert not (place / "runs").exists()
 
 
 def test_rows_at_fault_are_set_aside_with_line_and_reason(place: Path) -> None:

@@ -125,8 +125,14 @@ def test_a_file_that_may_not_be_used_is_the_users(place: Path, tmp_path: Path) -
 
 def test_a_run_folder_takes_no_overrides(place: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.resolved.json").write_text("{}")
-    call("train", ".", "--set", "train.seed=1", cwd=tmp_path).fails(2, "is a run folder, its recipe is fixed", "--set")
+    call("train", ".", "--set", "train.seed=1", cwd=tmp_path).fails(2, "is a run, its recipe is fixed", "--set")
     call("train", ".", cwd=tmp_path).fails(2, "recipe.resolved.json is not a ResolvedRecipe")
+
+
+def test_check_finds_what_the_plan_cannot_work_with(place: Path) -> None:
+    """A template of braces only, for instance, is no fault of the recipe's grammar."""
+    words = ("input template '{text'", "stands alone")
+    call("check", "tiny.yaml", "--set", "data.train.0.input='{text'", cwd=place).fails(2, *words)
 
 
 # --- what reports: one JSON document, nothing else there ---
@@ -249,13 +255,17 @@ def test_a_copied_recipe_is_found_by_its_folder_too(place: Path, tmp_path: Path)
 def test_an_empty_registry_and_audit_log(tmp_path: Path) -> None:
     assert call("registry", "ls", "--json", cwd=tmp_path).succeeds().document == []
     assert call("registry", "ls", cwd=tmp_path).succeeds().out == "no versions yet\n"
-    assert call("audit", "verify", "--json", cwd=tmp_path).succeeds().document == {
-        "entries": 0,
-        "first_broken": None,
-        "problem": "",
-    }
+    nowhere = "there is no audit log at runs/audit.jsonl: the folder does not exist"
+    call("audit", "verify", cwd=tmp_path).fails(2, nowhere, "--out")
     assert call("audit", "ls", "--json", cwd=tmp_path).succeeds().document == []
     assert not list(tmp_path.iterdir())
+    missing = "there is no audit log at audit.jsonl"
+    assert call("audit", "verify", "--out", ".", cwd=tmp_path).succeeds().out == f"{missing}\n"
+    assert call("audit", "verify", "--out", ".", "--json", cwd=tmp_path).succeeds().document == {
+        "entries": 0,
+        "first_broken": None,
+        "problem": missing,
+    }
 
 
 def test_the_registry_and_the_audit_log_are_read_from_out(tmp_path: Path) -> None:
@@ -285,6 +295,10 @@ def test_the_registry_and_the_audit_log_are_read_from_out(tmp_path: Path) -> Non
     assert "audit.jsonl: entry 2 is broken" in done.err
     assert "Traceback" not in done.err
     call("audit", "ls", "--out", "o", cwd=tmp_path).fails(2, "audit.jsonl")
+    log.path.unlink()
+    log.head_path.unlink()
+    words = ("no audit log at o/audit.jsonl, although 1 versions are registered", "from a backup")
+    call("audit", "verify", "--out", "o", "--json", cwd=tmp_path).fails(2, *words)
 
 
 def test_verbs_that_only_look_start_without_torch(place: Path) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.contract import Renderer, make_contract
-from luthier.data.inputs import fields
 from luthier.data.template import render
-from luthier.errors import DataError, ModelError, RunError
+from luthier.errors import DataError, ModelError, RecipeError, RunError
 from luthier.records import Message
+from luthier.spec.template import fields
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -238,7 +238,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         Renderer.open(tmp_path / "contract.json", path)
 
 
-@pytest.mark.parametrize("template", ["{a", "a}", "{}", "no column", "{a} {"])
+@pytest.mark.parametrize("template", ["{a", "a}", "{}", "no column", "{a} {", "{ }", '{"a}', '{"\\x"}', "{{a}}"])
 def test_input_templates_that_cannot_be_read_are_refused(template: str) -> None:
-    with pytest.raises(DataError, match="input template"):
+    with pytest.raises(RecipeError, match=r"data\.train\[0\]\.input"):
         fields(template)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from data_kit import resolved, shape, tokenizer_folder
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from luthier.data.contract import Renderer
@@ -23,9 +23,12 @@ from luthier.data.profile import profile
 from luthier.data.shards import Example, read_shard
 from luthier.data.tokenise import audit
 from luthier.errors import DataError, RunError, SecretFound
+from luthier.pipeline.init import init
+from luthier.plan.workload import workload
 from luthier.records import DataReport, Finding
 from luthier.spec.load import load_recipe
 from luthier.spec.resolve import Machine, resolve
+from luthier.spec.template import fields
 
 WORDS = ["where", "is", "my", "parcel", "money", "broken", "please", "invoice", "call", "guitar", "late", "again"]
 
@@ -185,6 +188,79 @@ def test_personal_data_and_secrets(tmp_path: Path) -> None:
     assert texts[6] == rows[4]["message"]
 
 
+SECRET = "AKIA" + "IOSFODNN7EXAMPLE"
+
+
+@pytest.mark.parametrize("rule", ["stop", "redact", "drop"])
+def test_a_secret_in_a_label_always_stops(tmp_path: Path, rule: str) -> None:
+    rows = tickets()
+    rows[3]["intent"] = rows[9]["intent"] = SECRET
+    with pytest.raises(SecretFound) as error:
+        run(tmp_path, rows, privacy={"action": "report", "secrets": rule})
+    assert "'intent' has a label with a secret in data.csv:5 (aws_access_key)" in error.value.what
+    assert SECRET not in str(error.value)
+    assert error.value.way_out
+    assert not (tmp_path / "out").exists()
+
+
+def test_personal_data_in_a_label(tmp_path: Path) -> None:
+    rows = tickets()
+    for row in rows[:20]:
+        row["intent"] = "ana@example.org"
+    for action in ("redact", "drop"):
+        with pytest.raises(DataError, match=r"personal data in data\.csv:2 \(email\), and .* is '") as error:
+            run(tmp_path, rows, privacy={"action": action, "secrets": "stop"})
+        assert "ana@" not in str(error.value)
+        assert "rename the label" in error.value.way_out
+    assert run(tmp_path, rows).findings == {"email": 1}
+    finding = Finding.model_validate_json((tmp_path / "out" / "findings.jsonl").read_text())
+    assert (finding.line, finding.column, finding.kind) == (2, "intent", "email")
+
+
+@pytest.mark.parametrize("key", ["system", "input"])
+def test_a_secret_in_the_wording_always_stops(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SecretFound) as error:
+        run(tmp_path, tickets(), privacy={"action": "redact", "secrets": "redact"}, **{key: f"{SECRET} {{message}}"})
+    assert error.value.what == f"data.train[0].{key} holds a secret (aws_access_key)"
+    assert error.value.way_out
+
+
+def test_rows_that_are_too_long_leave_too_few_labels(tmp_path: Path) -> None:
+    rows = tickets()
+    for row in rows:
+        row["message"] += " x" * (400 if row["intent"] != "order" else 0)
+    with pytest.raises(DataError, match=r"fewer than two labels .* 40 of 60 rows .*train\.max_length, 512 tokens"):
+        run(tmp_path, rows)
+
+
+NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).map(str.strip).filter(bool)
+ODD = ["{x!r}", "a:b", "Kommentar!r", "a b", "x[0]", "x.y", "{", "}}", '"', "${HOME}", "$${A}", "a{b}c", "\\"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.sampled_from(ODD) | NAME, label=st.sampled_from(ODD) | NAME)
+def test_columns_of_any_name_go_from_init_to_shards(
+    tmp_path_factory: pytest.TempPathFactory, name: str, label: str
+) -> None:
+    assume(name != label and not find(name) and not find(label))
+    folder = tmp_path_factory.mktemp("odd")
+    write(
+        folder / "export.csv", [{name: message(n) + " and more", label: ("Ana", "Bo", "Cy")[n % 3]} for n in range(60)]
+    )
+    path, found = init(folder / "export.csv", output=None)
+    loaded = load_recipe(path)
+    recipe = resolve(
+        loaded, found, shape(), machine=Machine(threads=1), data_sha256={"data.train.0.path": found.sha256},
+        luthier_version="0",
+    )  # fmt: skip
+    assert fields(recipe.recipe.entry.input or "") == (name,)
+    assert recipe.recipe.entry.label == label
+    assert workload(recipe, found, tokens_per_char=1.0).num_labels == 3
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(folder / "tokenizer"), out=folder / "out")
+    assert report.rows_out == 60
+    assert {one.text.partition(" ")[0] for one in shards(folder)["train"]} <= set(WORDS)
+
+
 def test_many_secrets_are_counted(tmp_path: Path) -> None:
     rows = tickets()
     for number in range(7):
@@ -257,7 +333,10 @@ def test_limits_are_drawn_by_label(tmp_path: Path) -> None:
         ({"label": "Intent"}, r"data\.train\[0\]\.label names the column 'Intent', .*\n  -> did you mean 'intent'\?"),
         ({"split": {"group_by": "client"}}, r"data\.split\.group_by names the column 'client'"),
         ({"input": "", "label": ""}, "no column holds conversations"),
-        ({"max_length": 16}, r"\(60 rows read: 60 too_long\)"),
+        (
+            {"max_length": 16},
+            r"no row is left for the train split: 60 of 60 rows .*max_length, 16 tokens\n  -> raise",
+        ),
     ],
 )
 def test_recipes_that_do_not_fit_the_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:

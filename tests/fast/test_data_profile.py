@@ -114,3 +114,11 @@ def test_keys_that_come_and_go_are_counted_as_empty(tmp_path: Path) -> None:
 def test_a_value_that_covers_many_rows_is_no_group(tmp_path: Path) -> None:
     rows = [{"customer_id": "C1" if n < 30 else f"C{n}", "text": prose(n), "label": "ab"[n % 2]} for n in range(60)]
     assert profile(write_csv(tmp_path / "data.csv", rows)).group_by == ""
+
+
+def test_a_profile_holds_no_label_with_a_finding(tmp_path: Path) -> None:
+    odd = ("AKIA" + "IOSFODNN7EXAMPLE", "AKIA" + "IOSFODNN7EXAMPLF", "ana@example.org", "late")
+    rows = [{"message": prose(number), "intent": odd[number % 4]} for number in range(80)]
+    found = profile(write_csv(tmp_path / "data.csv", rows))
+    assert found.labels == {"[SECRET]": 20, "[SECRET] (2)": 20, "[EMAIL]": 20, "late": 20}
+    assert not any(value in found.to_json() for value in odd[:3])

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.read import Fault, Row, rows
-from luthier.data.source import open_source
+from luthier.data.source import MOST_CELL_CHARS, open_source
 from luthier.errors import DataError
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\r\t"), max_size=12)
@@ -77,12 +77,29 @@ def test_row_faults_of_csv(tmp_path: Path) -> None:
     ]
 
 
-def test_a_huge_cell_is_a_fault_of_its_row(tmp_path: Path) -> None:
-    path = write(tmp_path, "data.csv", f"a,b\n{'x' * 140_000},1\ny,2\n")
-    fault, row = rows(path)
-    assert isinstance(fault, Fault)
-    assert (fault.line, fault.reason) == (2, "bad_csv")
-    assert row == Row(3, {"a": "y", "b": "2"})
+def test_lines_inside_a_long_cell_never_become_rows(tmp_path: Path) -> None:
+    hidden = "".join(f"injected{number},hidden text,late\n" for number in range(6000))
+    limit = csv.field_size_limit()
+    path = write(tmp_path, "data.csv", f'a,b,c\nx,1,y\nlong,"{hidden}",late\nz,2,y\n')
+    assert list(rows(path)) == [
+        Row(2, {"a": "x", "b": "1", "c": "y"}),
+        Row(3, {"a": "long", "b": hidden, "c": "late"}),
+        Row(6004, {"a": "z", "b": "2", "c": "y"}),
+    ]
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(("name", "line"), [("row.csv", 3), ("header.csv", 2)])
+def test_a_cell_above_the_limit_is_a_fault_of_the_file(tmp_path: Path, name: str, line: int) -> None:
+    cell = "hidden,late\n" * (MOST_CELL_CHARS // 12 + 1)
+    start = "a,b\nx,1\n" if name == "row.csv" else "\n"
+    path = write(tmp_path, name, f'{start}long,"{cell}"\ny,2\n')
+    read: list[Row | Fault] = []
+    with pytest.raises(
+        DataError, match=rf"{name}:{line}: a cell .* more than 10,000,000 characters\n  -> close the quote"
+    ):
+        read.extend(rows(path))
+    assert not [item for item in read if isinstance(item, Row) and "hidden" in item.values.values()]
 
 
 def test_row_faults_of_jsonl(tmp_path: Path) -> None:
@@ -124,6 +141,9 @@ FILE_FAULTS = {
     "empty.csv": (b"", "is empty"),
     "blank.csv": (b"\xef\xbb\xbf\n\n", "is empty"),
     "header.csv": (b"text,label\n", "holds a header and no rows"),
+    "mail.csv": (b"ana@example.org,late\nb,late\n", "mail.csv: the first row looks like data: its cell 1 holds email"),
+    "key.csv": (b"a,AKIAIOSFODNN7EXAMPLE\nb,c\n", "its cell 2 holds secret: aws_access_key"),
+    "long.csv": (b"where is it? " * 9 + b",late\nb,c\n", "its cell 1 holds 117 characters"),
     "unnamed.csv": (b",,\n1,2,3\n", "names no columns"),
     "twice.csv": (b"text,text\n1,2\n", "names 'text' twice"),
     "quote.csv": (b'text,label\nx,a\n"never closed,b\ny,c\n', "quote.csv:3: a quote opens in this row"),

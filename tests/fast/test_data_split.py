@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,66 @@ def test_labels_keep_their_shares_to_the_row(sizes: list[int], seed: int) -> Non
         assert abs(counts[str(label), "test"] - 0.25 * size) <= 2
         assert abs(counts[str(label), "validation"] - 0.05 * size) <= 2
     assert abs(splits.count("test") - 0.25 * len(labels)) <= len(sizes)
+
+
+SHARES = {"train": 0.7, "test": 0.25, "validation": 0.05}
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_no_split_prefers_groups_of_a_size(stratify: bool) -> None:
+    sizes = [1] * 60 + [4] * 30 + [12] * 10
+    groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    labels = ["ab"[int(group[1:]) % 2] for group in groups]
+    size_of = Counter(groups)
+    seen: Counter[tuple[int, str]] = Counter()
+    rows: Counter[str] = Counter()
+    seeds = 400
+    for seed in range(seeds):
+        splits = assign(groups, labels, test=0.25, validation=0.05, seed=seed, stratify=stratify)
+        seen.update((size_of[group], split) for group, split in dict(zip(groups, splits, strict=True)).items())
+        rows.update(splits)
+    for size in (1, 4, 12):
+        drawn = sum(seen[size, split] for split in SHARES)
+        for split, share in SHARES.items():
+            assert abs(seen[size, split] / drawn - share) <= 0.03, (size, split)
+    for split, share in SHARES.items():
+        assert abs(rows[split] / len(groups) / seeds - share) <= 0.01
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=10, max_size=60), seed=st.integers(0, 99))
+def test_shares_are_missed_by_no_more_than_a_group(sizes: list[int], seed: int) -> None:
+    groups = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
+    splits = assign(groups, ["a"] * len(groups), test=0.25, validation=0.25, seed=seed, stratify=True)
+    for split in ("test", "validation"):
+        assert abs(splits.count(split) - 0.25 * len(groups)) <= max(sizes)
+
+
+@given(rows=ROWS, seed=st.integers(0, 9))
+def test_a_split_with_a_share_is_empty_only_where_train_can_spare_nothing(
+    rows: list[tuple[str, str]], seed: int
+) -> None:
+    groups, labels = zip(*rows, strict=True)
+    splits = assign(groups, labels, test=0.25, validation=0.05, seed=seed, stratify=True)
+    if {"test", "validation"} <= set(splits):
+        return
+    held: dict[str, set[str]] = {}
+    for group, label, split in zip(groups, labels, splits, strict=True):
+        if split == "train":
+            held.setdefault(label, set()).add(group)
+    assert all(any(held[label] == {group} for label in held) for group in set().union(*held.values()))
+
+
+def test_a_group_above_the_share_of_a_split_may_come_into_any() -> None:
+    groups = ["large"] * 60 + [f"g{number}" for number in range(60)]
+    drawn = (assign(groups, ["x"] * 120, test=0.25, validation=0.1, seed=seed, stratify=True) for seed in range(200))
+    share = Counter(splits[0] for splits in drawn)
+    assert abs(share["test"] / 200 - 0.25) < 0.1
+    assert 0.02 < share["validation"] / 200 < 0.2
+
+
+def test_the_first_group_of_a_label_may_be_tested() -> None:
+    drawn = [assign(["a", "b"], ["x", "x"], test=0.5, validation=0, seed=seed, stratify=True) for seed in range(40)]
+    assert {tuple(splits) for splits in drawn} == {("train", "test"), ("test", "train")}
 
 
 def test_another_seed_gives_another_split() -> None:

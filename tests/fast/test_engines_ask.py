@@ -29,6 +29,13 @@ def test_a_text_of_which_cleaning_leaves_nothing_is_refused(ask: Callable[[Asker
     assert "give a text" in caught.value.way_out
 
 
+def test_a_row_whose_columns_are_all_empty_is_refused_whatever_the_template_adds() -> None:
+    asked = asker(1.0, contract(input="title: {title} {body}"))
+    assert asked.answer_values({"title": "", "body": "g"}).label
+    with pytest.raises(UserError, match="nothing is left of the text"):
+        asked.answer_values({"title": " ", "body": None})
+
+
 def test_an_empty_turn_in_a_conversation_is_refused() -> None:
     said = [
         Message(role="user", content=" "),

@@ -88,7 +88,7 @@ def test_predictions_on_disk_are_those_that_were_counted(judged):
     for system in report.systems:
         right = np.mean([line["predicted"][system.system] == line["expected"] for line in lines])
         assert system.metrics["accuracy"].point == pytest.approx(right)
-    agreement = np.mean([line["predicted"]["tuned"] == line["free_text"]["tuned"].strip() for line in lines])
+    agreement = np.mean([line["predicted"]["tuned"] == line["greedy"]["tuned"].strip() for line in lines])
     assert metric(report, "tuned", "free_text_agreement") == pytest.approx(agreement)
     assert all(sum(line["probabilities"]["tuned"].values()) == pytest.approx(1) for line in lines)
     assert set(lines[0]["probabilities"]) == {"base", "tuned"}
@@ -133,6 +133,7 @@ def test_differences_are_paired_with_every_other_system_and_start_with_the_base(
         assert gap.interval.point == pytest.approx(expected)
         assert math.isnan(gap.p_value) == (gap.metric != "accuracy")
     assert report.differences[3].p_value < 0.001
+    assert "a sign-flip test by group, 10,000 flips" in report.interval_method
 
 
 def test_progress_is_told_for_each_system_up_to_its_end(judged):
@@ -275,6 +276,7 @@ def test_open_tasks_are_judged_by_exact_match_and_perplexity(tmp_path):
     assert (report.labels, report.confusion, report.classes, report.mistakes) == ((), (), (), ())
     assert [gap.metric for gap in report.differences] == ["exact_match", "perplexity"]
     assert report.differences[0].p_value == pytest.approx(2 * 0.5**12)
+    assert "McNemar's exact test" in report.interval_method
     assert "exact match 1.000" in report.headline
     assert "perplexity of the expected answers" in report.headline
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, false_discovery_control
 
-from luthier.evals.intervals import Bootstrap, holm, mcnemar, wilson
+from luthier.evals.intervals import Bootstrap, holm, mcnemar, sign_flip
 from luthier.evals.metric import load_metric
 from luthier.evals.metrics import accuracy, macro_f1, perplexity
 from luthier.evals.observed import Observed
@@ -116,14 +116,6 @@ def test_all_right_is_no_proof_of_perfection():
     assert one_group.high > 0.9
 
 
-@settings(deadline=None)
-@given(st.integers(1, 500), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
-def test_wilson_is_the_interval_of_scipy(n, data, level):
-    right = data.draw(st.integers(0, n))
-    reference = binomtest(right, n).proportion_ci(confidence_level=level, method="wilson")
-    assert wilson(right / n, n, level=level) == pytest.approx((reference.low, reference.high), abs=1e-9)
-
-
 def test_a_wider_level_is_a_wider_interval():
     right = np.random.default_rng(2).random(80) < 0.7
     narrow, wide = (bootstrap([""] * 80, level=p).proportion(shares(right), accuracy.value) for p in (0.8, 0.99))
@@ -165,6 +157,38 @@ def test_mcnemar_is_the_exact_binomial_sum_over_discordant_items(pairs):
 def test_mcnemar_of_a_system_with_itself_is_one():
     right = np.array([True, False, True])
     assert mcnemar(right, right) == 1.0
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 1), (12, 9), (14, 4), (20, 5), (40, 30)])
+def test_flipping_groups_of_one_item_gives_mcnemar(gained, lost):
+    one = np.array([True] * gained + [False] * lost + [True] * 50)
+    other = np.array([False] * gained + [True] * lost + [True] * 50)
+    p = sign_flip(one.astype(float) - other, rng=np.random.default_rng(0))
+    assert p == pytest.approx(mcnemar(one, other), abs=0.012)
+    singles = bootstrap([""] * len(one))
+    assert singles.p_value(one, other) == mcnemar(one, other)
+
+
+def test_the_paired_test_keeps_its_level_where_items_of_a_group_share_their_errors():
+    groups = [f"g{index // 5}" for index in range(200)]
+    rng = np.random.default_rng(5)
+    seen, careless, times = 0, 0, 400
+    for seed in range(times):
+        one, other = (np.repeat(rng.random(40) < 0.7, 5) for _ in range(2))
+        seen += bootstrap(groups, seed=seed).p_value(one, other) <= 0.05
+        careless += mcnemar(one, other) <= 0.05
+    assert seen / times < 0.05 + 3 * (0.05 * 0.95 / times) ** 0.5
+    assert careless / times > 0.25
+
+
+def test_the_paired_test_by_group_finds_what_is_there_and_repeats_itself():
+    groups = [f"g{index // 2}" for index in range(200)]
+    rng = np.random.default_rng(3)
+    one, other = rng.random(200) < 0.9, rng.random(200) < 0.6
+    p = bootstrap(groups).p_value(one, other)
+    assert p == bootstrap(groups).p_value(one, other) < 0.001
+    assert p == pytest.approx(bootstrap(groups).p_value(other, one), abs=1e-3)
+    assert bootstrap(groups).p_value(one, one) == 1.0
 
 
 @settings(deadline=None)

@@ -82,7 +82,17 @@ def test_the_card_says_only_what_is_so() -> None:
     for absent in ("dequantised", "synthetic**", "scores higher", "rounding of"):
         assert absent not in card
     assert "**Refused**" in card
+    assert "The gate refused this version" in card
+    assert "luthier serve tickets --allow-refused" in card
+    assert "luthier serve tickets\n" not in card
     assert "| **no** |" in card
+
+
+def test_without_validation_rows_the_card_says_which_weights_were_kept() -> None:
+    card = model_card(**records(train=train(best_step=40, best_metric="", best_value=float("nan"))))
+    assert "The weights are those of step 40, the last: there were no validation rows to choose" in card
+    assert "nan" not in card
+    assert "of step 30, the best on the validation split by macro_f1 (0.900)." in model_card(**records())
 
 
 def test_free_text_has_no_labels() -> None:

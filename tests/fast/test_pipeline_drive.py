@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from command import call, environment, paper_model
-from luthier.errors import DiskFull, OutOfMemory, RunError
+from luthier.errors import DiskFull, OutOfMemory, RecipeError, RunError
 from luthier.launch import child
 from luthier.models.adapters import safetensors_disk_errors
 from luthier.pipeline import drive
@@ -42,6 +42,27 @@ def test_a_wish_to_stop_that_came_when_a_stage_was_done_is_heeded_after_it(
     again = call("prepare", "tiny.yaml", cwd=tmp_path).fails(5, "stopped after stage 'prepare', which is done")
     assert "base: unchanged, not run again" in again.err
     assert "prepare: unchanged, not run again" in call("prepare", "tiny.yaml", cwd=tmp_path).succeeds().err
+
+
+def test_a_run_is_opened_by_its_name_where_no_recipe_is_shipped_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = write_recipe(tmp_path, paper_model(tmp_path / "model")), tmp_path / "runs"
+    settings: dict[str, Any] = {"out": out, "offline": False, "say": lambda line: None}
+    made, plan, prepared = drive.begin(str(recipe), overrides=(), **settings)
+    assert plan is not None
+    assert prepared is not None
+    drive.write_down(made.run, prepared, plan)
+    for name in ("tiny", f"tiny/{made.run.id}"):
+        opened, none, nothing = drive.begin(name, overrides=(), **settings)
+        assert (opened.run.path, opened.resolved, none, nothing) == (made.run.path.resolve(), made.resolved, None, None)
+    with pytest.raises(RunError, match="tiny is a run, its recipe is fixed"):
+        drive.begin("tiny", overrides=["train.seed=1"], **settings)
+    with pytest.raises(RecipeError, match="'small' is neither a file nor a shipped recipe"):
+        drive.begin("small", overrides=(), **settings)
+    monkeypatch.setattr(drive, "names", lambda: ("tiny",))
+    with pytest.raises(RecipeError):  # the shipped recipe is meant, of which there is none of that name in truth
+        drive.begin("tiny", overrides=(), **settings)
 
 
 def test_a_signal_between_stages_ends_with_5() -> None:

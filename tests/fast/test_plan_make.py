@@ -14,6 +14,7 @@ from luthier.errors import DataError, RecipeError
 from luthier.plan import cost, memory
 from luthier.plan.make import lines, make_plan
 from luthier.plan.rank import TFIDF, ZERO_SHOT
+from luthier.plan.words import duration
 from luthier.plan.workload import workload
 from luthier.records import Plan
 
@@ -129,7 +130,7 @@ def test_a_split_file_is_estimated_from_its_size(tmp_path: Path) -> None:
     [
         ({"input": "{body}"}, "names the column 'body'", "it has: ticket_id"),
         ({"label": "topic", "name": "intent"}, "data.train[0].label names the column 'topic'", "it has: ticket_id"),
-        ({"input": "{message"}, "is not a template", "write columns as"),
+        ({"input": "{message"}, "the brace at 0 stands alone", "write '{column}'"),
     ],
 )
 def test_unknown_columns_are_refused(entry: dict[str, str], found: str, way_out: str) -> None:
@@ -206,6 +207,22 @@ def test_lines_say_what_counts() -> None:
     ):
         assert part in text
     assert "DOES NOT FIT" in "\n".join(lines(plan_of(objective={"budget": {"ram_gib": 0.5}})))
+
+
+def test_the_parts_of_the_time_add_up() -> None:
+    plan = plan_of()
+    prediction = plan.prediction
+    rest = prediction.total_seconds - prediction.train_seconds - prediction.evaluate_seconds
+    assert rest > 0
+    line = next(line for line in lines(plan) if line.startswith("time"))
+    assert line.endswith(f", the rest {duration(rest)}")
+
+
+def test_what_must_be_seen_is_said_with_its_assumption() -> None:
+    text = "\n".join(lines(plan_of(objective={"targets": {"intent.macro_f1": ">= 0.8"}})))
+    assert "about 0." in text
+    assert "if it behaved like a share of 298 independent items" in text
+    assert max(len(line) for line in text.partition("ranking")[0].splitlines()) <= 120
 
 
 def test_planning_is_quick_and_without_torch() -> None:

@@ -135,7 +135,8 @@ def test_the_page_says_what_it_must() -> None:
         "damaged_item",
         samples.sha("6"),
         "paired by paragraph",
-        "writes the label that it scores highest in 0.986",
+        "would write exactly the label that it scores highest for 0.986",
+        "The recipe's budget: time 30 min, kept; memory 6.0 GiB, kept.",
         "kept: step 68",
         "2026-01-15 10:42 UTC",
     ):
@@ -268,7 +269,10 @@ def test_many_labels_and_undefined_numbers_are_shown_without_a_matrix() -> None:
 
 def test_a_run_without_validation_or_with_stages_taken_over() -> None:
     steps = tuple(event for event in samples.history() if event.kind == "step")
-    assert "kept: step" not in page(train=samples.train_result(history=steps)).text
+    train = samples.train_result(history=steps, best_step=70, best_metric="", best_value=math.nan)
+    shown = page(train=train).text
+    assert "kept: step" not in shown.lower()
+    assert "There were no validation rows; the last weights were kept, those of step 70" in shown
     taken = page(stage_seconds={"gate": 0.1}, train=samples.train_result(history=(), resumed_from=(20, 40)))
     assert "whole run" not in taken.text
     assert "Taken up again at step 20, 40." in taken.text

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import samples
 from hypothesis import given
@@ -54,6 +55,19 @@ def test_a_warning_stands_first_and_last() -> None:
 def test_stages_taken_over_are_not_compared_with_the_plan() -> None:
     text = "\n".join(summary(samples.evidence(stage_seconds={})))
     assert "taken over from an earlier run" in text
+
+
+def test_the_budget_stands_beside_what_was_predicted_and_what_happened() -> None:
+    def shown(**changes: Any) -> list[str]:
+        lines = summary(samples.evidence(**changes))
+        head = next(index for index, line in enumerate(lines) if line.split() == ["predicted", "actual", "budget"])
+        return [" ".join(line.split()) for line in lines[head + 1 : head + 3]]
+
+    assert shown() == ["time 8 min 14 s 8 min 21 s 30 min, kept", "peak memory 2.6 GiB 2.4 GiB 6.0 GiB, kept"]
+    tight = shown(plan=samples.plan(budget={"hours": 0.1, "ram_gib": 2.0}))
+    assert [line.endswith("NOT KEPT") for line in tight] == [True, True]
+    assert all(line.endswith("none stated") for line in shown(plan=samples.plan(budget={})))
+    assert shown(stage_seconds={})[0].endswith("an earlier run 30 min"), "the time of a part is not held against it"
 
 
 def test_bits_of_quantizations() -> None:

@@ -75,9 +75,9 @@ def test_a_resolved_recipe_resolves_to_itself() -> None:
 GIVEN = {
     "data.train.0.task": "sentiment",
     "data.train.0.name": "x",
-    "data.train.0.input": "{intent}",
+    "data.train.0.input": "{ticket_id}",
     "data.train.0.system": "",
-    "data.train.0.label": "message",
+    "data.train.0.label": "channel",
     "data.train.0.format": "jsonl",
     "data.train.0.license": "MIT",
     "data.split.test": 0.4,
@@ -114,6 +114,31 @@ def test_what_is_given_wins(key: str) -> None:
     assert dict(leaves(made.recipe.model_dump(mode="json")))[key] == GIVEN[key]
     assert made.reasons[key] == "given in the recipe"
     assert dict(leaves(resolved(SHORTEST).recipe.model_dump(mode="json")))[key] != GIVEN[key]
+
+
+@pytest.mark.parametrize(
+    ("entry", "split", "message"),
+    [
+        (
+            {"input": "{message} ({ intent })"},
+            {},
+            r"data\.train\[0\]\.input: .* names the column 'intent', which is the",
+        ),
+        ({"label": "message"}, {}, r"'\{message\}' names the column 'message'"),
+        ({}, {"group_by": "intent"}, r"data\.split\.group_by: 'intent' is the label too"),
+    ],
+)
+def test_the_answer_is_neither_asked_nor_a_group(entry: dict[str, str], split: dict[str, str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        resolved({**SHORTEST, "data": {"train": [{"path": "support.csv", **entry}], "split": split}})
+    assert error.value.way_out
+
+
+def test_a_group_that_was_detected_gives_way_to_the_label() -> None:
+    detected = samples.profile().group_by
+    assert detected
+    made = resolved({**SHORTEST, "data": {"train": [{"path": "support.csv", "label": detected}]}})
+    assert made.recipe.data.split.group_by == ""
 
 
 def test_zero_and_empty_are_given_values_too() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +155,30 @@ def serving(finished: Any, target: str, *more: str) -> Iterator[str]:
         server.wait(60)
 
 
+def readme_line(start: str) -> list[str]:
+    """The words of the one indented line of the README that begins with `start`."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^    {re.escape(start)}.*$", readme, re.MULTILINE)
+    return shlex.split(line)
+
+
+def ask_as_the_readme_does(finished: Any, address: str) -> Any:
+    """The answer to the README's own curl line, sent to `address`; by httpx with the same words where curl is not."""
+    import httpx
+
+    command = [word.replace("localhost:8000", address.removeprefix("http://")) for word in readme_line("curl ")]
+    if shutil.which("curl"):
+        environment = finished.environment | {"NO_PROXY": "*"}
+        sent = subprocess.run(command, env=environment, text=True, capture_output=True, check=True, timeout=300)
+        return json.loads(sent.stdout)
+    url = next(word for word in command if address.removeprefix("http://") in word)
+    header, body = command[command.index("-H") + 1], command[command.index("-d") + 1]
+    name, _, value = header.partition(": ")
+    reply = httpx.post(f"http://{url}", headers={name: value}, content=body, timeout=300)
+    reply.raise_for_status()
+    return reply.json()
+
+
 def test_serve_names_the_extra_and_then_answers_the_openai_client_as_the_evaluation_did(finished: Any) -> None:
     import httpx
     import openai
@@ -160,10 +187,15 @@ def test_serve_names_the_extra_and_then_answers_the_openai_client_as_the_evaluat
     assert missing.returncode == 2
     assert "pip install 'luthier[serve]'" in missing.stderr
     subprocess.run(finished.pip, check=True, env=finished.environment, capture_output=True)
-    assert "is now version 1" in finished.call("registry", "promote", "support-intents@1").stdout
+    promote = readme_line(".venv/bin/luthier registry promote")
+    assert "is now version 1" in finished.call(*promote[1:]).stdout
     expected = [json.loads(line) for line in (finished.run / "eval/predictions.jsonl").read_text().splitlines()]
     rows = read_shard(finished.run / "data/test.arrow")
-    with serving(finished, "support-intents@production") as address:
+    serve = readme_line(".venv/bin/luthier serve")
+    with serving(finished, *serve[2:]) as address:
+        (asked,) = ask_as_the_readme_does(finished, address)["data"]
+        assert asked["label"] == max(asked["probabilities"], key=asked["probabilities"].get)
+        assert len(asked["probabilities"]) == 12
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
         model = client.models.list().data[0].id
         for row, line in list(zip(rows, expected, strict=True))[:12]:
@@ -204,8 +236,8 @@ def test_the_merged_folder_opens_in_plain_transformers_and_says_the_same(finishe
     assert ids[0].tolist() == row.prompt_ids
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
     assert (
-        tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == predicted["free_text"]["tuned"]
-        or not predicted["free_text"]["tuned"]
+        tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == predicted["greedy"]["tuned"]
+        or not predicted["greedy"]["tuned"]
     )
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from luthier.data import privacy
 from luthier.data.contract import prepare_text
-from luthier.data.inputs import fields
 from luthier.data.items import Item, Verdict
-from luthier.errors import SecretFound
+from luthier.errors import DataError, SecretFound
 from luthier.records import Finding, RequestContract
-from luthier.spec.recipe import Privacy
+from luthier.spec.recipe import DataEntry, Privacy
+from luthier.spec.template import field, fields, literals
 
 _NAMED_PLACES = 5
 
@@ -57,6 +57,48 @@ def guard(
     return verdicts, findings, changed
 
 
+def guard_labels(items: Sequence[Item], rules: Privacy, *, column: str, key: bytes) -> list[Finding]:
+    """Look at each label of a closed set once, in the first row that has it.
+
+    Raises:
+        SecretFound: a label holds a secret; what to do about texts does not count, a label cannot be redacted.
+        DataError: a label holds personal data, and the rules do not let it stand.
+    """
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(item.answer, item)
+    findings = [finding for label, item in first.items() for finding in _found(item, column, label, key)]
+    secrets = [finding for finding in findings if finding.kind.startswith("secret.")]
+    if secrets:
+        raise SecretFound(
+            f"the column {column!r} has a label with a secret in {_places(secrets)}",
+            way_out="revoke it, then take it out of the file: labels stand in every request and cannot be redacted",
+        )
+    if findings and rules.action != "report":
+        raise DataError(
+            f"the column {column!r} has a label with personal data in {_places(findings)}, and data.privacy.action is "
+            f"{rules.action!r}, which is for texts",
+            way_out="rename the label in the file, or set data.privacy.action to 'report'",
+        )
+    return findings
+
+
+def refuse_secrets_in_wording(entry: DataEntry) -> None:
+    """Look at what a recipe itself says in every request: the system text and the input template.
+
+    Raises:
+        SecretFound: there is a secret, whatever is to be done about those in the data.
+    """
+    wording = {"system": entry.system or "", "input": literals(entry.input) if entry.input else ""}
+    for name, text in wording.items():
+        kinds = sorted({span.kind.removeprefix("secret.") for span in privacy.find(text) if span.is_secret})
+        if kinds:
+            raise SecretFound(
+                f"data.train[0].{name} holds a secret ({', '.join(kinds)})",
+                way_out="revoke it and take it out of there",
+            )
+
+
 def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
     """Kind -> findings, most frequent first."""
     counts = Counter(finding.kind for finding in findings)
@@ -64,6 +106,10 @@ def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
 
 
 def _look(item: Item, contract: RequestContract, key: bytes) -> list[Finding]:
+    return [finding for column, text in _texts(item, contract) for finding in _found(item, column, text, key)]
+
+
+def _found(item: Item, column: str, text: str, key: bytes) -> list[Finding]:
     return [
         Finding(
             file=item.file,
@@ -75,17 +121,16 @@ def _look(item: Item, contract: RequestContract, key: bytes) -> list[Finding]:
             value_hmac=hmac.new(key, text[span.start : span.end].encode(), hashlib.sha256).hexdigest()[:16],
             detector=privacy.DETECTOR,
         )
-        for column, text in _texts(item, contract)
         for span in privacy.find(text)
     ]
 
 
 def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
-    """What is learned or asked of a row, by place; labels of a closed set are part of the recipe, not of a person."""
+    """What is learned or asked of a row, by place; labels of a closed set are looked at by themselves."""
     if item.turns:
         return [(f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)]
     names = fields(contract.input)
-    texts = [(names[0] if contract.input == f"{{{names[0]}}}" else "input", item.text)]
+    texts = [(names[0] if contract.input == field(names[0]) else "input", item.text)]
     return texts if contract.task in ("classification", "sentiment") else [*texts, ("answer", item.answer)]
 
 
@@ -109,9 +154,14 @@ def _redact(item: Item, contract: RequestContract) -> None:
 def _stop_at_secrets(secrets: Sequence[Finding]) -> None:
     if not secrets:
         return
-    places = [f"{one.file}:{one.line} ({one.kind.removeprefix('secret.')})" for one in secrets[:_NAMED_PLACES]]
-    more = f" and {len(secrets) - _NAMED_PLACES} more" if len(secrets) > _NAMED_PLACES else ""
     raise SecretFound(
-        f"{len(secrets)} secret{'s' if len(secrets) > 1 else ''} in the data: {', '.join(places)}{more}",
+        f"{len(secrets)} secret{'s' if len(secrets) > 1 else ''} in the data: {_places(secrets)}",
         way_out="revoke it, then take it out of the file, or set data.privacy.secrets to 'redact' or 'drop'",
     )
+
+
+def _places(findings: Sequence[Finding]) -> str:
+    """Where the first of them are, and of what kind; never what they are."""
+    places = [f"{one.file}:{one.line} ({one.kind.removeprefix('secret.')})" for one in findings[:_NAMED_PLACES]]
+    more = f" and {len(findings) - _NAMED_PLACES} more" if len(findings) > _NAMED_PLACES else ""
+    return ", ".join(places) + more

@@ -1,35 +1,13 @@
-"""Input templates such as '{title}: {body}' and what cells become in them."""
+"""What cells become in the input template; its grammar is that of `luthier.spec.template`."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 
 from luthier.errors import DataError
-
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
-
-
-def fields(template: str) -> tuple[str, ...]:
-    """Columns that the template names, in order, each once.
-
-    Raises:
-        DataError: a brace is neither part of '{column}' nor doubled, or no column is named.
-    """
-    found: dict[str, None] = {}
-    for match in _FIELD.finditer(template):
-        if match[0] in "{}":
-            raise DataError(
-                f"input template {template!r}: the brace at {match.start()} stands alone",
-                way_out="write '{column}' for a column and '{{' or '}}' for a brace",
-            )
-        if match[1] is not None:
-            found[match[1].strip()] = None
-    if not found:
-        raise DataError(f"input template {template!r} names no column", way_out="write e.g. '{text}'")
-    return tuple(found)
+from luthier.spec.template import render
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -39,15 +17,12 @@ def fill(template: str, values: Mapping[str, object]) -> str:
         DataError: a named column is not among `values`.
     """
 
-    def replacement(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return match[0][0]
-        name = match[1].strip()
+    def text_of(name: str) -> str:
         if name not in values:
             raise missing_column(name, values, key="the input template")
         return as_text(values[name])
 
-    return _FIELD.sub(replacement, template)
+    return render(template, text_of)
 
 
 def missing_column(name: str, columns: Iterable[str], *, key: str) -> DataError:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from luthier.data.dedupe import text_key
-from luthier.data.inputs import as_text, fields, missing_column
+from luthier.data.inputs import as_text, missing_column
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.records import Message, RowFate, SplitName, StepCount
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.template import fields
 
 Verdict = tuple[str, str]
 """Why a row is set aside: reason and detail."""

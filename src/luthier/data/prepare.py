@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.data.contract import Renderer, is_closed, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.goldens import make_goldens, write_goldens
-from luthier.data.guard import count_kinds, guard
+from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.separate import check_labels, separate, split_rule
@@ -40,6 +40,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         SecretFound: there is a secret and the recipe does not say what to do about it.
         ModelError: the tokenizer or its chat template cannot be used.
     """
+    refuse_secrets_in_wording(resolved.recipe.entry)
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
     ledger = Ledger()
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
@@ -70,7 +71,11 @@ def _guard(
 ) -> tuple[list[Item], list[Finding]]:
     rules = resolved.recipe.data.privacy
     assert rules is not None  # resolved
-    verdicts, findings, changed = guard(items, rules, contract, key=random_key.token_bytes(32))
+    key = random_key.token_bytes(32)
+    column = resolved.recipe.entry.label or ""
+    labels = guard_labels(items, rules, column=column, key=key) if is_closed(contract.task) else []
+    verdicts, findings, changed = guard(items, rules, contract, key=key)
+    findings = sorted([*labels, *findings], key=lambda one: (one.file, one.line)) if labels else findings
     return ledger.sift("privacy", items, verdicts, changed=changed), findings
 
 
@@ -102,7 +107,9 @@ def _render(
     items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger
 ) -> dict[SplitName, list[Example]]:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
+    offered = items
     items, made = render_rows(items, renderer, ledger)
+    _refuse_short_length(offered, items, renderer.contract, ledger)
     items = check_labels(items, resolved, ledger, step="labels after length")
     examples: dict[SplitName, list[Example]] = {split: [] for split in SPLITS}
     for item in items:
@@ -115,6 +122,23 @@ def _render(
                 way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
             )
     return examples
+
+
+def _refuse_short_length(
+    before: Sequence[Item], after: Sequence[Item], contract: RequestContract, ledger: Ledger
+) -> None:
+    """Stop where length alone left nothing, or fewer than two labels, to learn from or to test with."""
+    too_long = ledger.dropped.get("too_long", 0)
+    learned = [{item.answer for item in items if item.split == "train"} for items in (before, after)]
+    few = is_closed(contract.task) and len(learned[0]) >= 2 and len(learned[1]) < 2
+    gone = {item.split for item in before} - {item.split for item in after} - {"validation"}
+    if too_long and (few or gone):
+        left = "no row" if gone else "fewer than two labels"
+        raise DataError(
+            f"{left} is left for the {max(gone, default='train')} split: {too_long} of {len(before)} rows "
+            f"are longer than train.max_length, {contract.max_length} tokens",
+            way_out="raise train.max_length, or shorten the texts or data.train[0].system",
+        )
 
 
 def _completed(renderer: Renderer, train: Sequence[Example]) -> RequestContract:

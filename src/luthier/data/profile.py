@@ -13,9 +13,11 @@ from typing import Literal
 
 from luthier.data.chat import looks_like_chat, parse_chat
 from luthier.data.inputs import as_text
+from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import Source, open_source
 from luthier.records import ColumnProfile, DataProfile, Task
+from luthier.spec.template import field as field_of
 from luthier.store.files import sha256_file
 
 Kind = Literal["text", "label", "number", "date", "id", "messages", "empty"]
@@ -218,13 +220,26 @@ def _record(source: Source, columns: list[_Column], num_rows: int) -> DataProfil
         columns=tuple(column.record() for column in columns),
         shape=reading.shape,
         task=reading.task,
-        input="" if is_chat else "\n\n".join(f"{{{column.name}}}" for column in reading.inputs),
+        input="" if is_chat else "\n\n".join(field_of(column.name) for column in reading.inputs),
         label=label.name if label else "",
         group_by=_group([column for column in columns if column not in taken]),
-        labels={str(text): count for text, count in sorted(counts, key=lambda pair: (-pair[1], str(pair[0])))},
+        labels=_without_findings(sorted(((str(text), n) for text, n in counts), key=lambda pair: (-pair[1], pair[0]))),
         mean_input_chars=sum(column.mean_chars for column in reading.inputs),
         mean_answer_chars=_mean_answer(reading),
     )
+
+
+def _without_findings(counts: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Label -> rows, with placeholders for secrets and personal data: a profile is kept and shown."""
+    labels: dict[str, int] = {}
+    for text, count in counts:
+        name = shown = scrub(text, personal=True, secrets=True)
+        number = 1
+        while name in labels:
+            number += 1
+            name = f"{shown} ({number})"
+        labels[name] = count
+    return labels
 
 
 def _mean_answer(reading: _Reading) -> float:

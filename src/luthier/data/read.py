@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.data.source import Source, open_source
+from luthier.data.source import Source, cell_too_long, next_cells, open_source
 from luthier.errors import DataError
 
 _MANY_ROWS = 8192
@@ -95,12 +95,11 @@ def _csv(source: Source) -> Iterator[Row | Fault]:
             lines.row.clear()
             start = reader.line_num + 1
             try:
-                cells = next(reader)
+                cells = next_cells(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Fault(start, "bad_csv", str(error))
-                continue
+                raise cell_too_long(source.path, start) from error
             if lines.ended:  # only a row inside quotes asks for more; it has swallowed every row after it
                 raise DataError(
                     f"{source.path}:{start}: a quote opens in this row and is never closed",

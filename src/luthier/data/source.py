@@ -16,11 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from luthier.data.privacy import find
 from luthier.errors import DataError
 
 Format = Literal["csv", "jsonl", "parquet"]
 DELIMITERS = (",", ";", "\t", "|")
 
+MOST_CELL_CHARS = 10_000_000
+"""A CSV cell that is longer is taken for a quote that nobody closed."""
+
+_MOST_NAME_CHARS = 100
 _CHUNK = 1 << 20
 _HEAD_CHARS = 1 << 16
 _AS_TEXT = "export it as CSV (UTF-8), JSON lines or Parquet"
@@ -228,10 +233,16 @@ def _with_header(source: Source, start: str) -> Source:
     with source.open_text() as text:
         reader = csv.reader(text, delimiter=delimiter)
         try:
-            header = next((cells for cells in reader if cells), [])
+            header: list[str] = []
+            while not header:
+                first = reader.line_num + 1
+                header = next_cells(reader)
             has_rows = any(line.strip() for line in text)
+        except StopIteration:
+            header, has_rows = [], False
         except csv.Error as error:
-            raise DataError(f"{source.path}:{reader.line_num}: not CSV: {error}", way_out=_AS_TEXT) from error
+            raise cell_too_long(source.path, first) from error
+    _refuse_data_as_header(source.path, header)
     columns = tuple(name.strip() or f"column_{index + 1}" for index, name in enumerate(header))
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
@@ -242,6 +253,35 @@ def _with_header(source: Source, start: str) -> Source:
     if not has_rows:
         raise DataError(f"{source.path} holds a header and no rows", way_out="give a file with rows")
     return replace(source, delimiter=delimiter, columns=columns)
+
+
+def cell_too_long(path: Path, line: int) -> DataError:
+    """The error for a cell above `MOST_CELL_CHARS`; going on would read the rest of it as rows."""
+    return DataError(
+        f"{path}:{line}: a cell in the row that starts here has more than {MOST_CELL_CHARS:,} characters",
+        way_out="close the quote that opens in this row, or shorten the cell",
+    )
+
+
+def _refuse_data_as_header(path: Path, header: list[str]) -> None:
+    """A header that is none would turn the first row into column names, which are not looked at for personal data."""
+    for number, name in enumerate(header, start=1):
+        kinds = sorted({span.kind.replace("secret.", "secret: ") for span in find(name)})
+        long = f"{len(name)} characters" if len(name.strip()) > _MOST_NAME_CHARS else ""
+        if kinds or long:
+            raise DataError(
+                f"{path}: the first row looks like data: its cell {number} holds {', '.join(kinds) or long}",
+                way_out="add a header row that names the columns",
+            )
+
+
+def next_cells(reader: Iterator[list[str]]) -> list[str]:
+    """The next row of a CSV reader, with cells of up to `MOST_CELL_CHARS`; the module's own limit stays as it was."""
+    before = csv.field_size_limit(MOST_CELL_CHARS)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(before)
 
 
 def _delimiter(start: str) -> str:

@@ -7,12 +7,11 @@ random generator counts.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from luthier.records import SplitName
-
-_SPLITS: tuple[SplitName, ...] = ("train", "test", "validation")
 
 
 def lot(seed: int, name: str) -> bytes:
@@ -23,49 +22,62 @@ def lot(seed: int, name: str) -> bytes:
 def assign(
     groups: Sequence[str], labels: Sequence[str], *, test: float, validation: float, seed: int, stratify: bool
 ) -> list[SplitName]:
-    """A split for each row, whole groups at a time.
+    """A split for each row, whole groups at a time; every group has the same chance, whatever its size.
 
-    Groups are taken in a drawn order, large ones first, and each goes where its labels are missing most, measured in
-    rows against the share that each split should have of each label. With `stratify`, the first group of a label goes
-    to train, so that no label is left that cannot be learned.
+    The groups of a label (of most of their rows) are laid around a circle in a drawn order, each as wide as its rows
+    are many, and the circle is turned by a draw. A group goes to the split in whose arc its middle lies, so a split
+    misses its share by no more than the groups at the ends of its arc. What cannot be is corrected, by lot too: with
+    `stratify` every label keeps a group in train, and no split that has a share stays empty if train can spare a group.
 
     Args:
         groups: name of each row's group.
         labels: label of each row; ignored unless `stratify`.
         test: share of rows for the test split.
         validation: share of rows for the validation split.
-        seed: of the drawn order.
+        seed: of all draws.
         stratify: whether labels keep their shares.
     """
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
     kinds = list(labels) if stratify else [""] * len(groups)
-    shares: dict[SplitName, float] = {"train": 1.0 - test - validation, "test": test, "validation": validation}
-    totals = Counter(kinds)
-    missing = {split: {label: shares[split] * count for label, count in totals.items()} for split in _SPLITS}
-    missing_rows = {split: shares[split] * len(kinds) for split in _SPLITS}
-    open_splits = [split for split in _SPLITS if shares[split] > 0]
-    learned: set[str] = set()
-    assigned: list[SplitName] = ["train"] * len(kinds)
-    for group in sorted(members, key=lambda name: (-len(members[name]), lot(seed, name))):
-        counts = Counter(kinds[index] for index in members[group])
+    contents: dict[str, Counter[str]] = {}
+    for group, label in zip(groups, kinds, strict=True):
+        contents.setdefault(group, Counter())[label] += 1
+    order = sorted(contents, key=lambda group: lot(seed, group))
+    circles: dict[str, list[str]] = {}
+    for group in order:
+        counts = contents[group]
+        circles.setdefault(max(counts, key=lambda label: (counts[label], lot(seed, f"{group}:{label}"))), []).append(
+            group
+        )
+    chosen: dict[str, SplitName] = {}
+    for label, circle in circles.items():
+        whole = sum(contents[group].total() for group in circle)
+        start = whole * int.from_bytes(lot(seed, f"turn:{label}")[:6]) / 2**48
+        for group in circle:
+            place = (start + contents[group].total() / 2) % whole / whole
+            chosen[group] = "test" if place < test else "validation" if place < test + validation else "train"
+            start += contents[group].total()
+    _correct(chosen, order, contents, wanted={"test": test > 0, "validation": validation > 0})
+    return [chosen[group] for group in groups]
 
-        def need(split: SplitName, counts: Counter[str] = counts) -> float:
-            rows = sum(counts.values())
-            by_label = sum(count * missing[split][label] for label, count in counts.items()) / rows
-            return by_label + missing_rows[split] / len(totals)  # small classes alone would never fill a small split
 
-        first_of_label = stratify and not counts.keys() <= learned
-        split = "train" if first_of_label else max(open_splits, key=need)
-        if split == "train":
-            learned |= counts.keys()
-        for index in members[group]:
-            assigned[index] = split
-        for label, count in counts.items():
-            missing[split][label] -= count
-            missing_rows[split] -= count
-    return assigned
+def _correct(
+    chosen: dict[str, SplitName],
+    order: Sequence[str],
+    contents: Mapping[str, Counter[str]],
+    *,
+    wanted: dict[SplitName, bool],
+) -> None:
+    """Give train a group of every label, then each wanted split a group that train can spare; first come in `order`."""
+    learned = Counter(label for group in order if chosen[group] == "train" for label in contents[group])
+    for group in order:
+        if any(not learned[label] for label in contents[group]):
+            chosen[group] = "train"
+            learned.update(contents[group].keys())
+    for split in (name for name, is_wanted in wanted.items() if is_wanted and name not in chosen.values()):
+        spare = (g for g in order if chosen[g] == "train" and all(learned[label] > 1 for label in contents[g]))
+        for group in itertools.islice(spare, 1):
+            chosen[group] = split
+            learned.subtract(contents[group].keys())
 
 
 def draw(names: Sequence[str], labels: Sequence[str], *, limit: int, seed: int) -> list[bool]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from luthier.data.contract import Renderer
+from luthier.data.inputs import as_text
 from luthier.engines.protocol import Engine
 from luthier.errors import UserError
 from luthier.records import Answer, Message, RequestContract
+from luthier.spec.template import fields
 
 
 class Asker:
@@ -27,7 +29,9 @@ class Asker:
         Raises:
             UserError: nothing is left of the text after cleaning, or it is too long.
         """
-        return self._answer(self.renderer.messages(_something(self.renderer.user_text(values))))
+        text = self.renderer.user_text(values)
+        said = any(as_text(values[name]).strip() for name in fields(self.contract.input))
+        return self._answer(self.renderer.messages(_something(text if said else "")))
 
     def answer_text(self, text: str) -> Answer:
         """Answer a text that is the whole user turn; it is cleaned and redacted as in training.

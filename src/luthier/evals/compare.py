@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from luthier.data.shards import Example
-from luthier.evals.intervals import Bootstrap, holm, mcnemar
+from luthier.evals.intervals import Bootstrap, holm
 from luthier.evals.metric import load_metric
 from luthier.evals.metrics import exact_match
 from luthier.evals.observed import Observed
@@ -43,7 +43,7 @@ def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[
         against = [name for name in others if metric_name in _measurable(systems[name])]
         p_values = [math.nan] * len(against)
         if metric_name == _correctness_metric(tuned):
-            p_values = holm([mcnemar(tuned.correct, systems[name].correct) for name in against])
+            p_values = holm([bootstrap.p_value(tuned.correct, systems[name].correct) for name in against])
         for name, p_value in zip(against, p_values, strict=True):
             one, other = metric.statistics(tuned), metric.statistics(systems[name])
             interval = bootstrap.difference(one, other, metric.value)
@@ -116,5 +116,5 @@ def _measurable(observed: Observed) -> list[str]:
 
 
 def _correctness_metric(tuned: Observed) -> str:
-    """The metric that counts right answers, which McNemar's test compares."""
+    """The metric that counts right answers, which the paired test compares."""
     return "accuracy" if tuned.probabilities else "exact_match"

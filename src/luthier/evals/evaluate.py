@@ -20,7 +20,7 @@ from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.headline import headline
-from luthier.evals.intervals import Bootstrap
+from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.observed import Observed
 from luthier.evals.score import score
 from luthier.records import EvalReport, GeneralText, RequestContract, SystemScore
@@ -183,10 +183,12 @@ def _titled(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _method(bootstrap: Bootstrap) -> str:
+    grouped = bootstrap.num_groups < bootstrap.num_items
+    test = f"a sign-flip test by group, {FLIPS:,} flips" if grouped else "McNemar's exact test"
     return (
         f"{bootstrap.level:.0%} percentile bootstrap, {bootstrap.resamples} resamples of "
         f"{bootstrap.num_groups} groups, paired between systems; shares never narrower than Wilson's interval; "
-        "p-values of McNemar's exact test, corrected by Holm for the number of comparisons of a metric"
+        f"p-values of {test}, corrected by Holm for the number of comparisons of a metric"
     )
 
 
@@ -199,7 +201,8 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
             "expected": example.answer,
             "predicted": {name: said.predicted[index] for name, said in seen.items()},
             "probabilities": {name: said.probabilities[index] for name, said in seen.items() if said.probabilities},
-            "free_text": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
+            # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.
+            "greedy": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomic(path, "".join(lines))

@@ -1,22 +1,25 @@
-"""Confidence intervals by resampling groups, paired comparisons, and the exact test of McNemar.
+"""Confidence intervals by resampling groups, paired comparisons and their tests.
 
 Shapes: N items, G groups, R resamples, K statistics of a metric.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from luthier.evals.observed import Floats
+from luthier.plan.power import wilson
 from luthier.records import Interval
 
 Value = Callable[[Floats], Floats]
 """Metric of summed statistics, [..., K] -> [...]."""
+
+FLIPS = 10_000
+"""Random assignments of signs in the sign-flip test; a p-value of 0.05 is then exact to about 0.004."""
 
 _DRAWS_AT_ONCE = 2_000_000
 """Group draws held in memory at a time: 16 MB of counts."""
@@ -58,7 +61,7 @@ class Bootstrap:
         """
         found = self.interval(statistics, value)
         trials = self.num_groups if found.low == found.high else self.num_items
-        low, high = wilson(found.point, trials, level=self.level)
+        low, high = wilson(found.point * trials, trials, level=self.level)
         return found.model_copy(update={"low": min(found.low, low), "high": max(found.high, high)})
 
     def interval(self, statistics: Floats, value: Value) -> Interval:
@@ -74,6 +77,17 @@ class Bootstrap:
         """Paired interval of value(one) / value(other); both have shape [N, K]."""
         point = value(one.sum(axis=0)) / value(other.sum(axis=0))
         return self._interval(point, value(self._sums(one)) / value(self._sums(other)))
+
+    def p_value(self, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+        """Two-sided p-value that two systems are right equally often on the same items; both of shape [N].
+
+        McNemar's exact test where every group has one item, the sign-flip test by group elsewhere.
+        """
+        if self.num_groups == self.num_items:
+            return mcnemar(one, other)
+        by_group = np.zeros(self.num_groups)
+        np.add.at(by_group, self._group_of_item, one.astype(np.float64) - other.astype(np.float64))
+        return sign_flip(by_group, rng=np.random.default_rng(self._seed))
 
     def _sums(self, statistics: Floats) -> Floats:
         """Summed statistics of each resample; [N, K] -> [R, K]. The draws are the same at every call."""
@@ -96,19 +110,6 @@ class Bootstrap:
         return Interval(point=float(point), low=float(low), high=float(high), level=self.level, n=self.num_items)
 
 
-def wilson(share: float, n: int, *, level: float) -> tuple[float, float]:
-    """Score interval of a share p seen in n independent trials.
-
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), with z the normal quantile of the level.
-    Source: Wilson, JASA 22 (1927).
-    """
-    z = float(norm.ppf((1 + level) / 2))
-    center = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
-
-
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Two-sided exact p-value that two systems are right equally often on the same items; both of shape [N].
 
@@ -118,6 +119,26 @@ def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     only_one = int((one & ~other).sum())
     discordant = int((one != other).sum())
     return float(binomtest(only_one, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def sign_flip(differences: Floats, *, rng: np.random.Generator) -> float:
+    """Two-sided p-value that differences of groups, [G], lie around 0, whatever the items within a group share.
+
+    Under the hypothesis the two systems may be exchanged within each group, which flips its sign; p is the share of
+    `FLIPS` random assignments, the observed one counted with them, whose sum lies as far from 0 as the observed one.
+
+    Source: Fisher, The Design of Experiments (1935), section 21; the count with the observed one as in Phipson and
+    Smyth, Statistical Applications in Genetics and Molecular Biology 9 (2010).
+    """
+    found = differences[differences != 0]
+    observed = abs(found.sum())
+    as_far, done = 0, 0
+    while done < FLIPS:
+        rows = min(FLIPS - done, max(1, _DRAWS_AT_ONCE // max(1, found.size)))
+        signs = 2.0 * rng.integers(2, size=(rows, found.size)) - 1.0
+        as_far += int((np.abs(signs @ found) >= observed - 1e-9).sum())
+        done += rows
+    return (as_far + 1) / (FLIPS + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -53,7 +53,7 @@ def model_card(
         ["## Limits", "", *_limits(shape, data, evaluation)],
         ["## Gate", "", *_gate(gate)],
         ["## Licenses", "", *_licenses(shape, data)],
-        ["## How to use", "", *_how_to_use(resolved, artifacts)],
+        ["## How to use", "", *_how_to_use(resolved, artifacts, gate)],
         ["## Lineage", "", *_table(("what", "SHA-256"), [(one.node, f"`{one.sha256}`") for one in graph.nodes])[:-1]],
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
@@ -121,6 +121,11 @@ def _data(data: DataReport) -> list[str]:
 
 def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
     adapter, settings = resolved.recipe.adapter, resolved.recipe.train
+    kept = (
+        f"the best on the validation split by {train.best_metric} ({train.best_value:.3f})"
+        if train.best_metric
+        else "the last: there were no validation rows to choose a better one by"
+    )
     return [
         f"Method `{train.method}` with adapter `{adapter.type}` (r {adapter.r}, alpha {adapter.alpha:g}): "
         f"{train.trainable_parameters:,} trained parameters, learning rate {settings.learning_rate:g}, "
@@ -128,7 +133,7 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         "",
         f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
-        f"{train.best_step}, the best on the validation split by {train.best_metric} ({train.best_value:.3f}).",
+        f"{train.best_step}, {kept}.",
     ]
 
 
@@ -154,7 +159,7 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         "",
         *_table(("system", *metrics), rows),
         *[f"**{sentence}**\n" for sentence in _beaten(evaluation.systems)],
-        *_table(("paired difference", "metric", "value", "p (McNemar)"), differences),
+        *_table(("paired difference", "metric", "value", "p"), differences),
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
     ]
@@ -209,9 +214,18 @@ def _licenses(shape: ModelShape, data: DataReport) -> list[str]:
     return [f"- {_text(base.observed)} (read in: {_text(shape.license_source)}).", f"- {_text(rows.observed)}."]
 
 
-def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact]) -> list[str]:
+def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact], gate: GateDecision) -> list[str]:
     name = resolved.recipe.name
     lines = ["```sh", f"luthier serve {name}", f"luthier predict {name} FILE", "```"]
+    if not gate.passed:
+        lines = [
+            "The gate refused this version, so `luthier serve` refuses it too; with `--allow-refused` it serves it and "
+            "notes that in the audit log.",
+            "",
+            "```sh",
+            f"luthier serve {name} --allow-refused",
+            *lines[2:],
+        ]
     if artifacts:
         lines += [
             "",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.data.inputs import fields, missing_column
+from luthier.data.inputs import missing_column
 from luthier.data.read import Fault, Row, rows
 from luthier.errors import DataError, GateRefused, RunError, UserError
 from luthier.pipeline.progress import Progress
@@ -17,6 +17,7 @@ from luthier.pipeline.stages import Context, set_up_torch
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
 from luthier.records import Version
+from luthier.spec.template import fields
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 

@@ -12,6 +12,7 @@ from luthier.launch.child import run_stage
 from luthier.pipeline.order import Stage, up_to
 from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
+from luthier.recipes import names
 from luthier.records import GateDecision, Plan
 from luthier.report.evidence import Evidence
 from luthier.spec.resolve import ResolvedRecipe
@@ -38,7 +39,9 @@ class Session:
 def begin(
     target: str, *, overrides: Sequence[str], out: Path | None, offline: bool, say: Say
 ) -> tuple[Session, Plan | None, Prepared | None]:
-    """Open a run folder, or look at a recipe and open the run that belongs to it.
+    """Open a run by its folder or name, or look at a recipe and open the run that belongs to it.
+
+    A name that a recipe is shipped under means that recipe; a run of it is opened by its folder.
 
     Returns:
         The session; for a recipe also the plan and what was looked at, which `work_through` writes down.
@@ -46,14 +49,21 @@ def begin(
     Raises:
         RunError: `--set` was given with a run folder, whose recipe is fixed.
     """
-    if Path(target).is_dir() and not is_recipe_folder(target):
+    place = out or Path("runs")
+    if _is_run(target, place):
         if overrides:
-            raise RunError(f"{target} is a run folder, its recipe is fixed", way_out="use --set with the recipe")
-        run = RunFolder.open(target, out=out or Path("runs"))
+            raise RunError(f"{target} is a run, its recipe is fixed", way_out="use --set with the recipe")
+        run = RunFolder.open(target, out=place)
         return Session(run, ResolvedRecipe.read(run.resolved), offline, say), None, None
     prepared = look(target, overrides=overrides, offline=offline, say=say)
     run = open_run(prepared, out=out or Path(prepared.resolved.recipe.output_dir))
     return Session(run, prepared.resolved, offline, say), prepared.plan(), prepared
+
+
+def _is_run(target: str, out: Path) -> bool:
+    if is_recipe_folder(target) or Path(target).is_file():
+        return False
+    return Path(target).is_dir() or (target not in names() and (out / target).is_dir())
 
 
 def work_through(session: Session, last: str, *, plan: Plan | None = None, prepared: Prepared | None = None) -> None:

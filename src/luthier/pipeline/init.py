@@ -11,6 +11,7 @@ import yaml
 from luthier.data.profile import profile
 from luthier.errors import RecipeError
 from luthier.records import DataProfile
+from luthier.spec.load import without_environment
 from luthier.spec.resolve import entry_name
 from luthier.store.files import write_atomic
 
@@ -48,17 +49,18 @@ def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
 
 
 def _tree(data: Path, target: Path, found: DataProfile) -> dict[str, object]:
-    entry: dict[str, object] = {"path": os.path.relpath(data.resolve(), target.parent.resolve()), "task": found.task}
+    path = os.path.relpath(data.resolve(), target.parent.resolve())
+    entry: dict[str, object] = {"path": without_environment(path), "task": found.task}
     if found.shape != "messages":
         entry = {
             "name": entry_name(found.label, found.task or "task"),
             **entry,
-            "input": found.input,
-            "label": found.label,
+            "input": without_environment(found.input),
+            "label": without_environment(found.label),
         }
     split: dict[str, object] = {"test": 0.25, "validation": 0.05}
     if found.group_by:
-        split["group_by"] = found.group_by
+        split["group_by"] = without_environment(found.group_by)
     return {
         "name": _name(data),
         "objective": {"non_regression": {"general.perplexity": "<= 2.5x"}, "budget": {"hours": 1}},

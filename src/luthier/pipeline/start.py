@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
-from luthier.data.inputs import fields, missing_column
+from luthier.data.guard import refuse_secrets_in_wording
+from luthier.data.inputs import missing_column
 from luthier.data.profile import profile
+from luthier.data.read import Row, rows
 from luthier.errors import DataError, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
@@ -19,6 +21,7 @@ from luthier.recipes import copy, find, names
 from luthier.records import DataProfile, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.template import fields
 from luthier.store.files import sha256_file, write_atomic
 from luthier.store.runs import RunFolder
 
@@ -95,6 +98,9 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     resolved = resolve(
         loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes, luthier_version=__version__
     )
+    _refuse_missing_columns_of_splits(resolved)
+    refuse_secrets_in_wording(resolved.recipe.entry)
+    _say_near_labels(facts, say)
     return Prepared(loaded, resolved, facts, shape)
 
 
@@ -132,6 +138,34 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     for key, name in named:
         if name not in columns:
             raise missing_column(name, columns, key=f"{loaded.path}: {key}")
+
+
+def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe) -> None:
+    """The user's own validation and test files are read as far as it takes to see every column that is needed."""
+    entry, data = resolved.recipe.entry, resolved.recipe.data
+    named = [("input", name) for name in (fields(entry.input) if entry.input else ())]
+    named += [("label", entry.label)] if entry.label else []
+    for file in (data.validation, data.test):
+        if file is None:
+            continue
+        columns: dict[str, None] = {}
+        for row in rows(resolved.file(file)):
+            columns |= dict.fromkeys(row.values) if isinstance(row, Row) else {}
+            if all(name in columns for _, name in named):
+                break
+        for key, name in named:
+            if name not in columns:
+                raise missing_column(name, columns, key=f"{resolved.file(file)}: data.train.0.{key}")
+
+
+def _say_near_labels(facts: DataProfile, say: Say) -> None:
+    """Labels that a reader takes for the same are learned as different ones."""
+    alike: dict[str, list[str]] = {}
+    for label in facts.labels:
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    for labels in alike.values():
+        if len(labels) > 1:
+            say(f"labels that differ only in case or white space: {', '.join(map(repr, labels))}")
 
 
 def open_run(prepared: Prepared, *, out: Path) -> RunFolder:

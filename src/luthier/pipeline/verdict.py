@@ -24,7 +24,7 @@ from luthier.records import (
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.audit import AuditLog
+from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
 from luthier.store.files import sha256_file, write_atomic
 from luthier.store.registry import Registry
@@ -40,6 +40,27 @@ def registry_of(out: Path) -> Registry:
 def audit_of(out: Path) -> AuditLog:
     """The audit log beside the runs in `out`."""
     return AuditLog(out / "audit.jsonl")
+
+
+def verify_audit(out: Path) -> AuditVerdict:
+    """Check the audit log of `out`; where there is none and nothing was registered yet, the verdict says so.
+
+    Raises:
+        RunError: there is no log although versions are registered, or no such folder.
+    """
+    log = audit_of(out)
+    verdict = log.verify()
+    if log.path.exists() or verdict.first_broken is not None:
+        return verdict
+    missing = f"there is no audit log at {log.path}"
+    if not out.is_dir():
+        raise RunError(f"{missing}: the folder does not exist", way_out="name the folder of runs with --out")
+    if versions := registry_of(out).versions():
+        raise RunError(
+            f"{missing}, although {len(versions)} versions are registered beside it",
+            way_out=f"restore it and {log.head_path.name} from a backup; what was done cannot be checked without them",
+        )
+    return verdict.model_copy(update={"problem": missing})
 
 
 def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:

@@ -159,7 +159,8 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
     if detectable.target and detectable.must_observe is None:
         metric = detectable.target.split()[0]
         notes.append(
-            f"{detectable.target} cannot be shown with {work.test_rows:,} test rows, even by a perfect score: use more."
+            f"{detectable.target} cannot be shown with {work.test_rows:,} test rows, even by a perfect score, if it "
+            "behaves like a share of independent items: use more."
             if METRICS.get(metric.rpartition(".")[2]).is_proportion
             else f"What must be seen for {detectable.target} cannot be said before training."
         )
@@ -197,20 +198,26 @@ def lines(plan: Plan) -> list[str]:
     prediction, budget, proof = plan.prediction, plan.budget, plan.detectable
     of_memory = f" of {gib(budget['ram_gib'])}" if "ram_gib" in budget else ""
     of_time = f" of {duration(budget['hours'] * 3600)}" if "hours" in budget else ""
+    rest = prediction.total_seconds - prediction.train_seconds - prediction.evaluate_seconds
     verdict = "fits the budget" if plan.fits else "DOES NOT FIT the budget"
     text = [
         f"method    {plan.chosen}: {verdict if budget else 'no budget stated'}",
         f"memory    {gib(prediction.peak_memory_gib)}{of_memory} at the peak",
         f"time      {duration(prediction.total_seconds)}{of_time}: training {duration(prediction.train_seconds)}, "
-        f"evaluation {duration(prediction.evaluate_seconds)} (at {prediction.matmul_gflops:.0f} GFLOP/s, measured now)",
+        f"evaluation {duration(prediction.evaluate_seconds)}, the rest {duration(rest)}",
+        "          (the rest: preparing, starting stages, exporting; "
+        f"at {prediction.matmul_gflops:.0f} GFLOP/s, measured now)",
         f"tokens    {count(prediction.trained_tokens)} to train on",
         f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
         "(80 % power, McNemar at 5 %)",
         f"          if {proof.assumption}",
     ]
     if proof.target and proof.must_observe is not None:
-        seen = f"{proof.must_observe:.3f} or better must be seen for the bound to clear it"
-        text.append(f"target    {proof.target}: {seen}")
+        seen = f"about {proof.must_observe:.3f} or better must be seen for the bound to clear it"
+        text += [
+            f"target    {proof.target}: {seen}",
+            f"          if it behaved like a share of {count(proof.num_test)} independent items",
+        ]
     elif proof.target:
         text.append(f"target    {proof.target}")
     text.append("ranking")

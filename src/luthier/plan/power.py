@@ -98,7 +98,12 @@ def smallest_difference(
 
 
 def needed_for(limit: Limit, n: int, *, level: float) -> float | None:
-    """Point value that must be seen for the bound to clear a target; None where no binomial model predicts it."""
+    """About the point value that must be seen for the bound to clear a target; None where that cannot be said.
+
+    The metric is taken for a share of n independent items. Accuracy is one where rows share no group; macro-F1 is not,
+    it is a mean over labels and rests on fewer items each, so its real interval is mostly somewhat wider. None for a
+    metric that is no share, and where even a perfect score would not do.
+    """
     if not METRICS.get(limit.metric).is_proportion or limit.op != ">=":
         return None
     return must_observe(limit.value, n, level=level)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.template import Field, literals, parse
 
 TURN_TOKENS = 5
 """Tokens of a turn beside its text, e.g. '<|im_start|>', role, line break, '<|im_end|>', line break."""
@@ -142,15 +142,8 @@ def _column_chars(name: str, key: str, profile: DataProfile) -> float:
 
 def _template_chars(template: str, profile: DataProfile) -> float:
     """Mean length of the filled-in template in characters."""
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise RecipeError(
-            f"data.train[0].input: {template!r} is not a template: {error}", way_out="write columns as '{name}'"
-        ) from error
-    named = [name for _, name, _, _ in parts if name is not None]
-    literal = sum(len(text) for text, _, _, _ in parts)
-    return literal + sum(_column_chars(name, "data.train[0].input", profile) for name in named)
+    columns = [part.name for part in parse(template) if isinstance(part, Field)]
+    return len(literals(template)) + sum(_column_chars(name, "data.train[0].input", profile) for name in columns)
 
 
 def _answer_chars(label: str | None, profile: DataProfile) -> float:

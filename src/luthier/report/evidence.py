@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from luthier.plan.words import points
+from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
     DataProfile,
@@ -29,7 +29,7 @@ METRIC_TITLES = {
     "macro_f1": "macro-F1",
     "exact_match": "exact match",
     "perplexity": "perplexity",
-    "free_text_agreement": "free text agrees",
+    "free_text_agreement": "greedy text agrees",
 }
 """What people call a metric; others go by their key."""
 
@@ -195,6 +195,24 @@ def verdict(evidence: Evidence) -> tuple[str, str]:
         return "Passed.", f"{evidence.name} may be served: it meets all {total} conditions of its gate."
     lines = ", ".join(line.line for line in evidence.failed)
     return "Refused.", f"{evidence.name} must not be served: {failed} of {total} conditions failed ({lines})."
+
+
+def budgets(evidence: Evidence) -> dict[str, str]:
+    """'time' and 'memory' -> '30 min, kept'; only what the recipe states a budget for.
+
+    Whether the time was kept is not said of a run that took stages over from an earlier one.
+    """
+    stated, said = evidence.plan.budget, {}
+    if "hours" in stated:
+        kept = _kept(evidence.total_seconds / 3600 <= stated["hours"]) if evidence.is_whole else ""
+        said["time"] = duration(stated["hours"] * 3600) + kept
+    if "ram_gib" in stated:
+        said["memory"] = memory(stated["ram_gib"]) + _kept(evidence.peak_memory_gib <= stated["ram_gib"])
+    return said
+
+
+def _kept(within: bool) -> str:
+    return ", kept" if within else ", NOT KEPT"
 
 
 def ask_commands(evidence: Evidence) -> list[str]:

@@ -8,6 +8,7 @@ from luthier.report.evidence import (
     ask_commands,
     bits,
     brackets,
+    budgets,
     minus,
     signed,
     title,
@@ -77,13 +78,18 @@ def gate_lines(evidence: Evidence) -> list[str]:
 def _predicted(evidence: Evidence) -> list[str]:
     prediction = evidence.plan.prediction
     actual = duration(evidence.total_seconds) if evidence.is_whole else "stages taken over from an earlier run"
-    return _columns(
+    stated = budgets(evidence)
+    rows = [
+        ["", "predicted", "actual", "budget"],
+        ["time", duration(prediction.total_seconds), actual, stated.get("time", "none stated")],
         [
-            ["", "predicted", "actual"],
-            ["time", duration(prediction.total_seconds), actual],
-            ["peak memory", memory(prediction.peak_memory_gib), memory(evidence.peak_memory_gib)],
-        ]
-    )
+            "peak memory",
+            memory(prediction.peak_memory_gib),
+            memory(evidence.peak_memory_gib),
+            stated.get("memory", "none stated"),
+        ],
+    ]
+    return _columns(rows)
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

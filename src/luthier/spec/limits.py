@@ -47,7 +47,10 @@ def parse_limit(key: str, text: str, *, section: str) -> Limit:
     subject, dot, metric = key.rpartition(".")
     if not dot:
         raise RecipeError(f"{where}: the key must be NAME.METRIC", way_out=f"write e.g. 'general.{key}'")
-    facts = METRICS.get(metric)
+    try:
+        facts = METRICS.get(metric)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error.what}", way_out=error.way_out) from error
     match = _LIMIT.fullmatch(text)
     if match is None or math.isinf(float(match[2])):
         raise RecipeError(f"{where}: {text!r} is not a limit", way_out="write e.g. '>= 0.80' or '<= 1.05x'")

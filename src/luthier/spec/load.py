@@ -293,6 +293,11 @@ def _normalise(tree: dict[str, Any]) -> None:
             data["train"] = [{"path": item} if isinstance(item, str) else item for item in train]
 
 
+def without_environment(text: str) -> str:
+    """`text` as a recipe must say it, so that a '${NAME}' in it stands for itself."""
+    return re.sub(r"\$(?=\{[A-Za-z_][A-Za-z0-9_]*\})", "$$", text)
+
+
 def _substitute(value: Any, environment: Mapping[str, str], key: str, places: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {

@@ -16,6 +16,7 @@ from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Recipe
+from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
 
@@ -189,6 +190,8 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     filler.fill(
         f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column"
     )
+    if not chat:
+        _refuse_answer_in_input(given["input"], given["label"])
     filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
     closed = task in ("classification", "sentiment")
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
@@ -205,17 +208,31 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         0.05,
         "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint",
     )
+    group = profile.group_by if profile.group_by != given["label"] else ""
     filler.fill(
         "data.split.group_by",
-        profile.group_by,
-        f"{profile.group_by!r} repeats: its rows stay together" if profile.group_by else "no column looks like a group",
+        group,
+        f"{group!r} repeats: its rows stay together" if group else "no column looks like a group",
     )
+    if given["label"] and filler.tree["data"]["split"]["group_by"] == given["label"]:
+        raise RecipeError(
+            f"data.split.group_by: {given['label']!r} is the label too: every label would be in one split only",
+            way_out="name another column, or leave it out",
+        )
     filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
         filler.reasons.pop("data.privacy")
         absent = "data.privacy is absent: personal data is reported, a secret stops the run"
         filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
+
+
+def _refuse_answer_in_input(template: str, label: str) -> None:
+    if label in fields(template):
+        raise RecipeError(
+            f"data.train[0].input: {template!r} names the column {label!r}, which is the answer (data.train[0].label)",
+            way_out=f"take {field(label)!r} out of the input, or set data.train[0].label to another column",
+        )
 
 
 def entry_name(label: str, task: str) -> str:
