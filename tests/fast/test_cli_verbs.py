@@ -130,8 +130,8 @@ def test_a_run_folder_takes_no_overrides(place: Path, tmp_path: Path) -> None:
 
 
 def test_check_finds_what_the_plan_cannot_work_with(place: Path) -> None:
-    """A template of braces only, for instance, is no fault of the recipe's grammar."""
-    words = ("input template '{text'", "stands alone")
+    """A brace that stands alone, for instance, is fine as YAML."""
+    words = ("data.train[0].input: '{text'", "stands alone")
     call("check", "tiny.yaml", "--set", "data.train.0.input='{text'", cwd=place).fails(2, *words)
 
 
@@ -309,7 +309,7 @@ def test_verbs_that_only_look_start_without_torch(place: Path) -> None:
 
     program = (
         "import sys; from luthier.cli import app\n"
-        "for verb in ('check tiny.yaml', 'plan tiny.yaml', 'recipes ls', 'registry ls', 'audit verify'):\n"
+        "for verb in ('check tiny.yaml', 'plan tiny.yaml', 'recipes ls', 'registry ls', 'audit verify --out .'):\n"
         "    app(verb.split(), standalone_mode=False)\n"
         "bad = {'torch', 'transformers', 'peft', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(repr(bad) if bad else 0)\n"
