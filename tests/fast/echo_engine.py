@@ -7,7 +7,7 @@ better than a "base". A byte is a token.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from luthier.data.contract import Renderer
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
-from luthier.engines.protocol import Score
+from luthier.engines.protocol import Item, Result, Score
 from luthier.records import Message, RequestContract
 
 LABELS = ("ggg", "hhh", "kkk")
@@ -101,6 +101,9 @@ class EchoEngine:
         logits -= logits.max(axis=1, keepdims=True)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return np.array([log_probabilities[t - 1, ids[t]] for t in range(1, len(ids))])
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return map(function, items)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         read = np.cumsum(np.eye(VOCABULARY)[list(ids)], axis=0)

@@ -289,6 +289,9 @@ class Echo:
 
     logprobs = score
 
+    def each(self, function: Any, items: Any) -> Any:
+        return map(function, items)
+
     def generate(self, prompt_ids: Any, *, max_new_tokens: int, stop_ids: Any) -> list[int]:
         return self.said
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,15 +80,70 @@ def test_empty_questions_are_refused(prompt: list[int], answers: list[list[int]]
         ENGINE.score(prompt, answers)
 
 
-def test_adapter_on_off_on() -> None:
-    plain = TransformersEngine(llama(seed=3))
+def test_each_answers_in_order_what_one_by_one_gives_and_leaves_the_threads_as_they_were() -> None:
+    def ask(ids: list[int]) -> tuple[float, int]:
+        return ENGINE.score(ids, [[3, 4], [3, 9, 9]])[1].logprob, torch.get_num_threads()
+
+    questions = [list(range(5, 5 + length)) for length in (9, 2, 30, 4, 17, 3)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [ask(ids)[0] for ids in questions]
+        assert list(ENGINE.each(ask, questions)) == [(value, 1) for value in alone]
+        torch.set_num_threads(2)
+        together = list(ENGINE.each(ask, questions))
+        assert torch.get_num_threads() == 2
+        assert {threads for _, threads in together} == {1}, "two threads are two questions at once"
+        np.testing.assert_allclose([value for value, _ in together], alone, rtol=1e-6)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2, "a worker's setting does not outlive it"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_comes_at_its_items_turn_and_ends_the_rest() -> None:
+    asked = []
+
+    def ask(number: int) -> int:
+        asked.append(number)
+        if number == 1:
+            raise KeyError(number)
+        return number
+
+    found = ENGINE.each(ask, range(1000))
+    assert next(found) == 0
+    with pytest.raises(KeyError):
+        next(found)
+    assert len(asked) < 1000 or torch.get_num_threads() == 1
+
+
+def test_the_adapter_stays_off_for_all_questions_that_are_asked_at_once() -> None:
+    plain, tuned = TransformersEngine(llama(seed=3)), TransformersEngine(_tuned())
+    off = tuned.without_adapter()
+    questions = [[5 + number % 40, 6, 7 + number % 11] for number in range(60)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        said = list(off.each(lambda ids: off.score(ids, [[6, 7]])[0].logprob, questions))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(said, [plain.score(ids, [[6, 7]])[0].logprob for ids in questions], rtol=1e-6)
+    assert abs(tuned.score([5], [[6, 7]])[0].logprob - plain.score([5], [[6, 7]])[0].logprob) > 1e-3
+
+
+def _tuned() -> Any:
     adapter = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
-    tuned_model = attach(llama(seed=3), adapter, base_name="tiny", seed=0)
+    model = attach(llama(seed=3), adapter, base_name="tiny", seed=0)
     with torch.no_grad():
-        for name, parameter in tuned_model.named_parameters():
+        for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    tuned = TransformersEngine(tuned_model)
+    return model
+
+
+def test_adapter_on_off_on() -> None:
+    plain = TransformersEngine(llama(seed=3))
+    tuned = TransformersEngine(_tuned())
     off, ids = tuned.without_adapter(), [5, 6, 7, 8]
     on_before = tuned.logits(ids)
     np.testing.assert_array_equal(off.logits(ids), plain.logits(ids))

@@ -63,7 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     )
     wheel = next((place / "dist").glob("*.whl"))
     subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
-    pip = [str(place / "venv/bin/python"), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints/cpu.txt")]
+    pip = [str(place / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip += ["-c", str(ROOT / "constraints/cpu.txt")]
     environment = clean_environment(place / "home")
     subprocess.run([*pip, str(wheel)], check=True, env=environment, capture_output=True)
     work = place / "work"

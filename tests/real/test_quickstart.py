@@ -134,25 +134,26 @@ def serving(finished: Any, target: str, *more: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [str(finished.luthier), "serve", target, "--port", str(port), *more],
-        cwd=finished.work,
-        env=finished.environment,
-        text=True,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            line = server.stderr.readline()
-            if "serving" in line:
-                break
-            assert server.poll() is None, line
-            assert time.monotonic() < deadline, line
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+    log = finished.work / f"serve-{port}.log"
+    with (
+        log.open("w") as written,
+        subprocess.Popen(
+            [str(finished.luthier), "serve", target, "--port", str(port), *more],
+            cwd=finished.work,
+            env=finished.environment,
+            stderr=written,
+        ) as server,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while "serving" not in log.read_text():
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
 
 
 def readme_line(start: str) -> list[str]:
@@ -196,11 +197,11 @@ def test_serve_names_the_extra_and_then_answers_the_openai_client_as_the_evaluat
         (asked,) = ask_as_the_readme_does(finished, address)["data"]
         assert asked["label"] == max(asked["probabilities"], key=asked["probabilities"].get)
         assert len(asked["probabilities"]) == 12
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
-        model = client.models.list().data[0].id
-        for row, line in list(zip(rows, expected, strict=True))[:12]:
-            answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": row.text}])
-            assert answer.choices[0].message.content == line["predicted"]["tuned"]
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+            model = client.models.list().data[0].id
+            for row, line in list(zip(rows, expected, strict=True))[:12]:
+                answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": row.text}])
+                assert answer.choices[0].message.content == line["predicted"]["tuned"]
         said = []
         for start in range(0, len(rows), 32):
             body = {"input": [row.text for row in rows[start : start + 32]]}

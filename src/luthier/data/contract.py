@@ -18,7 +18,7 @@ from luthier.data import clean, privacy
 from luthier.data.inputs import fill
 from luthier.data.template import PLAIN_TEMPLATE, render
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract
+from luthier.records import Message, RequestContract, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 
@@ -222,11 +222,6 @@ def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:
     names = tuple(sorted(set(labels)))
     longest = max(len(renderer.answer_ids(label)) for label in names)
     return renderer.contract.model_copy(update={"labels": names, "max_new_tokens": longest})
-
-
-def is_closed(task: str | None) -> bool:
-    """Whether a task's answers come from a closed set of labels."""
-    return task in ("classification", "sentiment")
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

@@ -11,7 +11,7 @@ from luthier.data import privacy
 from luthier.data.contract import prepare_text
 from luthier.data.items import Item, Verdict
 from luthier.errors import DataError, SecretFound
-from luthier.records import Finding, RequestContract
+from luthier.records import Finding, RequestContract, is_closed
 from luthier.spec.recipe import DataEntry, Privacy
 from luthier.spec.template import field, fields, literals
 
@@ -131,7 +131,7 @@ def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
         return [(f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)]
     names = fields(contract.input)
     texts = [(names[0] if contract.input == field(names[0]) else "input", item.text)]
-    return texts if contract.task in ("classification", "sentiment") else [*texts, ("answer", item.answer)]
+    return texts if is_closed(contract.task) else [*texts, ("answer", item.answer)]
 
 
 def _redact(item: Item, contract: RequestContract) -> None:
@@ -147,7 +147,7 @@ def _redact(item: Item, contract: RequestContract) -> None:
         item.turns = tuple(turn.model_copy(update={"content": redacted(turn.content)}) for turn in item.turns)
         return
     item.text = redacted(item.text)
-    if contract.task not in ("classification", "sentiment"):
+    if not is_closed(contract.task):
         item.answer = redacted(item.answer)
 
 

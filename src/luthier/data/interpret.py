@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from luthier.data import clean
 from luthier.data.chat import parse_chat
-from luthier.data.contract import is_closed, prepare_text
+from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.errors import DataError
-from luthier.records import RequestContract
+from luthier.records import RequestContract, is_closed
 from luthier.spec.template import fields
 
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")

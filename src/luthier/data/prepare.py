@@ -6,7 +6,7 @@ import secrets as random_key
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data.contract import Renderer, is_closed, make_contract, open_tokenizer, with_labels
+from luthier.data.contract import Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
@@ -16,7 +16,7 @@ from luthier.data.separate import check_labels, separate, split_rule
 from luthier.data.shards import Example, write_shard
 from luthier.data.tokenise import audit, render_rows, split_report
 from luthier.errors import DataError
-from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName
+from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, write_atomic
 

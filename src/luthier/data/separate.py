@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.data.contract import is_closed
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.split import assign, draw
 from luthier.errors import DataError
-from luthier.records import Leakage, SplitName
+from luthier.records import Leakage, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 
 

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from luthier.data.contract import Renderer, is_closed
+from luthier.data.contract import Renderer
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.shards import Example
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, SplitName, SplitReport
+from luthier.records import Message, RequestContract, SplitName, SplitReport, is_closed
 from luthier.store.files import sha256_file
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from luthier.engines.protocol import LogitsEngine
 from luthier.records import Golden, ParityCheck, RequestContract
+
+_MAX_GREEDY = 16  # tokens of greedy text that are compared
 
 
 def check_parity(
@@ -32,35 +35,40 @@ def check_parity(
     Returns:
         The check; `first_difference` says in words what differed first.
     """
-    worst, greedy_equal, problem, ids_equal = 0.0, 0, "", True
-    for golden in goldens:
+    limit = min(contract.max_new_tokens, _MAX_GREEDY)
+
+    def compare(golden: Golden) -> _Compared:
         text, ids = encode(golden.text)
         if text != golden.prompt or tuple(ids) != golden.prompt_ids:
-            ids_equal = False
-            problem = problem or _text_difference(golden, text, ids)
-            continue
-        expected, found = reference.logits(ids), candidate.logits(ids)
-        error = _relative_error(expected, found)
-        worst = max(worst, error)
+            return _Compared(False, 0.0, False, _text_difference(golden, text, ids))
+        error = _relative_error(reference.logits(ids), candidate.logits(ids))
+        said = reference.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
+        says = candidate.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
+        problem = "" if said == says else f"golden {golden.name!r}: greedy ids {says}, expected {said}"
         if not error <= bound:
-            problem = (
-                problem or f"golden {golden.name!r}: logits differ by {error:.2e} of the largest, bound {bound:.0e}"
-            )
-        settings = {"max_new_tokens": min(contract.max_new_tokens, 16), "stop_ids": contract.stop_ids}
-        said, says = (engine.generate(ids, **settings) for engine in (reference, candidate))  # type: ignore[arg-type]
-        greedy_equal += said == says
-        if said != says:
-            problem = problem or f"golden {golden.name!r}: greedy ids {says}, expected {said}"
-    passed = bool(goldens) and not problem
+            problem = f"golden {golden.name!r}: logits differ by {error:.2e} of the largest, bound {bound:.0e}"
+        return _Compared(True, error, said == says, problem)
+
+    compared = list(reference.each(compare, goldens))
+    problem = next((one.problem for one in compared if one.problem), "")
     return ParityCheck(
         prompts=len(goldens),
-        ids_equal=ids_equal,
-        max_logit_error=worst,
+        ids_equal=all(one.ids_equal for one in compared),
+        max_logit_error=max((one.error for one in compared), default=0.0),
         bound=bound,
-        greedy_equal=greedy_equal,
-        passed=passed,
+        greedy_equal=sum(one.greedy_equal for one in compared),
+        passed=bool(goldens) and not problem,
         first_difference=problem or ("" if goldens else "there is no golden prompt to compare"),
     )
+
+
+class _Compared(NamedTuple):
+    """One golden prompt; `problem` is empty where all is the same."""
+
+    ids_equal: bool
+    error: float
+    greedy_equal: bool
+    problem: str
 
 
 def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:

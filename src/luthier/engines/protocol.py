@@ -1,12 +1,15 @@
-"""What an engine can do. Everything that asks a model asks through these three."""
+"""What an engine can do. Everything that asks a model asks through these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Score(NamedTuple):
@@ -40,6 +43,13 @@ class Engine(Protocol):
 
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
         """Log p(ids[t] | ids[:t]) for t = 1 .. T-1, in nats; shape [T-1]."""
+        ...
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results of `function`, which asks this engine, in the order of the items; several at once where that pays.
+
+        An error of `function` is raised at its item's turn.
+        """
         ...
 
 

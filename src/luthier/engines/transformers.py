@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from luthier.engines.protocol import Score
+from luthier.engines.protocol import Item, Result, Score
 from luthier.models.adapters import bare, load_adapter
 from luthier.models.base import load_base
 from luthier.models.packing import Segment, forward_logits, lay_out
 
 _LOGITS_CHUNK = 256  # positions whose vocabulary-wide scores are held at once
+AT_ONCE = 4
+"""Questions computed at the same time at most: with more they would wait for each other in the interpreter."""
 
 
 class TransformersEngine:
-    """Asks a live module. One question at a time, so that an answer never depends on its neighbours."""
+    """Asks a live module. A question has a forward pass of its own, so an answer never depends on its neighbours."""
 
     name = "transformers"
 
@@ -90,6 +95,23 @@ class TransformersEngine:
         scores: NDArray[np.float32] = forward_logits(self.model, layout, torch.arange(len(ids))).float().numpy()
         return scores
 
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results in order. The threads that one question would share are given to several questions instead.
+
+        A pass of a hundred tokens has little to share: two threads at one question are slower than one thread each at
+        two (benchmarks/LOG.md).
+        """
+        threads = torch.get_num_threads()
+        workers = min(threads, AT_ONCE)
+        if workers == 1:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            try:
+                yield from pool.map(function, items)
+            finally:
+                torch.set_num_threads(threads)  # what a worker sets is also the default of threads yet to start
+
 
 def _trie(prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[Segment], list[list[int]]]:
     """The prompt as node 0, one node a distinct answer prefix; with the node before each token of each answer.
@@ -112,20 +134,40 @@ def _trie(prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[
 
 
 class _WithoutAdapter(TransformersEngine):
-    """Every question is asked with the adapter off."""
+    """Every question is asked with the adapter off; it stays off until the last of those asked at once is answered."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._lock = Lock()
+        self._asking = 0
+        self._off = ExitStack()
+
+    @contextmanager
+    def _adapter_off(self) -> Iterator[None]:
+        with self._lock:
+            if self._asking == 0:
+                self._off.enter_context(self._whole.disable_adapter())
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
+                if self._asking == 0:
+                    self._off.close()
 
     def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
-        with self._whole.disable_adapter():
+        with self._adapter_off():
             return super().score(prompt_ids, answers)
 
     def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
-        with self._whole.disable_adapter():
+        with self._adapter_off():
             return super().generate(prompt_ids, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        with self._whole.disable_adapter():
+        with self._adapter_off():
             return super().logprobs(ids)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        with self._whole.disable_adapter():
+        with self._adapter_off():
             return super().logits(ids)

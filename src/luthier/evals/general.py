@@ -28,16 +28,19 @@ def paragraph_losses(asker: Asker, text: str, tick: Callable[[int, int], None]) 
     """
     parts = paragraphs(text)
     rows = []
-    for done, part in enumerate(parts, start=1):
-        ids = _text_ids(asker, part)
-        length = asker.contract.max_length
-        windows = [ids[start : start + length] for start in range(0, len(ids), length)]
-        nats = [-float(asker.engine.logprobs(window).sum()) for window in windows if len(window) > 1]
-        tokens = sum(len(window) - 1 for window in windows)
-        if tokens:
-            rows.append((sum(nats), float(tokens)))
-        tick(done, len(parts))
-    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+    for row in asker.engine.each(lambda part: _losses(asker, part), parts):
+        rows.append(row)
+        tick(len(rows), len(parts))
+    return np.array([row for row in rows if row[1] > 0], dtype=np.float64).reshape(-1, 2)
+
+
+def _losses(asker: Asker, part: str) -> tuple[float, float]:
+    """(nats, tokens) of one paragraph."""
+    ids = _text_ids(asker, part)
+    length = asker.contract.max_length
+    windows = [ids[start : start + length] for start in range(0, len(ids), length)]
+    nats = sum(-float(asker.engine.logprobs(window).sum()) for window in windows if len(window) > 1)
+    return nats, float(sum(len(window) - 1 for window in windows))
 
 
 def compare_general(base: Floats, tuned: Floats, *, source: str, bootstrap: Bootstrap) -> GeneralText:

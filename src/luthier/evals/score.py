@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,34 +26,43 @@ def score(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None
         examples: N rows of a shard.
         tick: told of progress.
     """
-    predicted, probabilities, texts = [], [], []
-    nll = np.zeros(len(examples))
-    tokens = np.zeros(len(examples))
-    for index, example in enumerate(examples):
-        prompt = example.prompt_ids
-        answer_part = slice(len(prompt), None)
-        ids_and_marks = zip(example.input_ids[answer_part], example.supervised[answer_part], strict=True)
-        expected_ids = [token for token, supervised in ids_and_marks if supervised]
-        if asker.contract.labels:
-            answer = asker.answer_prepared(example.text)
-            predicted.append(answer.label)
-            probabilities.append(answer.probabilities)
-            nll[index] = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
-            texts.append(answer.greedy_label or "")
-        else:
-            texts.append(_open_text(asker, example, prompt))
-            nll[index] = -asker.engine.score(prompt, [expected_ids])[0].logprob
-        tokens[index] = len(expected_ids)
+    asked = []
+    for said in asker.engine.each(lambda example: _ask(asker, example), examples):
+        asked.append(said)
         if tick is not None:
-            tick(index + 1, len(examples))
+            tick(len(asked), len(examples))
     return Observed(
         expected=tuple(example.answer for example in examples),
-        predicted=tuple(predicted or texts),
-        probabilities=tuple(probabilities),
-        free_text=tuple(texts),
-        answer_nll=nll,
-        answer_tokens=tokens,
+        predicted=tuple(said.predicted for said in asked),
+        probabilities=tuple(said.probabilities for said in asked if said.probabilities),
+        free_text=tuple(said.free_text for said in asked),
+        answer_nll=np.array([said.answer_nll for said in asked], dtype=np.float64),
+        answer_tokens=np.array([said.answer_tokens for said in asked], dtype=np.float64),
     )
+
+
+class _Said(NamedTuple):
+    """What a model says of one item; `probabilities` are empty where the task has no labels."""
+
+    predicted: str
+    probabilities: dict[str, float]
+    free_text: str
+    answer_nll: float
+    answer_tokens: int
+
+
+def _ask(asker: Asker, example: Example) -> _Said:
+    prompt = example.prompt_ids
+    answer_part = slice(len(prompt), None)
+    ids_and_marks = zip(example.input_ids[answer_part], example.supervised[answer_part], strict=True)
+    expected_ids = [token for token, supervised in ids_and_marks if supervised]
+    if asker.contract.labels:
+        answer = asker.answer_prepared(example.text)
+        nll = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
+        return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, len(expected_ids))
+    text = _open_text(asker, example, prompt)
+    nll = -asker.engine.score(prompt, [expected_ids])[0].logprob
+    return _Said(text, {}, text, nll, len(expected_ids))
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:

@@ -117,11 +117,10 @@ def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> di
     read = list(rows(file))
     _refuse_missing_columns(file, template, read)
     lines, faults = [], 0
-    for number, row in enumerate(read, start=1):
-        said = _answer_row(asker, row)
+    for said in asker.engine.each(lambda row: _answer_row(asker, row), read):
         faults += "error" in said
         lines.append(json.dumps(said, ensure_ascii=False))
-        progress("predicting", number, len(read))
+        progress("predicting", len(lines), len(read))
     write_atomic(output, "\n".join(lines) + "\n")
     return {"answered": len(read) - faults, "faults": faults}
 

@@ -8,8 +8,8 @@ from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
 from luthier.plan.rank import Estimate, rank, within
 from luthier.plan.words import count, duration, millions, points
 from luthier.plan.words import memory as gib
-from luthier.plan.workload import Workload, is_closed, workload
-from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction
+from luthier.plan.workload import Workload, workload
+from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
 from luthier.spec.plugins import METHODS, METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -44,7 +44,9 @@ def make_plan(
     work = workload(resolved, profile, tokens_per_char=tokens_per_char)
     tuning, prediction = _predict(resolved, shape, work, gflops=matmul_gflops)
     budget = resolved.recipe.objective.budget
-    candidates = rank(tuning, shape, work, budget=budget, gflops=matmul_gflops)
+    candidates = rank(
+        tuning, shape, work, budget=budget, gflops=matmul_gflops, threads=resolved.recipe.train.threads or 1
+    )
     fits = within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib)
     detectable = _detectable(resolved, work)
     return Plan(
@@ -85,7 +87,9 @@ def _predict(
             tokens=tokens,
             supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
         ),
-        memory.evaluation_gib(shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored),
+        memory.evaluation_gib(
+            shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
+        ),
         memory.export_gib(shape),
     )
     train_seconds = cost.training_seconds(
@@ -101,7 +105,10 @@ def _predict(
     prediction = Prediction(
         train_seconds=train_seconds,
         evaluate_seconds=evaluate_seconds,
-        total_seconds=train_seconds + evaluate_seconds + cost.other_seconds(shape, work),
+        total_seconds=train_seconds
+        + evaluate_seconds
+        + cost.export_seconds(shape, work, forms=len(recipe.export or ()), gflops=gflops)
+        + cost.other_seconds(shape, work),
         peak_memory_gib=peak,
         trained_tokens=work.trained_tokens,
         matmul_gflops=gflops,
@@ -131,8 +138,9 @@ def _technique_notes(candidates: tuple[Candidate, ...], chosen: str) -> list[str
     first = candidates[0]
     if first.technique == chosen:
         return []
-    reason = first.speaks_for if all(candidate.fits for candidate in candidates) else "it fits the budget"
-    return [f"'{first.technique}' ranks first ({reason}); '{chosen}' is run all the same, as the recipe asks."]
+    return [
+        f"'{first.technique}' ranks first ({first.speaks_for}); '{chosen}' is run all the same, as the recipe asks."
+    ]
 
 
 def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]:
@@ -169,7 +177,7 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
             f"train.max_tokens stops training after {work.whole_epochs:.1f} of {recipe.train.num_train_epochs} epochs."
         )
     rarest = work.rarest_share * work.test_rows
-    if is_closed(resolved) and 0 < rarest < FEW_TEST_ROWS:
+    if is_closed(resolved.recipe.entry.task) and 0 < rarest < FEW_TEST_ROWS:
         notes.append(f"The rarest label has about {rarest:.0f} test rows: its F1, and so macro-F1, is uncertain.")
     if recipe.data.split.group_by:
         notes.append(

@@ -29,6 +29,9 @@ GENERAL_POSITIONS = 192
 ALLOCATOR_FACTOR = 1.10
 """Activations come and go in sizes that do not fit each other's holes; what the process keeps over what is alive."""
 
+QUESTIONS_AT_ONCE = 4
+"""Items that evaluation asks at the same time at most; fewer where there are fewer threads."""
+
 PARITY_MODELS = 2
 """Models in memory while an export is compared with what was trained."""
 
@@ -72,11 +75,18 @@ def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, superv
     return RESIDENT_GIB + weights_gib(shape) + trained + activations
 
 
-def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: float) -> float:
-    """Peak of evaluation: base and adapter in one model, one prompt of `tokens`, `scored` positions with logits."""
+def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: float, threads: int) -> float:
+    """Peak of evaluation: base and adapter in one model; of each item asked at once a prompt of `tokens` and `scored`
+    positions with logits.
+    """
+    at_once = min(threads, QUESTIONS_AT_ONCE)
     layer = tokens * (4 * shape.hidden_size + 4 * shape.intermediate_size)
     logits = (LOGIT_COPIES - 1) * scored * shape.vocab_size
-    return RESIDENT_GIB + weights_gib(shape) + (adapter + ALLOCATOR_FACTOR * (layer + logits)) * FLOAT_BYTES / GIB
+    return (
+        RESIDENT_GIB
+        + weights_gib(shape)
+        + (adapter + ALLOCATOR_FACTOR * at_once * (layer + logits)) * FLOAT_BYTES / GIB
+    )
 
 
 def export_gib(shape: ModelShape) -> float:

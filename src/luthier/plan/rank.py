@@ -47,17 +47,19 @@ def within(budget: Budget, *, seconds: float, peak_memory_gib: float) -> bool:
 
 
 def rank(
-    tuning: Estimate, shape: ModelShape, work: Workload, *, budget: Budget, gflops: float
+    tuning: Estimate, shape: ModelShape, work: Workload, *, budget: Budget, gflops: float, threads: int
 ) -> tuple[Candidate, ...]:
-    """All techniques that this version knows for the task, best first; what does not fit the budget comes last."""
+    """All techniques that this version knows for the task, best first by what is known of data like this.
+
+    Whether one fits the budget is another question, answered beside it: a busy machine makes no technique worse.
+    """
     candidates = {
         tuning.technique: _tuning(tuning, shape, work, budget=budget),
-        ZERO_SHOT: _zero_shot(shape, work, budget=budget, gflops=gflops),
+        ZERO_SHOT: _zero_shot(shape, work, budget=budget, gflops=gflops, threads=threads),
     }
     if work.num_labels:
         candidates[TFIDF] = _tfidf(work, budget=budget)
-    ordered = [candidates[name] for name in _order(tuning.technique, work) if name in candidates]
-    return tuple(sorted(ordered, key=lambda candidate: not candidate.fits))
+    return tuple(candidates[name] for name in _order(tuning.technique, work) if name in candidates)
 
 
 def _order(tuned: str, work: Workload) -> tuple[str, ...]:
@@ -97,9 +99,9 @@ def _tuning(tuning: Estimate, shape: ModelShape, work: Workload, *, budget: Budg
     )
 
 
-def _zero_shot(shape: ModelShape, work: Workload, *, budget: Budget, gflops: float) -> Candidate:
+def _zero_shot(shape: ModelShape, work: Workload, *, budget: Budget, gflops: float, threads: int) -> Candidate:
     scored = max(1, work.num_labels) * work.answer_tokens
-    peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored)
+    peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored, threads=threads)
     seconds = cost.STAGE_SECONDS + work.test_rows * cost.answer_seconds(shape, work, gflops=gflops)
     against = "knows neither the answers that are wanted nor their form"
     if work.num_labels:

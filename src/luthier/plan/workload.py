@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
-from luthier.records import DataProfile
+from luthier.records import DataProfile, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import Field, literals, parse
 
@@ -119,11 +119,6 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
 
 
-def is_closed(resolved: ResolvedRecipe) -> bool:
-    """Whether the answers are a closed set of labels."""
-    return resolved.recipe.entry.task in ("classification", "sentiment")
-
-
 def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:
     """Rows of another file of the same kind, from its size: it is read when the data is prepared, not now."""
     file = resolved.file(path)
@@ -152,7 +147,7 @@ def _answer_chars(label: str | None, profile: DataProfile) -> float:
 
 def _labels(resolved: ResolvedRecipe, profile: DataProfile) -> dict[str, int]:
     """Label -> rows; where the recipe names another column than the profile found, its distinct values as equals."""
-    if not is_closed(resolved):
+    if not is_closed(resolved.recipe.entry.task):
         return {}
     label = resolved.recipe.entry.label
     if label in (None, "", profile.label) and profile.labels:

@@ -20,6 +20,7 @@ from luthier.records import (
     Plan,
     SystemScore,
     TrainResult,
+    is_closed,
 )
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
@@ -217,7 +218,7 @@ def _kept(within: bool) -> str:
 
 def ask_commands(evidence: Evidence) -> list[str]:
     """Shell lines that serve the run, ask it something, and answer a whole file."""
-    if evidence.resolved.recipe.entry.task in ("classification", "sentiment"):
+    if is_closed(evidence.resolved.recipe.entry.task):
         place, body = "classify", '{"input": "your text"}'
     else:
         place = "chat/completions"

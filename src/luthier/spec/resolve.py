@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record
+from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
@@ -119,7 +119,7 @@ def resolve(
     _fill_train(filler, shape, machine)
     filler.fill(
         "evaluate.baselines",
-        ["majority", "tfidf_logreg", "base"] if _is_closed(filler) else ["base"],
+        ["majority", "tfidf_logreg", "base"] if is_closed(filler.tree["data"]["train"][0]["task"]) else ["base"],
         "all baselines that fit the task",
     )
     if "base" not in filler.tree["evaluate"]["baselines"]:
@@ -157,10 +157,6 @@ def _whole(tree: dict[str, Any]) -> Recipe:
         ) from error
 
 
-def _is_closed(filler: _Filler) -> bool:
-    return filler.tree["data"]["train"][0]["task"] in ("classification", "sentiment")
-
-
 def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
     entry = "data.train.0"
     filler.fill(f"{entry}.format", profile.format, f"detected in {profile.path}")
@@ -193,7 +189,7 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     if not chat:
         _refuse_answer_in_input(given["input"], given["label"])
     filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
-    closed = task in ("classification", "sentiment")
+    closed = is_closed(task)
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
     filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
