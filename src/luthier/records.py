@@ -30,10 +30,10 @@ SplitName = Literal["train", "validation", "test"]
 class Record(BaseModel):
     """Base of all records: frozen, strict about unknown keys, JSON in and out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def to_json(self) -> str:
-        """Indented JSON that ends with a newline; floats keep full precision."""
+        """Indented JSON that ends with a newline; floats keep full precision, NaN is the text "NaN"."""
         return self.model_dump_json(indent=2) + "\n"
 
     @classmethod

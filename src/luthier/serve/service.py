@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from luthier.engines.ask import Asker
+from luthier.errors import UserError
 from luthier.records import Answer
 from luthier.serve.schemas import (
     ChatRequest,
@@ -61,7 +62,7 @@ class Service:
 
         Raises:
             RequestRefused: the version writes free text.
-            UserError: a text is too long.
+            RequestRefused: a text is too long or empty; its place is named.
         """
         if request.model is not None:
             self._check_model(request.model)
@@ -72,14 +73,20 @@ class Service:
                 param="model",
             )
         answers = []
-        for text in request.input:
+        for index, text in enumerate(request.input):
             with self._lock:  # taken for each text, so that a long list does not hold up a single question
-                answers.append(self._asker.answer_text(text))
+                answers.append(self._answer(text, place=f"input.{index}" if len(request.input) > 1 else "input"))
         data = [
             {"index": index, "label": answer.label, "probabilities": answer.probabilities}
             for index, answer in enumerate(answers)
         ]
         return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
+
+    def _answer(self, text: str, *, place: str) -> Answer:
+        try:
+            return self._asker.answer_text(text)
+        except UserError as error:
+            raise RequestRefused(f"{place}: {error.what}", way_out=error.way_out, param=place) from error
 
     def complete(self, request: ChatRequest) -> Json:
         """A chat completion; a classification version answers with the text of the label.
