@@ -137,6 +137,15 @@ class Renderer:
             self.contract.chat_template, turns, tokens=self._tokens, add_generation_prompt=add_generation_prompt
         )
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text as it is, on all processors."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def all_answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """`answer_ids` of each answer."""
+        found = self.encode_all([self.answer_prefix + self.defuse(answer) for answer in answers])
+        return [[*ids, *self.contract.end_of_turn_ids] for ids in found]
+
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -13,12 +13,12 @@ from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.separate import check_labels, separate, split_rule
-from luthier.data.shards import Example, write_shard
-from luthier.data.tokenise import audit, render_rows, split_report
+from luthier.data.shards import Shard, distribute
+from luthier.data.tokenise import render_rows, split_report
 from luthier.errors import DataError
 from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_file, write_atomic
+from luthier.store.files import sha256_file, temporary_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -51,17 +51,14 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     items, findings = _guard(items, resolved, contract, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
-    examples = _render(items, renderer, resolved, ledger)
-    audit(examples, contract)
-    contract = _completed(renderer, examples["train"])
-    for split in SPLITS:
-        write_shard(out / f"{split}.arrow", examples[split])
+    _render(items, renderer, resolved, ledger, out=out)
+    contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
-    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.data.split.seed)
+    test = Shard(out / "test.arrow")
+    goldens = make_goldens(Renderer(contract, tokenizer), test, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
-    report = _report(resolved, out, ledger=ledger, examples=examples, findings=count_kinds(findings),
-                     conflicts=conflicts, leaks=leaks)  # fmt: skip
+    report = _report(resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks)
     write_atomic(out / "report.json", report.to_json())
     return report
 
@@ -103,25 +100,25 @@ def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger:
     return items, conflicts
 
 
-def _render(
-    items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger
-) -> dict[SplitName, list[Example]]:
+def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
-    offered = items
-    items, made = render_rows(items, renderer, ledger)
-    _refuse_short_length(offered, items, renderer.contract, ledger)
-    items = check_labels(items, resolved, ledger, step="labels after length")
-    examples: dict[SplitName, list[Example]] = {split: [] for split in SPLITS}
-    for item in items:
-        examples[item.split].append(made[id(item)])
-    for split in ("train", "test"):
-        if not examples[split]:
-            raise DataError(
-                f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
-                f"({ledger.rows_in} rows read: {ledger.summary()})",
-                way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
-            )
-    return examples
+    with temporary_file(out / "rows.arrow") as spool:
+        rendered = render_rows(items, renderer, ledger, spool=spool)
+        _refuse_short_length(items, rendered, renderer.contract, ledger)
+        kept = check_labels(rendered, resolved, ledger, step="labels after length")
+        for split in ("train", "test"):
+            if not any(item.split == split for item in kept):
+                raise DataError(
+                    f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
+                    f"({ledger.rows_in} rows read: {ledger.summary()})",
+                    way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
+                )
+        left = {id(item) for item in kept}
+        distribute(
+            spool,
+            {split: out / f"{split}.arrow" for split in SPLITS},
+            [item.split if id(item) in left else None for item in rendered],
+        )
 
 
 def _refuse_short_length(
@@ -141,14 +138,14 @@ def _refuse_short_length(
         )
 
 
-def _completed(renderer: Renderer, train: Sequence[Example]) -> RequestContract:
+def _completed(renderer: Renderer, train: Shard) -> RequestContract:
     """The contract with what only the training rows tell: the labels, or how long answers get."""
     contract = renderer.contract
     if is_closed(contract.task):
-        return with_labels(renderer, {one.answer for one in train})
-    longest = max(len(one.input_ids) - len(one.prompt_ids) for one in train)
+        return with_labels(renderer, set(train.column("answer")))
+    longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
-        update={"max_new_tokens": min(max(longest, _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
+        update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
     )
 
 
@@ -157,20 +154,20 @@ def _report(
     out: Path,
     *,
     ledger: Ledger,
-    examples: dict[SplitName, list[Example]],
     findings: dict[str, int],
     conflicts: int,
     leaks: tuple[Leakage, ...],
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
-    rows_out = sum(len(rows) for rows in examples.values())
+    closed = is_closed(entry.task)
+    splits = {split: split_report(out / f"{split}.arrow", closed=closed) for split in SPLITS}
+    rows_out = sum(split.rows for split in splits.values())
     assert ledger.rows_in == rows_out + len(ledger.fates), (
         f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
-    closed = is_closed(entry.task)
     return DataReport(
         name=entry.name,
         task=entry.task,
@@ -179,14 +176,14 @@ def _report(
         dropped=ledger.dropped,
         fates=tuple(sorted(ledger.fates, key=lambda fate: (files.index(fate.file), fate.line))),
         steps=tuple(ledger.steps),
-        splits={split: split_report(out / f"{split}.arrow", examples[split], closed=closed) for split in SPLITS},
+        splits=splits,
         split_rule=split_rule(resolved),
         findings=findings,
         findings_action=rules.action,
         secrets_action=rules.secrets,
         conflicts=conflicts,
         leakage=leaks,
-        end_of_turn_supervised=True,  # `audit` stops otherwise
+        end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
