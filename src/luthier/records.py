@@ -267,6 +267,17 @@ class Leakage(Record):
     group: int
 
 
+class LabelSuspect(Record):
+    """A row whose label a model of the other rows contradicts; listed for review."""
+
+    file: str
+    line: int
+    label: str
+    suggested: str
+    given_probability: float
+    suggested_probability: float
+
+
 class DataReport(Record):
     name: str
     task: Task
@@ -281,6 +292,10 @@ class DataReport(Record):
     findings_action: str
     secrets_action: str
     conflicts: int = Field(description="Texts that carried several labels (all their rows are set aside).")
+    similar_labels: tuple[tuple[str, ...], ...] = Field(description="Groups of labels that read alike.")
+    rare_labels: dict[str, int] = Field(description="Label -> training rows, of those below data.labels.min_rows.")
+    suspects: tuple[LabelSuspect, ...] = Field(description="The surest; data/suspects.jsonl lists all.")
+    num_suspects: int
     leakage: tuple[Leakage, ...]
     end_of_turn_supervised: bool
     truncated_rows: int

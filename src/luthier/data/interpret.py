@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from luthier.data import clean
 from luthier.data.chat import parse_chat
 from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.labels import rename as renamed
 from luthier.errors import DataError
 from luthier.records import RequestContract, is_closed
 from luthier.spec.template import fields
@@ -17,20 +18,27 @@ from luthier.spec.template import fields
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
 
 
-def interpret(items: Sequence[Item], contract: RequestContract, *, label: str, ledger: Ledger) -> list[Item]:
+def interpret(
+    items: Sequence[Item], contract: RequestContract, *, label: str, rename: Mapping[str, str], ledger: Ledger
+) -> list[Item]:
     """Fill in text and answer, or turns, of each item.
 
     Args:
         items: rows as they were read.
         contract: input template and transforms; a template of '' stands for chat rows.
         label: column of the answer.
+        rename: label in the file -> label to learn.
         ledger: learns of rows without a text, an answer or readable turns.
 
     Raises:
-        DataError: the rows should be conversations and no column holds any.
+        DataError: the rows should be conversations and no column holds any, or a label to rename does not occur.
     """
     if contract.input:
         changed = sum(_fill(item, contract, label) for item in items)
+        if rename:
+            new = renamed([item.answer for item in items], rename, key="data.labels.rename")
+            for item, answer in zip(items, new, strict=True):
+                item.answer = answer
         return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed)
     chats = ledger.sift("conversations", items, _read_turns(items))
     changed = sum(_clean_turns(item, contract) for item in chats)

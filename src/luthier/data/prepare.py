@@ -12,15 +12,19 @@ from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
+from luthier.data.labels import rare_labels, similar_names, suspected
 from luthier.data.separate import check_labels, separate, split_rule
 from luthier.data.shards import Shard, distribute
 from luthier.data.tokenise import render_rows, split_report
 from luthier.errors import DataError
-from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
+from luthier.records import DataReport, Finding, LabelSuspect, Leakage, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, temporary_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+MOST_SUSPECTS = 200
+"""Rows with a doubtful label that the report lists; suspects.jsonl has all."""
 
 _SHORTEST_OPEN_ANSWER = 16
 
@@ -33,7 +37,8 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     Args:
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
-        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
+        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl, suspects.jsonl and,
+            last, report.json.
 
     Raises:
         DataError: a file cannot be used, or what is left of it cannot be learned from.
@@ -47,10 +52,12 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
     renderer = Renderer(contract, tokenizer)
     items = load(resolved, ledger)
-    items = interpret(items, contract, label=resolved.recipe.entry.label or "", ledger=ledger)
+    entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
+    items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
+    suspects = _review(items, resolved)
     _render(items, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
@@ -58,7 +65,11 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     goldens = make_goldens(Renderer(contract, tokenizer), test, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
-    report = _report(resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks)
+    write_atomic(out / "suspects.jsonl", "".join(f"{suspect.model_dump_json()}\n" for suspect in suspects))
+    report = _report(
+        resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks,
+        suspects=suspects,
+    )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
     return report
 
@@ -98,6 +109,29 @@ def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger:
     for item in items:
         item.group = name_group(item, group_by)
     return items, conflicts
+
+
+def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> tuple[LabelSuspect, ...]:
+    """Rows whose label a simple model of the other rows contradicts, the surest first; for people to look at."""
+    if not resolved.recipe.data.labels.review or not is_closed(resolved.recipe.entry.task):
+        return ()
+    found = suspected(
+        [item.text for item in items],
+        [item.answer for item in items],
+        [item.group for item in items],
+        seed=resolved.recipe.data.split.seed,
+    )
+    return tuple(
+        LabelSuspect(
+            file=items[one.index].file,
+            line=items[one.index].line,
+            label=items[one.index].answer,
+            suggested=one.suggested,
+            given_probability=one.given_probability,
+            suggested_probability=one.suggested_probability,
+        )
+        for one in found
+    )
 
 
 def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
@@ -157,6 +191,7 @@ def _report(
     findings: dict[str, int],
     conflicts: int,
     leaks: tuple[Leakage, ...],
+    suspects: tuple[LabelSuspect, ...],
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     closed = is_closed(entry.task)
@@ -182,6 +217,10 @@ def _report(
         findings_action=rules.action,
         secrets_action=rules.secrets,
         conflicts=conflicts,
+        similar_labels=tuple(similar_names(splits["train"].labels)),
+        rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),
+        suspects=suspects[:MOST_SUSPECTS],
+        num_suspects=len(suspects),
         leakage=leaks,
         end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut

@@ -204,7 +204,7 @@ class Shard(Sequence[Example]):
     @property
     def supervised_tokens(self) -> int:
         """Supervised tokens of all rows."""
-        return sum(batch.supervised.true_count for batch in self._columns)
+        return sum(int(batch.supervised.true_count) for batch in self._columns)
 
     def column(self, name: str) -> list[Any]:
         """Values of a column that holds one value a row."""

@@ -34,4 +34,11 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")
+    lines += [f"  labels that read alike: {', '.join(map(repr, group))}" for group in report.similar_labels]
+    if report.rare_labels:
+        lines.append(
+            "  rare labels: " + ", ".join(f"{label!r} ({rows} rows)" for label, rows in report.rare_labels.items())
+        )
+    if report.num_suspects:
+        lines.append(f"  labels to look at: {report.num_suspects} rows, listed in {run.data / 'suspects.jsonl'}")
     return [*lines, f"report: {run.data_report}"]

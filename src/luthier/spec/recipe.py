@@ -80,6 +80,14 @@ class Privacy(Section):
     secrets: Literal["stop", "redact", "drop"] = Field("stop", description="What to do about keys and tokens.")
 
 
+class Labels(Section):
+    rename: dict[str, str] = Field(default_factory=dict, description="Label in the file -> label to learn.")
+    min_rows: int | None = Field(None, ge=0, description="Labels with fewer training rows are named in the report.")
+    review: bool | None = Field(
+        None, description="List rows whose label a simple model of the other rows contradicts; nothing is changed."
+    )
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -87,6 +95,7 @@ class Data(Section):
     split: Split = Field(default_factory=Split)
     limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
     privacy: Privacy | None = None
+    labels: Labels = Field(default_factory=Labels)
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

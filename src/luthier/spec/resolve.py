@@ -20,6 +20,9 @@ from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
 
+REVIEWED_ROWS = 50_000
+"""Rows up to which labels are reviewed unasked."""
+
 
 class Machine(Record):
     """What the resolution may know of this machine."""
@@ -193,6 +196,7 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
     filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    _fill_labels(filler, profile, closed=closed)
     own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
     filler.fill(
         "data.split.test",
@@ -221,6 +225,21 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         filler.reasons.pop("data.privacy")
         absent = "data.privacy is absent: personal data is reported, a secret stops the run"
         filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
+
+
+def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:
+    given = filler.tree["data"]["labels"]
+    if not closed and (given["rename"] or given["review"]):
+        raise RecipeError(
+            "data.labels is for tasks with a closed set of answers", way_out="leave it out, or set data.train[0].task"
+        )
+    few = profile.num_rows <= REVIEWED_ROWS
+    filler.fill("data.labels.min_rows", 5 if closed else 0, "fewer can hardly be learned" if closed else "no labels")
+    filler.fill(
+        "data.labels.review",
+        closed and few,
+        "a matter of seconds" if closed and few else f"more than {REVIEWED_ROWS:,} rows" if closed else "no labels",
+    )
 
 
 def _refuse_answer_in_input(template: str, label: str) -> None:
