@@ -256,6 +256,9 @@ class SplitReport(Record):
     length_p50: int
     length_p95: int
     length_max: int
+    length_counts: tuple[int, ...] = Field(
+        description="Rows by length in bins of equal width from 0 to the longest row of all splits."
+    )
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
 
 
@@ -278,6 +281,36 @@ class LabelSuspect(Record):
     suggested_probability: float
 
 
+class LabelReview(Record):
+    """Labels to look at; nothing was changed."""
+
+    agreement: float = Field(description="Share of rows for which the reviewing model would choose the given label.")
+    suspects: tuple[LabelSuspect, ...] = Field(description="The surest first.")
+
+
+class TextChange(Record):
+    """What cleaning did to a text; personal data and secrets are masked."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+
+
+class TokenView(Record):
+    text: str
+    supervised: bool
+    num_tokens: int = Field(description="Tokens that make up this text; more than one where they share a character.")
+
+
+class RowView(Record):
+    """A row as the model reads it; never one with findings."""
+
+    split: SplitName
+    line: int
+    tokens: tuple[TokenView, ...]
+
+
 class DataReport(Record):
     name: str
     task: Task
@@ -294,8 +327,9 @@ class DataReport(Record):
     conflicts: int = Field(description="Texts that carried several labels (all their rows are set aside).")
     similar_labels: tuple[tuple[str, ...], ...] = Field(description="Groups of labels that read alike.")
     rare_labels: dict[str, int] = Field(description="Label -> training rows, of those below data.labels.min_rows.")
-    suspects: tuple[LabelSuspect, ...] = Field(description="The surest; data/suspects.jsonl lists all.")
-    num_suspects: int
+    review: LabelReview | None = Field(description="None where labels were not reviewed.")
+    changes: tuple[TextChange, ...] = Field(description="The first texts that cleaning changed.")
+    views: tuple[RowView, ...] = Field(description="Some rows, token by token.")
     leakage: tuple[Leakage, ...]
     end_of_turn_supervised: bool
     truncated_rows: int

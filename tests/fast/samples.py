@@ -291,6 +291,7 @@ def data_report(**changes: Any) -> DataReport:
             length_p50=49,
             length_p95=112,
             length_max=301,
+            length_counts=(1, 2),
             sha256=sha(letter),
         )
 
@@ -319,8 +320,9 @@ def data_report(**changes: Any) -> DataReport:
         "conflicts": 8,
         "similar_labels": (),
         "rare_labels": {},
-        "suspects": (),
-        "num_suspects": 0,
+        "review": None,
+        "changes": (),
+        "views": (),
         "leakage": (Leakage(split="test", exact=0, group=0), Leakage(split="validation", exact=0, group=0)),
         "end_of_turn_supervised": True,
         "truncated_rows": 0,

@@ -131,6 +131,10 @@ class Renderer:
         """Text of generated ids, control tokens left out, stripped."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens included, nothing stripped."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def _render(self, messages: Iterable[Message], *, add_generation_prompt: bool) -> str:
         turns = [(message.role, self.defuse(message.content)) for message in messages]
         return render(

@@ -34,7 +34,7 @@ def interpret(
         DataError: the rows should be conversations and no column holds any, or a label to rename does not occur.
     """
     if contract.input:
-        changed = sum(_fill(item, contract, label) for item in items)
+        changed = sum(_fill(item, contract, label, ledger) for item in items)
         if rename:
             new = renamed([item.answer for item in items], rename, key="data.labels.rename")
             for item, answer in zip(items, new, strict=True):
@@ -49,7 +49,7 @@ def interpret(
     return ledger.sift("clean", chats, empty, changed=changed)
 
 
-def _fill(item: Item, contract: RequestContract, label: str) -> bool:
+def _fill(item: Item, contract: RequestContract, label: str, ledger: Ledger) -> bool:
     cells = {name: item.values.get(name) for name in fields(contract.input)}
     if any(as_text(cell).strip() for cell in cells.values()):
         raw = fill(contract.input, cells)
@@ -58,7 +58,10 @@ def _fill(item: Item, contract: RequestContract, label: str) -> bool:
         raw = ""
     transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else clean.OPEN_TRANSFORMS
     item.answer = _cleaned(as_text(item.values.get(label)), transforms)
-    return item.text != raw
+    if item.text == raw:
+        return False
+    ledger.changed(item, raw)
+    return True
 
 
 def _missing(item: Item) -> Verdict | None:

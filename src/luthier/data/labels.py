@@ -24,6 +24,10 @@ _WORD = re.compile(r"[^\W_]+")
 _SHORTEST_SIMILAR = 6  # in shorter names one letter makes another word: 'buy' and 'bug'
 
 
+LEAST_MARGIN = 0.5
+"""How much likelier the other label must be; below it a weak model suspects whatever it does not understand."""
+
+
 @dataclass(frozen=True)
 class Suspect:
     """A row whose label a model of the other rows contradicts."""
@@ -32,6 +36,15 @@ class Suspect:
     suggested: str
     given_probability: float
     suggested_probability: float
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a model of the other rows says of the labels."""
+
+    agreement: float
+    """Share of the rows for which it would have chosen the given label; how far to trust it."""
+    suspects: tuple[Suspect, ...]
 
 
 def rename(answers: Sequence[str], names: Mapping[str, str], *, key: str) -> list[str]:
@@ -89,24 +102,25 @@ def rare_labels(counts: Mapping[str, int], *, fewer_than: int) -> dict[str, int]
     return {label: n for label, n in sorted(counts.items(), key=lambda pair: (pair[1], pair[0])) if n < fewer_than}
 
 
-def suspected(texts: Sequence[str], answers: Sequence[str], groups: Sequence[str], *, seed: int) -> list[Suspect]:
+def suspected(texts: Sequence[str], answers: Sequence[str], groups: Sequence[str], *, seed: int) -> Review | None:
     """Rows whose label is probably wrong, the surest first; confident learning with a linear model of words.
 
     Each row is judged by a model that has seen neither it nor its group. With p(j | x) so found and
     t_j = mean of p(j | x) over the rows labeled j, a row labeled i is suspected of j != i where j is the likeliest of
-    the labels with p(j | x) >= t_j (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068, equations 1 and 2).
+    the labels with p(j | x) >= t_j (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068, equations 1 and 2), and here also
+    p(j | x) - p(i | x) >= `LEAST_MARGIN`.
 
     Args:
         texts: N of them.
-        answers: their labels; at least two different ones.
+        answers: their labels.
         groups: rows of one group are judged together.
         seed: of the folds and of the model.
 
     Returns:
-        Suspects ordered by p(suggested) - p(given); empty for fewer than `FEWEST_ROWS` rows.
+        Suspects ordered by p(suggested) - p(given); None for fewer than `FEWEST_ROWS` rows or two labels.
     """
     if len(texts) < FEWEST_ROWS or len(set(answers)) < 2:
-        return []
+        return None
     names = sorted(set(answers))
     given = np.array([names.index(answer) for answer in answers])
     folds = np.array([int.from_bytes(lot(seed, f"review:{group}")[:4]) % FOLDS for group in groups])
@@ -116,12 +130,13 @@ def suspected(texts: Sequence[str], answers: Sequence[str], groups: Sequence[str
     threshold = np.array([own[given == label].mean() for label in range(len(names))])
     confident = np.where(found >= threshold, found, -1.0)
     suggested = confident.argmax(axis=1)
-    wrong = np.flatnonzero((confident[rows, suggested] >= 0) & (suggested != given) & (found[rows, suggested] > own))
-    margin = found[wrong, suggested[wrong]] - own[wrong]
-    return [
+    margin = np.where(confident[rows, suggested] >= 0, found[rows, suggested] - own, 0.0)
+    wrong = np.flatnonzero(margin >= LEAST_MARGIN)
+    suspects = (
         Suspect(int(row), names[suggested[row]], float(own[row]), float(found[row, suggested[row]]))
-        for row in wrong[np.argsort(-margin, kind="stable")]
-    ]
+        for row in wrong[np.argsort(-margin[wrong], kind="stable")]
+    )
+    return Review(float(np.mean(found.argmax(axis=1) == given)), tuple(suspects))
 
 
 def _out_of_fold(

@@ -15,16 +15,24 @@ from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
 from luthier.data.separate import check_labels, separate, split_rule
 from luthier.data.shards import Shard, distribute
-from luthier.data.tokenise import render_rows, split_report
+from luthier.data.show import row_views
+from luthier.data.tokenise import render_rows, split_reports
 from luthier.errors import DataError
-from luthier.records import DataReport, Finding, LabelSuspect, Leakage, RequestContract, SplitName, is_closed
+from luthier.records import (
+    DataReport,
+    Finding,
+    LabelReview,
+    LabelSuspect,
+    Leakage,
+    RequestContract,
+    RowView,
+    SplitName,
+    is_closed,
+)
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, temporary_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-MOST_SUSPECTS = 200
-"""Rows with a doubtful label that the report lists; suspects.jsonl has all."""
 
 _SHORTEST_OPEN_ANSWER = 16
 
@@ -37,8 +45,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     Args:
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
-        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl, suspects.jsonl and,
-            last, report.json.
+        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
 
     Raises:
         DataError: a file cannot be used, or what is left of it cannot be learned from.
@@ -57,7 +64,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     items, findings = _guard(items, resolved, contract, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
-    suspects = _review(items, resolved)
+    review = _review(items, resolved)
     _render(items, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
@@ -65,10 +72,9 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     goldens = make_goldens(Renderer(contract, tokenizer), test, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
-    write_atomic(out / "suspects.jsonl", "".join(f"{suspect.model_dump_json()}\n" for suspect in suspects))
     report = _report(
         resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks,
-        suspects=suspects,
+        review=review, views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
     )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
     return report
@@ -111,17 +117,19 @@ def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger:
     return items, conflicts
 
 
-def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> tuple[LabelSuspect, ...]:
+def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | None:
     """Rows whose label a simple model of the other rows contradicts, the surest first; for people to look at."""
-    if not resolved.recipe.data.labels.review or not is_closed(resolved.recipe.entry.task):
-        return ()
+    if not resolved.recipe.data.labels.review:
+        return None
     found = suspected(
         [item.text for item in items],
         [item.answer for item in items],
         [item.group for item in items],
         seed=resolved.recipe.data.split.seed,
     )
-    return tuple(
+    if found is None:
+        return None
+    suspects = tuple(
         LabelSuspect(
             file=items[one.index].file,
             line=items[one.index].line,
@@ -130,8 +138,9 @@ def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> tuple[LabelSuspe
             given_probability=one.given_probability,
             suggested_probability=one.suggested_probability,
         )
-        for one in found
+        for one in found.suspects
     )
+    return LabelReview(agreement=found.agreement, suspects=suspects)
 
 
 def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
@@ -191,11 +200,12 @@ def _report(
     findings: dict[str, int],
     conflicts: int,
     leaks: tuple[Leakage, ...],
-    suspects: tuple[LabelSuspect, ...],
+    review: LabelReview | None,
+    views: tuple[RowView, ...],
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     closed = is_closed(entry.task)
-    splits = {split: split_report(out / f"{split}.arrow", closed=closed) for split in SPLITS}
+    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
     assert ledger.rows_in == rows_out + len(ledger.fates), (
         f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
@@ -219,8 +229,9 @@ def _report(
         conflicts=conflicts,
         similar_labels=tuple(similar_names(splits["train"].labels)),
         rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),
-        suspects=suspects[:MOST_SUSPECTS],
-        num_suspects=len(suspects),
+        review=review,
+        changes=tuple(ledger.changes),
+        views=views,
         leakage=leaks,
         end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut

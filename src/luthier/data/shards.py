@@ -175,7 +175,7 @@ class Shard(Sequence[Example]):
         self._starts = [0, *itertools.accumulate(batch.num_rows for batch in batches)]
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return int(self._starts[-1])
 
     @overload
     def __getitem__(self, index: int) -> Example: ...

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from luthier.data.contract import Renderer
 from luthier.data.items import Item, Ledger, Verdict
@@ -14,6 +16,8 @@ from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
 from luthier.errors import DataError, ModelError
 from luthier.records import Message, RequestContract, SplitName, SplitReport, is_closed
 from luthier.store.files import sha256_file
+
+LENGTH_BINS = 32
 
 
 def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, spool: Path) -> list[Item]:
@@ -120,9 +124,16 @@ def audit_row(row: Example, contract: RequestContract, *, split: SplitName) -> N
         )
 
 
-def split_report(path: Path, *, closed: bool) -> SplitReport:
-    """Counts of one split; lengths are in tokens, percentiles by nearest rank."""
+def split_reports(shards: Mapping[SplitName, Path], *, closed: bool) -> dict[SplitName, SplitReport]:
+    """Counts of each split."""
+    longest = max(max(Shard(path).lengths, default=0) for path in shards.values())
+    return {split: _split_report(path, closed=closed, longest=int(longest)) for split, path in shards.items()}
+
+
+def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
+    """Lengths are in tokens, percentiles by nearest rank."""
     shard = Shard(path)
+    counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
     lengths = sorted(shard.lengths.tolist())
     labels = Counter(shard.column("answer")) if closed else Counter[str]()
     return SplitReport(
@@ -134,6 +145,7 @@ def split_report(path: Path, *, closed: bool) -> SplitReport:
         length_p50=_percentile(lengths, 0.50),
         length_p95=_percentile(lengths, 0.95),
         length_max=_percentile(lengths, 1.0),
+        length_counts=tuple(counts.tolist()),
         sha256=sha256_file(path) if len(shard) else "",
     )
 

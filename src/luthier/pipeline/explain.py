@@ -39,6 +39,6 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         lines.append(
             "  rare labels: " + ", ".join(f"{label!r} ({rows} rows)" for label, rows in report.rare_labels.items())
         )
-    if report.num_suspects:
-        lines.append(f"  labels to look at: {report.num_suspects} rows, listed in {run.data / 'suspects.jsonl'}")
-    return [*lines, f"report: {run.data_report}"]
+    if report.review and report.review.suspects:
+        lines.append(f"  labels to look at: {len(report.review.suspects)} rows, the surest of them in the report")
+    return [*lines, f"report: {run.data / 'report.html'}"]

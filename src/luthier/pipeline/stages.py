@@ -104,9 +104,11 @@ def base(context: Context) -> None:
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
     from luthier.data.prepare import prepare as prepare_data
+    from luthier.report.data import render_data
 
     context.run.data.mkdir(exist_ok=True)
-    prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+    report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+    write_atomic(context.run.data / "report.html", render_data(report))
 
 
 def train(context: Context) -> None:
