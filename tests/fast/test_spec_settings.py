@@ -249,6 +249,11 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.limit.test": (3, PREPARE),
     "data.privacy.action": ("redact", PREPARE),
     "data.privacy.secrets": ("stop", PREPARE),
+    "data.clean": (["strip_ends"], PREPARE),
+    "data.filter.min_chars": (32, PREPARE),
+    "data.filter.max_chars": (100, PREPARE),
+    "data.filter.languages": (["fr"], PREPARE),
+    "data.filter.max_repetition": (0.5, PREPARE),
     "data.labels.rename": ({"ask": "question"}, PREPARE),
     "data.labels.min_rows": (1000, PREPARE),
     "data.labels.review": (False, PREPARE),
@@ -283,7 +288,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "output_dir": ("elsewhere", through_begin),
 }
 ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
-REFUSED = {"data.train.0.format", "data.privacy.secrets"}  # the effect of these values is that the data is refused
+# The effect of these values is that the data is refused.
+REFUSED = {"data.train.0.format", "data.privacy.secrets", "data.filter.languages"}
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 _USUAL: dict[Consumer, object] = {}
 

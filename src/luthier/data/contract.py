@@ -18,7 +18,7 @@ from luthier.data import clean, privacy
 from luthier.data.inputs import fill
 from luthier.data.template import PLAIN_TEMPLATE, render
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, is_closed
+from luthier.records import Message, RequestContract
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 
@@ -212,7 +212,7 @@ def make_contract(
     contract = RequestContract(
         name=entry.name,
         task=entry.task,
-        transforms=clean.CLOSED_TRANSFORMS if is_closed(entry.task) else clean.OPEN_TRANSFORMS,
+        transforms=resolved.recipe.data.clean or (),
         privacy_action=action,
         system=entry.system or "",
         input=entry.input or "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from luthier.data import clean
 from luthier.data.chat import parse_chat
 from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
@@ -56,7 +55,7 @@ def _fill(item: Item, contract: RequestContract, label: str, ledger: Ledger) -> 
         item.text = _cleaned(raw, contract.transforms)
     else:
         raw = ""
-    transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else clean.OPEN_TRANSFORMS
+    transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else contract.transforms
     item.answer = _cleaned(as_text(item.values.get(label)), transforms)
     if item.text == raw:
         return False

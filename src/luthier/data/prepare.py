@@ -8,6 +8,7 @@ from pathlib import Path
 
 from luthier.data.contract import Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
+from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
 from luthier.data.interpret import interpret
@@ -62,6 +63,8 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
     items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
+    if resolved.recipe.data.filter is not None:
+        items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
     review = _review(items, resolved)

@@ -15,10 +15,15 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Recipe
+from luthier.spec.recipe import CleanStep, Recipe
 from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
+
+CLEAN_CLOSED: tuple[CleanStep, ...] = (
+    "unescape_html", "repair_mojibake", "strip_control", "normalise_unicode", "collapse_whitespace",
+)  # fmt: skip
+CLEAN_OPEN: tuple[CleanStep, ...] = ("repair_mojibake", "strip_control", "normalise_unicode", "strip_ends")
 
 REVIEWED_ROWS = 50_000
 """Rows up to which labels are reviewed unasked."""
@@ -196,6 +201,11 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
     filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    filler.fill(
+        "data.clean",
+        list(CLEAN_CLOSED if closed else CLEAN_OPEN),
+        "layout carries no meaning for a label" if closed else "markup and indentation may be what the text is about",
+    )
     _fill_labels(filler, profile, closed=closed)
     own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
     filler.fill(
