@@ -11,7 +11,7 @@ from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.records import Message, RowFate, SplitName, StepCount
+from luthier.records import Contamination, Message, RowFate, SplitName, StepCount
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 
@@ -35,6 +35,7 @@ class Item:
     turns: tuple[Message, ...] = ()
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
+    contaminated: Contamination = ""
 
     @property
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random_key
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +13,18 @@ from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
-from luthier.data.separate import check_labels, separate, split_rule
+from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
 from luthier.data.shards import Example, write_shard
 from luthier.data.tokenise import audit, render_rows, split_report
 from luthier.errors import DataError
-from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
+from luthier.records import Contamination, DataReport, Finding, NearReport, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _SHORTEST_OPEN_ANSWER = 16
+_OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
 
 
 def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> DataReport:
@@ -50,18 +52,20 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     items = interpret(items, contract, label=resolved.recipe.entry.label or "", ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
-    items, leaks = separate(items, resolved, ledger)
-    examples = _render(items, renderer, resolved, ledger)
+    items, near = set_near_aside(items, contract, resolved, ledger)
+    separated = separate(items, contract, resolved, ledger)
+    examples = _render(separated.items, renderer, resolved, ledger)
     audit(examples, contract)
     contract = _completed(renderer, examples["train"])
     for split in SPLITS:
         write_shard(out / f"{split}.arrow", examples[split])
     write_atomic(out / "contract.json", contract.to_json())
-    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.data.split.seed)
+    clean = [one for one in examples["test"] if not one.contaminated]
+    goldens = make_goldens(Renderer(contract, tokenizer), clean, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(resolved, out, ledger=ledger, examples=examples, findings=count_kinds(findings),
-                     conflicts=conflicts, leaks=leaks)  # fmt: skip
+                     conflicts=conflicts, near=near, separated=separated)  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
     return report
 
@@ -121,7 +125,19 @@ def _render(
                 f"({ledger.rows_in} rows read: {ledger.summary()})",
                 way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
             )
+    _refuse_seen_test(examples["test"])
     return examples
+
+
+def _refuse_seen_test(test: Sequence[Example]) -> None:
+    if all(example.contaminated for example in test):
+        counts = Counter(example.contaminated for example in test)
+        found = ", ".join(f"{count} {_OVERLAP[kind]}" for kind, count in counts.items() if kind)
+        raise DataError(
+            f"training has seen every one of the {len(test)} rows of the test split: {found}",
+            way_out="give other rows as data.test, or, where likeness or groups are no leak here, "
+            "set data.leakage.near higher or data.split.group_by to ''",
+        )
 
 
 def _refuse_short_length(
@@ -160,7 +176,8 @@ def _report(
     examples: dict[SplitName, list[Example]],
     findings: dict[str, int],
     conflicts: int,
-    leaks: tuple[Leakage, ...],
+    near: NearReport | None,
+    separated: Separated,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     rows_out = sum(len(rows) for rows in examples.values())
@@ -170,6 +187,7 @@ def _report(
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
+    read = [*files, *data.leakage.benchmarks]
     closed = is_closed(entry.task)
     return DataReport(
         name=entry.name,
@@ -185,11 +203,14 @@ def _report(
         findings_action=rules.action,
         secrets_action=rules.secrets,
         conflicts=conflicts,
-        leakage=leaks,
+        near=near,
+        leakage=separated.leakage,
+        benchmarks=separated.benchmarks,
+        rows_left_apart=separated.rows_left_apart,
         end_of_turn_supervised=True,  # `audit` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
-        source_sha256={file: sha256_file(resolved.file(file)) for file in files},
+        source_sha256={file: sha256_file(resolved.file(file)) for file in read},
     )

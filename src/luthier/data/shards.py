@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from luthier.errors import RunError
+from luthier.records import Contamination
 from luthier.store.files import write_atomic
 
 SCHEMA = pa.schema(
@@ -21,8 +22,9 @@ SCHEMA = pa.schema(
         ("prompt_ids", pa.list_(pa.int32())),
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
+        ("contaminated", pa.string()),
     ],
-    metadata={"luthier": "shard/1"},
+    metadata={"luthier": "shard/2"},
 )
 
 
@@ -44,6 +46,8 @@ class Example:
     """The whole row; `prompt_ids` is its prefix."""
     supervised: list[bool]
     """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
+    contaminated: Contamination = ""
+    """How training has seen a row of test, which then does not count; '' for all other rows."""
 
 
 def write_shard(path: Path, examples: Sequence[Example]) -> None:

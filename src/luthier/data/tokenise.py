@@ -55,6 +55,7 @@ def _row(item: Item, renderer: Renderer, answer_ids: Callable[[str], list[int]])
         prompt_ids=prompt,
         input_ids=prompt + answer,
         supervised=[False] * len(prompt) + [True] * len(answer),
+        contaminated=item.contaminated,
     )
 
 
@@ -72,6 +73,7 @@ def _conversation(item: Item, renderer: Renderer) -> Example:
         prompt_ids=ids[: len(ids) - len(renderer.answer_ids(turns[-1].content))],
         input_ids=ids,
         supervised=supervised,
+        contaminated=item.contaminated,
     )
 
 
@@ -117,6 +119,7 @@ def split_report(path: Path, rows: Sequence[Example], *, closed: bool) -> SplitR
         length_p95=_percentile(lengths, 0.95),
         length_max=_percentile(lengths, 1.0),
         sha256=sha256_file(path) if rows else "",
+        contaminated=sum(bool(row.contaminated) for row in rows),
     )
 
 

@@ -114,6 +114,7 @@ def usable_threads() -> int:
 def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
     data = loaded.recipe.data
     files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
+    files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
     hashes = {}
     for key, file in files.items():
         if file is None:

@@ -19,6 +19,7 @@ from luthier.report.evidence import (
     bits,
     brackets,
     budgets,
+    contaminated_line,
     is_proportion,
     minus,
     number,
@@ -62,6 +63,7 @@ def render(evidence: Evidence) -> str:
     return environment.get_template("report.html.j2").render(
         e=evidence,
         warnings=warnings(evidence),
+        contaminated_line=contaminated_line(evidence),
         verdict=verdict(evidence),
         figures=_key_figures(evidence),
         table=table(evidence),

@@ -80,6 +80,39 @@ class Privacy(Section):
     secrets: Literal["stop", "redact", "drop"] = Field("stop", description="What to do about keys and tokens.")
 
 
+class _Near(Section):
+    near: float | bool | None = Field(
+        None, description="Jaccard index of 5-character shingles from which texts are alike; off: equal ones only."
+    )
+
+    @field_validator("near", mode="before")
+    @classmethod
+    def _is_likeness_or_off(cls, value: object) -> object:
+        """One message for a union; below a half, most short texts on one subject are alike."""
+        if value is None or value is False:
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 1:
+            raise ValueError("is a likeness from 0.5 to 1, such as 0.8, or off")
+        return float(value)
+
+    @property
+    def threshold(self) -> float | None:
+        """The likeness, or None where only equal texts count as alike."""
+        return None if self.near is None or isinstance(self.near, bool) else self.near
+
+
+class Dedupe(_Near):
+    """Rows that repeat another one; equal ones are always set aside."""
+
+
+class LeakageRules(_Near):
+    """What counts as seen in training."""
+
+    benchmarks: tuple[str, ...] = Field(
+        (), description="Files whose rows must not be learned; rows of train that overlap are set aside."
+    )
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -87,6 +120,8 @@ class Data(Section):
     split: Split = Field(default_factory=Split)
     limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
     privacy: Privacy | None = None
+    dedupe: Dedupe | None = None
+    leakage: LeakageRules = Field(default_factory=LeakageRules)
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

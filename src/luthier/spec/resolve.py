@@ -221,6 +221,16 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         filler.reasons.pop("data.privacy")
         absent = "data.privacy is absent: personal data is reported, a secret stops the run"
         filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
+    _fill_likeness(filler)
+
+
+def _fill_likeness(filler: _Filler) -> None:
+    if filler.tree["data"]["dedupe"] is None:
+        filler.tree["data"]["dedupe"] = {"near": False}
+        filler.reasons.pop("data.dedupe")
+        filler.reasons["data.dedupe.near"] = "data.dedupe is absent: a changed word may matter, only equal rows go"
+    filler.fill("data.dedupe.near", 0.8, "in a short message about one word differs")
+    filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
 
 
 def _refuse_answer_in_input(template: str, label: str) -> None:
