@@ -89,7 +89,7 @@ def test_equal_least_hashes_are_as_frequent_as_the_jaccard_index() -> None:
     """One hash a band: the share of equal keys estimates J, with the spread of independent draws."""
     texts = ["the quick brown fox jumps over the lazy dog today", "the quick brown fox jumps over a lazy cat today"]
     draws = 4000
-    keys = near._band_keys(texts, draws, 1)
+    keys = near._least_hashes(texts, draws, 1)[0]
     exact = jaccard(shingles(texts[0]), shingles(texts[1]))
     share = float(np.mean(keys[:, 0] == keys[:, 1]))
     assert abs(share - exact) < 4 * (exact * (1 - exact) / draws) ** 0.5
@@ -97,18 +97,19 @@ def test_equal_least_hashes_are_as_frequent_as_the_jaccard_index() -> None:
 
 @given(texts=st.lists(ANY, min_size=1, max_size=12), order=st.randoms(use_true_random=False))
 def test_keys_depend_on_the_text_alone(texts: list[str], order: random.Random) -> None:
-    alone = [near._band_keys([text], 3, 2)[:, 0].tolist() for text in texts]
+    alone = [near._least_hashes([text], 3, 2)[0][:, 0].tolist() for text in texts]
     places = list(range(len(texts)))
     order.shuffle(places)
-    together = near._band_keys([texts[place] for place in places], 3, 2)
+    together = near._least_hashes([texts[place] for place in places], 3, 2)[0]
     assert [together[:, at].tolist() for at in range(len(places))] == [alone[place] for place in places]
 
 
 def test_batches_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*corpus(60, seed=2), "x" * 3000, ""]
-    whole = near._band_keys(texts, 4, 3)
+    whole = near._least_hashes(texts, 4, 3)
     monkeypatch.setattr(near, "_BATCH", 100)  # the longest text alone is more than that
-    assert (near._band_keys(texts, 4, 3) == whole).all()
+    for part, again in zip(whole, near._least_hashes(texts, 4, 3), strict=True):
+        assert (part == again).all()
 
 
 def test_likeness_does_not_chain() -> None:
@@ -151,7 +152,19 @@ def test_a_crowd_costs_linear_time() -> None:
         index.find(row)
         index.add(row)
     assert index.crowded > 0
-    assert index.compared <= near._MOST_COMPARED * len(texts)
+    assert index.compared <= near._MOST_IN_BUCKET * bands_for(0.8)[0] * len(texts)
+
+
+def test_a_sketch_spares_comparisons_and_loses_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = [text[: len(text) // 2] for text in corpus(40, seed=5)]
+    texts = [f"{one} {other}" for one in halves for other in halves]  # many are half alike
+    index, every = (NearIndex(texts, 0.7) for _ in range(2))
+    monkeypatch.setattr(every, "_least_equal", -1.0)  # no sketch speaks against anything
+    for row in range(len(texts)):
+        assert index.find(row) == every.find(row)
+        index.add(row)
+        every.add(row)
+    assert index.compared < every.compared / 2
 
 
 def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,10 @@ def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *
             raise missing_column(name, columns, key=f"{file}: data.train[0].input")
     if entry.label and entry.label not in columns:
         raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
-    group_by = resolved.recipe.data.split.group_by
-    if is_train and group_by and group_by not in columns:
-        raise missing_column(group_by, columns, key=f"{file}: data.split.group_by")
+    split = resolved.recipe.data.split
+    for key, column in (("group_by", split.group_by), ("by_time", split.by_time), ("column", split.column)):
+        if is_train and column and column not in columns:
+            raise missing_column(column, columns, key=f"{file}: data.split.{key}")
 
 
 def name_group(item: Item, group_by: str) -> str:

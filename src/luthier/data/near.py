@@ -15,7 +15,6 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +29,8 @@ _MOST_HASHES = 160
 _MOST_ROWS_OF_BAND = 16
 _BATCH = 2**18
 """Shingle hashes worked on at once: a megabyte, which the processor's cache holds."""
-_MOST_IN_BUCKET = 16
+_MOST_IN_BUCKET = 32
 """Members of a bucket that a text is compared with, the newest first; this keeps the time linear."""
-_MOST_COMPARED = 32
-"""Texts that one text is compared with, those with the most equal bands first."""
 _MOST_CACHED = 2_000_000
 """Shingles of recently compared texts that are kept, some 200 MB."""
 
@@ -87,10 +84,14 @@ class NearIndex:
         self.compared = 0
         """Pairs whose shingles were compared."""
         self.crowded = 0
-        """Texts that were compared with the likeliest candidates only, because they had too many."""
+        """Texts that were compared with the newest candidates only, because they had too many."""
         self._texts = texts
         bands, rows = bands_for(threshold)
-        self._buckets = _buckets(texts, bands, rows)  # [N, B]: number of the bucket; -1 where the text is alone
+        keys_BN, self._sketches = _least_hashes(texts, bands, rows)  # sketches [N, B * R]: a byte of each least hash
+        self._buckets = _buckets(keys_BN)  # [N, B]: number of the bucket; -1 where the text is alone
+        # Of K least hashes K J are equal, with this spread; four of them below, an exact comparison is not tried.
+        hashes = bands * rows
+        self._least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))
         self._shared = (self._buckets >= 0).any(axis=1)
         # In each bucket the added texts form a chain from the newest to the oldest.
         self._newest = memoryview(np.empty(int(self._buckets.max(initial=-1)) + 1, dtype=np.int32))
@@ -129,10 +130,10 @@ class NearIndex:
         return sorted(found, key=lambda match: match.index)
 
     def _candidates(self, index: int) -> list[int]:
-        """Added texts with an equal band, the likeliest first where there are too many."""
+        """Added texts with an equal band whose sketches do not speak against them."""
         buckets = self._buckets[index].tolist()
         num_bands = len(buckets)
-        equal_bands: Counter[int] = Counter()
+        found: set[int] = set()
         is_crowded = False
         for band, bucket in enumerate(buckets):
             if bucket < 0:
@@ -140,18 +141,17 @@ class NearIndex:
             other = self._newest[bucket]
             room = _MOST_IN_BUCKET
             while other >= 0 and room:
-                if other != index:
-                    equal_bands[other] += 1
-                    room -= 1
+                found.add(other)
+                room -= 1
                 other = self._older[other * num_bands + band]
             is_crowded |= other >= 0
-        if len(equal_bands) > _MOST_COMPARED:
-            is_crowded = True
-            likeliest = sorted(equal_bands, key=lambda other: (-equal_bands[other], -other))[:_MOST_COMPARED]
-        else:
-            likeliest = list(equal_bands)
         self.crowded += is_crowded
-        return likeliest
+        found.discard(index)
+        if not found:
+            return []
+        others = np.fromiter(found, dtype=np.int64, count=len(found))
+        equal = np.count_nonzero(self._sketches[others] == self._sketches[index], axis=1)
+        return list(others[equal >= self._least_equal].tolist())
 
     def _shingles(self, index: int) -> frozenset[str]:
         found = self._cache.get(index)
@@ -165,16 +165,16 @@ class NearIndex:
         return found
 
 
-def _buckets(texts: Sequence[str], bands: int, rows: int) -> NDArray[np.int32]:
+def _buckets(keys_BN: UInt64s) -> NDArray[np.int32]:
     """[N, B] number of the bucket of each text in each band, -1 where no other text has an equal band."""
-    keys_BN = _band_keys(texts, bands, rows)
-    buckets_NB = np.full((len(texts), bands), -1, dtype=np.int32)
+    bands, texts = keys_BN.shape
+    buckets_NB = np.full((texts, bands), -1, dtype=np.int32)
     used = 0
     for band, keys in enumerate(keys_BN):
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(texts) else np.empty(0, dtype=np.int64)
-        sizes = np.diff(np.r_[starts, len(texts)])
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if texts else np.empty(0, dtype=np.int64)
+        sizes = np.diff(np.r_[starts, texts])
         many = sizes > 1
         numbers = np.where(many, used + np.cumsum(many) - 1, -1)
         buckets_NB[order, band] = np.repeat(numbers, sizes)
@@ -182,8 +182,9 @@ def _buckets(texts: Sequence[str], bands: int, rows: int) -> NDArray[np.int32]:
     return buckets_NB
 
 
-def _band_keys(texts: Sequence[str], bands: int, rows: int) -> UInt64s:
-    """[B, N] one number for the R least hashes of each band of each text."""
+def _least_hashes(texts: Sequence[str], bands: int, rows: int) -> tuple[UInt64s, NDArray[np.uint8]]:
+    """[B, N] one number for the R least hashes of each band of each text, and [N, B * R] a byte of each least hash."""
+    sketches = np.empty((len(texts), bands * rows), dtype=np.uint8)
     keys_BN = np.empty((bands, len(texts)), dtype=np.uint64)
     numbers = np.array(_numbers("minhash", 2 * bands * rows), dtype=np.uint64)
     multipliers, offsets = (numbers.astype(np.uint32) | np.uint32(1)).reshape(2, bands, rows)
@@ -192,14 +193,17 @@ def _band_keys(texts: Sequence[str], bands: int, rows: int) -> UInt64s:
         scratch = np.empty_like(hashes_LN)
         for band in range(bands):
             key = np.zeros(len(members), dtype=np.uint64)
-            for multiplier, offset in zip(multipliers[band], offsets[band], strict=True):
+            for row, (multiplier, offset) in enumerate(zip(multipliers[band], offsets[band], strict=True)):
                 # An odd factor permutes the 32-bit numbers, and hashes are spread evenly over them already.
                 np.multiply(hashes_LN, multiplier, out=scratch)
                 np.add(scratch, offset, out=scratch)
-                key = (key ^ scratch.min(axis=0)) * mix
+                least = scratch.min(axis=0)
+                key = (key ^ least) * mix
                 key ^= key >> np.uint64(29)
+                # The high bits of a minimum are nearly always 0, so the byte is taken from a product.
+                sketches[members, band * rows + row] = (least * multiplier) >> np.uint32(24)
             keys_BN[band, members] = key
-    return keys_BN
+    return keys_BN, sketches
 
 
 def _batches(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], UInt32s]]:

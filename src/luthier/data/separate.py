@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from luthier.data.dedupe import near_repeated, text_key
 from luthier.data.firewall import Firewall, compared_text, keep_off_benchmarks
+from luthier.data.inputs import as_text
 from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.split import assign, draw
+from luthier.data.split import assign, assign_by_time, assign_stable, draw
+from luthier.data.times import read_times
 from luthier.errors import DataError
 from luthier.records import BenchmarkOverlap, Leakage, NearConflict, NearReport, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
@@ -37,9 +40,10 @@ def separate(items: Sequence[Item], contract: RequestContract, resolved: Resolve
             f"{resolved.file(resolved.recipe.entry.path)}: no row is left of {ledger.rows_in} ({ledger.summary()})",
             way_out="check data.train[0].input and .label, and the lines that `luthier prepare` reports",
         )
-    firewall = Firewall.over(items, contract, resolved.recipe.data.leakage.threshold)
-    apart = _assign(items, resolved, firewall)
-    kept, overlaps = keep_off_benchmarks(items, contract, resolved, ledger)
+    kept, times = _timed(items, resolved, ledger)
+    firewall = Firewall.over(kept, contract, resolved.recipe.data.leakage.threshold)
+    apart = _assign(kept, times, resolved, firewall)
+    kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger)
     kept = check_labels(kept, resolved, ledger, step="labels")
     kept, leaks = firewall.check(kept, ledger)
     return Separated(_limit(kept, resolved, ledger), leaks, overlaps, apart)
@@ -96,35 +100,94 @@ def _by_origin(items: Sequence[Item]) -> list[list[Item]]:
 def split_rule(resolved: ResolvedRecipe) -> str:
     """How rows came into splits, in words."""
     data, split = resolved.recipe.data, resolved.recipe.data.split
+    if split.column:
+        return f"named by the column {split.column!r}; seed {split.seed} of limits"
     asked = (("test", split.test, data.test), ("validation", split.validation, data.validation))
     own = [f"{name} is the file {file}" for name, _, file in asked if file]
-    shares = [f"{name} {share:g}" for name, share, file in asked if share and not file]
+    shares = ", ".join(f"{name} {share:g}" for name, share, file in asked if share and not file)
     whole = f"rows with the same {repr(split.group_by) if split.group_by else 'text'} stay together"
-    if data.leakage.threshold is not None:
-        whole += f", near-duplicates (likeness {data.leakage.threshold:g}) too"
-    parts = [*own, *([f"drawn: {', '.join(shares)}", whole] if shares else [])]
-    if shares and split.stratify:
-        parts.append("labels keep their shares")
-    return "; ".join([*parts, f"seed {resolved.recipe.data.split.seed}"])
+    likeness = data.leakage.threshold
+    parts = list(own)
+    if shares and split.by_time:
+        parts.append(f"by {split.by_time!r}, the newest last: {shares}")
+    elif shares and split.stable:
+        parts += [f"drawn by lot: {shares}", whole, "later rows move none"]
+    elif shares:
+        like = "" if likeness is None else f", near-duplicates (likeness {likeness:g}) too"
+        parts += [f"drawn: {shares}", whole + like]
+        parts += ["labels keep their shares"] if split.stratify else []
+    return "; ".join([*parts, f"seed {split.seed}"])
 
 
-def _assign(items: Sequence[Item], resolved: ResolvedRecipe, firewall: Firewall) -> int:
+def _timed(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> tuple[list[Item], dict[int, datetime]]:
+    """Set aside rows to be split by time that have none, and the times of the others by the items' identity."""
+    column = resolved.recipe.data.split.by_time
+    if not column:
+        return list(items), {}
+    ours = [item for item in items if item.origin is None]
+    read = read_times([item.values.get(column) for item in ours], column=column)
+    times = {id(item): time for item, time in zip(ours, read, strict=True) if time is not None}
+    missing: Verdict = ("no_time", f"nothing in the column {column!r} can be read as a time")
+    verdicts = [None if item.origin or id(item) in times else missing for item in items]
+    kept = ledger.sift("times", items, verdicts)
+    if not times:
+        raise DataError(
+            f"{resolved.file(resolved.recipe.entry.path)}: no row has a time in column {column!r} (data.split.by_time)",
+            way_out="name a column of dates such as 2026-03-01, or leave by_time out",
+        )
+    return kept, times
+
+
+def _assign(items: Sequence[Item], times: Mapping[int, datetime], resolved: ResolvedRecipe, firewall: Firewall) -> int:
+    """Give every item its split.
+
+    Returns:
+        The number of rows whose near-duplicates were left apart.
+    """
     data, split = resolved.recipe.data, resolved.recipe.data.split
     ours = [item for item in items if item.origin is None]
-    groups, apart = firewall.joined_groups(ours)
-    names = assign(
-        groups,
-        [item.answer for item in ours],
-        test=0.0 if data.test else split.test or 0.0,
-        validation=0.0 if data.validation else split.validation or 0.0,
-        seed=resolved.recipe.data.split.seed,
-        stratify=bool(split.stratify) and is_closed(resolved.recipe.entry.task),
-    )
+    test = 0.0 if data.test else split.test or 0.0
+    validation = 0.0 if data.validation else split.validation or 0.0
+    groups, apart = [item.group for item in ours], 0
+    if split.column:
+        names = [_official(item, split.column, resolved) for item in ours]
+    elif split.by_time:
+        names = assign_by_time([times[id(item)] for item in ours], test=test, validation=validation)
+    elif split.stable:
+        # Near-duplicates are not joined: a later row that links two groups would move one of them.
+        names = assign_stable(groups, test=test, validation=validation, seed=split.seed)
+    else:
+        groups, apart = firewall.joined_groups(ours)
+        closed = is_closed(resolved.recipe.entry.task)
+        stratify = bool(split.stratify) and closed
+        names = assign(
+            groups, [item.answer for item in ours], test=test, validation=validation, seed=split.seed, stratify=stratify
+        )
     for item, name in zip(ours, names, strict=True):
         item.split = name
     for item in items:
         item.split = item.origin or item.split
     return apart
+
+
+_OFFICIAL: dict[str, SplitName] = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test",
+}  # fmt: skip
+
+
+def _official(item: Item, column: str, resolved: ResolvedRecipe) -> SplitName:
+    """The split that the row itself names."""
+    name = as_text(item.values.get(column)).strip().casefold()
+    if name not in _OFFICIAL:
+        # What stands there may be anything, also personal data; only a plain word is shown.
+        shown = repr(name) if name.isalpha() and len(name) < 20 else "another text" if name else "nothing"
+        raise DataError(
+            f"{resolved.file(item.file)}:{item.line}: column {column!r} (data.split.column) names no split, "
+            f"it holds {shown}",
+            way_out=f"write one of {', '.join(_OFFICIAL)}",
+        )
+    return _OFFICIAL[name]
 
 
 def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger, *, step: str) -> list[Item]:

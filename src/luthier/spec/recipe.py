@@ -60,7 +60,17 @@ class Split(Section):
     validation: Share | None = Field(None, description="Share of groups for the validation split.")
     group_by: str | None = Field(None, description="Column whose values must not be spread over splits; '' for none.")
     stratify: bool | None = Field(None, description="Keep label shares alike over splits.")
+    by_time: str | None = Field(None, min_length=1, description="Column of a time: the newest rows are tested.")
+    column: str | None = Field(None, min_length=1, description="Column that names each row's split: train, test, ...")
+    stable: bool = Field(False, description="Each group by its own lot: a file that grows moves no row it had.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the draw of splits and limits; not that of training.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        ways = [name for name in ("by_time", "column", "stable") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are different ways to split; keep one")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Split:
