@@ -12,9 +12,9 @@ Shapes: N texts, R hashes a band, B bands, L shingles of a text.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,17 +92,16 @@ class NearIndex:
         # Of K least hashes K J are equal, with this spread; four of them below, an exact comparison is not tried.
         hashes = bands * rows
         self._least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))
-        self._shared = (self._buckets >= 0).any(axis=1)
+        self._shared = np.asarray((self._buckets >= 0).any(axis=1)).tobytes()
         # In each bucket the added texts form a chain from the newest to the oldest.
-        self._newest = memoryview(np.empty(int(self._buckets.max(initial=-1)) + 1, dtype=np.int32))
-        self._older = memoryview(np.full(self._buckets.size, -1, dtype=np.int32))  # [N * B]
+        self._newest = array("i", [-1]) * (int(self._buckets.max(initial=-1)) + 1)
+        self._older = array("i", [-1]) * self._buckets.size  # [N * B]
         self._cache: dict[int, frozenset[str]] = {}
         self._num_cached = 0
-        self.forget()
 
     def forget(self) -> None:
         """Take all added texts out again; what was worked out about the texts stays."""
-        np.asarray(self._newest).fill(-1)
+        self._newest = array("i", [-1]) * len(self._newest)
 
     def add(self, index: int) -> None:
         """Let later texts be compared with this one."""
@@ -216,12 +215,13 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], UInt32s]
     ordered = lengths[order].tolist()
     start = 0
     while start < len(ordered):
-        # Lengths rise, so the last of a batch is its longest: the batch is that times its width.
-        ends = range(start + 1, len(ordered) + 1)
-        size = bisect.bisect_right(ends, _BATCH, key=lambda end, start=start: (end - start) * ordered[end - 1])
-        members = order[start : start + max(size, 1)]
+        # Lengths rise, so the last of a batch is its longest: the batch holds its length times the number of texts.
+        stop = start + 1
+        while stop < len(ordered) and (stop + 1 - start) * ordered[stop] <= _BATCH:
+            stop += 1
+        members = order[start:stop]
         yield members, _shingle_hashes([texts[index] for index in members], lengths[members])
-        start += len(members)
+        start = stop
 
 
 def _shingle_hashes(texts: Sequence[str], lengths: NDArray[np.int64]) -> UInt32s:
@@ -237,7 +237,7 @@ def _shingle_hashes(texts: Sequence[str], lengths: NDArray[np.int64]) -> UInt32s
     counts = lengths - SHINGLE + 1
     starts = np.cumsum(lengths) - lengths
     places = np.minimum(np.arange(int(counts.max()))[:, None], counts - 1) + starts
-    return hashes[places]
+    return np.asarray(hashes[places], dtype=np.uint32)
 
 
 def _numbers(purpose: str, count: int) -> list[int]:

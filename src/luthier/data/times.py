@@ -57,8 +57,8 @@ def _from_numbers(match: re.Match[str], *, day_first: bool) -> datetime | None:
         day, month = (one, two) if day_first or match["mark"] == "." else (two, one)
     else:
         return None  # a year of two digits could be a day
-    clock = [int(match[name] or 0) for name in ("hour", "minute", "second")]
-    return datetime(year, month, day, *clock, tzinfo=UTC)
+    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
 
 
 def _day_first(cells: Sequence[str], column: str) -> bool:

@@ -244,7 +244,7 @@ def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
     """A key that the chosen way to split cannot obey is refused, not passed over."""
     data, split = loaded.recipe.data, loaded.recipe.data.split
     way = next((name for name in ("by_time", "column", "stable") if getattr(split, name)), None)
-    clashes = {"data.split.stratify": split.stratify} if way else {}
+    clashes: dict[str, object] = {"data.split.stratify": split.stratify} if way else {}
     if way == "column":
         clashes |= {"data.split.test": split.test, "data.split.validation": split.validation}
         clashes |= {"data.test": data.test, "data.validation": data.validation}
