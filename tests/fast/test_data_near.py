@@ -36,6 +36,7 @@ def corpus(count: int, seed: int) -> list[str]:
     return texts
 
 
+@settings(deadline=None)
 @given(text=ANY)
 def test_shingles_are_all_parts_of_the_text(text: str) -> None:
     found = shingles(text)
@@ -95,6 +96,7 @@ def test_equal_least_hashes_are_as_frequent_as_the_jaccard_index() -> None:
     assert abs(share - exact) < 4 * (exact * (1 - exact) / draws) ** 0.5
 
 
+@settings(deadline=None)
 @given(texts=st.lists(ANY, min_size=1, max_size=12), order=st.randoms(use_true_random=False))
 def test_keys_depend_on_the_text_alone(texts: list[str], order: random.Random) -> None:
     alone = [near._least_hashes([text], 3, 2)[0][:, 0].tolist() for text in texts]

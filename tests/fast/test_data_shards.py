@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data.shards import Example, read_shard, write_shard
 from luthier.errors import RunError
+from luthier.records import Contamination
 
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=9)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
@@ -19,7 +21,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 BOOLS = st.lists(st.booleans(), max_size=9)
 
 
-@given(st.lists(st.builds(Example, st.integers(1, 2**40), TEXT, TEXT, TEXT, IDS, IDS, BOOLS), max_size=6))
+MARK = st.sampled_from(get_args(Contamination))
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds(Example, st.integers(1, 2**40), TEXT, TEXT, TEXT, IDS, IDS, BOOLS, MARK), max_size=6))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> None:
     path = tmp_path_factory.mktemp("shards") / "train.arrow"
     write_shard(path, examples)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from data_kit import shape
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_firewall import changed, rows_of, texts
 from test_data_prepare import balanced, run, shards, write
@@ -68,6 +68,7 @@ def test_the_column_shows_whether_the_day_comes_first(mark: str) -> None:
             read_times([cell.replace("/", mark) for cell in cells], column="day")
 
 
+@settings(deadline=None)
 @given(cell=st.text() | st.integers() | st.floats() | st.datetimes() | st.booleans() | st.none())
 def test_any_cell_has_a_time_or_none(cell: object) -> None:
     time = read_times([cell], column="day")[0] if not isinstance(cell, str) or "20" not in cell else None
@@ -78,6 +79,7 @@ TIMES = st.lists(st.integers(0, 30), min_size=1, max_size=80).map(lambda days: [
 SHARE = st.sampled_from([0.0, 0.1, 0.25, 0.4])
 
 
+@settings(deadline=None)
 @given(times=TIMES, test=SHARE, validation=SHARE, order=st.randoms(use_true_random=False))
 def test_the_newest_are_tested(times: list[datetime], test: float, validation: float, order: Any) -> None:
     splits = assign_by_time(times, test=test, validation=validation)
@@ -103,6 +105,7 @@ def test_shares_by_time_are_kept_to_a_time() -> None:
 GROUPS = st.lists(st.text("abc", min_size=1, max_size=3), max_size=40)
 
 
+@settings(deadline=None)
 @given(groups=GROUPS, later=GROUPS, seed=st.integers(0, 9))
 def test_a_file_that_grows_moves_no_row(groups: list[str], later: list[str], seed: int) -> None:
     before = assign_stable(groups, test=0.3, validation=0.2, seed=seed)
@@ -217,6 +220,6 @@ def test_what_a_way_to_split_leaves_open_is_filled_in_with_the_reason(tmp_path: 
     assert made.reasons["data.split.group_by"] == "rows are split by 'day'"
     assert made.reasons["data.split.stratify"] == "rows are not drawn by label"
     made = resolved_split(tmp_path, {"column": "part"})
-    assert made.reasons["data.split.test"] == "unused, 'part' names the splits"
+    assert made.reasons["data.split.test"] == "for the plan only: the column 'part' names the splits"
     made = resolved_split(tmp_path, {"stable": True})
     assert made.recipe.data.split.stratify is False

@@ -234,10 +234,11 @@ def _fill_split(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> 
 
 
 def _unused(split: str, loaded: LoadedRecipe) -> str:
-    """Why a share is not used, or ''."""
+    """Why a share draws nothing, or ''."""
     if getattr(loaded.recipe.data, split):
         return f"unused, data.{split} is a file"
-    return f"unused, {loaded.recipe.data.split.column!r} names the splits" if loaded.recipe.data.split.column else ""
+    column = loaded.recipe.data.split.column
+    return f"for the plan only: the column {column!r} names the splits" if column else ""
 
 
 def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
