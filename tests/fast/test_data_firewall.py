@@ -16,6 +16,8 @@ from luthier.data.goldens import read_goldens
 from luthier.data.near import jaccard, shingles
 from luthier.data.prepare import prepare
 from luthier.errors import DataError
+from luthier.pipeline.explain import data_lines
+from luthier.store.runs import RunFolder
 
 LABELS = ("order", "refund", "return")
 
@@ -152,6 +154,27 @@ def test_rows_that_stand_in_a_benchmark_are_not_learned(tmp_path: Path) -> None:
     assert not shards(tmp_path)["test"][0].contaminated, "the row that it repeats is no longer learned"
     report = run(tmp_path, train, test="test.csv", leakage={"near": False, "benchmarks": files})
     assert [(one.exact, one.near) for one in report.benchmarks] == [(1, 0), (1, 0)]
+
+
+def test_the_terminal_tells_what_was_found(tmp_path: Path) -> None:
+    train = rows_of(texts(30))
+    train[4] = {**train[0], "message": changed(train[0]["message"]), "intent": train[1]["intent"]}
+    write(tmp_path / "bench.csv", [train[9]])
+    like = {**train[2], "message": changed(train[2]["message"])}
+    write(tmp_path / "test.csv", [train[0], like, *rows_of(texts(3, 1), first=50)])
+    rules: dict[str, Any] = {
+        "dedupe": {"near": 0.7},
+        "leakage": {"near": 0.7, "benchmarks": ["bench.csv"]},
+        "test": "test.csv",
+    }
+    report = run(tmp_path, train, **rules)
+    lines = data_lines(report, RunFolder(tmp_path))
+    assert not any("chains" in line for line in lines)
+    more = data_lines(report.model_copy(update={"rows_left_apart": 7}), RunFolder(tmp_path))
+    assert "  7 rows form chains of near-duplicates too long to be kept in one split" in more
+    assert "  seen in training: 1 rows of test by text, 1 nearly, 0 by group; marked, they do not count" in lines
+    assert "  benchmark bench.csv: 1 rows of train stand in it, 0 nearly; set aside" in lines
+    assert "  nearly the same text under other labels: 1, lines 6 and 2" in lines
 
 
 def test_a_benchmark_without_texts_is_refused(tmp_path: Path) -> None:

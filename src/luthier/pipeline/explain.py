@@ -41,6 +41,8 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         f"  benchmark {one.file}: {one.exact} rows of train stand in it, {one.near} nearly; set aside"
         for one in report.benchmarks
     ]
+    if report.rows_left_apart:
+        lines.append(f"  {report.rows_left_apart} rows form chains of near-duplicates too long to be kept in one split")
     if report.near is not None and report.near.num_conflicts:
         pairs = ", ".join(f"{one.line} and {one.of_line}" for one in report.near.conflicts[:5])
         more = ", ..." if report.near.num_conflicts > 5 else ""
