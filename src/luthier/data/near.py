@@ -29,7 +29,7 @@ _MOST_HASHES = 160
 _MOST_ROWS_OF_BAND = 16
 _BATCH = 2**18
 """Shingle hashes worked on at once: a megabyte, which the processor's cache holds."""
-_MOST_IN_BUCKET = 32
+_MOST_IN_BUCKET = 16
 """Members of a bucket that a text is compared with, the newest first; this keeps the time linear."""
 _MOST_CACHED = 2_000_000
 """Shingles of recently compared texts that are kept, some 200 MB."""
@@ -131,18 +131,18 @@ class NearIndex:
     def _candidates(self, index: int) -> list[int]:
         """Added texts with an equal band whose sketches do not speak against them."""
         buckets = self._buckets[index].tolist()
-        num_bands = len(buckets)
+        num_bands, newest, older = len(buckets), self._newest, self._older
         found: set[int] = set()
         is_crowded = False
         for band, bucket in enumerate(buckets):
             if bucket < 0:
                 continue
-            other = self._newest[bucket]
-            room = _MOST_IN_BUCKET
-            while other >= 0 and room:
+            other = newest[bucket]
+            for _ in range(_MOST_IN_BUCKET):
+                if other < 0:
+                    break
                 found.add(other)
-                room -= 1
-                other = self._older[other * num_bands + band]
+                other = older[other * num_bands + band]
             is_crowded |= other >= 0
         self.crowded += is_crowded
         found.discard(index)
