@@ -26,6 +26,9 @@ def is_closed(task: str | None) -> bool:
 
 SplitName = Literal["train", "validation", "test"]
 
+Contamination = Literal["", "exact", "near", "group"]
+"""How a test item was seen in training: its text, nearly its text, or its group; '' for a clean one."""
+
 
 class Record(BaseModel):
     """Base of all records: frozen, strict about unknown keys, JSON in and out."""
@@ -260,14 +263,52 @@ class SplitReport(Record):
         description="Rows by length in bins of equal width from 0 to the longest row of all splits."
     )
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
+    contaminated: int = Field(0, description="Rows (of test) that training has seen in some way; they do not count.")
+
+
+class NearConflict(Record):
+    """Two rows that nearly say the same and have other labels; both are kept, for a person to look at."""
+
+    file: str
+    line: int
+    of_line: int
+    likeness: float = Field(description="Jaccard index of their shingles.")
+
+
+class NearReport(Record):
+    """What was found among rows that nearly say the same."""
+
+    threshold: float = Field(description="Jaccard index of 5-character shingles.")
+    compared: int = Field(description="Pairs of rows whose shingles were compared.")
+    crowded: int = Field(description="Rows with so many candidates that only the likeliest were compared.")
+    num_conflicts: int
+    conflicts: tuple[NearConflict, ...] = Field(description="The first of them, in the order of the file.")
 
 
 class Leakage(Record):
-    """Overlap of training with an evaluation split after splitting; rows found are removed from that split."""
+    """Overlap of training with an evaluation split after splitting.
+
+    Rows of validation are set aside; rows of test stay, are marked, and do not count.
+    """
 
     split: SplitName
     exact: int
     group: int
+    near: int = Field(0, description="Rows with nearly the same text, of the same label where there are labels.")
+
+    @property
+    def rows(self) -> int:
+        """All of them; a row counts once."""
+        return self.exact + self.near + self.group
+
+
+class BenchmarkOverlap(Record):
+    """Rows of train that stand in a named benchmark file; they are set aside."""
+
+    file: str
+    rows: int = Field(description="Rows of the benchmark that were compared.")
+    exact: int
+    near: int
 
 
 class LabelSuspect(Record):
@@ -330,7 +371,12 @@ class DataReport(Record):
     review: LabelReview | None = Field(description="None where labels were not reviewed.")
     changes: tuple[TextChange, ...] = Field(description="The first texts that cleaning changed.")
     views: tuple[RowView, ...] = Field(description="Some rows, token by token.")
+    near: NearReport | None = Field(None, description="None where data.dedupe.near is off.")
     leakage: tuple[Leakage, ...]
+    benchmarks: tuple[BenchmarkOverlap, ...] = ()
+    rows_left_apart: int = Field(
+        0, description="Rows in chains of near-duplicates that were too long to be kept in one split."
+    )
     end_of_turn_supervised: bool
     truncated_rows: int
     license: str
@@ -430,12 +476,20 @@ class GeneralText(Record):
     ratio: Interval = Field(description="tuned / base, paired by paragraph.")
 
 
+class AllItems(Record):
+    """What the tuned model scores on all test items, those that training has seen included."""
+
+    num_items: int
+    metrics: dict[str, float]
+
+
 class EvalReport(Record):
     name: str
     task: Task
     split: SplitName
-    num_items: int
+    num_items: int = Field(description="Items that count: no training has seen them.")
     num_groups: int
+    with_contaminated: AllItems | None = Field(None, description="None where no item is contaminated.")
     systems: tuple[SystemScore, ...]
     differences: tuple[Difference, ...]
     classes: tuple[ClassScore, ...] = Field(description="Of the tuned model.")

@@ -120,7 +120,7 @@ def data(**changes: Any) -> DataReport:
         splits={
             "train": split,
             "validation": split.model_copy(update={"sha256": "", "rows": 0}),
-            "test": split.model_copy(update={"sha256": "sha-test"}),
+            "test": split.model_copy(update={"sha256": "sha-test", "rows": 303, "contaminated": 3}),
         },
         split_rule="by customer_id, seed 0",
         findings={},

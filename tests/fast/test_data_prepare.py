@@ -130,6 +130,35 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "three" / "out" / "test.arrow").read_bytes() != contents[0]["test.arrow"]
 
 
+def test_near_duplicates_are_set_aside_and_contradictions_listed(tmp_path: Path) -> None:
+    rows = [{**row, "message": f"{row['message']} {17**n}"} for n, row in enumerate(tickets())]
+    rows[6]["message"] = "my order of strings and rosin has not arrived yet, where is it now"
+    rows[9]["message"] = "my order of strings and rosin has not arrived yet, where is it?"  # as row 6, an order
+    rows[10]["message"] = "my order of strings and rosin has not arrived yet, where is it then"  # a refund
+    report = run(tmp_path, rows, dedupe={"near": 0.8})
+    assert balanced(report)
+    assert [(fate.line, fate.reason, fate.detail) for fate in report.fates] == [
+        (11, "near_duplicate", "of line 8, likeness 0.92"),
+    ]  # fmt: skip
+    assert report.near is not None
+    assert (report.near.threshold, report.near.num_conflicts, report.near.crowded) == (0.8, 1, 0)
+    assert [(one.line, one.of_line, round(one.likeness, 2)) for one in report.near.conflicts] == [(12, 8, 0.89)]
+    assert run(tmp_path, rows, dedupe={"near": False}).near is None
+    assert run(tmp_path, rows).rows_out == len(rows)
+
+
+def test_near_duplicates_of_free_answers_need_a_like_answer(tmp_path: Path) -> None:
+    rows = [{"q": f"what is {17**n} plus {13**n}?", "a": f"it is {17**n + 13**n}"} for n in range(20)]
+    rows[13] = {**rows[12], "q": rows[12]["q"] + "?"}
+    rows[15] = {"q": rows[14]["q"] + "?", "a": "something that has nothing to do with the other one"}
+    report = run(
+        tmp_path, rows, path="data.jsonl", task="generation", input="{q}", label="a", system="", dedupe={"near": 0.8}
+    )
+    assert [(fate.line, fate.reason) for fate in report.fates] == [(14, "near_duplicate")]
+    assert report.near is not None
+    assert report.near.num_conflicts == 0
+
+
 CELL = st.sampled_from(
     ["", " ", "hello", "Hello ", "call +44 20 7946 0123", "ana@example.org", "a &amp; b", "bye", "x" * 900, "late"]
 )
@@ -282,18 +311,23 @@ def test_own_files_are_checked_for_leaks(tmp_path: Path) -> None:
     report = run(tmp_path, rows, split={"group_by": "customer"}, test="test.csv", validation="validation.csv")
     assert balanced(report)
     assert report.splits["train"].rows == 60
-    assert [(fate.file, fate.line, fate.reason) for fate in report.fates] == [
-        ("test.csv", 2, "leaked_text"), ("test.csv", 3, "leaked_group"), ("test.csv", 4, "leaked_text"),
-    ]  # fmt: skip
+    assert report.fates == ()
+    assert {one.line: one.contaminated for one in shards(tmp_path)["test"]} == {
+        2: "exact",
+        3: "group",
+        4: "exact",
+        5: "",
+    }
     assert [(one.split, one.exact, one.group) for one in report.leakage] == [("validation", 0, 0), ("test", 2, 1)]
-    assert (report.splits["validation"].rows, report.splits["test"].rows) == (2, 1)
+    assert (report.splits["validation"].rows, report.splits["test"].rows) == (2, 4)
+    assert report.splits["test"].contaminated == 3
     assert report.split_rule == "test is the file test.csv; validation is the file validation.csv; seed 0"
     assert set(report.source_sha256) == {"data.csv", "test.csv", "validation.csv"}
 
 
 def test_a_test_file_that_training_has_seen_whole_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", tickets(6))
-    with pytest.raises(DataError, match=r"no row is left for the test split \(66 rows read: 6 leaked_text\)"):
+    with pytest.raises(DataError, match=r"seen every one of the 6 rows of the test split: 6 by text\n  -> give"):
         run(tmp_path, tickets(), test="test.csv")
 
 
@@ -440,7 +474,9 @@ def test_what_init_would_find_in_an_odd_file_can_be_prepared(tmp_path: Path) -> 
         for n in range(60)
     ]
     write(tmp_path / "export.csv", rows)
-    (tmp_path / "recipe.yaml").write_text("name: r\nmodel: {name: m}\ndata: {train: [{path: export.csv}]}\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "name: r\nmodel: {name: m}\ndata: {train: [{path: export.csv}], leakage: {near: off}}\n"
+    )
     loaded = load_recipe(tmp_path / "recipe.yaml")
     found = profile(tmp_path / "export.csv")
     recipe = resolve(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, distribute, shard_writer, write_shard
 from luthier.errors import RunError
-from luthier.records import SplitName
+from luthier.records import Contamination, SplitName
 
 TOKENS = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), max_size=9)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
@@ -21,7 +22,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 def rows(draw: st.DrawFn) -> Example:
     tokens = draw(TOKENS)
     ids, marks = [token for token, _ in tokens], [mark for _, mark in tokens]
-    return Example(draw(st.integers(1, 2**40)), draw(TEXT), draw(TEXT), draw(TEXT), draw(st.integers(0, 9)), ids, marks)
+    return Example(
+        draw(st.integers(1, 2**40)), draw(TEXT), draw(TEXT), draw(TEXT), draw(st.integers(0, 9)), ids, marks, draw(MARK)
+    )
+
+
+MARK = st.sampled_from(get_args(Contamination))
 
 
 def example(number: int) -> Example:
@@ -32,6 +38,7 @@ def example(number: int) -> Example:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(rows(), max_size=6))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> None:
     path = tmp_path_factory.mktemp("shards") / "train.arrow"

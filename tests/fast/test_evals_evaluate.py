@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -307,6 +308,46 @@ def test_a_conversation_is_continued_after_all_its_turns():
     seen = score(asker(3.0, made), [chat_example(turns, line=2, made=made)])
     assert seen.predicted == ("kkkk",), "the letters of the earlier turn are what the model repeats"
     assert seen.answer_tokens.tolist() == [6.0]
+
+
+def test_what_training_has_seen_is_asked_and_does_not_count(tmp_path):
+    """Every number is that of the clean rows alone, whatever stands in the marked ones; both scores are told."""
+    clean, seen = rows(40, seed=3, groups=25), rows(30, seed=9)
+    marked = [replace(row, contaminated=("exact", "near", "group")[at % 3]) for at, row in enumerate(seen)]
+    mixed = [row for pair in zip(clean, marked, strict=False) for row in pair] + clean[30:]
+    reports = {}
+    for name, test in (("clean", clean), ("mixed", mixed)):
+        (tmp_path / name).mkdir()
+        reports[name] = evaluate(
+            material(test=test), base=asker(0.0), tuned=asker(2.0), settings=SETTINGS, seed=0, out=tmp_path / name,
+            progress=silent, clock=lambda: 0.0,
+        )  # fmt: skip
+    varying = {"with_contaminated": None, "peak_memory_gib": 0.0}
+    one, two = (reports[name].model_copy(update=varying).to_json() for name in ("clean", "mixed"))
+    assert one == two
+    assert reports["clean"].with_contaminated is None
+    both = reports["mixed"].with_contaminated
+    assert both is not None
+    assert both.num_items == 70
+    (tmp_path / "all").mkdir()
+    unmarked = [replace(row, contaminated="") for row in mixed]
+    whole = evaluate(
+        material(test=unmarked), base=asker(0.0), tuned=asker(2.0), settings=SETTINGS, seed=0, out=tmp_path / "all",
+        progress=silent,
+    )  # fmt: skip
+    for name, value in both.metrics.items():
+        assert value == pytest.approx(metric(whole, "tuned", name))
+    lines = [json.loads(line) for line in (tmp_path / "mixed" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["contaminated"] for line in lines] == [row.contaminated for row in mixed]
+
+
+def test_a_test_split_that_training_has_seen_whole_is_refused(tmp_path):
+    seen = [replace(row, contaminated="near") for row in rows(4, seed=3)]
+    with pytest.raises(DataError, match=r"seen every one of the 4 rows of the test split\n  -> give other rows"):
+        evaluate(
+            material(test=seen), base=asker(0.0), tuned=asker(1.0), settings=SETTINGS, seed=0, out=tmp_path,
+            progress=silent,
+        )  # fmt: skip
 
 
 def test_an_empty_test_split_is_refused(tmp_path):

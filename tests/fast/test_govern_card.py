@@ -11,6 +11,7 @@ from govern_records import artifact, data, decision, evaluation, interval, parit
 from luthier.errors import RunError
 from luthier.govern.card import model_card
 from luthier.govern.lineage import Lineage, lineage
+from luthier.records import AllItems
 
 
 def records(**changes: Any) -> dict[str, Any]:
@@ -44,6 +45,17 @@ def test_the_card_has_all_its_sections_once_and_in_order() -> None:
     ]
     assert card.startswith('---\nbase_model: "small"\nlicense: "apache-2.0"\n')
     assert "\n\n\n" not in card
+
+
+def test_the_card_tells_the_score_with_rows_that_training_has_seen() -> None:
+    every = AllItems(num_items=303, metrics={"macro_f1": 0.881, "accuracy": 0.9})
+    card = model_card(**records(evaluation=evaluation(with_contaminated=every)))
+    assert (
+        "3 more rows of the split overlap with training and do not count. With them the tuned model would have: "
+        "accuracy 0.900, macro_f1 0.881."
+    ) in card
+    assert "\n\n\n" not in card
+    assert "overlap with training" not in model_card(**records(gate=decision(report=evaluation()))).split("## Gate")[0]
 
 
 def test_the_card_says_what_must_not_be_hidden() -> None:

@@ -43,7 +43,7 @@ def test_a_run_that_keeps_everything_passes_with_a_line_for_each_thing() -> None
     assert (decided.eval_sha256, decided.artifacts_sha256) == ("sha-eval", "sha-index")
     assert decided.recipe_sha256 == resolved().sha256
     assert decided.decided_at == "2026-03-01T09:30:00+00:00"
-    assert "3 rows that overlapped with training were removed" in line(decided, "leakage").observed
+    assert "300 rows in 200 groups; 3 more overlap with training and do not count" in line(decided, "leakage").observed
 
 
 def test_the_bound_decides_and_not_the_point() -> None:
@@ -155,8 +155,8 @@ def test_secrets(action: str, passed: bool) -> None:
     assert line(decided, "personal data").observed.startswith("none found")
 
 
-@pytest.mark.parametrize("changes", [{"split": "validation"}, {"num_items": 0}])
-def test_an_evaluation_on_anything_but_test_rows(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"split": "validation"}, {"num_items": 0}, {"num_items": 301}])
+def test_an_evaluation_on_anything_but_clean_test_rows(changes: dict[str, Any]) -> None:
     assert refused(decision(report=evaluation(**changes))) == ["leakage"]
 
 

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import samples
 
-from luthier.records import GateLine, Interval, Mistake, SystemScore
+from luthier.records import (
+    AllItems,
+    BenchmarkOverlap,
+    GateLine,
+    Interval,
+    Leakage,
+    Mistake,
+    NearConflict,
+    NearReport,
+    SystemScore,
+)
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 
@@ -148,6 +158,32 @@ def test_the_page_says_what_it_must() -> None:
     assert "synthetic" not in plain.text
     assert "None was found." in plain.text
     assert "Rows set aside" not in plain.text
+
+
+def test_overlap_with_training_and_benchmarks_is_told() -> None:
+    leaks = (Leakage(split="validation", exact=1, group=2, near=3), Leakage(split="test", exact=4, group=5, near=12))
+    conflict = NearConflict(file="support.csv", line=17, of_line=5, likeness=0.9)
+    shown = page(
+        data=samples.data_report(
+            leakage=leaks,
+            benchmarks=(BenchmarkOverlap(file="bench.jsonl", rows=1200, exact=6, near=7),),
+            rows_left_apart=31,
+            near=NearReport(threshold=0.8, compared=9, crowded=0, num_conflicts=1, conflicts=(conflict,)),
+        ),
+        evaluation=samples.eval_report(with_contaminated=AllItems(num_items=301, metrics={"macro_f1": 0.861})),
+    )
+    for part in (
+        "Of the validation split, 1 rows have a text that training has, 3 nearly such a text, and 2 a group that "
+        "training has; they were set aside.",
+        "Of the test split, 4 rows have a text that training has, 12 nearly such a text, and 5 a group that training "
+        "has; they are marked and do not count.",
+        "Benchmark bench.jsonl (1,200 rows): 6 rows of train stand in it and 7 nearly; they were set aside.",
+        "31 rows form chains of near-duplicates too long to be kept in one split.",
+        "1 rows nearly say the same as another one of another label; both were kept. For review: 17 and 5.",
+        "21 of 301 test items overlap with training and do not count",
+    ):
+        assert part in shown.text, part
+    assert "overlap with training" not in page().text.replace("rows overlap", "")
 
 
 def test_every_dropped_row_is_counted_and_placed() -> None:

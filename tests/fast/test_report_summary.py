@@ -9,6 +9,7 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.records import AllItems
 from luthier.report.evidence import bits, number
 from luthier.report.summary import summary
 from luthier.report.svg import Scale, ticks
@@ -50,6 +51,17 @@ def test_a_warning_stands_first_and_last() -> None:
     advised = summary(samples.evidence(plan=samples.plan(candidates=(candidates[2], candidates[0]))))
     assert advised[0] == advised[-1]
     assert advised[0].startswith("The plan ranked 'do not fine-tune: zero-shot' first")
+
+
+def test_both_numbers_are_told_where_training_has_seen_test_items() -> None:
+    said = "items overlap with training and do not count"
+    assert said not in "\n".join(summary(samples.evidence()))
+    every = AllItems(num_items=301, metrics={"macro_f1": 0.861, "accuracy": 0.9})
+    lines = summary(samples.evidence(evaluation=samples.eval_report(with_contaminated=every)))
+    assert (
+        "21 of 301 test items overlap with training and do not count: macro-F1 of the tuned model is 0.846 without "
+        "them, 0.861 with them."
+    ) in lines
 
 
 def test_stages_taken_over_are_not_compared_with_the_plan() -> None:

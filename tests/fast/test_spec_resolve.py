@@ -26,6 +26,8 @@ OPEN_ON_PURPOSE = {
     "data.limit.test",
     "data.test",
     "data.validation",
+    "data.split.by_time",
+    "data.split.column",
     "objective.budget.hours",
     "objective.budget.ram_gib",
 }
@@ -85,6 +87,8 @@ GIVEN = {
     "data.split.validation": 0.2,
     "data.split.group_by": "",
     "data.split.stratify": False,
+    "data.dedupe.near": 0.9,
+    "data.leakage.near": False,
     "adapter.r": 3,
     "adapter.alpha": 5.0,
     "adapter.dropout": 0.5,

@@ -64,6 +64,14 @@ def with_(key: str, value: object, tree: Any = BASE) -> Any:
     return {**tree, head: with_(rest, value, tree.get(head) or {}) if rest else value}
 
 
+def asked(key: str) -> Any:
+    """The tree with the key's other value, and without what does not go with it."""
+    tree = with_(key, EFFECTS[key][0])
+    if key == "data.split.column":  # the rows name their splits, so there are no shares
+        tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}
+    return tree
+
+
 def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
     keys = []
@@ -89,13 +97,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, first in (("data.csv", 0), ("other.csv", 200), ("extra.csv", 400)):
         with (place / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["customer", "message", "note", "intent", "mood"])
+            writer.writerow(["customer", "message", "note", "intent", "mood", "day", "part"])
             for number in range(first, first + 72):
                 text = f"message number {number} about " + ("a long story " * 30 if number % 24 == 5 else "an order")
                 text += " mail me at ana@example.org" if number % 12 == 3 else ""
                 text += " key AKIA" + "IOSFODNN7EXAMPLE" if number % 24 == 7 else ""
                 label = ("buy", "sell", "ask")[min(number % 8, 2)]
-                writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2]])
+                more = [f"2026-01-{number % 28 + 1:02}", ("train", "test", "dev", "train")[number // 3 % 4]]
+                writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2], *more])
     return place
 
 
@@ -243,6 +252,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.split.validation": (0.3, PREPARE),
     "data.split.group_by": ("", PREPARE),
     "data.split.stratify": (False, PREPARE),
+    "data.split.by_time": ("day", PREPARE),
+    "data.split.column": ("part", PREPARE),
+    "data.split.stable": (True, PREPARE),
     "data.split.seed": (1, PREPARE),
     "data.limit.train": (9, PREPARE),
     "data.limit.validation": (3, PREPARE),
@@ -257,6 +269,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.labels.rename": ({"ask": "question"}, PREPARE),
     "data.labels.min_rows": (1000, PREPARE),
     "data.labels.review": (False, PREPARE),
+    "data.dedupe.near": (0.6, PREPARE),
+    "data.leakage.near": (0.75, PREPARE),
+    "data.leakage.benchmarks": (["extra.csv"], PREPARE),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -303,8 +318,8 @@ def test_every_key_is_here_and_nothing_else() -> None:
 def test_every_key_is_obeyed(key: str, folder: Path, tiny_model: Path) -> None:
     if not (folder / "model").exists():
         (folder / "model").symlink_to(tiny_model)
-    value, consumer = EFFECTS[key]
-    seen = consumer(with_(key, value), folder)
+    consumer = EFFECTS[key][1]
+    seen = consumer(asked(key), folder)
     assert isinstance(seen, str) == (key in REFUSED)
     if consumer not in _USUAL:
         _USUAL[consumer] = consumer(BASE, folder)
@@ -321,7 +336,7 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
             data_sha256={}, luthier_version="0",
         ).sha256  # fmt: skip
 
-    tree = with_(key, EFFECTS[key][0])
+    tree = asked(key)
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return

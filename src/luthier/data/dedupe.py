@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.data.near import Match, NearIndex
+from luthier.spec.template import parse
 
 
 def text_key(text: str) -> str:
@@ -26,3 +30,48 @@ def repeated(keys: Sequence[str], answers: Sequence[str]) -> list[int | None]:
         earlier = first.setdefault(pair, index)
         found.append(None if earlier == index else earlier)
     return found
+
+
+@dataclass(frozen=True)
+class NearRepeats:
+    """What was found among N rows that nearly say the same."""
+
+    first: list[Match | None]
+    """For each row, the first kept row that it nearly repeats with the same label; None where it is kept."""
+    conflicts: list[tuple[int, Match]]
+    """Kept rows, and the first kept row that nearly says the same under another label; both stay."""
+    compared: int
+    crowded: int
+
+
+def near_repeated(texts: Sequence[str], labels: Sequence[str], *, threshold: float) -> NearRepeats:
+    """Rows that nearly repeat a kept row of the same label, in one pass from the first row to the last.
+
+    A row is compared with kept rows only. So every dropped row is as like as `threshold` to the row that it is said to
+    repeat, and a row that is like a dropped one but not like the kept one stays: likeness does not chain. A changed
+    word may be what makes the label, so a row of another label is never a repetition.
+
+    Args:
+        texts: N texts to compare.
+        labels: of each; equal for all where there is no closed set.
+        threshold: Jaccard index from which on a row is a repetition.
+    """
+    index = NearIndex(texts, threshold)
+    first: list[Match | None] = []
+    conflicts: list[tuple[int, Match]] = []
+    for row, label in enumerate(labels):
+        matches = index.find(row)
+        same = next((match for match in matches if labels[match.index] == label), None)
+        first.append(same)
+        if same is None:
+            index.add(row)
+            conflicts += [(row, match) for match in matches[:1]]
+    return NearRepeats(first, conflicts, index.compared, index.crowded)
+
+
+def without_wording(key: str, template: str) -> str:
+    """A key without what the input template says itself; wording that all rows share would make them alike."""
+    for part in parse(template) if template else ():
+        wording = text_key(part) if isinstance(part, str) else ""
+        key = key.replace(wording, " ", 1) if wording else key
+    return key

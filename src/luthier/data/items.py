@@ -12,7 +12,7 @@ from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.records import Message, RowFate, SplitName, StepCount, TextChange
+from luthier.records import Contamination, Message, RowFate, SplitName, StepCount, TextChange
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 
@@ -39,6 +39,7 @@ class Item:
     turns: tuple[Message, ...] = ()
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
+    contaminated: Contamination = ""
 
     @property
     def key(self) -> str:
@@ -129,9 +130,10 @@ def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *
             raise missing_column(name, columns, key=f"{file}: data.train[0].input")
     if entry.label and entry.label not in columns:
         raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
-    group_by = resolved.recipe.data.split.group_by
-    if is_train and group_by and group_by not in columns:
-        raise missing_column(group_by, columns, key=f"{file}: data.split.group_by")
+    split = resolved.recipe.data.split
+    for key, column in (("group_by", split.group_by), ("by_time", split.by_time), ("column", split.column)):
+        if is_train and column and column not in columns:
+            raise missing_column(column, columns, key=f"{file}: data.split.{key}")
 
 
 def name_group(item: Item, group_by: str) -> str:

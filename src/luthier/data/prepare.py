@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random_key
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,17 +15,18 @@ from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
-from luthier.data.separate import check_labels, separate, split_rule
+from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
 from luthier.data.shards import Shard, distribute
 from luthier.data.show import row_views
 from luthier.data.tokenise import render_rows, split_reports
 from luthier.errors import DataError
 from luthier.records import (
+    Contamination,
     DataReport,
     Finding,
     LabelReview,
     LabelSuspect,
-    Leakage,
+    NearReport,
     RequestContract,
     RowView,
     SplitName,
@@ -36,6 +38,7 @@ from luthier.store.files import sha256_file, temporary_file, write_atomic
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _SHORTEST_OPEN_ANSWER = 16
+_OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
 
 
 def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> DataReport:
@@ -66,18 +69,20 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     if resolved.recipe.data.filter is not None:
         items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
-    items, leaks = separate(items, resolved, ledger)
-    review = _review(items, resolved)
-    _render(items, renderer, resolved, ledger, out=out)
+    items, near = set_near_aside(items, contract, resolved, ledger)
+    separated = separate(items, contract, resolved, ledger)
+    review = _review(separated.items, resolved)
+    _render(separated.items, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
-    test = Shard(out / "test.arrow")
-    goldens = make_goldens(Renderer(contract, tokenizer), test, seed=resolved.recipe.data.split.seed)
+    clean = [row for row in Shard(out / "test.arrow") if not row.contaminated]
+    goldens = make_goldens(Renderer(contract, tokenizer), clean, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(
-        resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks,
-        review=review, views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
+        resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, near=near,
+        separated=separated, review=review,
+        views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
     )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
     return report
@@ -159,11 +164,23 @@ def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, led
                     f"({ledger.rows_in} rows read: {ledger.summary()})",
                     way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
                 )
+        _refuse_seen_test([item for item in kept if item.split == "test"])
         left = {id(item) for item in kept}
         distribute(
             spool,
             {split: out / f"{split}.arrow" for split in SPLITS},
             [item.split if id(item) in left else None for item in rendered],
+        )
+
+
+def _refuse_seen_test(test: Sequence[Item]) -> None:
+    if all(item.contaminated for item in test):
+        counts = Counter(item.contaminated for item in test)
+        found = ", ".join(f"{count} {_OVERLAP[kind]}" for kind, count in counts.items() if kind)
+        raise DataError(
+            f"training has seen every one of the {len(test)} rows of the test split: {found}",
+            way_out="give other rows as data.test, or, where likeness or groups are no leak here, "
+            "set data.leakage.near higher or data.split.group_by to ''",
         )
 
 
@@ -202,9 +219,10 @@ def _report(
     ledger: Ledger,
     findings: dict[str, int],
     conflicts: int,
-    leaks: tuple[Leakage, ...],
     review: LabelReview | None,
     views: tuple[RowView, ...],
+    near: NearReport | None,
+    separated: Separated,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     closed = is_closed(entry.task)
@@ -216,6 +234,7 @@ def _report(
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
+    read = [*files, *data.leakage.benchmarks]
     return DataReport(
         name=entry.name,
         task=entry.task,
@@ -235,11 +254,14 @@ def _report(
         review=review,
         changes=tuple(ledger.changes),
         views=views,
-        leakage=leaks,
+        near=near,
+        leakage=separated.leakage,
+        benchmarks=separated.benchmarks,
+        rows_left_apart=separated.rows_left_apart,
         end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
-        source_sha256={file: sha256_file(resolved.file(file)) for file in files},
+        source_sha256={file: sha256_file(resolved.file(file)) for file in read},
     )

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
+from luthier.data.dedupe import near_repeated, text_key
+from luthier.data.firewall import Firewall, compared_text, keep_off_benchmarks
+from luthier.data.inputs import as_text
 from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.split import assign, draw
+from luthier.data.split import assign, assign_by_time, assign_stable, draw
+from luthier.data.times import read_times
 from luthier.errors import DataError
-from luthier.records import Leakage, SplitName, is_closed
+from luthier.records import BenchmarkOverlap, Leakage, NearConflict, NearReport, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 
 
-def separate(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> tuple[list[Item], tuple[Leakage, ...]]:
-    """Give every item its split, then set aside what must not be evaluated on, then keep to the limits.
+@dataclass(frozen=True)
+class Separated:
+    """Items with their splits, and what was seen on the way."""
+
+    items: list[Item]
+    leakage: tuple[Leakage, ...]
+    benchmarks: tuple[BenchmarkOverlap, ...]
+    rows_left_apart: int
+    """Rows in chains of near-duplicates that were too long to be kept in one split."""
+
+
+def separate(items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger) -> Separated:
+    """Give every item its split, then find what must not be evaluated on or learned, then keep to the limits.
 
     Raises:
         DataError: no row or only one label is left, a label of the user's own test file cannot be learned, or a limit
@@ -23,40 +40,154 @@ def separate(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) ->
             f"{resolved.file(resolved.recipe.entry.path)}: no row is left of {ledger.rows_in} ({ledger.summary()})",
             way_out="check data.train[0].input and .label, and the lines that `luthier prepare` reports",
         )
-    _assign(items, resolved)
-    kept = check_labels(items, resolved, ledger, step="labels")
-    kept, leaks = _remove_leaks(kept, ledger)
-    return _limit(kept, resolved, ledger), leaks
+    kept, times = _timed(items, resolved, ledger)
+    firewall = Firewall.over(kept, contract, resolved.recipe.data.leakage.threshold)
+    apart = _assign(kept, times, resolved, firewall)
+    kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger)
+    kept = check_labels(kept, resolved, ledger, step="labels")
+    kept, leaks = firewall.check(kept, ledger)
+    return Separated(_limit(kept, resolved, ledger), leaks, overlaps, apart)
+
+
+MOST_CONFLICTS = 200
+"""Near-duplicates under other labels that the report lists; all are counted."""
+
+
+def set_near_aside(
+    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger
+) -> tuple[list[Item], NearReport | None]:
+    """Set aside near-duplicates of the same label, file by file; free answers are compared with their questions."""
+    rules = resolved.recipe.data.dedupe
+    if rules is None or rules.threshold is None:
+        return list(items), None
+    closed = is_closed(contract.task)
+    verdicts: dict[int, Verdict] = {}
+    conflicts: list[NearConflict] = []
+    compared = crowded = 0
+    for own in _by_origin(items):
+        texts = [compared_text(item, contract.input) for item in own]
+        if not closed:
+            answers = (text_key(item.turns[-1].content if item.turns else item.answer) for item in own)
+            texts = [f"{text}\n{answer}" for text, answer in zip(texts, answers, strict=True)]
+        labels = [item.answer if closed else "" for item in own]
+        found = near_repeated(texts, labels, threshold=rules.threshold)
+        for item, match in zip(own, found.first, strict=True):
+            if match is not None:
+                detail = f"of line {own[match.index].line}, likeness {match.jaccard:.2f}"
+                verdicts[id(item)] = ("near_duplicate", detail)
+        conflicts += [
+            NearConflict(file=own[row].file, line=own[row].line, of_line=own[m.index].line, likeness=m.jaccard)
+            for row, m in found.conflicts
+        ]
+        compared, crowded = compared + found.compared, crowded + found.crowded
+    report = NearReport(
+        threshold=rules.threshold,
+        compared=compared,
+        crowded=crowded,
+        num_conflicts=len(conflicts),
+        conflicts=tuple(conflicts[:MOST_CONFLICTS]),
+    )
+    return ledger.sift("near duplicates", items, [verdicts.get(id(item)) for item in items]), report
+
+
+def _by_origin(items: Sequence[Item]) -> list[list[Item]]:
+    parts: dict[SplitName | None, list[Item]] = {}
+    for item in items:
+        parts.setdefault(item.origin, []).append(item)
+    return list(parts.values())
 
 
 def split_rule(resolved: ResolvedRecipe) -> str:
     """How rows came into splits, in words."""
     data, split = resolved.recipe.data, resolved.recipe.data.split
+    if split.column:
+        return f"named by the column {split.column!r}; seed {split.seed} of limits"
     asked = (("test", split.test, data.test), ("validation", split.validation, data.validation))
     own = [f"{name} is the file {file}" for name, _, file in asked if file]
-    shares = [f"{name} {share:g}" for name, share, file in asked if share and not file]
+    shares = ", ".join(f"{name} {share:g}" for name, share, file in asked if share and not file)
     whole = f"rows with the same {repr(split.group_by) if split.group_by else 'text'} stay together"
-    parts = [*own, *([f"drawn: {', '.join(shares)}", whole] if shares else [])]
-    if shares and split.stratify:
-        parts.append("labels keep their shares")
-    return "; ".join([*parts, f"seed {resolved.recipe.data.split.seed}"])
+    likeness = data.leakage.threshold
+    parts = list(own)
+    if shares and split.by_time:
+        parts.append(f"by {split.by_time!r}, the newest last: {shares}")
+    elif shares and split.stable:
+        parts += [f"drawn by lot: {shares}", whole, "later rows move none"]
+    elif shares:
+        like = "" if likeness is None else f", near-duplicates (likeness {likeness:g}) too"
+        parts += [f"drawn: {shares}", whole + like]
+        parts += ["labels keep their shares"] if split.stratify else []
+    return "; ".join([*parts, f"seed {split.seed}"])
 
 
-def _assign(items: Sequence[Item], resolved: ResolvedRecipe) -> None:
+def _timed(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> tuple[list[Item], dict[int, datetime]]:
+    """Set aside rows to be split by time that have none, and the times of the others by the items' identity."""
+    column = resolved.recipe.data.split.by_time
+    if not column:
+        return list(items), {}
+    ours = [item for item in items if item.origin is None]
+    read = read_times([item.values.get(column) for item in ours], column=column)
+    times = {id(item): time for item, time in zip(ours, read, strict=True) if time is not None}
+    missing: Verdict = ("no_time", f"nothing in the column {column!r} can be read as a time")
+    verdicts = [None if item.origin or id(item) in times else missing for item in items]
+    kept = ledger.sift("times", items, verdicts)
+    if not times:
+        raise DataError(
+            f"{resolved.file(resolved.recipe.entry.path)}: no row has a time in column {column!r} (data.split.by_time)",
+            way_out="name a column of dates such as 2026-03-01, or leave by_time out",
+        )
+    return kept, times
+
+
+def _assign(items: Sequence[Item], times: Mapping[int, datetime], resolved: ResolvedRecipe, firewall: Firewall) -> int:
+    """Give every item its split.
+
+    Returns:
+        The number of rows whose near-duplicates were left apart.
+    """
     data, split = resolved.recipe.data, resolved.recipe.data.split
     ours = [item for item in items if item.origin is None]
-    names = assign(
-        [item.group for item in ours],
-        [item.answer for item in ours],
-        test=0.0 if data.test else split.test or 0.0,
-        validation=0.0 if data.validation else split.validation or 0.0,
-        seed=resolved.recipe.data.split.seed,
-        stratify=bool(split.stratify) and is_closed(resolved.recipe.entry.task),
-    )
+    test = 0.0 if data.test else split.test or 0.0
+    validation = 0.0 if data.validation else split.validation or 0.0
+    groups, apart = [item.group for item in ours], 0
+    if split.column:
+        names = [_official(item, split.column, resolved) for item in ours]
+    elif split.by_time:
+        names = assign_by_time([times[id(item)] for item in ours], test=test, validation=validation)
+    elif split.stable:
+        # Near-duplicates are not joined: a later row that links two groups would move one of them.
+        names = assign_stable(groups, test=test, validation=validation, seed=split.seed)
+    else:
+        groups, apart = firewall.joined_groups(ours)
+        closed = is_closed(resolved.recipe.entry.task)
+        stratify = bool(split.stratify) and closed
+        names = assign(
+            groups, [item.answer for item in ours], test=test, validation=validation, seed=split.seed, stratify=stratify
+        )
     for item, name in zip(ours, names, strict=True):
         item.split = name
     for item in items:
         item.split = item.origin or item.split
+    return apart
+
+
+_OFFICIAL: dict[str, SplitName] = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test",
+}  # fmt: skip
+
+
+def _official(item: Item, column: str, resolved: ResolvedRecipe) -> SplitName:
+    """The split that the row itself names."""
+    name = as_text(item.values.get(column)).strip().casefold()
+    if name not in _OFFICIAL:
+        # What stands there may be anything, also personal data; only a plain word is shown.
+        shown = repr(name) if name.isalpha() and len(name) < 20 else "another text" if name else "nothing"
+        raise DataError(
+            f"{resolved.file(item.file)}:{item.line}: column {column!r} (data.split.column) names no split, "
+            f"it holds {shown}",
+            way_out=f"write one of {', '.join(_OFFICIAL)}",
+        )
+    return _OFFICIAL[name]
 
 
 def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger, *, step: str) -> list[Item]:
@@ -93,25 +224,6 @@ def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
 
 def _shortened(labels: Sequence[str], most: int = 12) -> str:
     return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
-
-
-def _remove_leaks(items: Sequence[Item], ledger: Ledger) -> tuple[list[Item], tuple[Leakage, ...]]:
-    """Set aside rows to be evaluated that training has seen; for test, validation counts too: it picks the weights."""
-    seen = {item.key for item in items if item.split == "train"}
-    groups = {item.group for item in items if item.split == "train"}
-    verdicts: dict[int, Verdict] = {}
-    leaks = []
-    splits: tuple[SplitName, ...] = ("validation", "test")
-    for split in splits:
-        rows = [item for item in items if item.split == split]
-        exact = [item for item in rows if item.key in seen]
-        grouped = [item for item in rows if item.group in groups and item.key not in seen]
-        verdicts |= {id(item): ("leaked_text", "a row that is learned from has the same text") for item in exact}
-        verdicts |= {id(item): ("leaked_group", "a row that is learned from has the same group") for item in grouped}
-        leaks.append(Leakage(split=split, exact=len(exact), group=len(grouped)))
-        seen |= {item.key for item in rows}
-        groups |= {item.group for item in rows}
-    return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
 
 
 def _limit(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> list[Item]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from luthier.errors import RunError
-from luthier.records import SplitName
+from luthier.records import Contamination, SplitName
 from luthier.store.files import write_atomic_file
 
 SCHEMA = pa.schema(
@@ -28,11 +28,12 @@ SCHEMA = pa.schema(
         ("prompt_tokens", pa.int32()),
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
+        ("contaminated", pa.string()),
     ],
     metadata={"luthier": "shard/2"},
 )
 
-_SCALARS = ("line", "group", "text", "answer", "prompt_tokens")
+_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated")
 
 ROWS_PER_BATCH = 4096
 """Rows that are held in memory while a shard is written, and that are decoded at once when it is read."""
@@ -56,6 +57,8 @@ class Example:
     """The whole row."""
     supervised: list[bool]
     """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
+    contaminated: Contamination = ""
+    """How training has seen a row of test, which then does not count; '' for all other rows."""
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -212,10 +215,11 @@ class Shard(Sequence[Example]):
         return [value for batch in self._columns for value in batch.scalars[place].to_pylist()]
 
     def _row(self, batch: _Batch, place: int) -> Example:
-        line, group, text, answer, prompt_tokens = (column[place].as_py() for column in batch.scalars)
+        line, group, text, answer, prompt_tokens, contaminated = (column[place].as_py() for column in batch.scalars)
         start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
         supervised = batch.supervised.slice(start, end - start).to_pylist()
-        return Example(line, group, text, answer, prompt_tokens, batch.ids[start:end].tolist(), supervised)
+        ids = batch.ids[start:end].tolist()
+        return Example(line, group, text, answer, prompt_tokens, ids, supervised, contaminated)
 
 
 def _columns(batch: pa.RecordBatch) -> _Batch:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from luthier.records import SplitName
 
@@ -78,6 +79,41 @@ def _correct(
         for group in itertools.islice(spare, 1):
             chosen[group] = split
             learned.subtract(contents[group].keys())
+
+
+def assign_stable(groups: Sequence[str], *, test: float, validation: float, seed: int) -> list[SplitName]:
+    """A split for each row by the lot of its group alone, so that rows that are added later move no other row.
+
+    Shares are those of the expectation; nothing is corrected, because a correction would look at other rows.
+    """
+    chosen: dict[str, SplitName] = {}
+    for group in groups:
+        place = int.from_bytes(lot(seed, f"stable:{group}")[:6]) / 2**48
+        chosen[group] = "test" if place < test else "validation" if place < test + validation else "train"
+    return [chosen[group] for group in groups]
+
+
+def assign_by_time(times: Sequence[datetime], *, test: float, validation: float) -> list[SplitName]:
+    """A split for each row: the newest are tested, those before them validate, the oldest are learned.
+
+    Rows of one time stay together, so each border is the one between two times that misses its share least; train keeps
+    the oldest time, and a split that has a share gets a time where there are enough of them.
+    """
+    counts = sorted(Counter(times).items())
+    older = list(itertools.accumulate((count for _, count in counts), initial=0))  # rows before each time
+
+    def border(share: float, first: int, last: int) -> int:
+        return min(range(first, last + 1), key=lambda place: abs(older[place] - share * len(times)))
+
+    tested = validated = len(counts)
+    if test and tested > 1:
+        tested = border(1 - test, 2 if validation and tested > 2 else 1, tested - 1)
+    if validation and tested > 1:
+        validated = border(1 - test - validation, 1, tested - 1)
+    names: dict[datetime, SplitName] = {}
+    for place, (time, _) in enumerate(counts):
+        names[time] = "test" if place >= tested else "validation" if place >= validated else "train"
+    return [names[time] for time in times]
 
 
 def draw(names: Sequence[str], labels: Sequence[str], *, limit: int, seed: int) -> list[bool]:

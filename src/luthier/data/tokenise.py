@@ -78,6 +78,7 @@ def _examples(
             prompt_tokens=len(prompt),
             input_ids=prompt + answer,
             supervised=[False] * len(prompt) + [True] * len(answer),
+            contaminated=item.contaminated,
         )
 
 
@@ -95,6 +96,7 @@ def _conversation(item: Item, renderer: Renderer) -> Example:
         prompt_tokens=len(ids) - len(renderer.answer_ids(turns[-1].content)),
         input_ids=ids,
         supervised=supervised,
+        contaminated=item.contaminated,
     )
 
 
@@ -147,6 +149,7 @@ def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
         length_max=_percentile(lengths, 1.0),
         length_counts=tuple(counts.tolist()),
         sha256=sha256_file(path) if len(shard) else "",
+        contaminated=sum(map(bool, shard.column("contaminated"))),
     )
 
 

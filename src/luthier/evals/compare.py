@@ -33,6 +33,15 @@ def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
     return metrics
 
 
+def points_of(observed: Observed) -> dict[str, float]:
+    """The same metrics without intervals, of which a second set would only invite to choose."""
+    metrics = {}
+    for name in _measurable(observed):
+        metric = load_metric(name)
+        metrics[name] = float(metric.value(metric.statistics(observed).sum(axis=0)))
+    return metrics
+
+
 def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[Difference, ...]:
     """Paired differences tuned - other for every other system and every metric that both have; the base comes first."""
     tuned = systems["tuned"]

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +17,13 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.evals.baselines import BASELINES
-from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes
+from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.observed import Observed
 from luthier.evals.score import score
-from luthier.records import EvalReport, GeneralText, RequestContract, SystemScore
+from luthier.records import AllItems, EvalReport, GeneralText, RequestContract, SystemScore
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
 
@@ -69,6 +69,9 @@ def evaluate(
 ) -> EvalReport:
     """Judge the tuned model on the test split; also writes `out/predictions.jsonl`, one line an item.
 
+    All systems answer all items. What training has seen in some way (`Example.contaminated`) does not count: every
+    number rests on the clean items, but for `with_contaminated`.
+
     Args:
         material: data, texts and hashes.
         base: the original model behind the same contract.
@@ -80,12 +83,19 @@ def evaluate(
         clock: seconds, for durations only.
 
     Raises:
-        DataError: the test split is empty, or the general text too short for an interval.
+        DataError: the test split has no row, or none that training has not seen, or the general text is too short for
+            an interval.
     """
     if not material.test:
         raise DataError(
             f"{material.contract.name}: the test split has no rows",
             way_out="raise data.split.test or data.limit.test, or give data.test",
+        )
+    clean = [place for place, example in enumerate(material.test) if not example.contaminated]
+    if not clean:
+        raise DataError(
+            f"{material.contract.name}: training has seen every one of the {len(material.test)} rows of the test split",
+            way_out="give other rows as data.test and run `luthier prepare` again",
         )
     refuse_short_text(base, material.general_text, source=material.general_source)
     baselines, resamples, level = _resolved(settings)
@@ -98,16 +108,29 @@ def evaluate(
     ]
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
+    with_contaminated = _all_items(systems, len(clean))
+    material = replace(material, test=[material.test[place] for place in clean])
+    systems = [replace(system, observed=system.observed.only(clean)) for system in systems]
     bootstrap = Bootstrap([example.group for example in material.test], resamples=resamples, level=level, rng=rng)
     by_paragraph = Bootstrap([""] * len(general[0]), resamples=resamples, level=level, rng=rng)
     compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
-    return _report(material, systems, compared, bootstrap=bootstrap, elapsed=lambda: clock() - started)
+    return _report(
+        material, systems, compared, with_contaminated, bootstrap=bootstrap, elapsed=lambda: clock() - started
+    )
+
+
+def _all_items(systems: Sequence[_System], num_clean: int) -> AllItems | None:
+    """What the tuned model would score if the items that training has seen counted too."""
+    observed = next(system.observed for system in systems if system.name == "tuned")
+    num_items = len(observed.expected)
+    return AllItems(num_items=num_items, metrics=points_of(observed)) if num_items > num_clean else None
 
 
 def _report(
     material: Material,
     systems: Sequence[_System],
     general: GeneralText,
+    with_contaminated: AllItems | None,
     *,
     bootstrap: Bootstrap,
     elapsed: Callable[[], float],
@@ -130,6 +153,7 @@ def _report(
         split="test",
         num_items=bootstrap.num_items,
         num_groups=bootstrap.num_groups,
+        with_contaminated=with_contaminated,
         systems=scores,
         differences=compared,
         classes=class_scores(observed["tuned"], labels),
@@ -199,6 +223,7 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
         line = {
             "line": example.line,
             "expected": example.answer,
+            "contaminated": example.contaminated,
             "predicted": {name: said.predicted[index] for name, said in seen.items()},
             "probabilities": {name: said.probabilities[index] for name, said in seen.items() if said.probabilities},
             # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,20 @@ class Observed:
         sizes |= {len(part) for part in (self.probabilities, self.free_text) if part}
         sizes |= {part.size for part in (self.answer_nll, self.answer_tokens) if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
+
+    def only(self, places: Sequence[int]) -> Observed:
+        """The same system on the items at these places."""
+
+        def of(part: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(part[place] for place in places) if part else ()
+
+        def numbers(part: Floats) -> Floats:
+            return part[list(places)] if part.size else part
+
+        return Observed(
+            of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
+            numbers(self.answer_nll), numbers(self.answer_tokens),
+        )  # fmt: skip
 
     @property
     def correct(self) -> NDArray[np.bool_]:

@@ -159,9 +159,22 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         "",
         *_table(("system", *metrics), rows),
         *[f"**{sentence}**\n" for sentence in _beaten(evaluation.systems)],
+        *_with_contaminated(evaluation),
         *_table(("paired difference", "metric", "value", "p"), differences),
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
+    ]
+
+
+def _with_contaminated(evaluation: EvalReport) -> list[str]:
+    every = evaluation.with_contaminated
+    if every is None:
+        return []
+    values = ", ".join(f"{name} {value:.3f}" for name, value in sorted(every.metrics.items()))
+    return [
+        f"{every.num_items - evaluation.num_items} more rows of the split overlap with training and do not count. "
+        f"With them the tuned model would have: {values}.",
+        "",
     ]
 
 

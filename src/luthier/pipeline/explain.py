@@ -31,6 +31,22 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
         for name, split in report.splits.items()
     ]
+    lines += [
+        f"  seen in training: {leak.exact} rows of {leak.split} by text, {leak.near} nearly, {leak.group} by group; "
+        + ("marked, they do not count" if leak.split == "test" else "set aside")
+        for leak in report.leakage
+        if leak.rows
+    ]
+    lines += [
+        f"  benchmark {one.file}: {one.exact} rows of train stand in it, {one.near} nearly; set aside"
+        for one in report.benchmarks
+    ]
+    if report.rows_left_apart:
+        lines.append(f"  {report.rows_left_apart} rows form chains of near-duplicates too long to be kept in one split")
+    if report.near is not None and report.near.num_conflicts:
+        pairs = ", ".join(f"{one.line} and {one.of_line}" for one in report.near.conflicts[:5])
+        more = ", ..." if report.near.num_conflicts > 5 else ""
+        lines.append(f"  nearly the same text under other labels: {report.near.num_conflicts}, lines {pairs}{more}")
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")

@@ -115,6 +115,7 @@ def usable_threads() -> int:
 def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
     data = loaded.recipe.data
     files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
+    files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
     hashes = {}
     for key, file in files.items():
         if file is None:
@@ -130,12 +131,12 @@ def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
 
 
 def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
-    entry, group_by = loaded.recipe.entry, loaded.recipe.data.split.group_by
+    entry, split = loaded.recipe.entry, loaded.recipe.data.split
     columns = [column.name for column in facts.columns]
     named = [("data.train.0.input", name) for name in (fields(entry.input) if entry.input else ())]
-    named += [
-        (key, name) for key, name in (("data.train.0.label", entry.label), ("data.split.group_by", group_by)) if name
-    ]
+    keys = {"train.0.label": entry.label, "split.group_by": split.group_by, "split.by_time": split.by_time}
+    keys["split.column"] = split.column
+    named += [(f"data.{key}", name) for key, name in keys.items() if name]
     for key, name in named:
         if name not in columns:
             raise missing_column(name, columns, key=f"{loaded.path}: {key}")

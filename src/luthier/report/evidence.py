@@ -189,6 +189,20 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
     return f"{sentence} (tuned minus it: {shown}{', which may be chance' if chance else ''})."
 
 
+def contaminated_line(evidence: Evidence) -> str:
+    """The score with the test items that training has seen, beside the one that counts; '' where there are none."""
+    evaluation, metric = evidence.evaluation, evidence.metric
+    every = evaluation.with_contaminated
+    if every is None:
+        return ""
+    seen = every.num_items - evaluation.num_items
+    counted = number(evidence.system("tuned").metrics[metric].point)
+    return (
+        f"{seen:,} of {every.num_items:,} test items overlap with training and do not count: {title(metric)} of the "
+        f"tuned model is {counted} without them, {number(every.metrics[metric])} with them."
+    )
+
+
 def verdict(evidence: Evidence) -> tuple[str, str]:
     """One word and one sentence: what the gate decided."""
     total, failed = len(evidence.gate.lines), len(evidence.failed)

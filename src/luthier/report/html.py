@@ -20,6 +20,7 @@ from luthier.report.evidence import (
     bits,
     brackets,
     budgets,
+    contaminated_line,
     is_proportion,
     minus,
     number,
@@ -71,6 +72,7 @@ def render(evidence: Evidence) -> str:
         .render(
             e=evidence,
             warnings=warnings(evidence),
+            contaminated_line=contaminated_line(evidence),
             verdict=verdict(evidence),
             figures=_key_figures(evidence),
             table=table(evidence),

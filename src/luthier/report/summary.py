@@ -9,6 +9,7 @@ from luthier.report.evidence import (
     bits,
     brackets,
     budgets,
+    contaminated_line,
     minus,
     signed,
     title,
@@ -44,7 +45,8 @@ def summary(evidence: Evidence) -> list[str]:
     level = f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %"
     evaluation = evidence.evaluation
     items = f"{evaluation.num_items:,} items of the {evaluation.split} split"
-    lines += [f"{level} intervals: {evaluation.interval_method}, {items}", ""]
+    lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
+    lines += [*filter(None, [contaminated_line(evidence)]), ""]
     for against in ("base", "tfidf_logreg"):
         difference = evidence.difference(against)
         if difference is not None:

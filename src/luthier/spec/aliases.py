@@ -41,6 +41,5 @@ NOT_BUILT: dict[str, str] = {
     "data.augment": "augmentation",
     "data.canaries": "canaries",
     "data.clean": "a choice of cleaning steps",
-    "data.dedupe": "near-duplicate settings",
 }
 """Sections of the design that this version refuses rather than ignores."""

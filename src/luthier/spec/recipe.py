@@ -60,7 +60,17 @@ class Split(Section):
     validation: Share | None = Field(None, description="Share of groups for the validation split.")
     group_by: str | None = Field(None, description="Column whose values must not be spread over splits; '' for none.")
     stratify: bool | None = Field(None, description="Keep label shares alike over splits.")
+    by_time: str | None = Field(None, min_length=1, description="Column of a time: the newest rows are tested.")
+    column: str | None = Field(None, min_length=1, description="Column that names each row's split: train, test, ...")
+    stable: bool = Field(False, description="Each group by its own lot: a file that grows moves no row it had.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the draw of splits and limits; not that of training.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        ways = [name for name in ("by_time", "column", "stable") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are different ways to split; keep one")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Split:
@@ -102,6 +112,39 @@ class Filter(Section):
     )
 
 
+class _Near(Section):
+    near: float | bool | None = Field(
+        None, description="Jaccard index of 5-character shingles from which texts are alike; off: equal ones only."
+    )
+
+    @field_validator("near", mode="before")
+    @classmethod
+    def _is_likeness_or_off(cls, value: object) -> object:
+        """One message for a union; below a half, most short texts on one subject are alike."""
+        if value is None or value is False:
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 1:
+            raise ValueError("is a likeness from 0.5 to 1, such as 0.8, or off")
+        return float(value)
+
+    @property
+    def threshold(self) -> float | None:
+        """The likeness, or None where only equal texts count as alike."""
+        return None if self.near is None or isinstance(self.near, bool) else self.near
+
+
+class Dedupe(_Near):
+    """Rows that repeat another one; equal ones are always set aside."""
+
+
+class LeakageRules(_Near):
+    """What counts as seen in training."""
+
+    benchmarks: tuple[str, ...] = Field(
+        (), description="Files whose rows must not be learned; rows of train that overlap are set aside."
+    )
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -112,6 +155,8 @@ class Data(Section):
     clean: tuple[CleanStep, ...] | None = Field(None, description="Cleaning steps in order, of rows and of requests.")
     filter: Filter | None = None
     labels: Labels = Field(default_factory=Labels)
+    dedupe: Dedupe | None = None
+    leakage: LeakageRules = Field(default_factory=LeakageRules)
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

@@ -207,34 +207,74 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         "layout carries no meaning for a label" if closed else "markup and indentation may be what the text is about",
     )
     _fill_labels(filler, profile, closed=closed)
-    own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
-    filler.fill(
-        "data.split.test",
-        0.25,
-        "unused, data.test is a file" if own_test else "a quarter, so that intervals are narrow",
-    )
-    filler.fill(
-        "data.split.validation",
-        0.05,
-        "unused, data.validation is a file" if own_validation else "enough to choose a checkpoint",
-    )
-    group = profile.group_by if profile.group_by != given["label"] else ""
-    filler.fill(
-        "data.split.group_by",
-        group,
-        f"{group!r} repeats: its rows stay together" if group else "no column looks like a group",
-    )
-    if given["label"] and filler.tree["data"]["split"]["group_by"] == given["label"]:
-        raise RecipeError(
-            f"data.split.group_by: {given['label']!r} is the label too: every label would be in one split only",
-            way_out="name another column, or leave it out",
-        )
-    filler.fill("data.split.stratify", closed, "labels keep their shares" if closed else "no labels")
+    _fill_split(filler, loaded, profile)
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
         filler.reasons.pop("data.privacy")
         absent = "data.privacy is absent: personal data is reported, a secret stops the run"
         filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
+    _fill_likeness(filler)
+
+
+def _fill_split(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
+    given = filler.tree["data"]["train"][0]
+    _refuse_unused_split_keys(loaded)
+    filler.fill(
+        "data.split.test",
+        0.25,
+        _unused("test", loaded) or "a quarter, so that intervals are narrow",
+    )
+    filler.fill(
+        "data.split.validation",
+        0.05,
+        _unused("validation", loaded) or "enough to choose a checkpoint",
+    )
+    split = loaded.recipe.data.split
+    group = profile.group_by if profile.group_by != given["label"] else ""
+    if split.by_time or split.column:
+        group, why = "", f"rows are split by {(split.by_time or split.column)!r}"
+    else:
+        why = f"{group!r} repeats: its rows stay together" if group else "no column looks like a group"
+    filler.fill("data.split.group_by", group, why)
+    if given["label"] and filler.tree["data"]["split"]["group_by"] == given["label"]:
+        raise RecipeError(
+            f"data.split.group_by: {given['label']!r} is the label too: every label would be in one split only",
+            way_out="name another column, or leave it out",
+        )
+    drawn = not (split.by_time or split.column or split.stable)
+    closed = is_closed(given["task"])
+    reason = "labels keep their shares" if closed else "no labels"
+    filler.fill("data.split.stratify", closed and drawn, reason if drawn else "rows are not drawn by label")
+
+
+def _unused(split: str, loaded: LoadedRecipe) -> str:
+    """Why a share draws nothing, or ''."""
+    if getattr(loaded.recipe.data, split):
+        return f"unused, data.{split} is a file"
+    column = loaded.recipe.data.split.column
+    return f"for the plan only: the column {column!r} names the splits" if column else ""
+
+
+def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
+    """A key that the chosen way to split cannot obey is refused, not passed over."""
+    data, split = loaded.recipe.data, loaded.recipe.data.split
+    way = next((name for name in ("by_time", "column", "stable") if getattr(split, name)), None)
+    clashes: dict[str, object] = {"data.split.stratify": split.stratify} if way else {}
+    if way == "column":
+        clashes |= {"data.split.test": split.test, "data.split.validation": split.validation}
+        clashes |= {"data.test": data.test, "data.validation": data.validation}
+    for key, value in clashes.items():
+        if value:
+            raise RecipeError(f"{key} does not go with data.split.{way}", way_out=f"leave {key} or {way} out")
+
+
+def _fill_likeness(filler: _Filler) -> None:
+    if filler.tree["data"]["dedupe"] is None:
+        filler.tree["data"]["dedupe"] = {"near": False}
+        filler.reasons.pop("data.dedupe")
+        filler.reasons["data.dedupe.near"] = "data.dedupe is absent: a changed word may matter, only equal rows go"
+    filler.fill("data.dedupe.near", 0.8, "in a short message about one word differs")
+    filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
 
 
 def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:

@@ -1,0 +1,204 @@
+"""Between what is learned and what is asked: equal texts, texts that are nearly equal, shared groups, benchmarks.
+
+Rows of validation that training has seen are set aside. Rows of test stay and are marked: every system answers them,
+but they do not count, and the score that they would have given is reported beside the one that counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.data.contract import prepare_text
+from luthier.data.dedupe import text_key, without_wording
+from luthier.data.inputs import as_text, fill
+from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.near import NearIndex
+from luthier.data.read import Row, read_source
+from luthier.data.source import open_source
+from luthier.errors import DataError
+from luthier.records import BenchmarkOverlap, Contamination, Leakage, RequestContract, SplitName, is_closed
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.template import fields
+
+MOST_JOINED = 0.1
+"""Share of the rows that a group may have after near-duplicates were joined; a larger one would decide the split."""
+
+SHORTEST_CELL = 20
+"""Characters of a benchmark's cell, where its columns are not ours; a shorter one, a label say, proves nothing."""
+
+_WORDS: dict[Contamination, str] = {
+    "exact": "a row that is learned from has the same text",
+    "near": "a row that is learned from has nearly the same text",
+    "group": "a row that is learned from has the same group",
+}
+_REASONS: dict[Contamination, str] = {"exact": "leaked_text", "near": "leaked_near", "group": "leaked_group"}
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """One comparison of all rows serves the draw of splits and the check after it."""
+
+    contract: RequestContract
+    threshold: float | None
+    rows: dict[int, int]
+    """Identity of an item -> its place in the index."""
+    index: NearIndex | None
+
+    @classmethod
+    def over(cls, items: Sequence[Item], contract: RequestContract, threshold: float | None) -> Firewall:
+        """A firewall around `items`; without a threshold only equal texts and groups are looked for."""
+        texts = [compared_text(item, contract.input) for item in items] if threshold is not None else []
+        index = NearIndex(texts, threshold) if threshold is not None else None
+        return cls(contract, threshold, {id(item): row for row, item in enumerate(items)}, index)
+
+    def joined_groups(self, items: Sequence[Item]) -> tuple[list[str], int]:
+        """A group for each item to be drawn by: groups that near-duplicates link are one.
+
+        Links chain, because a row on each side of the split is enough for a leak. Where a chain grows above
+        `MOST_JOINED` of the rows its groups stay as they were, and the check after the draw marks what leaks.
+
+        Returns:
+            The groups, and the number of rows whose groups were left apart.
+        """
+        groups = [item.group for item in items]
+        if self.index is None:
+            return groups, 0
+        parent = {group: group for group in groups}
+
+        def root(group: str) -> str:
+            while parent[group] != group:
+                parent[group] = group = parent[parent[group]]
+            return group
+
+        places = [self.rows[id(item)] for item in items]
+        group_at = dict(zip(places, groups, strict=True))
+        self.index.forget()
+        for place, group in zip(places, groups, strict=True):
+            for match in self.index.find(place):
+                one, other = sorted((root(group), root(group_at[match.index])))
+                parent[other] = one  # the name does not depend on the order of the rows
+            self.index.add(place)
+        sizes = Counter(root(group) for group in groups)
+        before = Counter(groups)
+        most = max(2, MOST_JOINED * len(items))
+        apart = {name for name, size in sizes.items() if size > most and size > before[name]}
+        drawn = [group if root(group) in apart else root(group) for group in groups]
+        return drawn, sum(sizes[name] for name in apart)
+
+    def check(self, items: Sequence[Item], ledger: Ledger) -> tuple[list[Item], tuple[Leakage, ...]]:
+        """Set aside validation rows that training has seen, mark test rows; for test, validation counts as training.
+
+        The weights are chosen by the validation rows, so these are seen too.
+        """
+        if self.index is not None:
+            self.index.forget()
+        learned = [item for item in items if item.split == "train"]
+        keys, groups = {item.key for item in learned}, {item.group for item in learned}
+        self._add(learned)
+        by_place = {self.rows[id(item)]: item for item in items}
+        verdicts: dict[int, Verdict] = {}
+        leaks = []
+        splits: tuple[SplitName, ...] = ("validation", "test")
+        for split in splits:
+            rows = [item for item in items if item.split == split]
+            found: Counter[Contamination] = Counter()
+            for item in rows:
+                kind: Contamination = "exact" if item.key in keys else ""
+                kind = kind or ("near" if self._is_near(item, by_place) else "")
+                kind = kind or ("group" if item.group in groups else "")
+                if not kind:
+                    continue
+                found[kind] += 1
+                if split == "test":
+                    item.contaminated = kind
+                else:
+                    verdicts[id(item)] = (_REASONS[kind], _WORDS[kind])
+            leaks.append(Leakage(split=split, exact=found["exact"], near=found["near"], group=found["group"]))
+            keys |= {item.key for item in rows}
+            groups |= {item.group for item in rows}
+            self._add([item for item in rows if id(item) not in verdicts])
+        return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
+
+    def _add(self, learned: Sequence[Item]) -> None:
+        if self.index is not None:
+            for item in learned:
+                self.index.add(self.rows[id(item)])
+
+    def _is_near(self, item: Item, by_place: dict[int, Item]) -> bool:
+        """Whether a learned row is like this one; under another label it does not give the answer away."""
+        if self.index is None:
+            return False
+        found = self.index.find(self.rows[id(item)])
+        closed = is_closed(self.contract.task)
+        return any(not closed or by_place[match.index].answer == item.answer for match in found)
+
+
+def compared_text(item: Item, template: str) -> str:
+    """What a row asks, without the template's own words."""
+    return item.key if item.turns else without_wording(item.key, template)
+
+
+def keep_off_benchmarks(
+    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger
+) -> tuple[list[Item], tuple[BenchmarkOverlap, ...]]:
+    """Set aside rows of train that stand, or nearly stand, in a named benchmark file.
+
+    Raises:
+        DataError: a file cannot be used, or holds no text.
+    """
+    rules = resolved.recipe.data.leakage
+    verdicts: dict[int, Verdict] = {}
+    overlaps = []
+    learned = [item for item in items if item.split == "train"]
+    for file in rules.benchmarks:
+        lines, texts = _benchmark_texts(file, contract, resolved)
+        line_of = dict(zip(reversed(texts), reversed(lines), strict=True))
+        index = None
+        if rules.threshold is not None:
+            index = NearIndex([*texts, *(compared_text(item, contract.input) for item in learned)], rules.threshold)
+            for place in range(len(texts)):
+                index.add(place)
+        counts: Counter[str] = Counter()
+        for place, item in enumerate(learned, start=len(texts)):
+            exact = line_of.get(compared_text(item, contract.input))
+            near = index.find(place)[:1] if index is not None and exact is None else []
+            if exact is None and not near:
+                continue
+            line = exact if exact is not None else lines[near[0].index]
+            counts["exact" if exact is not None else "near"] += 1
+            likeness = "" if exact is not None else f", likeness {near[0].jaccard:.2f}"
+            verdicts.setdefault(id(item), ("benchmark", f"stands in {file}:{line}{likeness}"))
+        overlaps.append(BenchmarkOverlap(file=file, rows=len(set(lines)), exact=counts["exact"], near=counts["near"]))
+    if not rules.benchmarks:
+        return list(items), ()
+    return ledger.sift("benchmarks", items, [verdicts.get(id(item)) for item in items]), tuple(overlaps)
+
+
+def _benchmark_texts(file: str, contract: RequestContract, resolved: ResolvedRecipe) -> tuple[list[int], list[str]]:
+    """Lines and texts of a benchmark: our input where it has our columns, else each longer cell for itself."""
+    path = resolved.file(file)
+    columns = fields(contract.input) if contract.input else ()
+    lines, texts = [], []
+    for row in read_source(open_source(path)):
+        if not isinstance(row, Row):
+            continue
+        if columns and all(name in row.values for name in columns):
+            cells = [fill(contract.input, row.values)]
+        else:
+            cells = [cell for cell in map(as_text, row.values.values()) if len(cell) >= SHORTEST_CELL]
+        for cell in cells:
+            cleaned = prepare_text(
+                cell, transforms=contract.transforms, redact_personal=False, redact_secrets=False
+            )  # as the rows were before anything was redacted
+            key = without_wording(text_key(cleaned), contract.input)
+            if key.strip():
+                lines.append(row.line)
+                texts.append(key)
+    if not texts:
+        raise DataError(
+            f"data.leakage.benchmarks: {path} has no cell of {SHORTEST_CELL} characters or more to compare with",
+            way_out="name a file that holds the benchmark's texts",
+        )
+    return lines, texts
