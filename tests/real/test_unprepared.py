@@ -16,13 +16,13 @@ def test_init_on_an_untidy_file_gives_a_recipe_that_runs(finished: Any, shared_d
     (finished.work / "articles.csv").write_bytes(source.read_bytes())
     finished.call("init", "articles.csv")
     settings = [
-        "train.max_tokens=2500",
-        "data.limit.test=16",
-        "data.limit.validation=8",
+        "train.max_tokens=1500",
+        "data.limit.test=8",
+        "data.limit.validation=4",
         "data.limit.train=300",
         "train.validations=1",
     ]
     done = finished.call("run", "articles.yaml", "--json", *(part for one in settings for part in ("--set", one)))
     document = json.loads(done.stdout)
-    assert document["evaluation"]["num_items"] <= 16
+    assert document["evaluation"]["num_items"] <= 8
     assert (finished.work / document["run"] / "report.html").is_file()
