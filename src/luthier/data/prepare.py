@@ -14,6 +14,7 @@ from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.separate import check_labels, separate, split_rule
 from luthier.data.shards import Example, write_shard
+from luthier.data.source import fingerprint
 from luthier.data.tokenise import audit, render_rows, split_report
 from luthier.errors import DataError
 from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
@@ -29,6 +30,8 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
+
+    Rows that cannot be read are kept in quarantine.jsonl, which is not left where there are none.
 
     Args:
         resolved: the recipe with nothing left open.
@@ -46,7 +49,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
     contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
     renderer = Renderer(contract, tokenizer)
-    items = load(resolved, ledger)
+    items = load(resolved, ledger, bad=out / "quarantine.jsonl")
     items = interpret(items, contract, label=resolved.recipe.entry.label or "", ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
@@ -164,8 +167,10 @@ def _report(
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     rows_out = sum(len(rows) for rows in examples.values())
-    assert ledger.rows_in == rows_out + len(ledger.fates), (
-        f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
+    set_aside = len(ledger.fates) - ledger.quarantined
+    assert ledger.rows_in == rows_out + ledger.quarantined + set_aside, (
+        f"{ledger.rows_in} rows came in, {rows_out} went out, {ledger.quarantined} are in quarantine and {set_aside} "
+        "were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
@@ -177,7 +182,8 @@ def _report(
         rows_in=ledger.rows_in,
         rows_out=rows_out,
         dropped=ledger.dropped,
-        fates=tuple(sorted(ledger.fates, key=lambda fate: (files.index(fate.file), fate.line))),
+        quarantined=ledger.quarantined,
+        fates=tuple(sorted(ledger.fates, key=lambda fate: (_place_of(fate.file, files), fate.file, fate.line))),
         steps=tuple(ledger.steps),
         splits={split: split_report(out / f"{split}.arrow", examples[split], closed=closed) for split in SPLITS},
         split_rule=split_rule(resolved),
@@ -191,5 +197,10 @@ def _report(
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
-        source_sha256={file: sha256_file(resolved.file(file)) for file in files},
+        source_sha256={file: fingerprint(resolved.file(file)) for file in files},
     )
+
+
+def _place_of(file: str, files: Sequence[str]) -> int:
+    """Which of the recipe's files it is, or which of its folders it lies in."""
+    return next(index for index, one in enumerate(files) if file == one or file.startswith(f"{one}/"))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data.bad_rows import refuse_bad_rows
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
+from luthier.data.source import fingerprint
 from luthier.errors import DataError, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
@@ -22,7 +24,7 @@ from luthier.records import DataProfile, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
 from luthier.spec.template import fields
-from luthier.store.files import sha256_file, write_atomic
+from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 
 Say = Callable[[str], None]
@@ -91,7 +93,9 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
         say(note)
     hashes = _data_hashes(loaded)
     entry = loaded.recipe.entry
-    facts = profile(loaded.folder / entry.path, format=entry.format)
+    path = loaded.folder / entry.path
+    facts = profile(path, format=entry.format, sheet=entry.sheet, query=entry.query)
+    refuse_bad_rows(path, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
@@ -119,12 +123,12 @@ def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
         if file is None:
             continue
         path = loaded.folder / file
-        if not path.is_file():
-            found = "it is a folder" if path.is_dir() else "it does not exist"
+        if not path.exists():
             raise DataError(
-                f"{key}: {file!r}: {found} (looked in {loaded.folder})", way_out="correct the path in the recipe"
+                f"{key}: {file!r}: it does not exist (looked in {loaded.folder})",
+                way_out="correct the path in the recipe",
             )
-        hashes[key] = sha256_file(path)
+        hashes[key] = fingerprint(path)
     return hashes
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.aliases import ALIASES, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS
 from luthier.spec.recipe import Recipe, Section
 
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
@@ -46,11 +46,21 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice and reads 2e-4 as a number, as YAML 1.2 does."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: a column called '0E0' goes into quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def dump_recipe(tree: Mapping[str, object]) -> str:
+    """The tree as the YAML of a recipe."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_recipe(
@@ -370,6 +380,10 @@ def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     if recipe.adapter.type is not None:
         with _at(places, "adapter.type"):
             ADAPTERS.get(recipe.adapter.type)
+    for index, entry in enumerate(recipe.data.train):
+        if entry.format is not None:
+            with _at(places, f"data.train.{index}.format"):
+                READERS.get(entry.format)
     for index, name in enumerate(recipe.export or ()):
         with _at(places, f"export.{index}"):
             EXPORTS.get(name)
