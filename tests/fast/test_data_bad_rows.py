@@ -161,7 +161,7 @@ def test_the_message_has_counts_and_first_lines_by_reason(place: Path) -> None:
 
 def test_fail_means_the_first_one(place: Path) -> None:
     write(place, [b"one,two,three"], good=300)
-    with pytest.raises(DataError, match="data.bad_rows is 'fail'"):
+    with pytest.raises(DataError, match=r"data\.bad_rows is 'fail'"):
         run(place, bad_rows="fail")
     write(place, [], good=60)
     assert run(place, bad_rows="fail").quarantined == 0

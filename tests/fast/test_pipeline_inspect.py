@@ -82,5 +82,3 @@ def test_shapes_without_a_method_are_named_and_refused(
     assert f"shape: {shape}" in done.out
     assert "no recipe" in done.out
     call("init", "data.csv", cwd=tmp_path).fails(2, "data.csv: its rows are", words)
-    (tmp_path / "r.yaml").write_text("name: r\nmodel: smollm2-135m-instruct\ndata: {train: data.csv}\n")
-    assert not list(tmp_path.glob("*.yaml")) == []
