@@ -113,10 +113,9 @@ def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitN
     entry, path = resolved.recipe.entry, resolved.file(file)
     own: list[Item] = []
     faults = FaultCounts()
+    query = None if file in resolved.fetched else entry.query  # what was fetched are the rows of the query
     source = (
-        open_source(path, format=entry.format, sheet=entry.sheet, query=entry.query)
-        if origin is None
-        else open_source(path)
+        open_source(path, format=entry.format, sheet=entry.sheet, query=query) if origin is None else open_source(path)
     )
     before = ledger.rows_in
     for read in read_source(source):

@@ -37,11 +37,12 @@ class ResolvedRecipe(Record):
     data_sha256: dict[str, str] = Field(description="Key of the recipe -> hash of the file it names.")
     model_sha256: str
     luthier_version: str
+    fetched: dict[str, str] = Field(default_factory=dict, description="URL as in the recipe -> its local copy.")
 
     @property
     def sha256(self) -> str:
         """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder"})
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched"})
         content["recipe"].pop("output_dir")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -50,8 +51,8 @@ class ResolvedRecipe(Record):
         return limits_of(self.recipe)
 
     def file(self, relative: str) -> Path:
-        """Absolute path of a file named in the recipe."""
-        return Path(self.folder) / relative
+        """Absolute path of a file named in the recipe, or of the local copy of what is behind a URL."""
+        return Path(self.fetched[relative]) if relative in self.fetched else Path(self.folder) / relative
 
 
 GIVEN = "given in the recipe"

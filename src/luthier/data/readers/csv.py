@@ -37,7 +37,7 @@ class _Lines:
             self.ended = True
             raise StopIteration
         self._chars += len(line)
-        if self._chars > MOST_ROW_CHARS or (len(line) == MOST_ROW_CHARS and line[-1] not in "\r\n"):
+        if self._chars >= MOST_ROW_CHARS:
             raise csv.Error("the row is too long")
         self.row.append(line)
         return line

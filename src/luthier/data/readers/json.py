@@ -134,8 +134,10 @@ def _array(text: _Text) -> Generator[Row | Fault, None, int]:
     while True:
         value, line, written = text.value()
         count += 1
-        twice = isinstance(value, DuplicateKey)
-        yield Fault(line, *json_fault(value), text=written) if twice else as_row(line, value, written)
+        if isinstance(value, DuplicateKey):
+            yield Fault(line, *json_fault(value), text=written)
+        else:
+            yield as_row(line, value, written)
         if text.take(",]") == "]":
             return count
 
