@@ -37,9 +37,10 @@ def read_all(path: Path, format: str | None = None) -> list[Row | Fault] | str:
     try:
         return list(rows(path, format=format))
     except UserError as error:
-        assert path.name in error.what or "is unknown" in error.what
-        assert error.way_out
-        return str(error)
+        said = error
+    assert path.name in said.what or "is unknown" in said.what
+    assert said.way_out
+    return str(said)
 
 
 def as_csv(path: Path) -> None:

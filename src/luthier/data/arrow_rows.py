@@ -33,21 +33,30 @@ def batch_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[
 
 
 def _values(piece: Any) -> Iterator[dict[str, object] | str]:
-    """The rows; where one holds what Python has no value for (broken text, a date after 9999), what it is."""
+    """The rows; where one holds what Python has no value for (broken text, a date after 9999), what it is.
+
+    Arrow takes places and lengths of texts from the file as they are: without validation a damaged one reads memory
+    that is not its own.
+    """
+    import pyarrow as pa
+
     try:
-        yield from piece.to_pylist()
+        piece.validate(full=True)
+        rows = piece.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):
+        rows = None
+    if rows is not None:
+        yield from rows
         return
-    except (ValueError, OverflowError):  # found before the first row is handed on
-        pass
     for index in range(piece.num_rows):
+        one = piece.slice(index, 1)
         try:
-            row = piece.slice(index, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield "a text is not UTF-8"
+            one.validate(full=True)
+            yield one.to_pylist()[0]
+        except pa.ArrowException as error:
+            yield "a text is not UTF-8" if "UTF8" in str(error) else "the file is damaged here"
         except (ValueError, OverflowError):
             yield "a date or number that is out of range"
-        else:
-            yield row
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:

@@ -49,7 +49,7 @@ def _opened(source: Source) -> Iterator[tuple[Any, Iterator[Any]]]:
                 mapped.seek(0)
                 stream = pa.ipc.open_stream(mapped)
                 yield stream.schema, iter(stream)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{source.path} is not a readable Arrow file: {error}", way_out="fetch or write it again"
         ) from error

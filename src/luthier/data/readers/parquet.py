@@ -20,7 +20,7 @@ def look(source: Source, start: str) -> Source:
     try:
         with pq.ParquetFile(path) as file:
             names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}", way_out="fetch or write it again") from error
     if not names:
         raise DataError(f"{path} has no columns", way_out="give a file with columns")
@@ -42,7 +42,7 @@ def read(source: Source) -> Iterator[Row | Fault]:
             for item in batch_rows(file.iter_batches(batch_size=ROWS_AT_ONCE), names):
                 number = item.line
                 yield item
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{source.path}: damaged after row {number}: {error}", way_out="fetch or write it again"
         ) from error
