@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from luthier.errors import DataError, MissingExtra
 from luthier.spec.load import with_environment
@@ -67,11 +67,13 @@ def _fetch_file(named: str, url: str, scheme: str, *, offline: bool) -> Path:
     if offline and scheme in _DRIVERS:
         raise _offline(named)
     try:
-        store, path = fsspec.url_to_fs(url)
+        store, path = cast(tuple[Any, str], fsspec.url_to_fs(url))
         version = str(store.ukey(path))  # the entity tag, or size and time where the store has none
         index = home() / "data" / f"{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()}.json"
-        if index.is_file() and (known := home() / "data" / json.loads(index.read_text())).is_file():
-            return known
+        if index.is_file():
+            known: Path = home() / "data" / str(json.loads(index.read_text()))
+            if known.is_file():
+                return known
 
         def copy(out: IO[bytes]) -> None:
             with store.open(path, "rb") as remote:
@@ -155,7 +157,7 @@ def _keep(name: str, copy: Callable[[IO[bytes]], None]) -> Path:
     try:
         with _hashed(temporary) as (out, digest):
             copy(out)
-        final = folder / digest.hexdigest() / name
+        final: Path = folder / str(digest.hexdigest()) / name
         with disk_errors(final):
             final.parent.mkdir(mode=0o700, exist_ok=True)
             temporary.replace(final)

@@ -18,6 +18,7 @@ from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import Source, fingerprint, num_bytes, open_source
 from luthier.records import ColumnProfile, DataProfile, Shape, Task
+from luthier.spec.plugins import READERS
 from luthier.spec.template import field as field_of
 
 Kind = Literal["text", "label", "number", "date", "id", "messages", "empty"]
@@ -218,7 +219,8 @@ def profile(
 
 
 def _record(source: Source, columns: list[_Column], num_rows: int, faults: FaultCounts) -> DataProfile:
-    reading = _reading(columns)
+    part = source.parts[0] if source.parts else source
+    reading = _document(columns) if READERS.get(part.format).is_document else _reading(columns)
     label = reading.label
     taken = [*reading.inputs, *([label] if label else [])]
     is_chat = reading.shape in ("messages", "sharegpt")
@@ -264,6 +266,11 @@ def _mean_answer(reading: _Reading) -> float:
         chat = reading.inputs[0]
         return chat.answer_chars / chat.filled
     return reading.label.mean_chars if reading.label else 0.0
+
+
+def _document(columns: Sequence[_Column]) -> _Reading:
+    """Parts of a running text, whatever their headings look like."""
+    return _Reading("plain_text", None, tuple(column for column in columns if column.name == "text"))
 
 
 def _reading(columns: Sequence[_Column]) -> _Reading:

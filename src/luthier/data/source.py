@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,15 +138,27 @@ def _begin(path: Path, format: str | None) -> tuple[Source, str]:
 def _binary_format(path: Path, head: bytes) -> str | None:
     """By what the file begins with; by its name only where that says nothing (an Arrow stream)."""
     others = [facts for facts in READERS.entries().values() if not facts.is_text]
-    for facts in others:
-        if head.startswith(facts.magic):
-            return facts.name
+    alike = [facts for facts in others if head.startswith(facts.magic)]
+    if alike:
+        named = [facts.name for facts in alike if path.name.lower().endswith(facts.suffixes)]
+        holding = [facts.name for facts in alike if facts.holds and _holds(path, facts.holds)]
+        return [*named, *holding, alike[-1].name][0]
     if head.startswith(b"\xff\xff\xff\xff"):
         return next((facts.name for facts in others if path.name.lower().endswith(facts.suffixes)), None)
     return None
 
 
+def _holds(path: Path, part: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return part in archive.namelist()
+    except zipfile.BadZipFile:
+        return False
+
+
 def _text_format(path: Path, start: str) -> str:
+    from luthier.data.readers.csv import looks_like_table
+
     name = path.name.lower()
     for packed in text_file.SUFFIXES:
         name = name.removesuffix(packed)
@@ -158,8 +171,10 @@ def _text_format(path: Path, start: str) -> str:
         return named
     if _FIRST_OBJECT.match(text) or (named == "json" and not text.startswith("{")):
         return "json"
-    if text.startswith("{"):
+    if text.startswith("{") and named in (None, "json", "jsonl", "text"):
         return "json" if named == "json" and not _is_object_a_line(text) else "jsonl"
+    if named == "text":  # many exports are tables called '.txt'
+        return "csv" if looks_like_table(start) else "text"
     return named or "csv"
 
 

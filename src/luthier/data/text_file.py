@@ -29,7 +29,6 @@ _AS_TEXT = "export it as CSV (UTF-8), JSON lines or Parquet"
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc) or an encrypted one",
-    b"%PDF": "a PDF",
     b"FEA1": "a Feather file of version 1",
     b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
@@ -71,6 +70,18 @@ def short_lines(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:
                 if rest[-1] in "\r\n":
                     break
         yield line, length
+
+
+def bounded_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    """Each line of a running text.
+
+    Raises:
+        DataError: one is longer than can be held.
+    """
+    for number, (line, length) in enumerate(short_lines(text), start=1):
+        if length > MOST_ROW_CHARS:
+            raise DataError(f"{path}:{number}: a line of {length:,} characters", way_out="break it into paragraphs")
+        yield line
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------

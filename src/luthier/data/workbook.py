@@ -1,28 +1,19 @@
-"""What stands in the parts of an Excel workbook (ECMA-376): sheets, shared texts, styles, rows of cells.
-
-Nothing is unpacked to disk, and what is declared or grows beyond bounds is refused before it is read.
-"""
+"""What stands in the parts of an Excel workbook (ECMA-376): sheets, shared texts, styles, rows of cells."""
 
 from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO
 from xml.etree import ElementTree
 
-from luthier.errors import DataError
+from luthier.data import office
+from luthier.data.office import elements, local_name, plain
 
-_MOST_BYTES = 1 << 32
-_MOST_TEXT_BYTES = 1 << 28
-"""Of the texts that cells share, which are held in memory."""
-_PACKED_TEXT, _HIGHEST_RATIO = 1 << 26, 100
-"""XML packs to a tenth or a thirtieth; what packs to less than a hundredth of 64 MiB and more is a bomb."""
 _MOST_ROWS = 1 << 20
 _CHUNK = 1 << 20
 
@@ -62,7 +53,7 @@ class Workbook:
         """Number and cells of each row that is not empty."""
         number = 0
         with self.archive.open(self.sheets[sheet]) as file:
-            for element in _elements(file, "row", inside="sheetData"):
+            for element in elements(file, "row", inside="sheetData"):
                 number = int(element.get("r") or number + 1)
                 cells = []
                 column = -1
@@ -91,7 +82,7 @@ class Workbook:
 
     def _cell(self, element: ElementTree.Element, column: int) -> Cell | None:
         kind = element.get("t", "n")
-        parts = {_name(part): part for part in element}
+        parts = {local_name(part): part for part in element}
         written = parts["v"].text if "v" in parts else None
         if kind == "inlineStr":
             text = _text_of(parts["is"]) if "is" in parts else ""
@@ -129,19 +120,8 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
     Raises:
         DataError: no workbook, damaged, encrypted, or grown out of bounds; when it is opened or later.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _refuse_bombs(path, archive)
-            yield _opened(path, archive)
-    except (
-        zipfile.BadZipFile, zlib.error, EOFError, ElementTree.ParseError, KeyError, IndexError, ValueError,
-        OverflowError, RuntimeError,
-    ) as error:  # fmt: skip
-        problem = f"part {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(
-            f"{path} is a zip archive or an Excel workbook, and cannot be read as one: {problem}",
-            way_out="save it again as .xlsx, without a password, or export it as CSV (UTF-8)",
-        ) from error
+    with office.opened(path, "an Excel workbook", in_memory="xl/sharedStrings.xml") as archive:
+        yield _opened(path, archive)
 
 
 def column_index(letters: str) -> int:
@@ -162,33 +142,16 @@ def column_letters(index: int) -> str:
     return letters
 
 
-def _refuse_bombs(path: Path, archive: zipfile.ZipFile) -> None:
-    infos = archive.infolist()
-    for info in infos:
-        too_packed = info.file_size > _PACKED_TEXT and info.file_size > _HIGHEST_RATIO * info.compress_size
-        if too_packed or (info.filename == "xl/sharedStrings.xml" and info.file_size > _MOST_TEXT_BYTES):
-            raise _grown(path, info.file_size)
-    if (total := sum(info.file_size for info in infos)) > _MOST_BYTES:
-        raise _grown(path, total)
-
-
-def _grown(path: Path, size: int) -> DataError:
-    return DataError(
-        f"{path} grows to {size:,} bytes when it is unpacked, which no honest workbook does",
-        way_out="export the sheet as CSV (UTF-8)",
-    )
-
-
 def _opened(path: Path, archive: zipfile.ZipFile) -> Workbook:
     with archive.open("xl/_rels/workbook.xml.rels") as file:
-        targets = {one.get("Id"): one.get("Target") or "" for one in _elements(file, "Relationship")}
+        targets = {one.get("Id"): one.get("Target") or "" for one in elements(file, "Relationship")}
     sheets: dict[str, str] = {}
     epoch = datetime(1899, 12, 30)
     with archive.open("xl/workbook.xml") as file:
-        for _, element in ElementTree.iterparse(_plain(file)):
-            if _name(element) == "workbookPr" and element.get("date1904") in ("1", "true"):
+        for _, element in ElementTree.iterparse(plain(file)):
+            if local_name(element) == "workbookPr" and element.get("date1904") in ("1", "true"):
                 epoch = datetime(1904, 1, 1)
-            if _name(element) == "sheet":
+            if local_name(element) == "sheet":
                 target = targets[next(value for key, value in element.items() if key.endswith("}id"))]
                 part = target[1:] if target.startswith("/") else f"xl/{target}"
                 if "worksheets" in part:  # others are charts
@@ -196,7 +159,7 @@ def _opened(path: Path, archive: zipfile.ZipFile) -> Workbook:
     book = Workbook(path, sheets, archive, epoch, _date_styles(archive))
     if "xl/sharedStrings.xml" in archive.namelist():
         with archive.open("xl/sharedStrings.xml") as file:
-            book.texts = [_text_of(one) for one in _elements(file, "si", inside="sst")]
+            book.texts = [_text_of(one) for one in elements(file, "si", inside="sst")]
     return book
 
 
@@ -204,50 +167,25 @@ def _date_styles(archive: zipfile.ZipFile) -> frozenset[int]:
     if "xl/styles.xml" not in archive.namelist():
         return frozenset()
     with archive.open("xl/styles.xml") as file:
-        root = ElementTree.parse(_plain(file)).getroot()
+        root = ElementTree.parse(plain(file)).getroot()
     dates = set(_DATE_STYLES)
     for element in root.iter():
-        if _name(element) == "numFmt":
+        if local_name(element) == "numFmt":
             code = _NOT_A_DATE.sub("", element.get("formatCode") or "").lower()
             if any(letter in code for letter in "dmyhs") and "general" not in code:
                 dates.add(int(element.get("numFmtId") or 0))
-    formats = next((part for part in root if _name(part) == "cellXfs"), ())
+    formats = next((part for part in root if local_name(part) == "cellXfs"), ())
     return frozenset(index for index, one in enumerate(formats) if int(one.get("numFmtId") or 0) in dates)
-
-
-def _elements(file: IO[bytes], name: str, inside: str = "") -> Iterator[ElementTree.Element]:
-    """Each element of a name, forgotten once it has been handed on."""
-    parent = None
-    for event, element in ElementTree.iterparse(_plain(file), events=("start", "end")):
-        if event == "start":
-            parent = element if _name(element) == inside else parent
-        elif _name(element) == name:
-            yield element
-            if parent is not None:
-                parent.clear()
-
-
-def _plain(file: IO[bytes]) -> IO[bytes]:
-    """The part, if it begins without a document type: that is where entities that grow are declared."""
-    if b"<!DOCTYPE" in file.read(4096):
-        raise ValueError("a part declares a document type")
-    file.seek(0)
-    return file
-
-
-def _name(element: ElementTree.Element) -> str:
-    """Without its namespace, of which there are two."""
-    return str(element.tag).rpartition("}")[2]
 
 
 def _text_of(element: ElementTree.Element) -> str:
     """Text of plain and formatted pieces, without the phonetic ones."""
     pieces = []
     for part in element:
-        if _name(part) == "t":
+        if local_name(part) == "t":
             pieces.append(part.text or "")
-        elif _name(part) == "r":
-            pieces += [inner.text or "" for inner in part if _name(inner) == "t"]
+        elif local_name(part) == "r":
+            pieces += [inner.text or "" for inner in part if local_name(inner) == "t"]
     return _unescaped("".join(pieces))
 
 

@@ -69,6 +69,10 @@ class ReaderFacts:
     """What such a file begins with."""
     is_text: bool = False
     """Whether it has an encoding, and may be compressed (.gz, .zst)."""
+    is_document: bool = False
+    """Whether its rows are parts of a running text."""
+    holds: str = ""
+    """A part that tells it from other archives that begin alike."""
     options: tuple[str, ...] = ()
     """Keys of a data entry that only such formats have."""
 

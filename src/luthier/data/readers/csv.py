@@ -122,18 +122,29 @@ def _next_cells(reader: Iterator[list[str]]) -> list[str]:
         csv.field_size_limit(before)
 
 
+def looks_like_table(start: str) -> bool:
+    """Whether nearly all rows have as many cells as the first, and more than one; and no blank line stands between."""
+    lines = start.replace("\r", "").strip("\n")
+    return (
+        "\n" in lines
+        and "\n\n" not in lines
+        and max(_agreement(start, delimiter) for delimiter in DELIMITERS) >= (0.9, 2)
+    )
+
+
 def _delimiter(start: str) -> str:
     """The delimiter under which most rows have as many cells as the header; ',' where the header is one cell."""
+    return max(DELIMITERS, key=lambda delimiter: _agreement(start, delimiter))
 
-    def agreement(delimiter: str) -> tuple[float, int]:
-        rows = [cells for cells in _parse(start, delimiter) if cells]
-        if not rows or len(rows[0]) < 2:
-            return 0.0, 0
-        rest = rows[1:-1] if len(start) >= HEAD_CHARS else rows[1:]  # the last row may be cut off
-        same = sum(len(cells) == len(rows[0]) for cells in rest) / len(rest) if rest else 1.0
-        return same, len(rows[0])
 
-    return max(DELIMITERS, key=agreement)
+def _agreement(start: str, delimiter: str) -> tuple[float, int]:
+    """Share of rows that have as many cells as the first, and how many those are; zeros where it is one cell."""
+    rows = [cells for cells in _parse(start, delimiter) if cells]
+    if not rows or len(rows[0]) < 2:
+        return 0.0, 0
+    rest = rows[1:-1] if len(start) >= HEAD_CHARS else rows[1:]  # the last row may be cut off
+    same = sum(len(cells) == len(rows[0]) for cells in rest) / len(rest) if rest else 1.0
+    return same, len(rows[0])
 
 
 def _parse(start: str, delimiter: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""A folder of files of one format, read one after the other in the order of their names.
+"""A folder of files of one format, or of documents, read one after the other in the order of their names.
 
 What `datasets` saves is such a folder: `data-00000-of-00002.arrow` beside some JSON; so is a data set from the hub:
 `data/train-00000-of-00002.parquet`. Lines are counted file by file, and each row says which file it is from.
@@ -31,7 +31,7 @@ def look(source: Source, start: str) -> Source:
     _refuse_several_splits(source.path, files)
     parts = tuple(open_source(file) for file in files)
     formats = sorted({part.format for part in parts})
-    if len(formats) > 1:
+    if len(formats) > 1 and not all(READERS.get(format).is_document for format in formats):
         raise DataError(
             f"{source.path} holds files of several formats: {', '.join(formats)}", way_out="give one file, or move some"
         )
@@ -67,9 +67,13 @@ def _files(folder: Path) -> list[Path]:
         if path.is_file()
         and path.name.lower().endswith(suffixes)
         and path.name not in _ABOUT
+        and not path.name.lower().startswith(("readme", "license", "changelog"))
         and not path.name.startswith("cache-")  # what `datasets` keeps of its own computations
         and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     ]
+    documents = tuple(suffix for facts in READERS.entries().values() if facts.is_document for suffix in facts.suffixes)
+    tables = [path for path in found if not path.name.lower().removesuffix(".gz").endswith(documents)]
+    found = tables or found  # notes beside data are about it
     return sorted(found, key=lambda path: (_NUMBER.sub(lambda match: match[0].zfill(12), path.as_posix()), str(path)))
 
 

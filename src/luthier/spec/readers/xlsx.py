@@ -7,5 +7,6 @@ FACTS = ReaderFacts(
     summary="a sheet of an Excel workbook",
     suffixes=(".xlsx", ".xlsm"),
     magic=(b"PK\x03\x04",),
+    holds="xl/workbook.xml",
     options=("sheet",),
 )
