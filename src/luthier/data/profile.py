@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -81,7 +80,7 @@ class _Column:
     empty: int = 0
     chars: int = 0
     longest: int = 0
-    values: Counter[str | bytes] = field(default_factory=Counter)
+    values: Counter[str | int] = field(default_factory=Counter)
     """Short values as they are, long ones as hashes."""
     looked_at: int = 0
     numbers: int = 0
@@ -99,30 +98,38 @@ class _Column:
     """Characters of the assistant's turns, for chats."""
 
     def add(self, cell: object) -> None:
-        text = as_text(cell).strip()
+        text = cell.strip() if isinstance(cell, str) else as_text(cell).strip()
         if not text or cell == []:
             self.empty += 1
             return
+        length = len(text)
         self.filled += 1
-        self.chars += len(text)
-        self.longest = max(self.longest, len(text))
-        value = text if len(text) <= _LABEL_CHARS else blake2b(text.encode(), digest_size=8).digest()
-        if value in self.values or len(self.values) < _MOST_VALUES:
-            self.values[value] += 1
-        is_chat = looks_like_chat(cell)
+        self.chars += length
+        if length > self.longest:
+            self.longest = length
+        value = text if length <= _LABEL_CHARS else hash(text)  # equal texts only need to be told from others
+        count = self.values.get(value)
+        if count is not None:
+            self.values[value] = count + 1
+        elif len(self.values) < _MOST_VALUES:
+            self.values[value] = 1
+        is_chat = isinstance(cell, list) and looks_like_chat(cell)
         if is_chat:
-            self._add_chat(cell, len(text))
+            self._add_chat(cell, length)
         if self.looked_at < _LOOKED_AT:
-            self.looked_at += 1
-            self.chats += is_chat
-            self.numbers += isinstance(cell, int | float) or _NUMBER.fullmatch(text) is not None
-            self.dates += _DATE.fullmatch(text) is not None
-            self.tokens += not any(char.isspace() for char in text)
-            self.digits += any(char.isdigit() for char in text)
-            self.lists += "|" in text
+            self._look_at(cell, text, is_chat)
+
+    def _look_at(self, cell: object, text: str, is_chat: bool) -> None:
+        self.looked_at += 1
+        self.chats += is_chat
+        self.sharegpt += is_chat and isinstance(cell, list) and "from" in cell[0]
+        self.numbers += isinstance(cell, int | float) or _NUMBER.fullmatch(text) is not None
+        self.dates += _DATE.fullmatch(text) is not None
+        self.tokens += not any(char.isspace() for char in text)
+        self.digits += any(char.isdigit() for char in text)
+        self.lists += "|" in text
 
     def _add_chat(self, cell: object, counted: int) -> None:
-        self.sharegpt += isinstance(cell, list) and "from" in cell[0]
         turns = parse_chat(cell)
         if not isinstance(turns, str):
             self.chars += sum(len(turn.content) for turn in turns if turn.role != "assistant") - counted
