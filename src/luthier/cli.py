@@ -28,9 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Fit a language model to one purpose, and prove that it did. Start with: luthier run support-intents",
-    epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, 4 waiting for an "
-    "approval, "
-    "5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
+    epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, "
+    "4 kept for approvals, 5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")

@@ -1,7 +1,7 @@
 """One exception tree. Each class knows its exit code and its HTTP status; each message ends with the way out.
 
-Exit codes are a public contract: 0 done, 1 our own fault, 2 the user's, 3 the gate refused, 4 waiting for an approval,
-5 stopped and resumable, 6 the machine's, 7 an artifact broke parity.
+Exit codes are a public contract: 0 done, 1 our own fault, 2 the user's, 3 the gate refused, 4 kept for
+approvals (nothing asks for one yet), 5 stopped and resumable, 6 the machine's, 7 an artifact broke parity.
 """
 
 from __future__ import annotations
@@ -73,13 +73,6 @@ class GateRefused(LuthierError):
     """The gate's decision is no."""
 
     exit_code = 3
-    http_status = 403
-
-
-class ApprovalPending(LuthierError):
-    """An approval is needed before this can go on."""
-
-    exit_code = 4
     http_status = 403
 
 

@@ -30,10 +30,10 @@ SplitName = Literal["train", "validation", "test"]
 class Record(BaseModel):
     """Base of all records: frozen, strict about unknown keys, JSON in and out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def to_json(self) -> str:
-        """Indented JSON that ends with a newline; floats keep full precision."""
+        """Indented JSON that ends with a newline; floats keep full precision, NaN is the text "NaN"."""
         return self.model_dump_json(indent=2) + "\n"
 
     @classmethod
@@ -279,6 +279,9 @@ class SplitReport(Record):
     length_p50: int
     length_p95: int
     length_max: int
+    length_counts: tuple[int, ...] = Field(
+        description="Rows by length in bins of equal width from 0 to the longest row of all splits."
+    )
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
 
 
@@ -288,6 +291,47 @@ class Leakage(Record):
     split: SplitName
     exact: int
     group: int
+
+
+class LabelSuspect(Record):
+    """A row whose label a model of the other rows contradicts; listed for review."""
+
+    file: str
+    line: int
+    label: str
+    suggested: str
+    given_probability: float
+    suggested_probability: float
+
+
+class LabelReview(Record):
+    """Labels to look at; nothing was changed."""
+
+    agreement: float = Field(description="Share of rows for which the reviewing model would choose the given label.")
+    suspects: tuple[LabelSuspect, ...] = Field(description="The surest first.")
+
+
+class TextChange(Record):
+    """What cleaning did to a text; personal data and secrets are masked."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+
+
+class TokenView(Record):
+    text: str
+    supervised: bool
+    num_tokens: int = Field(description="Tokens that make up this text; more than one where they share a character.")
+
+
+class RowView(Record):
+    """A row as the model reads it; never one with findings."""
+
+    split: SplitName
+    line: int
+    tokens: tuple[TokenView, ...]
 
 
 class DataReport(Record):
@@ -305,6 +349,11 @@ class DataReport(Record):
     findings_action: str
     secrets_action: str
     conflicts: int = Field(description="Texts that carried several labels (all their rows are set aside).")
+    similar_labels: tuple[tuple[str, ...], ...] = Field(description="Groups of labels that read alike.")
+    rare_labels: dict[str, int] = Field(description="Label -> training rows, of those below data.labels.min_rows.")
+    review: LabelReview | None = Field(description="None where labels were not reviewed.")
+    changes: tuple[TextChange, ...] = Field(description="The first texts that cleaning changed.")
+    views: tuple[RowView, ...] = Field(description="Some rows, token by token.")
     leakage: tuple[Leakage, ...]
     end_of_turn_supervised: bool
     truncated_rows: int

@@ -10,9 +10,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from luthier.data.contract import Renderer, make_contract
-from luthier.records import ModelShape
+from luthier.records import CLOSED_TASKS, ModelShape
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.resolve import CLEAN_CLOSED, CLEAN_OPEN, ResolvedRecipe
 
 CHATML = (
     "{% for message in messages %}"
@@ -71,6 +71,7 @@ def resolved(
             "data": {
                 "train": [{**entry, "license": "unknown"}],
                 "privacy": {"action": "report", "secrets": "stop"},
+                "clean": CLEAN_CLOSED if task in CLOSED_TASKS else CLEAN_OPEN,
                 **data,
                 "split": {**split, **data.get("split", {})},
             },

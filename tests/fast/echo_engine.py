@@ -124,7 +124,7 @@ def example(text: str, answer: str, *, line: int = 2, group: str = "", made: Req
         group=group,
         text=text,
         answer=answer,
-        prompt_ids=prompt,
+        prompt_tokens=len(prompt),
         input_ids=prompt + ids,
         supervised=[False] * len(prompt) + [True] * len(ids),
     )
@@ -137,7 +137,7 @@ def chat_example(turns: Sequence[Message], *, line: int, made: RequestContract) 
     prompt = renderer.prompt_ids(turns[:-1])
     ids = renderer.answer_ids(turns[-1].content)
     return dataclasses.replace(
-        row, prompt_ids=prompt, input_ids=prompt + ids, supervised=[False] * len(prompt) + [True] * len(ids)
+        row, prompt_tokens=len(prompt), input_ids=prompt + ids, supervised=[False] * len(prompt) + [True] * len(ids)
     )
 
 

@@ -106,6 +106,7 @@ def data(**changes: Any) -> DataReport:
         length_p50=10,
         length_p95=20,
         length_max=30,
+        length_counts=(1, 2),
         sha256="sha-train",
     )
     return DataReport(
@@ -126,6 +127,11 @@ def data(**changes: Any) -> DataReport:
         findings_action="report",
         secrets_action="stop",
         conflicts=0,
+        similar_labels=(),
+        rare_labels={},
+        review=None,
+        changes=(),
+        views=(),
         leakage=(Leakage(split="test", exact=2, group=1),),
         end_of_turn_supervised=True,
         truncated_rows=0,

@@ -291,6 +291,7 @@ def data_report(**changes: Any) -> DataReport:
             length_p50=49,
             length_p95=112,
             length_max=301,
+            length_counts=(1, 2),
             sha256=sha(letter),
         )
 
@@ -317,6 +318,11 @@ def data_report(**changes: Any) -> DataReport:
         "findings_action": "redact",
         "secrets_action": "redact",
         "conflicts": 8,
+        "similar_labels": (),
+        "rare_labels": {},
+        "review": None,
+        "changes": (),
+        "views": (),
         "leakage": (Leakage(split="test", exact=0, group=0), Leakage(split="validation", exact=0, group=0)),
         "end_of_turn_supervised": True,
         "truncated_rows": 0,

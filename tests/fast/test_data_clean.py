@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from luthier.data import clean
 from luthier.data.contract import prepare_text
 from luthier.errors import DataError
+from luthier.spec.recipe import CleanStep
+from luthier.spec.resolve import CLEAN_CLOSED, CLEAN_OPEN
 
 MESSY = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("&;#<>brp/ÃÂâ€™Ð©\n\t \u200b[]@.0123456789+-"))
@@ -65,7 +69,7 @@ def test_the_small_steps() -> None:
         clean.apply(["polish"], "x")
 
 
-@pytest.mark.parametrize("transforms", [clean.CLOSED_TRANSFORMS, clean.OPEN_TRANSFORMS])
+@pytest.mark.parametrize("transforms", [CLEAN_CLOSED, CLEAN_OPEN])
 @pytest.mark.parametrize("redact", [True, False])
 @given(text=MESSY)
 @example(text="&amp;amp;lt;br&gt;")
@@ -75,3 +79,7 @@ def test_a_prepared_text_stays_as_it_is(transforms: tuple[str, ...], redact: boo
         return prepare_text(text, transforms=transforms, redact_personal=redact, redact_secrets=redact)
 
     assert prepared(prepared(text)) == prepared(text)
+
+
+def test_the_steps_of_a_recipe_are_those_of_the_table() -> None:
+    assert get_args(CleanStep) == tuple(clean.TRANSFORMS)

@@ -20,8 +20,8 @@ from luthier.data.goldens import read_goldens
 from luthier.data.prepare import SPLITS, prepare
 from luthier.data.privacy import find
 from luthier.data.profile import profile
-from luthier.data.shards import Example, read_shard
-from luthier.data.tokenise import audit
+from luthier.data.shards import Example, Shard
+from luthier.data.tokenise import audit_row
 from luthier.errors import DataError, RunError, SecretFound
 from luthier.pipeline.init import init
 from luthier.plan.workload import workload
@@ -62,7 +62,7 @@ def run(folder: Path, rows: list[dict[str, Any]], *, path: str = "data.csv", **r
 
 
 def shards(folder: Path) -> dict[str, list[Example]]:
-    return {split: read_shard(folder / "out" / f"{split}.arrow") for split in SPLITS}
+    return {split: list(Shard(folder / "out" / f"{split}.arrow")) for split in SPLITS}
 
 
 def balanced(report: DataReport) -> bool:
@@ -405,15 +405,15 @@ def test_the_audit_names_the_row(tmp_path: Path) -> None:
     contract = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json").contract
     good = shards(tmp_path)["train"][0]
     length = len(good.input_ids)
-    audit({"train": [good]}, contract)
+    audit_row(good, contract, split="train")
     bad = {
         "no token is supervised": replace(good, supervised=[False] * length),
         "an answer's end of turn is not supervised": replace(good, supervised=[*good.supervised[:-1], False]),
-        "the row does not consist of a prompt and its answer": replace(good, prompt_ids=[5]),
+        "the row does not consist of a prompt and its answer": replace(good, prompt_tokens=length),
     }
     for problem, example in bad.items():
         with pytest.raises(DataError, match=f"train split, line {good.line}: {problem}"):
-            audit({"train": [example]}, contract)
+            audit_row(example, contract, split="train")
 
 
 def test_goldens(tmp_path: Path) -> None:

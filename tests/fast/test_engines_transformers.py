@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.engines.transformers import TransformersEngine
+from luthier.engines.transformers import AT_ONCE, TransformersEngine
 from luthier.models.adapters import attach
 from luthier.spec.recipe import Adapter
 from tiny import llama
@@ -88,17 +89,38 @@ def test_each_answers_in_order_what_one_by_one_gives_and_leaves_the_threads_as_t
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = [ask(ids)[0] for ids in questions]
-        assert list(ENGINE.each(ask, questions)) == [(value, 1) for value in alone]
-        torch.set_num_threads(2)
-        together = list(ENGINE.each(ask, questions))
-        assert torch.get_num_threads() == 2
-        assert {threads for _, threads in together} == {1}, "two threads are two questions at once"
-        np.testing.assert_allclose([value for value, _ in together], alone, rtol=1e-6)
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 2, "a worker's setting does not outlive it"
+        alone = [ask(ids) for ids in questions]
+        for threads, at_once in ((1, 1), (2, 2), (9, AT_ONCE)):
+            torch.set_num_threads(threads)
+            engine = TransformersEngine(MODEL)
+            together = list(engine.each(ask, questions))
+            assert torch.get_num_threads() == threads
+            assert {used for _, used in together} == {threads // at_once}
+            np.testing.assert_allclose([value for value, _ in together], [value for value, _ in alone], rtol=1e-6)
+            assert [*engine.each(ask, questions[:1]), *engine.each(ask, questions[1:])] == together, "to the bit"
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == threads, "a worker's setting stays its own"
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_long_list_does_not_hold_up_a_single_question() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    asked = []
+
+    def slow(number: int) -> int:
+        asked.append(number)
+        begun.set()
+        assert go_on.wait(30)
+        return number
+
+    with ThreadPoolExecutor(1) as caller:
+        many = caller.submit(lambda: list(ENGINE.each(slow, range(100))))
+        assert begun.wait(30)
+        single = ENGINE.each(lambda number: len(asked), [0])
+        go_on.set()
+        assert next(single) <= 2 * AT_ONCE + 2, "it was asked among the first of the list"
+        assert many.result() == list(range(100))
 
 
 def test_an_error_comes_at_its_items_turn_and_ends_the_rest() -> None:
@@ -114,16 +136,17 @@ def test_an_error_comes_at_its_items_turn_and_ends_the_rest() -> None:
     assert next(found) == 0
     with pytest.raises(KeyError):
         next(found)
-    assert len(asked) < 1000 or torch.get_num_threads() == 1
+    assert len(asked) <= AT_ONCE + 3
 
 
 def test_the_adapter_stays_off_for_all_questions_that_are_asked_at_once() -> None:
-    plain, tuned = TransformersEngine(llama(seed=3)), TransformersEngine(_tuned())
-    off = tuned.without_adapter()
+    plain = TransformersEngine(llama(seed=3))
     questions = [[5 + number % 40, 6, 7 + number % 11] for number in range(60)]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
+        tuned = TransformersEngine(_tuned())
+        off = tuned.without_adapter()
         said = list(off.each(lambda ids: off.score(ids, [[6, 7]])[0].logprob, questions))
     finally:
         torch.set_num_threads(before)

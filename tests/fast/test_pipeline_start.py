@@ -35,6 +35,6 @@ def test_labels_that_look_alike_are_said(tmp_path: Path, tiny_model: Path) -> No
     said: list[str] = []
     path = recipe(tmp_path, tiny_model, system="x", labels=("Refund", "refund", "late", "re fund"))
     look(path, overrides=(), offline=True, say=said.append)
-    assert [line for line in said if "differ only" in line] == [
-        "labels that differ only in case or white space: 'Refund', 'refund'"
+    assert [line for line in said if "read alike" in line] == [
+        "labels that read alike: 'Refund', 're fund', 'refund'; data.labels.rename makes them one"
     ]

@@ -202,7 +202,8 @@ def test_parts_of_text_are_one_text(client):
 def test_an_empty_text_is_a_bad_request_as_training_sets_such_rows_aside(client, labels_at, text):
     answer = post(labels_at, "/v1/classify", json={"input": ["g", text]})
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
-    assert "nothing is left of the text after cleaning" in answer.json()["error"]["message"]
+    assert "input.1: nothing is left of the text after cleaning" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "input.1"
     with pytest.raises(openai.BadRequestError, match="nothing is left of the text after cleaning"):
         say(client, text)
 

@@ -17,7 +17,8 @@ from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, resolve
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
-OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
+OPEN_ON_PURPOSE = {
+    "data.filter",  # nothing follows from these where they are not given
     "model.revision",
     "train.max_tokens",
     "data.train.0.sheet",

@@ -255,6 +255,14 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.privacy.secrets": ("stop", PREPARE),
     "data.bad_rows": ("fail", PREPARE),
     "data.max_bad_rows": (0.01, PREPARE),
+    "data.clean": (["strip_ends"], PREPARE),
+    "data.filter.min_chars": (32, PREPARE),
+    "data.filter.max_chars": (100, PREPARE),
+    "data.filter.languages": (["fr"], PREPARE),
+    "data.filter.max_repetition": (0.5, PREPARE),
+    "data.labels.rename": ({"ask": "question"}, PREPARE),
+    "data.labels.min_rows": (1000, PREPARE),
+    "data.labels.review": (False, PREPARE),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -286,10 +294,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "output_dir": ("elsewhere", through_begin),
 }
 ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
-# the effect of these values is that the data is refused (test_data_formats.py has sheets and queries that are there)
+# The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
-    "data.max_bad_rows",
+    "data.max_bad_rows", "data.filter.languages",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 _USUAL: dict[Consumer, object] = {}

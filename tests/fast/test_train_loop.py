@@ -50,7 +50,9 @@ def example(number: int, *, length: int = 0) -> Example:
     rng = torch.Generator().manual_seed(number)
     body = torch.randint(3, 380, (length or 4 + number % 7,), generator=rng).tolist()
     prompt, answer = [1, 9, 9, *body], [50 + number % 3, 2]
-    return Example(number + 2, f"g{number}", "text", "a", prompt, prompt + answer, [False] * len(prompt) + [True, True])
+    return Example(
+        number + 2, f"g{number}", "text", "a", len(prompt), prompt + answer, [False] * len(prompt) + [True, True]
+    )
 
 
 EXAMPLES = [example(number) for number in range(18)]
@@ -127,7 +129,7 @@ def test_the_gradient_is_that_of_a_float64_reference_whatever_the_micro_batch(bu
 
 
 def test_rows_without_a_common_start_and_identical_rows_give_the_reference_gradient() -> None:
-    other = [Example(9, "", "", "", [7, 8], [7, 8, 60, 2], [False, False, True, True])]
+    other = [Example(9, "", "", "", 2, [7, 8, 60, 2], [False, False, True, True])]
     for rows in (EXAMPLES[:3] + other, [EXAMPLES[0]] * 3, [EXAMPLES[0]]):
         assert relative_error(gradients(rows, 10_000), reference_gradients(rows)) < 1e-5
 

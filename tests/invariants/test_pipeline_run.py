@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from command import COMMAND, Done, call, environment, luthier
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
-from luthier.data.shards import read_shard
+from luthier.data.shards import Shard
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
 from luthier.govern.gate import verify_seal
@@ -548,6 +548,9 @@ class Recorder:
         self.asked.append(list(prompt_ids))
         return [5]
 
+    def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        return map(function, items)
+
 
 def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
@@ -559,7 +562,7 @@ def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, t
     from luthier.serve.app import create_app
 
     run, contract = world.run, RequestContract.read(world.run.contract)
-    examples = [*read_shard(run.data / "test.arrow"), *read_shard(run.data / "train.arrow")]
+    examples = [*Shard(run.data / "test.arrow"), *Shard(run.data / "train.arrow")]
     with (world.folder / "messages.csv").open(newline="") as file:
         raw = {line: row["text"] for line, row in enumerate(csv.DictReader(file), start=2)}
     asked_by: dict[str, list[list[int]]] = {"the shards": [example.prompt_ids for example in examples]}

@@ -115,12 +115,6 @@ TRANSFORMS: dict[str, Callable[[str], str]] = {
     )
 }
 
-CLOSED_TRANSFORMS = ("unescape_html", "repair_mojibake", "strip_control", "normalise_unicode", "collapse_whitespace")
-"""For messages that get a label: layout carries no meaning."""
-
-OPEN_TRANSFORMS = ("repair_mojibake", "strip_control", "normalise_unicode", "strip_ends")
-"""For everything else: markup, indentation and blank lines may be what the text is about."""
-
 
 def apply(names: Iterable[str], text: str) -> str:
     """Apply the named steps in order, once.

@@ -18,7 +18,7 @@ from luthier.data import clean, privacy
 from luthier.data.inputs import fill
 from luthier.data.template import PLAIN_TEMPLATE, render
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, is_closed
+from luthier.records import Message, RequestContract
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 
@@ -131,11 +131,24 @@ class Renderer:
         """Text of generated ids, control tokens left out, stripped."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens included, nothing stripped."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def _render(self, messages: Iterable[Message], *, add_generation_prompt: bool) -> str:
         turns = [(message.role, self.defuse(message.content)) for message in messages]
         return render(
             self.contract.chat_template, turns, tokens=self._tokens, add_generation_prompt=add_generation_prompt
         )
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text as it is, on all processors."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def all_answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """`answer_ids` of each answer."""
+        found = self.encode_all([self.answer_prefix + self.defuse(answer) for answer in answers])
+        return [[*ids, *self.contract.end_of_turn_ids] for ids in found]
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -199,7 +212,7 @@ def make_contract(
     contract = RequestContract(
         name=entry.name,
         task=entry.task,
-        transforms=clean.CLOSED_TRANSFORMS if is_closed(entry.task) else clean.OPEN_TRANSFORMS,
+        transforms=resolved.recipe.data.clean or (),
         privacy_action=action,
         system=entry.system or "",
         input=entry.input or "",

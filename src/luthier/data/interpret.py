@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from luthier.data import clean
 from luthier.data.chat import parse_chat
 from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.labels import rename as renamed
 from luthier.errors import DataError
 from luthier.records import RequestContract, is_closed
 from luthier.spec.template import fields
@@ -17,20 +17,27 @@ from luthier.spec.template import fields
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
 
 
-def interpret(items: Sequence[Item], contract: RequestContract, *, label: str, ledger: Ledger) -> list[Item]:
+def interpret(
+    items: Sequence[Item], contract: RequestContract, *, label: str, rename: Mapping[str, str], ledger: Ledger
+) -> list[Item]:
     """Fill in text and answer, or turns, of each item.
 
     Args:
         items: rows as they were read.
         contract: input template and transforms; a template of '' stands for chat rows.
         label: column of the answer.
+        rename: label in the file -> label to learn.
         ledger: learns of rows without a text, an answer or readable turns.
 
     Raises:
-        DataError: the rows should be conversations and no column holds any.
+        DataError: the rows should be conversations and no column holds any, or a label to rename does not occur.
     """
     if contract.input:
-        changed = sum(_fill(item, contract, label) for item in items)
+        changed = sum(_fill(item, contract, label, ledger) for item in items)
+        if rename:
+            new = renamed([item.answer for item in items], rename, key="data.labels.rename")
+            for item, answer in zip(items, new, strict=True):
+                item.answer = answer
         return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed)
     chats = ledger.sift("conversations", items, _read_turns(items))
     changed = sum(_clean_turns(item, contract) for item in chats)
@@ -41,16 +48,19 @@ def interpret(items: Sequence[Item], contract: RequestContract, *, label: str, l
     return ledger.sift("clean", chats, empty, changed=changed)
 
 
-def _fill(item: Item, contract: RequestContract, label: str) -> bool:
+def _fill(item: Item, contract: RequestContract, label: str, ledger: Ledger) -> bool:
     cells = {name: item.values.get(name) for name in fields(contract.input)}
     if any(as_text(cell).strip() for cell in cells.values()):
         raw = fill(contract.input, cells)
         item.text = _cleaned(raw, contract.transforms)
     else:
         raw = ""
-    transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else clean.OPEN_TRANSFORMS
+    transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else contract.transforms
     item.answer = _cleaned(as_text(item.values.get(label)), transforms)
-    return item.text != raw
+    if item.text == raw:
+        return False
+    ledger.changed(item, raw)
+    return True
 
 
 def _missing(item: Item) -> Verdict | None:

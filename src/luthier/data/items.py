@@ -11,12 +11,16 @@ from pathlib import Path
 from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
+from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.records import Message, RowFate, SplitName, StepCount
+from luthier.records import Message, RowFate, SplitName, StepCount, TextChange
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
+
+_SHOWN_CHANGES = 8
+_SHOWN_CHARS = 400
 
 Verdict = tuple[str, str]
 """Why a row is set aside: reason and detail."""
@@ -55,6 +59,7 @@ class Ledger:
         self.fates: list[RowFate] = []
         self.quarantined = 0
         self.steps: list[StepCount] = []
+        self.changes: list[TextChange] = []
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -71,6 +76,12 @@ class Ledger:
         self.steps.append(StepCount(step=step, rows_in=len(items), rows_out=len(kept), rows_changed=changed))
         return kept
 
+    def changed(self, item: Item, before: str) -> None:
+        """What cleaning made of a text; the first few are kept, masked, for people to look at."""
+        if len(self.changes) < _SHOWN_CHANGES and before.strip() != item.text:
+            masked = (_masked(before), _masked(item.text))
+            self.changes.append(TextChange(file=item.file, line=item.line, before=masked[0], after=masked[1]))
+
     @property
     def dropped(self) -> dict[str, int]:
         """Reason -> rows, most frequent first."""
@@ -80,6 +91,11 @@ class Ledger:
     def summary(self) -> str:
         """Why rows were set aside, in one line."""
         return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
+
+
+def _masked(text: str) -> str:
+    """Cut after masking, so that no half of an address is left over."""
+    return scrub(text, personal=True, secrets=True)[:_SHOWN_CHARS]
 
 
 def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -> list[Item]:

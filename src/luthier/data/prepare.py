@@ -8,18 +8,31 @@ from pathlib import Path
 
 from luthier.data.contract import Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
+from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
+from luthier.data.labels import rare_labels, similar_names, suspected
 from luthier.data.separate import check_labels, separate, split_rule
-from luthier.data.shards import Example, write_shard
+from luthier.data.shards import Shard, distribute
+from luthier.data.show import row_views
 from luthier.data.source import fingerprint
-from luthier.data.tokenise import audit, render_rows, split_report
+from luthier.data.tokenise import render_rows, split_reports
 from luthier.errors import DataError
-from luthier.records import DataReport, Finding, Leakage, RequestContract, SplitName, is_closed
+from luthier.records import (
+    DataReport,
+    Finding,
+    LabelReview,
+    LabelSuspect,
+    Leakage,
+    RequestContract,
+    RowView,
+    SplitName,
+    is_closed,
+)
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_file, write_atomic
+from luthier.store.files import sha256_file, temporary_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -50,21 +63,25 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
     renderer = Renderer(contract, tokenizer)
     items = load(resolved, ledger, bad=out / "quarantine.jsonl")
-    items = interpret(items, contract, label=resolved.recipe.entry.label or "", ledger=ledger)
+    entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
+    items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
+    if resolved.recipe.data.filter is not None:
+        items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
-    examples = _render(items, renderer, resolved, ledger)
-    audit(examples, contract)
-    contract = _completed(renderer, examples["train"])
-    for split in SPLITS:
-        write_shard(out / f"{split}.arrow", examples[split])
+    review = _review(items, resolved)
+    _render(items, renderer, resolved, ledger, out=out)
+    contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
-    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.data.split.seed)
+    test = Shard(out / "test.arrow")
+    goldens = make_goldens(Renderer(contract, tokenizer), test, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
-    report = _report(resolved, out, ledger=ledger, examples=examples, findings=count_kinds(findings),
-                     conflicts=conflicts, leaks=leaks)  # fmt: skip
+    report = _report(
+        resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, leaks=leaks,
+        review=review, views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
+    )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
     return report
 
@@ -106,25 +123,51 @@ def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger:
     return items, conflicts
 
 
-def _render(
-    items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger
-) -> dict[SplitName, list[Example]]:
+def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | None:
+    """Rows whose label a simple model of the other rows contradicts, the surest first; for people to look at."""
+    if not resolved.recipe.data.labels.review:
+        return None
+    found = suspected(
+        [item.text for item in items],
+        [item.answer for item in items],
+        [item.group for item in items],
+        seed=resolved.recipe.data.split.seed,
+    )
+    if found is None:
+        return None
+    suspects = tuple(
+        LabelSuspect(
+            file=items[one.index].file,
+            line=items[one.index].line,
+            label=items[one.index].answer,
+            suggested=one.suggested,
+            given_probability=one.given_probability,
+            suggested_probability=one.suggested_probability,
+        )
+        for one in found.suspects
+    )
+    return LabelReview(agreement=found.agreement, suspects=suspects)
+
+
+def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
-    offered = items
-    items, made = render_rows(items, renderer, ledger)
-    _refuse_short_length(offered, items, renderer.contract, ledger)
-    items = check_labels(items, resolved, ledger, step="labels after length")
-    examples: dict[SplitName, list[Example]] = {split: [] for split in SPLITS}
-    for item in items:
-        examples[item.split].append(made[id(item)])
-    for split in ("train", "test"):
-        if not examples[split]:
-            raise DataError(
-                f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
-                f"({ledger.rows_in} rows read: {ledger.summary()})",
-                way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
-            )
-    return examples
+    with temporary_file(out / "rows.arrow") as spool:
+        rendered = render_rows(items, renderer, ledger, spool=spool)
+        _refuse_short_length(items, rendered, renderer.contract, ledger)
+        kept = check_labels(rendered, resolved, ledger, step="labels after length")
+        for split in ("train", "test"):
+            if not any(item.split == split for item in kept):
+                raise DataError(
+                    f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
+                    f"({ledger.rows_in} rows read: {ledger.summary()})",
+                    way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
+                )
+        left = {id(item) for item in kept}
+        distribute(
+            spool,
+            {split: out / f"{split}.arrow" for split in SPLITS},
+            [item.split if id(item) in left else None for item in rendered],
+        )
 
 
 def _refuse_short_length(
@@ -144,14 +187,14 @@ def _refuse_short_length(
         )
 
 
-def _completed(renderer: Renderer, train: Sequence[Example]) -> RequestContract:
+def _completed(renderer: Renderer, train: Shard) -> RequestContract:
     """The contract with what only the training rows tell: the labels, or how long answers get."""
     contract = renderer.contract
     if is_closed(contract.task):
-        return with_labels(renderer, {one.answer for one in train})
-    longest = max(len(one.input_ids) - len(one.prompt_ids) for one in train)
+        return with_labels(renderer, set(train.column("answer")))
+    longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
-        update={"max_new_tokens": min(max(longest, _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
+        update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
     )
 
 
@@ -160,13 +203,16 @@ def _report(
     out: Path,
     *,
     ledger: Ledger,
-    examples: dict[SplitName, list[Example]],
     findings: dict[str, int],
     conflicts: int,
     leaks: tuple[Leakage, ...],
+    review: LabelReview | None,
+    views: tuple[RowView, ...],
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
-    rows_out = sum(len(rows) for rows in examples.values())
+    closed = is_closed(entry.task)
+    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
+    rows_out = sum(split.rows for split in splits.values())
     set_aside = len(ledger.fates) - ledger.quarantined
     assert ledger.rows_in == rows_out + ledger.quarantined + set_aside, (
         f"{ledger.rows_in} rows came in, {rows_out} went out, {ledger.quarantined} are in quarantine and {set_aside} "
@@ -175,7 +221,6 @@ def _report(
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
-    closed = is_closed(entry.task)
     return DataReport(
         name=entry.name,
         task=entry.task,
@@ -185,14 +230,19 @@ def _report(
         quarantined=ledger.quarantined,
         fates=tuple(sorted(ledger.fates, key=lambda fate: (_place_of(fate.file, files), fate.file, fate.line))),
         steps=tuple(ledger.steps),
-        splits={split: split_report(out / f"{split}.arrow", examples[split], closed=closed) for split in SPLITS},
+        splits=splits,
         split_rule=split_rule(resolved),
         findings=findings,
         findings_action=rules.action,
         secrets_action=rules.secrets,
         conflicts=conflicts,
+        similar_labels=tuple(similar_names(splits["train"].labels)),
+        rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),
+        review=review,
+        changes=tuple(ledger.changes),
+        views=views,
         leakage=leaks,
-        end_of_turn_supervised=True,  # `audit` stops otherwise
+        end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
         synthetic=entry.synthetic,

@@ -1,16 +1,23 @@
-"""Tokens on disk: one Arrow IPC file a split, uncompressed, so that it can be memory-mapped."""
+"""Tokens on disk: one Arrow IPC file a split, uncompressed, read through a memory map by any number of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from luthier.errors import RunError
-from luthier.store.files import write_atomic
+from luthier.records import SplitName
+from luthier.store.files import write_atomic_file
 
 SCHEMA = pa.schema(
     [
@@ -18,12 +25,17 @@ SCHEMA = pa.schema(
         ("group", pa.string()),
         ("text", pa.string()),
         ("answer", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
+        ("prompt_tokens", pa.int32()),
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
     ],
-    metadata={"luthier": "shard/1"},
+    metadata={"luthier": "shard/2"},
 )
+
+_SCALARS = ("line", "group", "text", "answer", "prompt_tokens")
+
+ROWS_PER_BATCH = 4096
+"""Rows that are held in memory while a shard is written, and that are decoded at once when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,51 +50,179 @@ class Example:
     """The (last) user turn, cleaned and redacted."""
     answer: str
     """The (last) answer, without end of turn."""
-    prompt_ids: list[int]
-    """Everything up to the (last) answer."""
+    prompt_tokens: int
+    """How many of `input_ids` stand before the (last) answer."""
     input_ids: list[int]
-    """The whole row; `prompt_ids` is its prefix."""
+    """The whole row."""
     supervised: list[bool]
     """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Everything up to the (last) answer."""
+        return self.input_ids[: self.prompt_tokens]
 
-def write_shard(path: Path, examples: Sequence[Example]) -> None:
-    """Write `examples` to `path` in one atomic step; the same examples give the same bytes.
+
+class ShardWriter:
+    """Takes rows one by one and writes them in batches."""
+
+    def __init__(self, sink: Any) -> None:
+        self._file = pa.ipc.new_file(sink, SCHEMA)
+        self._rows: list[Example] = []
+
+    def add(self, example: Example) -> None:
+        """Append one row."""
+        self._rows.append(example)
+        if len(self._rows) == ROWS_PER_BATCH:
+            self.flush()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Append rows as they stand in another shard."""
+        self.flush()
+        if batch.num_rows:
+            self._file.write_batch(batch)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._rows:
+            columns = [pa.array([getattr(row, field.name) for row in self._rows], field.type) for field in SCHEMA]
+            self._file.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            self._rows.clear()
+
+    def close(self) -> None:
+        """Write the rest, and the end of the file."""
+        self.flush()
+        self._file.close()
+
+
+@contextmanager
+def shard_writer(path: Path) -> Iterator[ShardWriter]:
+    """A writer whose file appears at `path` in one step when the block ends well; the same rows give the same bytes.
 
     Raises:
         DiskFull: there is no room for the file.
     """
-    columns = [pa.array([getattr(example, field.name) for example in examples], field.type) for field in SCHEMA]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-    write_atomic(path, sink.getvalue().to_pybytes())
+    with write_atomic_file(path) as sink:
+        writer = ShardWriter(sink)
+        yield writer
+        writer.close()
 
 
-def read_shard(path: Path) -> list[Example]:
-    """Read back what `write_shard` wrote.
+def write_shard(path: Path, examples: Iterable[Example]) -> None:
+    """Write `examples` to `path` in one atomic step.
+
+    Raises:
+        DiskFull: there is no room for the file.
+    """
+    with shard_writer(path) as writer:
+        for example in examples:
+            writer.add(example)
+
+
+def distribute(spool: Path, paths: Mapping[SplitName, Path], splits: Sequence[SplitName | None]) -> None:
+    """Write the rows of `spool` to the shards of their splits, in order, without decoding them.
+
+    Args:
+        spool: a shard of N rows.
+        paths: where the shard of each split goes.
+        splits: of each row; None leaves it out. Shape [N].
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(pa.memory_map(str(spool)))
+        reader = stack.enter_context(pa.ipc.open_file(source))
+        writers = {split: stack.enter_context(shard_writer(path)) for split, path in paths.items()}
+        start = 0
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            own = splits[start : start + batch.num_rows]
+            start += batch.num_rows
+            for split, writer in writers.items():
+                writer.add_batch(batch.filter(pa.array([one == split for one in own], pa.bool_())))
+        assert start == len(splits), f"{start} rows, {len(splits)} splits"
+
+
+class _Batch(NamedTuple):
+    """Columns of one record batch, none of them copied; lists as one flat array and the places where they begin."""
+
+    scalars: tuple[pa.Array, ...]
+    ids: NDArray[np.int32]
+    supervised: pa.BooleanArray
+    offsets: NDArray[np.int32]
+
+
+class Shard(Sequence[Example]):
+    """The rows of a shard, decoded when they are asked for; the tokens stay in the mapped file.
 
     Raises:
         RunError: the file is missing, damaged, or no shard of this version.
     """
-    way_out = "run `luthier prepare` again"
-    if not path.is_file():
-        raise RunError(f"{path} is missing", way_out=way_out)
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            table = reader.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}", way_out=way_out) from error
-    if not table.schema.equals(SCHEMA, check_metadata=True):
-        raise RunError(f"{path} is not a shard of this version, its columns are {table.column_names}", way_out=way_out)
-    columns = [_values(table.column(field.name).combine_chunks(), field.type) for field in SCHEMA]
-    return [Example(*row) for row in zip(*columns, strict=True)]
+
+    def __init__(self, path: Path) -> None:
+        way_out = "run `luthier prepare` again"
+        if not path.is_file():
+            raise RunError(f"{path} is missing", way_out=way_out)
+        try:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                table = reader.read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunError(f"{path} is damaged: {error}", way_out=way_out) from error
+        if not table.schema.equals(SCHEMA, check_metadata=True):
+            raise RunError(
+                f"{path} is not a shard of this version, its columns are {table.column_names}", way_out=way_out
+            )
+        batches = table.to_batches()
+        self._columns = [_columns(batch) for batch in batches]
+        self._starts = [0, *itertools.accumulate(batch.num_rows for batch in batches)]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect.bisect_right(self._starts, place) - 1
+        return self._row(self._columns[number], place - self._starts[number])
+
+    def __iter__(self) -> Iterator[Example]:
+        for batch in self._columns:
+            for place in range(len(batch.offsets) - 1):
+                yield self._row(batch, place)
+
+    @functools.cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row; shape [N]."""
+        parts = [np.diff(batch.offsets) for batch in self._columns]
+        return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int64)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Supervised tokens of all rows."""
+        return sum(int(batch.supervised.true_count) for batch in self._columns)
+
+    def column(self, name: str) -> list[Any]:
+        """Values of a column that holds one value a row."""
+        place = _SCALARS.index(name)
+        return [value for batch in self._columns for value in batch.scalars[place].to_pylist()]
+
+    def _row(self, batch: _Batch, place: int) -> Example:
+        line, group, text, answer, prompt_tokens = (column[place].as_py() for column in batch.scalars)
+        start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
+        supervised = batch.supervised.slice(start, end - start).to_pylist()
+        return Example(line, group, text, answer, prompt_tokens, batch.ids[start:end].tolist(), supervised)
 
 
-def _values(column: Any, kind: Any) -> list[Any]:
-    """Python values of an Arrow column; lists are cut out of one flat list, ten times faster than to_pylist."""
-    if not pa.types.is_list(kind):
-        return list(column.to_pylist())
-    flat = column.flatten().to_numpy(zero_copy_only=False).tolist()
-    ends = column.value_lengths().to_numpy(zero_copy_only=False).cumsum().tolist()
-    return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+def _columns(batch: pa.RecordBatch) -> _Batch:
+    ids, supervised = batch.column("input_ids"), batch.column("supervised")
+    return _Batch(
+        tuple(batch.column(name) for name in _SCALARS),
+        ids.values.to_numpy(zero_copy_only=True),
+        supervised.values,
+        ids.offsets.to_numpy(zero_copy_only=True),
+    )

@@ -48,7 +48,8 @@ class Engine(Protocol):
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results of `function`, which asks this engine, in the order of the items; several at once where that pays.
 
-        An error of `function` is raised at its item's turn.
+        Every question of evaluation, `predict` and the server goes this way, so that the same is computed in the same
+        way. An error of `function` is raised at its item's turn.
         """
         ...
 

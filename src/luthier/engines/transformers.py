@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -31,6 +32,11 @@ class TransformersEngine:
     def __init__(self, model: Any) -> None:
         self._whole = model
         self.model = bare(model)
+        self._threads = torch.get_num_threads()
+        self._at_once = min(self._threads, AT_ONCE)
+        self._pool = ThreadPoolExecutor(
+            self._at_once, initializer=torch.set_num_threads, initargs=(self._threads // self._at_once,)
+        )
 
     @classmethod
     def open(cls, base: Path, adapter: Path | None = None) -> TransformersEngine:
@@ -96,21 +102,24 @@ class TransformersEngine:
         return scores
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results in order. The threads that one question would share are given to several questions instead.
+        """Results in order; no more than can be computed at once are under way, so that other callers get their turn.
 
         A pass of a hundred tokens has little to share: two threads at one question are slower than one thread each at
-        two (benchmarks/LOG.md).
+        two (benchmarks/LOG.md). All questions go this way, also single ones: another number of threads adds in another
+        order, and an answer's last digits would depend on who asks.
         """
-        threads = torch.get_num_threads()
-        workers = min(threads, AT_ONCE)
-        if workers == 1:
-            yield from map(function, items)
-            return
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-            try:
-                yield from pool.map(function, items)
-            finally:
-                torch.set_num_threads(threads)  # what a worker sets is also the default of threads yet to start
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) > self._at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(self._threads)  # what a worker sets is also the default of threads yet to start
 
 
 def _trie(prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[Segment], list[list[int]]]:

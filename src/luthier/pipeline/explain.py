@@ -36,4 +36,11 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")
-    return [*lines, f"report: {run.data_report}"]
+    lines += [f"  labels that read alike: {', '.join(map(repr, group))}" for group in report.similar_labels]
+    if report.rare_labels:
+        lines.append(
+            "  rare labels: " + ", ".join(f"{label!r} ({rows} rows)" for label, rows in report.rare_labels.items())
+        )
+    if report.review and report.review.suspects:
+        lines.append(f"  labels to look at: {len(report.review.suspects)} rows, the surest of them in the report")
+    return [*lines, f"report: {run.data / 'report.html'}"]

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.contract import Renderer
-from luthier.data.shards import read_shard
+from luthier.data.shards import Shard
 from luthier.errors import RunError
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
@@ -104,9 +104,11 @@ def base(context: Context) -> None:
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
     from luthier.data.prepare import prepare as prepare_data
+    from luthier.report.data import render_data
 
     context.run.data.mkdir(exist_ok=True)
-    prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+    report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+    write_atomic(context.run.data / "report.html", render_data(report))
 
 
 def train(context: Context) -> None:
@@ -121,7 +123,7 @@ def train(context: Context) -> None:
     run.train.mkdir(exist_ok=True)
     model = attach(load_base(context.base), recipe.adapter, base_name=context.shape.name, seed=recipe.train.seed)
     inputs = loop.Inputs(
-        read_shard(run.data / "train.arrow"),
+        Shard(run.data / "train.arrow"),
         model_sha256=context.shape.sha256,
         data_sha256=context.data_sha256,
         recipe_sha256=sha256_json(
@@ -154,7 +156,7 @@ def _validation(context: Context) -> Any:
     from luthier.evals.score import validation_metrics
     from luthier.train.loop import Validation
 
-    examples = read_shard(context.run.data / "validation.arrow")
+    examples = Shard(context.run.data / "validation.arrow")
     if not examples:
         return None
     metric = "macro_f1" if context.contract.labels else "perplexity"
@@ -188,9 +190,9 @@ def evaluate(context: Context) -> None:
     tuned = TransformersEngine.open(context.base, run.train / "adapter")
     material = Material(
         contract=context.contract,
-        train=read_shard(run.data / "train.arrow"),
-        validation=read_shard(run.data / "validation.arrow"),
-        test=read_shard(run.data / "test.arrow"),
+        train=Shard(run.data / "train.arrow"),
+        validation=Shard(run.data / "validation.arrow"),
+        test=Shard(run.data / "test.arrow"),
         general_text=general_text(),
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,

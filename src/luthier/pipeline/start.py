@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from luthier.data.bad_rows import refuse_bad_rows
 from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
+from luthier.data.labels import similar_names
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.data.source import fingerprint
@@ -107,7 +108,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
-    _say_near_labels(facts, say)
+    _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)
 
 
@@ -178,14 +179,10 @@ def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe) -> None:
                 raise missing_column(name, columns, key=f"{resolved.file(file)}: data.train.0.{key}")
 
 
-def _say_near_labels(facts: DataProfile, say: Say) -> None:
+def _say_near_labels(facts: DataProfile, renamed: Collection[str], say: Say) -> None:
     """Labels that a reader takes for the same are learned as different ones."""
-    alike: dict[str, list[str]] = {}
-    for label in facts.labels:
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
-    for labels in alike.values():
-        if len(labels) > 1:
-            say(f"labels that differ only in case or white space: {', '.join(map(repr, labels))}")
+    for labels in similar_names(label for label in facts.labels if label not in renamed):
+        say(f"labels that read alike: {', '.join(map(repr, labels))}; data.labels.rename makes them one")
 
 
 def open_run(prepared: Prepared, *, out: Path) -> RunFolder:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.plan.words import count, duration, memory, millions, p_value, size
+from luthier.records import DataReport
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
@@ -38,16 +39,16 @@ MOST_LINES = 12
 """Lines of dropped rows that are named for each reason; all are in the data report."""
 
 
-def render(evidence: Evidence) -> str:
-    """The report as HTML text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where templates are found, and the filters that they use."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         brackets=brackets,
         count=count,
         duration=duration,
@@ -59,26 +60,35 @@ def render(evidence: Evidence) -> str:
         symbols=_symbols,
         minute=_minute,
     )
-    return environment.get_template("report.html.j2").render(
-        e=evidence,
-        warnings=warnings(evidence),
-        verdict=verdict(evidence),
-        figures=_key_figures(evidence),
-        table=table(evidence),
-        uncharted=_uncharted(evidence),
-        charts=_charts(evidence),
-        reasons=_reasons(evidence),
-        confusions=_confusions(evidence),
-        bars=charts.class_bars(evidence.evaluation.classes),
-        mistakes=[(m, _cut(m.text)) for m in evidence.evaluation.mistakes[:MOST_MISTAKES]],
-        base_words=_base_words(evidence),
-        budgets=budgets(evidence),
-        hashes=_hashes(evidence),
-        commands=ask_commands(evidence),
-        actions=ACTIONS,
-        refused_hint=refused_hint(evidence),
-        names_not_looked_for=NAMES_NOT_LOOKED_FOR,
-        level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
+    return made
+
+
+def render(evidence: Evidence) -> str:
+    """The report as HTML text."""
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            e=evidence,
+            warnings=warnings(evidence),
+            verdict=verdict(evidence),
+            figures=_key_figures(evidence),
+            table=table(evidence),
+            uncharted=_uncharted(evidence),
+            charts=_charts(evidence),
+            reasons=reasons(evidence.data),
+            confusions=_confusions(evidence),
+            bars=charts.class_bars(evidence.evaluation.classes),
+            mistakes=[(m, _cut(m.text)) for m in evidence.evaluation.mistakes[:MOST_MISTAKES]],
+            base_words=_base_words(evidence),
+            budgets=budgets(evidence),
+            hashes=_hashes(evidence),
+            commands=ask_commands(evidence),
+            actions=ACTIONS,
+            refused_hint=refused_hint(evidence),
+            names_not_looked_for=NAMES_NOT_LOOKED_FOR,
+            level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
+        )
     )
 
 
@@ -140,16 +150,16 @@ def _off(predicted: float, actual: float) -> str:
     return f" ({100 * (actual / predicted - 1):+.0f} %)".replace("-", "−") if predicted > 0 else ""
 
 
-def _reasons(evidence: Evidence) -> list[tuple[str, int, str]]:
+def reasons(data: DataReport) -> list[tuple[str, int, str]]:
     """(reason, rows, lines of the file) for each reason that a row was set aside, most frequent first."""
-    reasons = []
-    for reason, rows in sorted(evidence.data.dropped.items(), key=lambda item: (-item[1], item[0])):
+    found = []
+    for reason, rows in sorted(data.dropped.items(), key=lambda item: (-item[1], item[0])):
         if not rows:
             continue
-        places = [str(fate.line) for fate in evidence.data.fates if fate.reason == reason]
+        places = [str(fate.line) for fate in data.fates if fate.reason == reason]
         more = f" and {len(places) - MOST_LINES} more" if len(places) > MOST_LINES else ""
-        reasons.append((reason.replace("_", " "), rows, ", ".join(places[:MOST_LINES]) + more))
-    return reasons
+        found.append((reason.replace("_", " "), rows, ", ".join(places[:MOST_LINES]) + more))
+    return found
 
 
 def _confusions(evidence: Evidence) -> list[tuple[str, str, int]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.engines.ask import Asker
+from luthier.errors import UserError
 from luthier.records import Answer
 from luthier.serve.schemas import (
     ChatRequest,
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class Service:
-    """One version behind one lock: requests may come at once, the model is asked one at a time.
+    """One version; requests may come at once, the engine decides how many are computed at a time.
 
     Args:
         asker: the version.
@@ -39,7 +39,6 @@ class Service:
         self._names = also_called | {model_id}
         self._clock = clock
         self._started = int(clock())
-        self._lock = threading.Lock()
 
     def health(self) -> Json:
         return {"status": "ok", "model": self._model_id}
@@ -61,7 +60,7 @@ class Service:
 
         Raises:
             RequestRefused: the version writes free text.
-            UserError: a text is too long.
+            RequestRefused: a text is too long or empty; its place is named.
         """
         if request.model is not None:
             self._check_model(request.model)
@@ -71,15 +70,23 @@ class Service:
                 way_out="ask /v1/chat/completions",
                 param="model",
             )
-        answers = []
-        for text in request.input:
-            with self._lock:  # taken for each text, so that a long list does not hold up a single question
-                answers.append(self._asker.answer_text(text))
+        answers = list(self._asker.engine.each(self._answer, self._placed(request.input)))
         data = [
             {"index": index, "label": answer.label, "probabilities": answer.probabilities}
             for index, answer in enumerate(answers)
         ]
         return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
+
+    def _placed(self, texts: Sequence[str]) -> list[tuple[str, str]]:
+        """(place in the request, text) of each."""
+        return [(f"input.{index}" if len(texts) > 1 else "input", text) for index, text in enumerate(texts)]
+
+    def _answer(self, placed: tuple[str, str]) -> Answer:
+        place, text = placed
+        try:
+            return self._asker.answer_text(text)
+        except UserError as error:
+            raise RequestRefused(f"{place}: {error.what}", way_out=error.way_out, param=place) from error
 
     def complete(self, request: ChatRequest) -> Json:
         """A chat completion; a classification version answers with the text of the label.
@@ -92,8 +99,7 @@ class Service:
         self._check_model(request.model)
         refuse_unsupported(request, self._asker.contract)
         messages = [message.to_message() for message in request.messages]
-        with self._lock:
-            answer = self._asker.answer_messages(messages)
+        (answer,) = self._asker.engine.each(self._asker.answer_messages, [messages])
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},

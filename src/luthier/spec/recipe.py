@@ -82,6 +82,28 @@ class Privacy(Section):
     secrets: Literal["stop", "redact", "drop"] = Field("stop", description="What to do about keys and tokens.")
 
 
+class Labels(Section):
+    rename: dict[str, str] = Field(default_factory=dict, description="Label in the file -> label to learn.")
+    min_rows: int | None = Field(None, ge=0, description="Labels with fewer training rows are named in the report.")
+    review: bool | None = Field(
+        None, description="List rows whose label a simple model of the other rows contradicts; nothing is changed."
+    )
+
+
+CleanStep = Literal[
+    "unescape_html", "repair_mojibake", "strip_control", "normalise_unicode", "collapse_whitespace", "strip_ends"
+]
+
+
+class Filter(Section):
+    min_chars: int | None = Field(None, gt=0, description="Rows with a shorter text are set aside.")
+    max_chars: int | None = Field(None, gt=0, description="Rows with a longer text are set aside.")
+    languages: tuple[str, ...] = Field((), description="ISO 639-1 codes; rows surely in another one are set aside.")
+    max_repetition: float | None = Field(
+        None, gt=0, lt=1, description="Rows in which a larger share of the words was said before are set aside."
+    )
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -89,6 +111,9 @@ class Data(Section):
     split: Split = Field(default_factory=Split)
     limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
     privacy: Privacy | None = None
+    clean: tuple[CleanStep, ...] | None = Field(None, description="Cleaning steps in order, of rows and of requests.")
+    filter: Filter | None = None
+    labels: Labels = Field(default_factory=Labels)
     bad_rows: Literal["fail", "quarantine"] = Field("quarantine", description="What to do with unreadable rows.")
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
 

@@ -15,10 +15,18 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Recipe
+from luthier.spec.recipe import CleanStep, Recipe
 from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
+
+CLEAN_CLOSED: tuple[CleanStep, ...] = (
+    "unescape_html", "repair_mojibake", "strip_control", "normalise_unicode", "collapse_whitespace",
+)  # fmt: skip
+CLEAN_OPEN: tuple[CleanStep, ...] = ("repair_mojibake", "strip_control", "normalise_unicode", "strip_ends")
+
+REVIEWED_ROWS = 50_000
+"""Rows up to which labels are reviewed unasked."""
 
 
 class Machine(Record):
@@ -197,6 +205,12 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
     filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    filler.fill(
+        "data.clean",
+        list(CLEAN_CLOSED if closed else CLEAN_OPEN),
+        "layout carries no meaning for a label" if closed else "markup and indentation may be what the text is about",
+    )
+    _fill_labels(filler, profile, closed=closed)
     own_test, own_validation = loaded.recipe.data.test, loaded.recipe.data.validation
     filler.fill(
         "data.split.test",
@@ -246,6 +260,21 @@ def _refuse_unbuilt_shape(profile: DataProfile, given: dict[str, Any]) -> None:
         what, way_out = UNBUILT_SHAPES[profile.shape]
         columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
         raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out)
+
+
+def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:
+    given = filler.tree["data"]["labels"]
+    if not closed and (given["rename"] or given["review"]):
+        raise RecipeError(
+            "data.labels is for tasks with a closed set of answers", way_out="leave it out, or set data.train[0].task"
+        )
+    few = profile.num_rows <= REVIEWED_ROWS
+    filler.fill("data.labels.min_rows", 5 if closed else 0, "fewer can hardly be learned" if closed else "no labels")
+    filler.fill(
+        "data.labels.review",
+        closed and few,
+        "a matter of seconds" if closed and few else f"more than {REVIEWED_ROWS:,} rows" if closed else "no labels",
+    )
 
 
 def _refuse_answer_in_input(template: str, label: str) -> None:

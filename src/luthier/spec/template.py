@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from luthier.errors import RecipeError
 
@@ -26,7 +27,8 @@ class Field:
     name: str
 
 
-def parse(template: str) -> list[str | Field]:
+@lru_cache(maxsize=64)  # asked for every row
+def parse(template: str) -> tuple[str | Field, ...]:
     """Literal texts and fields, in order.
 
     Raises:
@@ -51,7 +53,7 @@ def parse(template: str) -> list[str | Field]:
     parts.append(template[end:])
     if not any(isinstance(part, Field) for part in parts):
         raise RecipeError(f"data.train[0].input: {template!r} names no column", way_out="write e.g. '{text}'")
-    return [part for part in parts if part != ""]
+    return tuple(part for part in parts if part != "")
 
 
 def fields(template: str) -> tuple[str, ...]:

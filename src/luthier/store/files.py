@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from luthier.errors import DiskFull, RunError
 
@@ -53,13 +54,41 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         DiskFull: no space; `path` is as it was.
         RunError: the place may not be written.
     """
+    with _fresh(path) as fd:
+        write_all(fd, data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def write_atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield an empty file; when the block ends well it becomes `path`, else it is removed. For what comes in pieces.
+
+    Raises:
+        DiskFull: no space; `path` is as it was.
+        RunError: the place may not be written.
+    """
+    with _fresh(path) as fd, open(fd, "wb", closefd=False) as file:
+        yield file
+
+
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file that is gone when the block ends; `recover` knows it should the process die."""
+    temporary = beside(path, "tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _fresh(path: Path) -> Iterator[int]:
     temporary = beside(path, "tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                write_all(fd, data.encode("utf-8") if isinstance(data, str) else data)
+                yield fd
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -1,0 +1,43 @@
+"""Rows for people to look at: what cleaning changed, and which tokens of a row are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from luthier.data.contract import Renderer
+from luthier.data.privacy import find
+from luthier.data.shards import Example, Shard
+from luthier.records import RowView, SplitName, TokenView
+
+_ROWS_PER_SPLIT = 2
+_MOST_TOKENS = 400
+_LOOKED_AT = 200
+
+
+def row_views(shards: Mapping[SplitName, Shard], renderer: Renderer) -> tuple[RowView, ...]:
+    """The first rows of each split that hold nothing personal and are not too long to be shown, token by token."""
+    views = []
+    for split, shard in shards.items():
+        fit = (row for row in shard[:_LOOKED_AT] if len(row.input_ids) <= _MOST_TOKENS and not _is_personal(row))
+        for row, _ in zip(fit, range(_ROWS_PER_SPLIT), strict=False):
+            views.append(RowView(split=split, line=row.line, tokens=_tokens(row, renderer)))
+    return tuple(views)
+
+
+def _is_personal(row: Example) -> bool:
+    return bool(find(row.text) or find(row.answer))
+
+
+def _tokens(row: Example, renderer: Renderer) -> tuple[TokenView, ...]:
+    """Tokens as text; those that make up one character only together are shown together."""
+    shown: list[TokenView] = []
+    held: list[int] = []
+    for token, supervised, following in zip(
+        row.input_ids, row.supervised, [*row.supervised[1:], not row.supervised[-1]], strict=True
+    ):
+        held.append(token)
+        text = renderer.raw_text(held)
+        if "\ufffd" not in text or supervised != following:
+            shown.append(TokenView(text=text, supervised=supervised, num_tokens=len(held)))
+            held = []
+    return tuple(shown)
