@@ -33,7 +33,9 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")
+data_app = typer.Typer(no_args_is_help=True, help="A data file by itself, without a recipe: inspect.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, ls.")
+app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(registry_app, name="registry")
 app.add_typer(audit_app, name="audit")
@@ -123,7 +125,7 @@ def _root(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A CSV, JSONL (.gz) or Parquet file.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data file, or a folder of data files.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the recipe goes.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -280,7 +282,7 @@ def report(run: Run, as_json: Json = False) -> None:
 @app.command()
 def predict(
     target: Annotated[str, typer.Argument(metavar="RUN|NAME@ALIAS", help="A run folder or a registered version.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL (.gz) or Parquet with the input's columns.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file with the input's columns.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: FILE.predictions.jsonl")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
     offline: Offline = False,
@@ -332,6 +334,21 @@ def stage(name: str, run: Path) -> None:
     die_with_parent()
     _go_offline(False)
     work(name, RunFolder(run))
+
+
+@data_app.command("inspect")
+def data_inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or a folder of data files.")],
+    format: Annotated[str | None, typer.Option(help="csv, jsonl, ...; default: detected.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Of a workbook; default: the first with rows.")] = None,
+    query: Annotated[str | None, typer.Option(help="Of a database; default: its only table.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show format, columns, faults, detected shape, some rows with personal data masked, and the recipe for it."""
+    from luthier.pipeline.inspect import inspect, inspect_lines
+
+    seen = inspect(file, format=format, sheet=sheet, query=query)
+    _emit(seen.model_dump(mode="json"), inspect_lines(seen), as_json=as_json)
 
 
 @recipes_app.command("ls")

@@ -75,9 +75,24 @@ class Interval(Record):
 class ColumnProfile(Record):
     name: str
     kind: Literal["text", "label", "number", "date", "id", "messages", "empty"]
-    distinct: int
+    distinct: int = Field(description="Different values; at least so many where there are more than 200,000.")
     empty: int
     mean_chars: float
+
+
+class FaultCount(Record):
+    """Rows that cannot be read for one reason."""
+
+    reason: str
+    rows: int
+    first: tuple[str, ...] = Field(description="The first lines, e.g. '12'; 'FILE:12' in a folder.")
+    detail: str = Field(description="What was found in the first of them.")
+
+
+Shape = Literal[
+    "text_label", "prompt_completion", "alpaca", "messages", "sharegpt", "source_target", "preference", "plain_text",
+    "unknown",
+]  # fmt: skip
 
 
 class DataProfile(Record):
@@ -86,19 +101,27 @@ class DataProfile(Record):
     path: str
     sha256: str
     num_bytes: int
-    format: Literal["csv", "jsonl", "parquet"]
-    encoding: str = Field(description="'' for Parquet.")
+    format: str = Field(description="A name of the readers table, e.g. 'csv'.")
+    encoding: str = Field(description="'' where the file is no text.")
     delimiter: str = Field(description="'' unless CSV.")
     num_rows: int = Field(description="Data rows, faulty ones included.")
     columns: tuple[ColumnProfile, ...]
-    shape: Literal["text_label", "prompt_completion", "messages", "source_target", "unknown"]
-    task: Task | None = Field(description="The detected task; None where the shape is unknown.")
+    shape: Shape
+    task: Task | None = Field(description="The detected task; None where the shape tells none that is built.")
     input: str = Field(description="Detected input template such as '{message}'; '' where unknown.")
     label: str = Field(description="Column of the answer: label, completion or target; '' for messages or unknown.")
     group_by: str = Field(description="Column that names the customer, document or thread of a row; '' if none.")
     labels: dict[str, int] = Field(description="Label counts, most frequent first; empty unless text_label.")
     mean_input_chars: float
     mean_answer_chars: float
+    sheet: str = Field("", description="Of a workbook.")
+    query: str = Field("", description="Of a database.")
+    faults: tuple[FaultCount, ...] = Field((), description="Rows that cannot be read, most frequent reason first.")
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the rows are conversations, which bring their own turns."""
+        return self.shape in ("messages", "sharegpt")
 
 
 class ModelShape(Record):
@@ -358,6 +381,7 @@ class DataReport(Record):
     rows_in: int
     rows_out: int
     dropped: dict[str, int] = Field(description="Reason -> rows. rows_in = rows_out + sum of these.")
+    quarantined: int = Field(0, description="Of these, rows that cannot be read: they are in quarantine.jsonl.")
     fates: tuple[RowFate, ...] = Field(description="Each dropped row with its line.")
     steps: tuple[StepCount, ...]
     splits: dict[SplitName, SplitReport]

@@ -190,6 +190,7 @@ def test_a_split_file_without_a_column_is_found_before_anything_is_made(place: P
 def test_rows_at_fault_are_set_aside_with_line_and_reason(place: Path) -> None:
     faults = ["c1,too,many,cells", "c2,a nul \0 in it,late", "c3,,late", "c4,no label,", f"c5,{'long ' * 200},late"]
     (place / "messages.csv").write_text(GOOD + "\n".join(faults) + "\n")
+    change(place, max_bad_rows=0.05)
     done = luthier("prepare", "tiny.yaml", "--json", cwd=place).succeeds()
     report = DataReport.model_validate(done.document)
     assert report.rows_in == 65 == report.rows_out + sum(report.dropped.values())
@@ -204,6 +205,19 @@ def test_rows_at_fault_are_set_aside_with_line_and_reason(place: Path) -> None:
     text = luthier("prepare", "tiny.yaml", cwd=place).succeeds().out
     assert "65 rows in, 60 used" in text
     assert "1 too long" in text
+    assert "of these, 2 cannot be read" in text
+
+
+def test_too_many_rows_at_fault_are_said_before_anything_is_made(place: Path) -> None:
+    (place / "messages.csv").write_text(GOOD + "c1,too,many,cells\nc2,only two\n")
+    words = ["messages.csv: 2 of 62 rows cannot be read (3.23%)", "2 wrong_cell_count in lines 62, 63 (4 cells"]
+    for verb in ("check", "run"):
+        call(verb, "tiny.yaml", cwd=place).fails(2, *words, "data.max_bad_rows", "luthier data inspect")
+    call("check", "tiny.yaml", "--set", "data.max_bad_rows=0.04", cwd=place).succeeds()
+    call("check", "tiny.yaml", "--set", "data.max_bad_rows=0.04", "--set", "data.bad_rows=fail", cwd=place).fails(
+        2, "data.bad_rows is 'fail'"
+    )
+    assert not (place / "runs").exists()
 
 
 def test_data_that_goes_wrong_later_leaves_the_earlier_run_whole(place: Path) -> None:

@@ -71,13 +71,15 @@ def test_odd_columns(tmp_path: Path) -> None:
         ({"prompt": "P", "completion": "C"}, ("prompt_completion", "generation", "{prompt}", "completion")),
         (
             {"instruction": "P", "input": "X", "output": "C"},
-            ("prompt_completion", "generation", "{instruction}\n\n{input}", "output"),
+            ("alpaca", "generation", "{instruction}\n\n{input}", "output"),
         ),
         ({"question": "P", "answer": "C", "id": "q"}, ("prompt_completion", "generation", "{question}", "answer")),
         ({"source": "P", "target": "C"}, ("source_target", "translation", "{source}", "target")),
         ({"en": "P", "de": "C"}, ("source_target", "translation", "{en}", "de")),
-        ({"prompt": "P", "chosen": "C", "rejected": "X"}, ("unknown", None, "", "")),
-        ({"body": "P"}, ("unknown", None, "", "")),
+        ({"prompt": "P", "chosen": "C", "rejected": "X"}, ("preference", None, "{prompt}", "chosen")),
+        ({"body": "P"}, ("plain_text", None, "{body}", "")),
+        ({"text": "P", "canonical_solution": "C"}, ("prompt_completion", "generation", "{text}", "canonical_solution")),
+        ({"one": "P", "other": "Q"}, ("unknown", None, "", "")),
     ],
 )
 def test_other_shapes(tmp_path: Path, row: dict[str, str], expected: tuple[str, ...]) -> None:
@@ -97,11 +99,14 @@ def test_sentiment_and_numeric_labels(tmp_path: Path) -> None:
     assert profile(write_jsonl(tmp_path / "c.jsonl", rows)).label == "Sterne"
 
 
-@pytest.mark.parametrize(("role", "content", "user"), [("role", "content", "user"), ("from", "value", "human")])
-def test_chats(tmp_path: Path, role: str, content: str, user: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "role", "content", "user"),
+    [("messages", "role", "content", "user"), ("sharegpt", "from", "value", "human")],
+)
+def test_chats(tmp_path: Path, shape: str, role: str, content: str, user: str) -> None:
     chat = [{role: user, content: "12345"}, {role: "assistant", content: "1234567"}]
     found = profile(write_jsonl(tmp_path / "chat.jsonl", [{"id": n, "messages": chat} for n in range(30)]))
-    assert (found.shape, found.task, found.input, found.label) == ("messages", "generation", "", "")
+    assert (found.shape, found.task, found.input, found.label) == (shape, "generation", "", "")
     assert (found.mean_input_chars, found.mean_answer_chars) == (5, 7)
 
 

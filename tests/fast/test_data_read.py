@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.read import Fault, Row, rows
-from luthier.data.source import MOST_CELL_CHARS, open_source
+from luthier.data.readers.csv import MOST_CELL_CHARS
+from luthier.data.source import open_source
 from luthier.errors import DataError
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\r\t"), max_size=12)
@@ -149,12 +150,11 @@ FILE_FAULTS = {
     "quote.csv": (b'text,label\nx,a\n"never closed,b\ny,c\n', "quote.csv:3: a quote opens in this row"),
     "last.csv": (b'text,label\nx,a\n"never closed\n', "last.csv:3: a quote opens in this row"),
     "binary.csv": (bytes(range(256)) * 40, "is binary"),
-    "book.csv": (b"PK\x03\x04xxxx", "an Excel workbook"),
+    "book.csv": (b"PK\x03\x04xxxx", "book.csv is a zip archive or an Excel workbook, and cannot be read as one"),
     "russian.csv": (CP1251, "neither UTF-8 nor Windows-1252"),
     "japanese.csv": ("見出し,ラベル\n注文,ア\n".encode("shift-jis"), "neither UTF-8 nor Windows-1252"),
     "half.csv": ("a,b\n1,2\n".encode("utf-16") + b"\x00\xd8", "begins as UTF-16"),
     "cut.jsonl.gz": (gzip.compress(b'{"a": 1}\n' * 1000)[:-12], "truncated or damaged"),
-    "array.json": (b'[\n{"a": 1}\n]\n', "one JSON array"),
     "prose.jsonl": (b"hello\nworld\n", "no row can be read as jsonl; line 1: invalid_json"),
     "narrow.csv": (b"a,b\n1\n2\n", "no row can be read as csv; line 2: wrong_cell_count"),
     "damaged.parquet": (b"PAR1 nothing PAR1", "not a readable Parquet file"),
@@ -178,8 +178,10 @@ def test_faults_of_the_place(tmp_path: Path) -> None:
         open_source(tmp_path / "missing.csv")
     with pytest.raises(DataError, match=r"the folder .* does not exist either"):
         open_source(tmp_path / "nowhere" / "missing.csv")
-    with pytest.raises(DataError, match="is a folder"):
-        open_source(tmp_path)
+    with pytest.raises(DataError, match="is a folder, not csv"):
+        open_source(tmp_path, format="csv")
+    with pytest.raises(DataError, match="is a file, not folder"):
+        open_source(tmp_path / "here.csv", format="folder")
     with pytest.raises(DataError, match="format 'xml' is unknown"):
         open_source(tmp_path / "here.csv", format="xml")
     pq.write_table(pa.table({"a": pa.array([], pa.string())}), tmp_path / "none.parquet")
@@ -189,5 +191,5 @@ def test_faults_of_the_place(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no columns"):
         open_source(tmp_path / "no.parquet")
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "twice.parquet")
-    with pytest.raises(DataError, match="a column name stands twice"):
+    with pytest.raises(DataError, match="the header names 'a' twice"):
         open_source(tmp_path / "twice.parquet")

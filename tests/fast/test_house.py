@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, METRICS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, METRICS, READERS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "luthier"
@@ -106,8 +106,13 @@ def test_nothing_is_caught_too_widely_and_nothing_is_a_stub() -> None:
 
 @pytest.mark.parametrize(
     ("table", "place"),
-    [(METHODS, "train/methods"), (EXPORTS, "compress/export"), (METRICS, "evals/metrics")],
-    ids=["methods", "exports", "metrics"],
+    [
+        (METHODS, "train/methods"),
+        (EXPORTS, "compress/export"),
+        (METRICS, "evals/metrics"),
+        (READERS, "data/readers"),
+    ],
+    ids=["methods", "exports", "metrics", "readers"],
 )
 def test_every_descriptor_has_its_implementation_and_the_other_way_round(table: object, place: str) -> None:
     built = {path.stem for path in (SOURCE / place).glob("*.py")} - {"__init__"}
@@ -130,6 +135,7 @@ def test_every_adapter_is_known_to_peft() -> None:
         "import luthier.pipeline.start, luthier.pipeline.drive, luthier.data.prepare",
         "import luthier.plan.make, luthier.report.html",
         "import luthier.models.source, luthier.models.shape",
+        "import luthier.pipeline.inspect, luthier.data.readers.xlsx, luthier.data.readers.sqlite",
     ],
 )
 def test_starts_without_torch_and_transformers(statement: str) -> None:

@@ -52,6 +52,7 @@ BASE: dict[str, Any] = {
         ],
         "split": {"test": 0.25, "validation": 0.2, "group_by": "customer"},
         "privacy": {"action": "report", "secrets": "redact"},
+        "max_bad_rows": 0.02,
     },
 }
 
@@ -105,6 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 label = ("buy", "sell", "ask")[min(number % 8, 2)]
                 more = [f"2026-01-{number % 28 + 1:02}", ("train", "test", "dev", "train")[number // 3 % 4]]
                 writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2], *more])
+            writer.writerow(["a row that cannot be read"])
     return place
 
 
@@ -241,6 +243,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.name": ("other", PREPARE),
     "data.train.0.task": ("sentiment", PREPARE),
     "data.train.0.format": ("jsonl", PREPARE),
+    "data.train.0.sheet": ("Sheet1", PREPARE),
+    "data.train.0.query": ("SELECT 1", PREPARE),
     "data.train.0.input": ("{note}", PREPARE),
     "data.train.0.label": ("mood", PREPARE),
     "data.train.0.system": ("Say what it is.", PREPARE),
@@ -261,6 +265,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.limit.test": (3, PREPARE),
     "data.privacy.action": ("redact", PREPARE),
     "data.privacy.secrets": ("stop", PREPARE),
+    "data.bad_rows": ("fail", PREPARE),
+    "data.max_bad_rows": (0.01, PREPARE),
     "data.clean": (["strip_ends"], PREPARE),
     "data.filter.min_chars": (32, PREPARE),
     "data.filter.max_chars": (100, PREPARE),
@@ -303,8 +309,11 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "output_dir": ("elsewhere", through_begin),
 }
 ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
-# The effect of these values is that the data is refused.
-REFUSED = {"data.train.0.format", "data.privacy.secrets", "data.filter.languages"}
+# The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
+REFUSED = {
+    "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
+    "data.max_bad_rows", "data.filter.languages",
+}  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 _USUAL: dict[Consumer, object] = {}
 

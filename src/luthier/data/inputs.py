@@ -42,5 +42,5 @@ def as_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=str)  # Parquet's lists may hold dates
     return str(value)

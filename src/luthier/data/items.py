@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
+from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.records import Contamination, Message, RowFate, SplitName, StepCount, TextChange
+from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 
@@ -28,7 +31,7 @@ class Item:
     """A row under way."""
 
     file: str
-    """As the recipe names it."""
+    """As the recipe names it; of a folder, with the file in it."""
     line: int
     origin: SplitName | None
     """The split that the row's own file stands for; None where the file is split by us."""
@@ -55,6 +58,7 @@ class Ledger:
     def __init__(self) -> None:
         self.rows_in = 0
         self.fates: list[RowFate] = []
+        self.quarantined = 0
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
 
@@ -95,31 +99,55 @@ def _masked(text: str) -> str:
     return scrub(text, personal=True, secrets=True)[:_SHOWN_CHARS]
 
 
-def load(resolved: ResolvedRecipe, ledger: Ledger) -> list[Item]:
-    """All readable rows of the recipe's files, in order; the others go to the ledger.
+def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -> list[Item]:
+    """All readable rows of the recipe's files, in order; the others go to the ledger, and into quarantine.
+
+    Args:
+        resolved: names the files.
+        ledger: learns of rows that cannot be read.
+        bad: where those are kept; None keeps them nowhere.
 
     Raises:
-        DataError: a file cannot be used, or does not have a column that the recipe names.
+        DataError: a file cannot be used, has too many rows that cannot be read, or does not have a column that the
+            recipe names.
     """
     data, entry = resolved.recipe.data, resolved.recipe.entry
-    files: list[tuple[str, SplitName | None, str | None]] = [(entry.path, None, entry.format)]
-    if data.validation is not None:
-        files.append((data.validation, "validation", None))
-    if data.test is not None:
-        files.append((data.test, "test", None))
+    files: list[tuple[str, SplitName | None]] = [(entry.path, None)]
+    files += [(file, name) for file, name in _own_splits(data) if file is not None]
     items: list[Item] = []
-    for file, origin, format in files:
-        own: list[Item] = []
-        for read in read_source(open_source(resolved.file(file), format=format)):
-            ledger.rows_in += 1
-            if isinstance(read, Row):
-                own.append(Item(file, read.line, origin, read.values))
-            else:
-                ledger.fault(file, read.line, (read.reason, read.detail))
-        _check_columns(resolved, str(resolved.file(file)), own, is_train=origin is None)
-        items += own
+    with quarantine(bad, keep_personal=data.privacy is None or data.privacy.action == "report") as keep:
+        for file, origin in files:
+            items += _load(resolved, ledger, file=file, origin=origin, keep=keep)
     ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0))
     return items
+
+
+def _own_splits(data: Data) -> tuple[tuple[str | None, SplitName], ...]:
+    return (data.validation, "validation"), (data.test, "test")
+
+
+def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitName | None, keep: Keep) -> list[Item]:
+    entry, path = resolved.recipe.entry, resolved.file(file)
+    own: list[Item] = []
+    faults = FaultCounts()
+    query = None if file in resolved.fetched else entry.query  # what was fetched are the rows of the query
+    source = (
+        open_source(path, format=entry.format, sheet=entry.sheet, query=query) if origin is None else open_source(path)
+    )
+    before = ledger.rows_in
+    for read in read_source(source):
+        ledger.rows_in += 1
+        name = f"{file}/{read.file}" if read.file else file
+        if isinstance(read, Row):
+            own.append(Item(name, read.line, origin, read.values))
+            continue
+        ledger.fault(name, read.line, (read.reason, read.detail))
+        ledger.quarantined += 1
+        faults.add(read)
+        keep(name, read, source.encoding)
+    refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
+    _check_columns(resolved, str(path), own, is_train=origin is None)
+    return own
 
 
 def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *, is_train: bool) -> None:

@@ -18,6 +18,7 @@ from luthier.data.labels import rare_labels, similar_names, suspected
 from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
 from luthier.data.shards import Shard, distribute
 from luthier.data.show import row_views
+from luthier.data.source import fingerprint
 from luthier.data.tokenise import render_rows, split_reports
 from luthier.errors import DataError
 from luthier.records import (
@@ -46,6 +47,8 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
 
+    Rows that cannot be read are kept in quarantine.jsonl, which is not left where there are none.
+
     Args:
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
@@ -62,7 +65,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
     contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
     renderer = Renderer(contract, tokenizer)
-    items = load(resolved, ledger)
+    items = load(resolved, ledger, bad=out / "quarantine.jsonl")
     entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
     items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
     items, findings = _guard(items, resolved, contract, ledger)
@@ -228,8 +231,10 @@ def _report(
     closed = is_closed(entry.task)
     splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
-    assert ledger.rows_in == rows_out + len(ledger.fates), (
-        f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
+    set_aside = len(ledger.fates) - ledger.quarantined
+    assert ledger.rows_in == rows_out + ledger.quarantined + set_aside, (
+        f"{ledger.rows_in} rows came in, {rows_out} went out, {ledger.quarantined} are in quarantine and {set_aside} "
+        "were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
@@ -241,7 +246,8 @@ def _report(
         rows_in=ledger.rows_in,
         rows_out=rows_out,
         dropped=ledger.dropped,
-        fates=tuple(sorted(ledger.fates, key=lambda fate: (files.index(fate.file), fate.line))),
+        quarantined=ledger.quarantined,
+        fates=tuple(sorted(ledger.fates, key=lambda fate: (_place_of(fate.file, files), fate.file, fate.line))),
         steps=tuple(ledger.steps),
         splits=splits,
         split_rule=split_rule(resolved),
@@ -263,5 +269,10 @@ def _report(
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
-        source_sha256={file: sha256_file(resolved.file(file)) for file in read},
+        source_sha256={file: fingerprint(resolved.file(file)) for file in read},
     )
+
+
+def _place_of(file: str, files: Sequence[str]) -> int:
+    """Which of the recipe's files it is, or which of its folders it lies in."""
+    return next(index for index, one in enumerate(files) if file == one or file.startswith(f"{one}/"))

@@ -7,26 +7,27 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
+from luthier.data.bad_rows import FaultCounts
 from luthier.data.chat import looks_like_chat, parse_chat
 from luthier.data.inputs import as_text
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
-from luthier.data.source import Source, open_source
-from luthier.records import ColumnProfile, DataProfile, Task
+from luthier.data.source import Source, fingerprint, num_bytes, open_source
+from luthier.records import ColumnProfile, DataProfile, Shape, Task
+from luthier.spec.plugins import READERS
 from luthier.spec.template import field as field_of
-from luthier.store.files import sha256_file
 
 Kind = Literal["text", "label", "number", "date", "id", "messages", "empty"]
-Shape = Literal["text_label", "prompt_completion", "messages", "source_target", "unknown"]
 
 _LABEL_CHARS = 100
 _MOST_LABELS = 500
 _LOOKED_AT = 2000
 """Cells of a column that are looked at closely; counts are taken over all."""
+_MOST_VALUES = 200_000
+"""Different values of a column that are told apart; a bound on memory."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:[ ,.]\d{3})+|\d+)?(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?")
 _DATE = re.compile(
@@ -55,8 +56,10 @@ _GROUP_WORDS = frozenset((
     "conversation", "dialog", "dialogue", "session", "case", "document", "doc", "page", "article", "book",
     "file", "group", "household", "speaker", "subject", "author", "kunde", "kunden", "cliente", "email",
 ))  # fmt: skip
-_PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input")
-_ANSWER_NAMES = ("completion", "response", "output", "answer", "reply", "summary")
+_PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "document", "article")
+_ANSWER_NAMES = (
+    "completion", "response", "output", "answer", "reply", "summary", "solution", "canonical_solution", "code",
+)  # fmt: skip
 _CONTEXT_NAMES = ("context", "input", "passage")
 _PAIRS = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"))
 _LANGUAGES = frozenset((
@@ -77,12 +80,14 @@ class _Column:
     empty: int = 0
     chars: int = 0
     longest: int = 0
-    values: Counter[str | bytes] = field(default_factory=Counter)
+    values: Counter[str | int] = field(default_factory=Counter)
     """Short values as they are, long ones as hashes."""
     looked_at: int = 0
     numbers: int = 0
     dates: int = 0
     chats: int = 0
+    sharegpt: int = 0
+    """Chats whose turns have 'from' and 'value'."""
     tokens: int = 0
     """Values without a blank."""
     digits: int = 0
@@ -93,25 +98,36 @@ class _Column:
     """Characters of the assistant's turns, for chats."""
 
     def add(self, cell: object) -> None:
-        text = as_text(cell).strip()
+        text = cell.strip() if isinstance(cell, str) else as_text(cell).strip()
         if not text or cell == []:
             self.empty += 1
             return
+        length = len(text)
         self.filled += 1
-        self.chars += len(text)
-        self.longest = max(self.longest, len(text))
-        self.values[text if len(text) <= _LABEL_CHARS else blake2b(text.encode(), digest_size=8).digest()] += 1
-        is_chat = looks_like_chat(cell)
+        self.chars += length
+        if length > self.longest:
+            self.longest = length
+        value = text if length <= _LABEL_CHARS else hash(text)  # equal texts only need to be told from others
+        count = self.values.get(value)
+        if count is not None:
+            self.values[value] = count + 1
+        elif len(self.values) < _MOST_VALUES:
+            self.values[value] = 1
+        is_chat = isinstance(cell, list) and looks_like_chat(cell)
         if is_chat:
-            self._add_chat(cell, len(text))
+            self._add_chat(cell, length)
         if self.looked_at < _LOOKED_AT:
-            self.looked_at += 1
-            self.chats += is_chat
-            self.numbers += isinstance(cell, int | float) or _NUMBER.fullmatch(text) is not None
-            self.dates += _DATE.fullmatch(text) is not None
-            self.tokens += not any(char.isspace() for char in text)
-            self.digits += any(char.isdigit() for char in text)
-            self.lists += "|" in text
+            self._look_at(cell, text, is_chat)
+
+    def _look_at(self, cell: object, text: str, is_chat: bool) -> None:
+        self.looked_at += 1
+        self.chats += is_chat
+        self.sharegpt += is_chat and isinstance(cell, list) and "from" in cell[0]
+        self.numbers += isinstance(cell, int | float) or _NUMBER.fullmatch(text) is not None
+        self.dates += _DATE.fullmatch(text) is not None
+        self.tokens += not any(char.isspace() for char in text)
+        self.digits += any(char.isdigit() for char in text)
+        self.lists += "|" in text
 
     def _add_chat(self, cell: object, counted: int) -> None:
         turns = parse_chat(cell)
@@ -175,22 +191,28 @@ class _Reading:
     label: _Column | None = None
 
 
-def profile(path: Path, *, format: str | None = None) -> DataProfile:
+def profile(
+    path: Path, *, format: str | None = None, sheet: str | None = None, query: str | None = None
+) -> DataProfile:
     """Read the file once and say what it holds.
 
     Args:
-        path: CSV, JSON lines (both may be gzipped) or Parquet.
-        format: 'csv', 'jsonl' or 'parquet'; None detects it.
+        path: a file of any format of the readers table, or a folder of such files.
+        format: a name of the table; None detects it.
+        sheet: of a workbook.
+        query: of a database.
 
     Raises:
         DataError: the file as a whole cannot be used.
     """
-    source = open_source(path, format=format)
+    source = open_source(path, format=format, sheet=sheet, query=query)
+    faults = FaultCounts()
     columns = {name: _Column(name) for name in source.columns}
     num_rows = good_rows = 0
     for item in read_source(source):
         num_rows += 1
         if not isinstance(item, Row):
+            faults.add(item)
             continue
         for name, cell in item.values.items():
             if name not in columns:
@@ -200,19 +222,20 @@ def profile(path: Path, *, format: str | None = None) -> DataProfile:
             for name in columns.keys() - item.values.keys():
                 columns[name].empty += 1
         good_rows += 1
-    return _record(source, list(columns.values()), num_rows)
+    return _record(source, list(columns.values()), num_rows, faults)
 
 
-def _record(source: Source, columns: list[_Column], num_rows: int) -> DataProfile:
-    reading = _reading(columns)
+def _record(source: Source, columns: list[_Column], num_rows: int, faults: FaultCounts) -> DataProfile:
+    part = source.parts[0] if source.parts else source
+    reading = _document(columns) if READERS.get(part.format).is_document else _reading(columns)
     label = reading.label
     taken = [*reading.inputs, *([label] if label else [])]
-    is_chat = reading.shape == "messages"
+    is_chat = reading.shape in ("messages", "sharegpt")
     counts = label.values.most_common() if label and reading.shape == "text_label" else []
     return DataProfile(
         path=str(source.path),
-        sha256=sha256_file(source.path),
-        num_bytes=source.path.stat().st_size,
+        sha256=fingerprint(source.path),
+        num_bytes=num_bytes(source.path),
         format=source.format,
         encoding=source.encoding,
         delimiter=source.delimiter,
@@ -226,6 +249,9 @@ def _record(source: Source, columns: list[_Column], num_rows: int) -> DataProfil
         labels=_without_findings(sorted(((str(text), n) for text, n in counts), key=lambda pair: (-pair[1], pair[0]))),
         mean_input_chars=sum(column.mean_chars for column in reading.inputs),
         mean_answer_chars=_mean_answer(reading),
+        sheet=source.sheet,
+        query=source.query,
+        faults=faults.records(),
     )
 
 
@@ -243,19 +269,25 @@ def _without_findings(counts: Sequence[tuple[str, int]]) -> dict[str, int]:
 
 
 def _mean_answer(reading: _Reading) -> float:
-    if reading.shape == "messages":
+    if reading.shape in ("messages", "sharegpt"):
         chat = reading.inputs[0]
         return chat.answer_chars / chat.filled
     return reading.label.mean_chars if reading.label else 0.0
 
 
+def _document(columns: Sequence[_Column]) -> _Reading:
+    """Parts of a running text, whatever their headings look like."""
+    return _Reading("plain_text", None, tuple(column for column in columns if column.name == "text"))
+
+
 def _reading(columns: Sequence[_Column]) -> _Reading:
+    by_word = {column.word: column for column in columns}
+    if {"chosen", "rejected"} <= by_word.keys():  # before chats, which both may be
+        prompt = _named(_PROMPT_NAMES, columns)
+        return _Reading("preference", None, (prompt,) if prompt else (), by_word["chosen"])
     for column in columns:
         if column.kind == "messages":
-            return _Reading("messages", "generation", (column,))
-    by_word = {column.word: column for column in columns}
-    if {"chosen", "rejected"} <= by_word.keys():
-        return _Reading("unknown", None)  # preferences: one answer against another is no answer to learn
+            return _Reading("sharegpt" if column.sharegpt * 2 > column.chats else "messages", "generation", (column,))
     texts = [column for column in columns if column.kind == "text"]
     for source, target in _PAIRS:
         if source in by_word and target in by_word and by_word[source] in texts and by_word[target] in texts:
@@ -268,8 +300,11 @@ def _reading(columns: Sequence[_Column]) -> _Reading:
     label = _label(columns)
     if answer and prompt and (label is None or label.word not in _LABEL_NAMES):
         context = _named(_CONTEXT_NAMES, [one for one in columns if one not in (answer, prompt) and one.longest > 0])
-        return _Reading("prompt_completion", "generation", (prompt, context) if context else (prompt,), answer)
+        shape: Shape = "alpaca" if (prompt.word, answer.word) == ("instruction", "output") else "prompt_completion"
+        return _Reading(shape, "generation", (prompt, context) if context else (prompt,), answer)
     text = _input([column for column in columns if column is not label])
+    if label is None and text is not None and (texts == [text] or text.word in _TEXT_NAMES):
+        return _Reading("plain_text", None, (text,))
     if label is None or text is None:
         return _Reading("unknown", None)
     words = {str(value).lower() for value in label.values}
@@ -283,7 +318,7 @@ def _named(names: Sequence[str], columns: Sequence[_Column]) -> _Column | None:
 
 
 def _label(columns: Sequence[_Column]) -> _Column | None:
-    """A label column by name; else the one that says most, side facts and numbers last."""
+    """A label column by name; else the one that says most, numbers last; side facts never: nobody asks for those."""
     candidates = [column for column in columns if column.kind == "label"]
     named = _named(_LABEL_NAMES, candidates)
     if named is not None:
@@ -292,7 +327,7 @@ def _label(columns: Sequence[_Column]) -> _Column | None:
     telling = [column for column in candidates if not set(re.split(r"\W|_", column.word)) & _SIDE_NAMES]
     numbers = [column for column in columns if column.kind == "number" and 2 <= len(column.values) <= 20]
     repeated = [column for column in numbers if len(column.values) * 5 <= column.filled]
-    return max(telling or candidates or repeated, key=lambda column: column.entropy, default=None)
+    return max(telling or repeated, key=lambda column: column.entropy, default=None)
 
 
 def _input(columns: Sequence[_Column]) -> _Column | None:

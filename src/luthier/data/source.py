@@ -1,50 +1,28 @@
-"""What kind of file this is: format, compression, encoding, delimiter, header. File faults are found before any row.
-
-A text file is read once to its end, in pieces, so that a truncated archive or a wrong encoding is known at the start.
-"""
+"""What kind of file this is: format, compression, encoding, delimiter, header. File faults are found before any row."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
+import importlib
 import io
-import itertools
-import zlib
+import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Protocol, cast
 
+from luthier.data import text_file
 from luthier.data.privacy import find
 from luthier.errors import DataError
+from luthier.spec.plugins import READERS
+from luthier.store.files import sha256_file, sha256_json
 
-Format = Literal["csv", "jsonl", "parquet"]
-DELIMITERS = (",", ";", "\t", "|")
+if TYPE_CHECKING:
+    from luthier.data.read import Fault, Row
 
-MOST_CELL_CHARS = 10_000_000
-"""A CSV cell that is longer is taken for a quote that nobody closed."""
-
+HEAD_CHARS = 1 << 16
 _MOST_NAME_CHARS = 100
-_CHUNK = 1 << 20
-_HEAD_CHARS = 1 << 16
-_AS_TEXT = "export it as CSV (UTF-8), JSON lines or Parquet"
-_MAGIC = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook",
-    b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc)",
-    b"%PDF": "a PDF",
-    b"SQLite format 3": "an SQLite database",
-    b"ARROW1": "an Arrow file",
-    b"BZh": "a bzip2 archive",
-    b"\xfd7zXZ": "an xz archive",
-    b"\x28\xb5\x2f\xfd": "a zstandard archive",
-    b"\x7fELF": "a program",
-    b"\x89PNG": "an image",
-    b"GGUF": "a GGUF model",
-}
-_SUFFIXES: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
-}  # fmt: skip
+_FIRST_OBJECT = re.compile(r"\[\s*[{\]]")
 
 
 @dataclass(frozen=True)
@@ -52,56 +30,168 @@ class Source:
     """A file that can be read, and how."""
 
     path: Path
-    format: Format
-    compressed: bool
-    encoding: str
-    """'utf-8', 'utf-8-sig', 'utf-16' or 'cp1252'; '' for Parquet."""
-    delimiter: str
+    format: str
+    """A name of the readers table."""
+    compression: text_file.Compression = ""
+    encoding: str = ""
+    """'utf-8', 'utf-8-sig', 'utf-16' or 'cp1252'; '' for what is no text."""
+    delimiter: str = ""
     """'' unless CSV."""
-    columns: tuple[str, ...]
-    """The header; empty for JSON lines, whose rows name their own."""
+    columns: tuple[str, ...] = ()
+    """The header; empty for JSON, whose rows name their own."""
+    sheet: str = ""
+    """Of a workbook."""
+    query: str = ""
+    """Of a database."""
+    parts: tuple[Source, ...] = ()
+    """The files of a folder, in order."""
 
     def open_text(self) -> io.TextIOWrapper:
-        """The decoded file; bytes that are no UTF-8 become lone surrogates, which the row reader sets aside."""
-        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "strict"
-        if self.compressed:
-            return gzip.open(self.path, "rt", encoding=self.encoding, errors=errors, newline="")
-        return self.path.open(encoding=self.encoding, errors=errors, newline="")
+        """The decoded file."""
+        return text_file.open_text(self.path, self.compression, self.encoding)
 
 
-def open_source(path: Path, *, format: str | None = None) -> Source:
+class Reader(Protocol):
+    """What a module of `luthier.data.readers` offers."""
+
+    def look(self, source: Source, start: str) -> Source:
+        """Fill in what is known before the first row.
+
+        Args:
+            source: path, format, options, and for text its compression and encoding.
+            start: the first characters of a text.
+
+        Raises:
+            DataError: the file as a whole cannot be used.
+        """
+
+    def read(self, source: Source) -> Iterator[Row | Fault]:
+        """All rows in order, in bounded memory."""
+
+
+def reader_of(format: str) -> Reader:
+    """The module that reads a format of the table."""
+    return cast(Reader, importlib.import_module(f"luthier.data.readers.{READERS.get(format).name}"))
+
+
+def open_source(path: Path, *, format: str | None = None, sheet: str | None = None, query: str | None = None) -> Source:
     """Find out how `path` is to be read.
 
     Args:
-        path: a CSV, JSON lines or Parquet file; the first two may be gzipped.
-        format: 'csv', 'jsonl' or 'parquet'; None detects it.
+        path: a file of a known format, or a folder of such files; text may be compressed (.gz, .zst).
+        format: a name of the readers table; None detects it.
+        sheet: of a workbook; None takes the first that is not empty.
+        query: of a database; None takes its only table.
 
     Raises:
-        DataError: missing, a folder, empty, binary, truncated, neither UTF-8 nor UTF-16 nor Windows-1252, or a header
-            that is alone, empty or ambiguous.
+        DataError: missing, empty, binary, truncated, neither UTF-8 nor UTF-16 nor Windows-1252, a header that is alone,
+            empty or ambiguous, an option that the format does not have; and what the format's reader says.
     """
-    if format is not None and format not in get_args(Format):
-        raise DataError(f"format {format!r} is unknown", way_out=f"known: {', '.join(get_args(Format))}")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", way_out="give one file; join several with `cat`")
+    if format is not None and format not in READERS.names():
+        raise DataError(f"format {format!r} is unknown", way_out=f"known: {', '.join(READERS.names())}")
     if not path.exists():
         raise DataError(f"{path} does not exist", way_out=_nearby(path))
+    if path.is_dir() != (format == "folder" if format else path.is_dir()):
+        found = "a folder" if path.is_dir() else "a file"
+        raise DataError(f"{path} is {found}, not {format}", way_out="leave data.train[0].format out")
     try:
-        with path.open("rb") as file:
-            head = file.read(16)
-        if head[:4] == b"PAR1" or format == "parquet":
-            return _parquet(path)
-        compressed = head[:2] == b"\x1f\x8b"
-        source = Source(path, "csv", compressed, _encoding(path, compressed), "", ())
-        with source.open_text() as text:
-            start = text.read(_HEAD_CHARS)
+        source, start = _begin(path, format)
+        _refuse_foreign_options(source, {"sheet": sheet, "query": query})
+        return reader_of(source.format).look(replace(source, sheet=sheet or "", query=query or ""), start)
     except PermissionError as error:
         raise DataError(f"{path} may not be read", way_out="change its permissions") from error
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a file, or of the names and hashes of the files that a folder is read from."""
+    if not path.is_dir():
+        return sha256_file(path)
+    parts = open_source(path).parts
+    return sha256_json({part.path.relative_to(path).as_posix(): sha256_file(part.path) for part in parts})
+
+
+def num_bytes(path: Path) -> int:
+    """Size of a file, or of the files of a folder."""
+    return sum(part.path.stat().st_size for part in open_source(path).parts) if path.is_dir() else path.stat().st_size
+
+
+def _begin(path: Path, format: str | None) -> tuple[Source, str]:
+    """The format, and for text its encoding and first characters."""
+    if path.is_dir():
+        return Source(path, "folder"), ""
+    with path.open("rb") as file:
+        head = file.read(16)
+    known = format or _binary_format(path, head)
+    if known is not None and not READERS.get(known).is_text:
+        if not head:
+            raise DataError(f"{path} is empty", way_out="give a file with rows")
+        return Source(path, known), ""
+    packed = text_file.compression(head)
+    source = Source(path, "", packed, text_file.detect_encoding(path, packed))
+    with source.open_text() as text:
+        start = text.read(HEAD_CHARS)
     if not start.strip("\ufeff \t\r\n"):
         raise DataError(f"{path} is empty", way_out="give a file with rows")
-    if (format or _text_format(path, start)) == "jsonl":
-        return replace(source, format="jsonl")
-    return _with_header(source, start)
+    return replace(source, format=known or _text_format(path, start)), start
+
+
+def _binary_format(path: Path, head: bytes) -> str | None:
+    """By what the file begins with; by its name only where that says nothing (an Arrow stream)."""
+    others = [facts for facts in READERS.entries().values() if not facts.is_text]
+    alike = [facts for facts in others if head.startswith(facts.magic)]
+    if alike:
+        named = [facts.name for facts in alike if path.name.lower().endswith(facts.suffixes)]
+        holding = [facts.name for facts in alike if facts.holds and _holds(path, facts.holds)]
+        return [*named, *holding, alike[-1].name][0]
+    if head.startswith(b"\xff\xff\xff\xff"):
+        return next((facts.name for facts in others if path.name.lower().endswith(facts.suffixes)), None)
+    return None
+
+
+def _holds(path: Path, part: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return part in archive.namelist()
+    except zipfile.BadZipFile:
+        return False
+
+
+def _text_format(path: Path, start: str) -> str:
+    from luthier.data.readers.csv import looks_like_table
+
+    name = path.name.lower()
+    for packed in text_file.SUFFIXES:
+        name = name.removesuffix(packed)
+    text = start.lstrip("\ufeff \t\r\n")
+    suffix = Path(name).suffix
+    named = next(
+        (facts.name for facts in READERS.entries().values() if facts.is_text and suffix in facts.suffixes), None
+    )
+    if named == "csv" or (named == "jsonl" and not _FIRST_OBJECT.match(text)):
+        return named
+    if _FIRST_OBJECT.match(text) or (named == "json" and not text.startswith("{")):
+        return "json"
+    if text.startswith("{") and named in (None, "json", "jsonl", "text"):
+        return "json" if named == "json" and not _is_object_a_line(text) else "jsonl"
+    if named == "text":  # many exports are tables called '.txt'
+        return "csv" if looks_like_table(start) else "text"
+    return named or "csv"
+
+
+def _is_object_a_line(text: str) -> bool:
+    """Whether the first line is an object by itself; '.json' is the name of both kinds of file."""
+    first, _, rest = text.partition("\n")
+    return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+
+
+def _refuse_foreign_options(source: Source, options: dict[str, str | None]) -> None:
+    for name, value in options.items():
+        if value is not None and name not in READERS.get(source.format).options:
+            fitting = [facts.name for facts in READERS.entries().values() if name in facts.options]
+            raise DataError(
+                f"{source.path} is {source.format}: data.train[0].{name} is for {', '.join(fitting)}",
+                way_out=f"leave data.train[0].{name} out",
+            )
 
 
 def _nearby(path: Path) -> str:
@@ -112,155 +202,29 @@ def _nearby(path: Path) -> str:
     return f"there is: {', '.join(names)}" if names else "the folder is empty"
 
 
-def _text_format(path: Path, start: str) -> Format:
-    name = path.name.lower().removesuffix(".gz")
-    suffix = Path(name).suffix
-    text = start.lstrip("\ufeff \t\r\n")
-    if suffix in _SUFFIXES and _SUFFIXES[suffix] != "parquet":
-        return _SUFFIXES[suffix]
-    if text.startswith("[") and suffix == ".json":
-        raise DataError(
-            f"{path} is one JSON array, not one object a line", way_out="convert it: jq -c '.[]' FILE.json > FILE.jsonl"
-        )
-    return "jsonl" if text.startswith("{") else "csv"
+# --- what readers share -----------------------------------------------------------------------------------------------
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+def named_columns(source: Source, header: list[str], *, where: str = "line") -> tuple[str, ...]:
+    """The names in a header row, checked; a column without one is called by its number.
 
-
-@dataclass
-class _Bytes:
-    """Counts over all bytes of a file, from which its encoding follows."""
-
-    total: int = 0
-    control: int = 0
-    """Bytes below 32 that text does not have; NUL among them."""
-    high: int = 0
-    """Bytes from 128 on."""
-    broken: int = 0
-    """Places that are not UTF-8."""
-    undefined: int = 0
-    """Bytes that Windows-1252 does not define."""
-
-
-_CONTROL = bytes(value for value in range(32) if value not in b"\t\n\r\f\x0b\x1b\x1a")
-_HIGH = bytes(range(128, 256))
-_UNDEFINED = b"\x81\x8d\x8f\x90\x9d"
-
-
-def _encoding(path: Path, compressed: bool) -> str:
-    chunks = _chunks(path, compressed)
-    head = next(chunks, b"")
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            raise DataError(f"{path} is {name}, not text", way_out=_AS_TEXT)
-    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        _check_utf16(path, head, chunks)
-        return "utf-16"
-    counts = _count(head, chunks)
-    if counts.control > max(8, counts.total // 100):
-        share = counts.control / counts.total
-        raise DataError(f"{path} is binary: {share:.0%} of its bytes are control characters", way_out=_AS_TEXT)
-    valid = counts.high - counts.broken  # bytes of other encodings hardly ever form UTF-8 by chance
-    if valid > counts.broken or not counts.broken:  # stray bytes in a UTF-8 file are faults of their rows
-        return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
-    if counts.undefined or counts.high > counts.total * 0.3:
-        raise DataError(
-            f"{path} is neither UTF-8 nor Windows-1252: {counts.broken} places are not UTF-8, "
-            f"{counts.high} of {counts.total} bytes are not ASCII",
-            way_out="convert it, e.g. iconv -f ENCODING -t UTF-8 FILE > NEW",
-        )
-    return "cp1252"
-
-
-def _chunks(path: Path, compressed: bool) -> Iterator[bytes]:
-    try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: the gzip archive is truncated or damaged: {error}", way_out="fetch it again"
-        ) from error
-
-
-def _check_utf16(path: Path, head: bytes, chunks: Iterator[bytes]) -> None:
-    decoder = codecs.getincrementaldecoder("utf-16")()
-    try:
-        decoder.decode(head)
-        for chunk in chunks:
-            decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} begins as UTF-16 and goes on as something else: {error.reason}",
-                        way_out="save it as UTF-8") from error  # fmt: skip
-
-
-def _count(head: bytes, chunks: Iterator[bytes]) -> _Bytes:
-    counts = _Bytes()
-    rest = b""
-    for chunk in itertools.chain([head], chunks):
-        counts.total += len(chunk)
-        counts.control += len(chunk) - len(chunk.translate(None, _CONTROL))
-        if chunk.isascii():
-            counts.broken += len(rest) > 0
-            rest = b""
-            continue
-        counts.high += len(chunk) - len(chunk.translate(None, _HIGH))
-        counts.undefined += len(chunk) - len(chunk.translate(None, _UNDEFINED))
-        broken, rest = _broken_places(rest + chunk)
-        counts.broken += broken
-    counts.broken += len(rest) > 0
-    return counts
-
-
-def _broken_places(data: bytes) -> tuple[int, bytes]:
-    """How many places are not UTF-8, and the bytes at the end that may go on in the next piece."""
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    try:
-        decoder.decode(data)
-    except UnicodeDecodeError:
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        return sum("\udc80" <= char <= "\udcff" for char in decoder.decode(data)), decoder.getstate()[0]
-    return 0, decoder.getstate()[0]
-
-
-# --- CSV header -------------------------------------------------------------------------------------------------------
-
-
-def _with_header(source: Source, start: str) -> Source:
-    delimiter = _delimiter(start)
-    with source.open_text() as text:
-        reader = csv.reader(text, delimiter=delimiter)
-        try:
-            header: list[str] = []
-            while not header:
-                first = reader.line_num + 1
-                header = next_cells(reader)
-            has_rows = any(line.strip() for line in text)
-        except StopIteration:
-            header, has_rows = [], False
-        except csv.Error as error:
-            raise cell_too_long(source.path, first) from error
+    Raises:
+        DataError: no name at all, one that stands twice, or cells that look like data.
+    """
     _refuse_data_as_header(source.path, header)
     columns = tuple(name.strip() or f"column_{index + 1}" for index, name in enumerate(header))
+    refuse_twice(source.path, columns)
+    if not any(name.strip() for name in header):
+        raise DataError(f"{source.path}: the first {where} names no columns", way_out=f"write a header {where}")
+    return columns
+
+
+def refuse_twice(path: Path, columns: tuple[str, ...]) -> None:
+    """Stop where two columns have one name."""
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         names = ", ".join(map(repr, twice))
-        raise DataError(f"{source.path}: the header names {names} twice", way_out="rename one of them")
-    if not any(name.strip() for name in header):
-        raise DataError(f"{source.path}: the first line names no columns", way_out="write a header line")
-    if not has_rows:
-        raise DataError(f"{source.path} holds a header and no rows", way_out="give a file with rows")
-    return replace(source, delimiter=delimiter, columns=columns)
-
-
-def cell_too_long(path: Path, line: int) -> DataError:
-    """The error for a cell above `MOST_CELL_CHARS`; going on would read the rest of it as rows."""
-    return DataError(
-        f"{path}:{line}: a cell in the row that starts here has more than {MOST_CELL_CHARS:,} characters",
-        way_out="close the quote that opens in this row, or shorten the cell",
-    )
+        raise DataError(f"{path}: the header names {names} twice", way_out="rename one of them")
 
 
 def _refuse_data_as_header(path: Path, header: list[str]) -> None:
@@ -273,53 +237,3 @@ def _refuse_data_as_header(path: Path, header: list[str]) -> None:
                 f"{path}: the first row looks like data: its cell {number} holds {', '.join(kinds) or long}",
                 way_out="add a header row that names the columns",
             )
-
-
-def next_cells(reader: Iterator[list[str]]) -> list[str]:
-    """The next row of a CSV reader, with cells of up to `MOST_CELL_CHARS`; the module's own limit stays as it was."""
-    before = csv.field_size_limit(MOST_CELL_CHARS)
-    try:
-        return next(reader)
-    finally:
-        csv.field_size_limit(before)
-
-
-def _delimiter(start: str) -> str:
-    """The delimiter under which most rows have as many cells as the header; ',' where the header is one cell."""
-
-    def agreement(delimiter: str) -> tuple[float, int]:
-        rows = [cells for cells in _parse(start, delimiter) if cells]
-        if not rows or len(rows[0]) < 2:
-            return 0.0, 0
-        rest = rows[1:-1] if len(start) >= _HEAD_CHARS else rows[1:]  # the last row may be cut off
-        same = sum(len(cells) == len(rows[0]) for cells in rest) / len(rest) if rest else 1.0
-        return same, len(rows[0])
-
-    return max(DELIMITERS, key=agreement)
-
-
-def _parse(start: str, delimiter: str) -> list[list[str]]:
-    rows: list[list[str]] = []
-    try:
-        rows.extend(csv.reader(io.StringIO(start, newline=""), delimiter=delimiter))
-    except csv.Error:
-        return rows  # what was read so far is enough to choose; the fault itself is found again, with its line
-    return rows
-
-
-def _parquet(path: Path) -> Source:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}", way_out="fetch or write it again") from error
-    if not names:
-        raise DataError(f"{path} has no columns", way_out="give a file with columns")
-    if not count:
-        raise DataError(f"{path} holds no rows", way_out="give a file with rows")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column name stands twice: {', '.join(names)}", way_out="rename one of them")
-    return Source(path, "parquet", False, "", "", names)

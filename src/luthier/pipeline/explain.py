@@ -27,6 +27,8 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     lines += [
         f"  set aside: {count} {reason.replace('_', ' ')}" for reason, count in sorted(report.dropped.items()) if count
     ]
+    if report.quarantined:
+        lines.append(f"  of these, {report.quarantined} cannot be read: {run.data / 'quarantine.jsonl'}")
     lines += [
         f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
         for name, split in report.splits.items()

@@ -6,13 +6,11 @@ import os
 import re
 from pathlib import Path
 
-import yaml
-
 from luthier.data.profile import profile
 from luthier.errors import RecipeError
 from luthier.records import DataProfile
-from luthier.spec.load import without_environment
-from luthier.spec.resolve import entry_name
+from luthier.spec.load import dump_recipe, without_environment
+from luthier.spec.resolve import UNBUILT_SHAPES, entry_name
 from luthier.store.files import write_atomic
 
 _HEAD = """\
@@ -32,26 +30,35 @@ def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
         RecipeError: no task can be told from the columns, or the recipe exists already.
     """
     found = profile(data)
-    target = output or data.with_name(f"{_name(data)}.yaml")
+    target = output or default_target(data)
     if target.exists():
         raise RecipeError(f"{target} exists already", way_out="give another place with --output")
     columns = ", ".join(f"{column.name} ({column.kind})" for column in found.columns)
     if found.task is None:
-        raise RecipeError(
-            f"{data}: cannot tell input and answer among the columns {columns}",
-            way_out="copy a recipe with `luthier recipes cp` and set data.train[0].input and .label",
+        unclear = (
+            f"cannot tell input and answer among the columns {columns}",
+            "copy a recipe with `luthier recipes cp` and set data.train[0].input and .label",
         )
-    text = _HEAD.format(file=data.name, recipe=target.name) + yaml.safe_dump(
-        _tree(data, target, found), sort_keys=False, allow_unicode=True, width=110
-    )
-    write_atomic(target, text)
+        what, way_out = UNBUILT_SHAPES.get(found.shape, unclear)
+        raise RecipeError(f"{data}: {what if what == unclear[0] else f'its rows {what}'}", way_out=way_out)
+    write_atomic(target, _HEAD.format(file=data.name, recipe=target.name) + recipe_text(data, target, found))
     return target, found
+
+
+def default_target(data: Path) -> Path:
+    """Where the recipe for `data` goes: beside it."""
+    return data.with_name(f"{_name(data)}.yaml")
+
+
+def recipe_text(data: Path, target: Path, found: DataProfile) -> str:
+    """The recipe for what was found in `data`, to be written to `target`."""
+    return dump_recipe(_tree(data, target, found))
 
 
 def _tree(data: Path, target: Path, found: DataProfile) -> dict[str, object]:
     path = os.path.relpath(data.resolve(), target.parent.resolve())
     entry: dict[str, object] = {"path": without_environment(path), "task": found.task}
-    if found.shape != "messages":
+    if not found.is_chat:
         entry = {
             "name": entry_name(found.label, found.task or "task"),
             **entry,

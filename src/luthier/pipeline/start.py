@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data.bad_rows import refuse_bad_rows
+from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
+from luthier.data.source import fingerprint
 from luthier.errors import DataError, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
@@ -23,7 +26,7 @@ from luthier.records import DataProfile, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
 from luthier.spec.template import fields
-from luthier.store.files import sha256_file, write_atomic
+from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 
 Say = Callable[[str], None]
@@ -90,15 +93,19 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     loaded = load_recipe(recipe_path(recipe), overrides=overrides)
     for note in loaded.notes:
         say(note)
-    hashes = _data_hashes(loaded)
     entry = loaded.recipe.entry
-    facts = profile(loaded.folder / entry.path, format=entry.format)
+    fetched = _fetch(loaded, offline=offline)
+    hashes = _data_hashes(loaded, fetched)
+    path = fetched.get(entry.path, loaded.folder / entry.path)
+    query = None if entry.path in fetched else entry.query
+    facts = profile(path, format=entry.format, sheet=entry.sheet, query=query)
+    refuse_bad_rows(path, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
     resolved = resolve(
         loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes, luthier_version=__version__
-    )
+    ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
@@ -112,21 +119,34 @@ def usable_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
+def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
+    """Key of the recipe -> file that it names."""
     data = loaded.recipe.data
     files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
     files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
+    return {key: file for key, file in files.items() if file is not None}
+
+
+def _fetch(loaded: LoadedRecipe, *, offline: bool) -> dict[str, Path]:
+    """URL as the recipe has it -> its local copy."""
+    entry, copies = loaded.recipe.entry, {}
+    for named in set(_data_files(loaded).values()):
+        local = fetch(named, query=entry.query if named == entry.path else None, offline=offline)
+        if local is not None:
+            copies[named] = local
+    return copies
+
+
+def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Path]) -> dict[str, str]:
     hashes = {}
-    for key, file in files.items():
-        if file is None:
-            continue
-        path = loaded.folder / file
-        if not path.is_file():
-            found = "it is a folder" if path.is_dir() else "it does not exist"
+    for key, file in _data_files(loaded).items():
+        path = fetched.get(file, loaded.folder / file)
+        if not path.exists():
             raise DataError(
-                f"{key}: {file!r}: {found} (looked in {loaded.folder})", way_out="correct the path in the recipe"
+                f"{key}: {file!r}: it does not exist (looked in {loaded.folder})",
+                way_out="correct the path in the recipe",
             )
-        hashes[key] = sha256_file(path)
+        hashes[key] = fingerprint(path)
     return hashes
 
 

@@ -122,9 +122,10 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
 def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:
     """Rows of another file of the same kind, from its size: it is read when the data is prepared, not now."""
     file = resolved.file(path)
-    if not file.is_file():
+    if not file.exists():
         raise DataError(f"{path}: the split file is missing", way_out="correct data.test or data.validation")
-    return max(1, round(file.stat().st_size * profile.num_rows / max(1, profile.num_bytes)))
+    size = sum(one.stat().st_size for one in file.rglob("*") if one.is_file()) if file.is_dir() else file.stat().st_size
+    return max(1, round(size * profile.num_rows / max(1, profile.num_bytes)))
 
 
 def _column_chars(name: str, key: str, profile: DataProfile) -> float:

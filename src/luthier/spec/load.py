@@ -17,11 +17,14 @@ from pydantic import BaseModel, ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.aliases import ALIASES, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS
 from luthier.spec.recipe import Recipe, Section
 
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test)")
+_CREDENTIAL = re.compile(r"://[^/@:]*:([^/]*)@|[?&](?:password|passwd|pwd|token|secret|sig|key)=([^&]*)", re.IGNORECASE)
 
 _DOTTED = (["objective", "targets"], ["objective", "non_regression"])
 
@@ -46,11 +49,21 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice and reads 2e-4 as a number, as YAML 1.2 does."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: a column called '0E0' goes into quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def dump_recipe(tree: Mapping[str, object]) -> str:
+    """The tree as the YAML of a recipe."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_recipe(
@@ -73,6 +86,7 @@ def load_recipe(
     for override in overrides:
         notes += _override(tree, override, places)
     _normalise(tree)
+    _refuse_credentials(tree, places)
     tree = _substitute(tree, environment, "", places)
     _refuse_unknown(tree, Recipe, "", places)
     try:
@@ -308,17 +322,50 @@ def _substitute(value: Any, environment: Mapping[str, str], key: str, places: Ma
     if not isinstance(value, str):
         return value
 
+    try:
+        substituted = with_environment(value, environment)
+    except RecipeError as error:
+        raise RecipeError(f"{_place(places, key)}: {key}: {error.what}", way_out=error.way_out) from error
+    # A URL keeps its names, so that no record ever holds a password; what opens it looks them up.
+    return value if _FILE_KEY.fullmatch(key) and "://" in substituted else substituted
+
+
+def with_environment(text: str, environment: Mapping[str, str]) -> str:
+    """The text with what the environment holds for each `${NAME}`.
+
+    Raises:
+        RecipeError: a name is not set.
+    """
+
     def look_up(match: re.Match[str]) -> str:
         if match[1]:
             return "${" + match[2] + "}"
         if match[2] not in environment:
             raise RecipeError(
-                f"{_place(places, key)}: {key}: ${{{match[2]}}} is not set in the environment",
+                f"${{{match[2]}}} is not set in the environment",
                 way_out=f"export {match[2]}=..., or write $${{{match[2]}}} for the text itself",
             )
         return environment[match[2]]
 
-    return _ENVIRONMENT.sub(look_up, value)
+    return _ENVIRONMENT.sub(look_up, text)
+
+
+def _refuse_credentials(tree: Any, places: Mapping[str, str], key: str = "") -> None:
+    """A password in a URL would go into every record of a run; a name of the environment does not.
+
+    Raises:
+        RecipeError: without the value.
+    """
+    if isinstance(tree, dict | list):
+        for name, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            _refuse_credentials(item, places, f"{key}.{name}".lstrip("."))
+    elif isinstance(tree, str) and _FILE_KEY.fullmatch(key):
+        for match in _CREDENTIAL.finditer(tree):
+            if not _ENVIRONMENT.fullmatch(match[1] or match[2]):
+                raise RecipeError(
+                    f"{_place(places, key)}: {key}: a password stands in the URL",
+                    way_out="put it into the environment and write ${NAME} in its place",
+                )
 
 
 def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Mapping[str, str]) -> None:
@@ -370,6 +417,10 @@ def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     if recipe.adapter.type is not None:
         with _at(places, "adapter.type"):
             ADAPTERS.get(recipe.adapter.type)
+    for index, entry in enumerate(recipe.data.train):
+        if entry.format is not None:
+            with _at(places, f"data.train.{index}.format"):
+                READERS.get(entry.format)
     for index, name in enumerate(recipe.export or ()):
         with _at(places, f"export.{index}"):
             EXPORTS.get(name)

@@ -57,7 +57,27 @@ class MetricFacts:
     """Whether a binomial model may predict its interval before training."""
 
 
-Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts)
+@dataclass(frozen=True)
+class ReaderFacts:
+    """A format of data files."""
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...] = ()
+    """Ends of names that say so, where the content does not."""
+    magic: tuple[bytes, ...] = ()
+    """What such a file begins with."""
+    is_text: bool = False
+    """Whether it has an encoding, and may be compressed (.gz, .zst)."""
+    is_document: bool = False
+    """Whether its rows are parts of a running text."""
+    holds: str = ""
+    """A part that tells it from other archives that begin alike."""
+    options: tuple[str, ...] = ()
+    """Keys of a data entry that only such formats have."""
+
+
+Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts, ReaderFacts)
 
 
 class Table(Generic[Facts]):
@@ -98,3 +118,4 @@ METHODS: Table[MethodFacts] = Table("methods", "method")
 ADAPTERS: Table[AdapterFacts] = Table("adapters", "adapter")
 EXPORTS: Table[ExportFacts] = Table("exports", "export")
 METRICS: Table[MetricFacts] = Table("metrics", "metric")
+READERS: Table[ReaderFacts] = Table("readers", "format")

@@ -44,10 +44,12 @@ class Model(Section):
 
 
 class DataEntry(Section):
-    path: str = Field(min_length=1, description="File, relative to the recipe.")
+    path: str = Field(min_length=1, description="File or folder of files, relative to the recipe.")
     name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
     task: Task | None = None
-    format: Literal["csv", "jsonl", "parquet"] | None = None
+    format: str | None = Field(None, description="A name of the readers table.")
+    sheet: str | None = Field(None, min_length=1, description="Of a workbook; None takes the first with rows.")
+    query: str | None = Field(None, min_length=1, description="Of a database; None takes its only table.")
     input: str | None = Field(None, description="Template of the user's turn, e.g. '{title}: {body}'.")
     label: str | None = Field(None, description="Column of the answer: label, completion or target.")
     system: str | None = Field(None, description="System prompt; '' for none.")
@@ -157,6 +159,8 @@ class Data(Section):
     labels: Labels = Field(default_factory=Labels)
     dedupe: Dedupe | None = None
     leakage: LeakageRules = Field(default_factory=LeakageRules)
+    bad_rows: Literal["fail", "quarantine"] = Field("quarantine", description="What to do with unreadable rows.")
+    max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

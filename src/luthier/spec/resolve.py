@@ -45,11 +45,12 @@ class ResolvedRecipe(Record):
     data_sha256: dict[str, str] = Field(description="Key of the recipe -> hash of the file it names.")
     model_sha256: str
     luthier_version: str
+    fetched: dict[str, str] = Field(default_factory=dict, description="URL as in the recipe -> its local copy.")
 
     @property
     def sha256(self) -> str:
         """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder"})
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched"})
         content["recipe"].pop("output_dir")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -58,8 +59,8 @@ class ResolvedRecipe(Record):
         return limits_of(self.recipe)
 
     def file(self, relative: str) -> Path:
-        """Absolute path of a file named in the recipe."""
-        return Path(self.folder) / relative
+        """Absolute path of a file named in the recipe, or of the local copy of what is behind a URL."""
+        return Path(self.fetched[relative]) if relative in self.fetched else Path(self.folder) / relative
 
 
 GIVEN = "given in the recipe"
@@ -168,7 +169,10 @@ def _whole(tree: dict[str, Any]) -> Recipe:
 def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
     entry = "data.train.0"
     filler.fill(f"{entry}.format", profile.format, f"detected in {profile.path}")
+    filler.fill(f"{entry}.sheet", profile.sheet or None, "the first with rows" if profile.sheet else "no workbook")
+    filler.fill(f"{entry}.query", profile.query or None, "the only table" if profile.query else "no database")
     given = filler.tree["data"]["train"][0]
+    _refuse_unbuilt_shape(profile, given)
     if profile.task is None and (given["task"] is None or given["input"] is None or given["label"] is None):
         columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
         raise RecipeError(
@@ -176,11 +180,11 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
             way_out="set data.train[0].task, .input (e.g. '{text}') and .label",
         )
     task = filler.fill(f"{entry}.task", profile.task, f"columns look like {profile.shape}")
-    if given["input"] is None and profile.shape != "messages" and not profile.input:
+    if given["input"] is None and not profile.is_chat and not profile.input:
         raise RecipeError(
             f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'"
         )
-    chat = profile.shape == "messages" and given["input"] is None
+    chat = profile.is_chat and given["input"] is None
     if chat and given["label"]:
         raise RecipeError(
             f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
@@ -275,6 +279,27 @@ def _fill_likeness(filler: _Filler) -> None:
         filler.reasons["data.dedupe.near"] = "data.dedupe is absent: a changed word may matter, only equal rows go"
     filler.fill("data.dedupe.near", 0.8, "in a short message about one word differs")
     filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
+
+
+UNBUILT_SHAPES = {
+    "preference": (
+        "are preferences (a chosen answer and a rejected one), and no method of this version learns from those",
+        "to learn the chosen answers alone set data.train[0].task: generation, .input, e.g. '{prompt}', and "
+        ".label: chosen",
+    ),
+    "plain_text": (
+        "are plain text without an answer, and no method of this version learns from that",
+        "add a column with answers, or set data.train[0].task, .input and .label if there is one",
+    ),
+}
+
+
+def _refuse_unbuilt_shape(profile: DataProfile, given: dict[str, Any]) -> None:
+    """What the rows are is known, but what they are good for is not built; unless the recipe says how to take them."""
+    if profile.shape in UNBUILT_SHAPES and None in (given["task"], given["input"], given["label"]):
+        what, way_out = UNBUILT_SHAPES[profile.shape]
+        columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
+        raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out)
 
 
 def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:

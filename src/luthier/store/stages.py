@@ -153,7 +153,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         except OSError:  # another file system, or one without links
             temporary = beside(target, "tmp")
             try:
-                shutil.copyfile(source, temporary)
+                shutil.copy(source, temporary)  # its mode too: some files are for their owner only
                 sync(temporary)
                 temporary.replace(target)
             finally:

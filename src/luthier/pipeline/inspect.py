@@ -1,0 +1,99 @@
+"""`luthier data inspect FILE`: what a file holds and what would be made of it, before there is a recipe."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from luthier.data.inputs import as_text
+from luthier.data.privacy import NOT_LOOKED_FOR, scrub
+from luthier.data.profile import profile
+from luthier.data.read import Row, read_source
+from luthier.data.source import open_source
+from luthier.pipeline.init import default_target, recipe_text
+from luthier.records import ColumnProfile, DataProfile, Record
+
+_EXAMPLES = 3
+_LOOKED_AT, _SHOWN = 5000, 160
+"""Characters of a cell."""
+
+
+class Example(Record):
+    """A row as it may be shown."""
+
+    place: str
+    """'12', or 'FILE:12' in a folder."""
+    cells: dict[str, str]
+    """Column -> beginning of the cell, with placeholders for secrets and personal data."""
+
+
+class Inspection(Record):
+    """What is known of a file."""
+
+    profile: DataProfile
+    examples: tuple[Example, ...]
+    recipe: str
+    """What `luthier init` would write; '' where no task can be told from the columns."""
+
+
+def inspect(path: Path, *, format: str | None = None, sheet: str | None = None, query: str | None = None) -> Inspection:
+    """Look at a file or folder; nothing is written.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    found = profile(path, format=format, sheet=sheet, query=query)
+    source = open_source(path, format=format, sheet=sheet, query=query)
+    rows = (item for item in read_source(source) if isinstance(item, Row))
+    examples = tuple(_example(row) for row in islice(rows, _EXAMPLES))
+    recipe = recipe_text(path, default_target(path), found) if found.task is not None else ""
+    return Inspection(profile=found, examples=examples, recipe=recipe)
+
+
+def _example(row: Row) -> Example:
+    place = f"{row.file}:{row.line}" if row.file else str(row.line)
+    return Example(place=place, cells={name: _shown(cell) for name, cell in row.values.items()})
+
+
+def _shown(cell: object) -> str:
+    text = scrub(as_text(cell)[:_LOOKED_AT], personal=True, secrets=True)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def inspect_lines(seen: Inspection) -> list[str]:
+    """The same in words."""
+    found = seen.profile
+    how = [found.format, found.encoding, f"delimiter {found.delimiter!r}" if found.delimiter else ""]
+    how += [f"sheet {found.sheet!r}" if found.sheet else "", found.query]
+    lines = [f"{found.path}: {', '.join(part for part in how if part)}, {found.num_rows} rows"]
+    lines += [f"shape: {found.shape}{_purpose(found)}", "", *_column_lines(found.columns)]
+    if found.labels:
+        lines += ["", f"labels: {', '.join(f'{label} {count}' for label, count in list(found.labels.items())[:20])}"]
+    for one in found.faults:
+        more = ", ..." if one.rows > len(one.first) else ""
+        lines += ["", f"cannot be read: {one.rows} {one.reason} in lines {', '.join(one.first)}{more} ({one.detail})"]
+    lines += ["", f"first rows, secrets and personal data masked ({NOT_LOOKED_FOR}):"]
+    for example in seen.examples:
+        lines += [f"  line {example.place}"]
+        lines += [f"    {name}: {' '.join(cell.split())}" for name, cell in example.cells.items() if cell]
+    if not seen.recipe:
+        return [*lines, "", "no recipe: set data.train[0].task, .input (e.g. '{text}') and .label yourself"]
+    return [*lines, "", "`luthier init` writes:", *(f"  {line}" for line in seen.recipe.splitlines())]
+
+
+def _purpose(found: DataProfile) -> str:
+    if found.is_chat:
+        return f" ({found.task}), the rows bring their turns"
+    words = [f" ({found.task})"] if found.task else []
+    words += [f" input {found.input!r}"] if found.input else []
+    words += [f" answer {found.label!r}"] if found.label else []
+    words += [f" rows of one {found.group_by!r} stay together"] if found.group_by else []
+    return ",".join(words)
+
+
+def _column_lines(columns: tuple[ColumnProfile, ...]) -> list[str]:
+    table: list[tuple[Any, ...]] = [("column", "kind", "different", "empty", "mean length")]
+    table += [(one.name, one.kind, one.distinct, one.empty, f"{one.mean_chars:.1f}") for one in columns]
+    name, kind = (max(len(str(row[index])) for row in table) for index in (0, 1))
+    return [f"{row[0]:<{name}}  {row[1]:<{kind}}  {row[2]:>9}  {row[3]:>7}  {row[4]:>11}" for row in table]

@@ -1,0 +1,1 @@
+"""Descriptors of data formats; what reads them is in `luthier.data.readers`."""
