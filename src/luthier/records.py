@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from luthier.errors import RunError
 
 Task = Literal["classification", "sentiment", "translation", "generation", "extraction"]
+PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
+PrivacyProfile = Literal["fast", "balanced", "maximum"]
 """The types of work that can be asked for today; `domain` and `preference` come with their methods."""
 
 CLOSED_TASKS = ("classification", "sentiment")
@@ -188,7 +190,9 @@ class RequestContract(Record):
     name: str = Field(description="Name of the data entry, e.g. 'intent'.")
     task: Task
     transforms: tuple[str, ...] = Field(description="Names of the cleaning steps applied to every input, in order.")
-    privacy_action: Literal["report", "redact", "drop"]
+    privacy_action: PrivacyAction
+    privacy_profile: PrivacyProfile = Field("fast", description="Which detectors look into a request.")
+    privacy_tagger_sha256: str = Field("", description="Hash of tagger.safetensors beside this file; '' for none.")
     system: str = Field(description="System prompt; '' for none.")
     input: str = Field(description="Template of the user's turn over the columns, e.g. '{message}'; '' for chat rows.")
     labels: tuple[str, ...] = Field(description="The closed set of answers, sorted; empty for free text.")
@@ -280,6 +284,10 @@ class DataReport(Record):
     findings: dict[str, int] = Field(description="Kind -> count.")
     findings_action: str
     secrets_action: str
+    not_looked_for: str = Field(
+        "names of people are not looked for", description="In words: what the detectors cannot be expected to find."
+    )
+    personal_wording: tuple[str, ...] = Field((), description="Personal data in the recipe's own words, left as it is.")
     conflicts: int = Field(description="Texts that carried several labels (all their rows are set aside).")
     leakage: tuple[Leakage, ...]
     end_of_turn_supervised: bool

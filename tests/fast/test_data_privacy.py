@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.privacy import find, iban_checksum, luhn, redact, scrub
+from luthier.data.privacy import find, scrub
+from luthier.data.privacy.patterns import iban_checksum, luhn
+from luthier.data.privacy.spans import redact
 
 PERSONAL = {
     "email": ["ana.b+x@example.org", "o'neil@mail.example.co.uk", "jürgen@müller.de"],
@@ -44,7 +46,7 @@ HARMLESS = [
     "tricyclo[5.5.0.02,4]dodecane", "the order with the number 370795561790", "order number 113542617735902",
     "ISSN 1099-4300", "doi 10.3390/e17127853", "4111 1111 1111 1112", "my password is wrong", "password reset please",
     "Forgot the password: help!", "passwords? token of love", "I'm @home, ping me", "3.14159265358979", "secret-santa",
-    "2000000-400000=1600000", "SSN: 853-37-1694",
+    "2000000-400000=1600000",
 ]  # fmt: skip
 CALLED = ["call 555-0134", "Phone: 737 219 628", "my number is 4155550132", "ring me on 416 60 039", "Tel. 8747 6301"]
 

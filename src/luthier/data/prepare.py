@@ -6,12 +6,22 @@ import secrets as random_key
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data.contract import Renderer, make_contract, open_tokenizer, with_labels
+from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.goldens import make_goldens, write_goldens
-from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
+from luthier.data.guard import (
+    count_kinds,
+    guard,
+    guard_labels,
+    open_pseudonyms,
+    open_rules,
+    personal_wording,
+    refuse_secrets_in_wording,
+)
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
+from luthier.data.privacy.profiles import NOT_LOOKED_FOR
+from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
 from luthier.data.separate import check_labels, separate, split_rule
 from luthier.data.shards import Example, write_shard
 from luthier.data.tokenise import audit, render_rows, split_report
@@ -44,11 +54,14 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
     ledger = Ledger()
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
-    contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
-    renderer = Renderer(contract, tokenizer)
+    detector, tagger = open_rules(resolved, out / TAGGER_FILE)
+    contract = make_contract(
+        resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
+    )
+    renderer = Renderer(contract, tokenizer, detector)
     items = load(resolved, ledger)
     items = interpret(items, contract, label=resolved.recipe.entry.label or "", ledger=ledger)
-    items, findings = _guard(items, resolved, contract, ledger)
+    items, findings = _guard(items, resolved, renderer, ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, leaks = separate(items, resolved, ledger)
     examples = _render(items, renderer, resolved, ledger)
@@ -57,7 +70,9 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     for split in SPLITS:
         write_shard(out / f"{split}.arrow", examples[split])
     write_atomic(out / "contract.json", contract.to_json())
-    goldens = make_goldens(Renderer(contract, tokenizer), examples["test"], seed=resolved.recipe.data.split.seed)
+    goldens = make_goldens(
+        Renderer(contract, tokenizer, detector), examples["test"], seed=resolved.recipe.data.split.seed
+    )
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(resolved, out, ledger=ledger, examples=examples, findings=count_kinds(findings),
@@ -67,14 +82,20 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
 
 
 def _guard(
-    items: list[Item], resolved: ResolvedRecipe, contract: RequestContract, ledger: Ledger
+    items: list[Item], resolved: ResolvedRecipe, renderer: Renderer, ledger: Ledger
 ) -> tuple[list[Item], list[Finding]]:
-    rules = resolved.recipe.data.privacy
+    rules, contract = resolved.recipe.data.privacy, renderer.contract
     assert rules is not None  # resolved
+    pseudonyms = open_pseudonyms(rules)
     key = random_key.token_bytes(32)
     column = resolved.recipe.entry.label or ""
     labels = guard_labels(items, rules, column=column, key=key) if is_closed(contract.task) else []
-    verdicts, findings, changed = guard(items, rules, contract, key=key)
+    verdicts, findings, changed = guard(
+        items, rules, contract, key=key, detector=renderer.detector, pseudonyms=pseudonyms
+    )
+    if pseudonyms is not None and rules.keep_mapping is not None:
+        path = resolved.file(rules.keep_mapping)
+        write_mapping(path, pseudonyms.mapping, passphrase=mapping_passphrase())
     findings = sorted([*labels, *findings], key=lambda one: (one.file, one.line)) if labels else findings
     return ledger.sift("privacy", items, verdicts, changed=changed), findings
 
@@ -184,6 +205,8 @@ def _report(
         findings=findings,
         findings_action=rules.action,
         secrets_action=rules.secrets,
+        not_looked_for=NOT_LOOKED_FOR[rules.profile or "fast"],
+        personal_wording=personal_wording(entry),
         conflicts=conflicts,
         leakage=leaks,
         end_of_turn_supervised=True,  # `audit` stops otherwise

@@ -115,7 +115,7 @@ def _data(data: DataReport) -> list[str]:
         f"Split: {_text(data.split_rule)}.",
         "",
         f"Personal data and secrets: {found} (action `{data.findings_action}`, for secrets `{data.secrets_action}`). "
-        "Names of people are not looked for.",
+        f"{_text(data.not_looked_for[:1].upper() + data.not_looked_for[1:])}.",
     ]
 
 
@@ -196,7 +196,8 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport) -> list
     change = evaluation.general.ratio.point - 1
     side = "higher" if change >= 0 else "lower"
     limits.append(f"- Its perplexity on general text is {abs(change) * 100:.1f} % {side} than that of the base.")
-    limits.append("- Names of people are not looked for in the data, so they may have been learned.")
+    unfound = data.not_looked_for[:1].upper() + data.not_looked_for[1:]
+    limits.append(f"- {_text(unfound)}; what was not found may have been learned.")
     return limits
 
 

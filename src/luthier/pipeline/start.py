@@ -10,6 +10,7 @@ from pathlib import Path
 from luthier import __version__
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
+from luthier.data.privacy.ner import missing_package
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.errors import DataError, RecipeError
@@ -95,9 +96,8 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
-    resolved = resolve(
-        loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes, luthier_version=__version__
-    )
+    machine = Machine(threads=usable_threads(), missing_for_privacy=missing_package())
+    resolved = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
     _say_near_labels(facts, say)
@@ -114,6 +114,8 @@ def usable_threads() -> int:
 def _data_hashes(loaded: LoadedRecipe) -> dict[str, str]:
     data = loaded.recipe.data
     files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
+    if data.privacy is not None:
+        files["data.privacy.annotations"] = data.privacy.annotations
     hashes = {}
     for key, file in files.items():
         if file is None:

@@ -42,10 +42,14 @@ SYSTEM_TITLES = {
 }
 """Short names of systems, for charts and sentences."""
 
-ACTIONS = {"report": "reported, left in", "redact": "redacted", "drop": "rows dropped", "stop": "stops the run"}
+ACTIONS = {
+    "report": "reported, left in",
+    "redact": "redacted",
+    "pseudonymise": "replaced by pseudonyms",
+    "drop": "rows dropped",
+    "stop": "stops the run",
+}
 """What a privacy action did."""
-
-NAMES_NOT_LOOKED_FOR = "Names of people are not looked for: no pattern finds them."
 
 
 @dataclass(frozen=True)

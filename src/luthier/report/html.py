@@ -13,7 +13,6 @@ from luthier.plan.words import count, duration, memory, millions, p_value, size
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
-    NAMES_NOT_LOOKED_FOR,
     Evidence,
     ask_commands,
     bits,
@@ -77,7 +76,7 @@ def render(evidence: Evidence) -> str:
         commands=ask_commands(evidence),
         actions=ACTIONS,
         refused_hint=refused_hint(evidence),
-        names_not_looked_for=NAMES_NOT_LOOKED_FOR,
+        not_looked_for=evidence.data.not_looked_for[:1].upper() + evidence.data.not_looked_for[1:] + ".",
         level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
     )
 
