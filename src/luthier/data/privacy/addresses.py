@@ -35,12 +35,11 @@ _ENGLISH = re.compile(  # 12 High Street, 12 Avenue du Golf 3
 _NUMBERED_FLAT = re.compile(rf"(?: \d{{1,5}})?(?: {_WORD}){{1,6}}(?: \d{{1,5}}\.?)?(?={_FLAT})")  # 40 Kuuse 53 Apt. 6
 _ROMANCE = re.compile(rf" (?i:{_STREET_START})(?: (?:d[aeiou]s?|del|de la|{_CITY})){{1,5}}(?: \d{{1,5}}\b)?")
 _LAST = re.compile(  # Hauptstraße 5, Rue du Lac 7
-    rf"(?:(?<!\w)(?:\d{{1,6}} )?(?:(?i:{_STREET_START}) (?:{_WORD} ){{1,5}}|[^\W\d_][\w-]{{2,24}}(?:{_STREET_TAIL}) ))$",
+    rf"(?<!\w)(?:\d{{1,6}} )?(?:(?:{_STREET_START}) (?:{_WORD} ){{1,5}}|[^\W\d_][\w-]{{2,24}}(?:{_STREET_TAIL}) )$",
     re.IGNORECASE,
 )
-_LAST_HINTS = tuple(
-    f"{word} " for word in f"{_STREET_START}|{_STREET_TAIL}".replace("\\", "").replace("?", "").split("|")
-)
+_LAST_WORDS = f"{_STREET_START}|{_STREET_TAIL}".replace("\\", "").replace("?", "")
+_LAST_HINTS = tuple(f"{word} " for word in _LAST_WORDS.split("|"))
 _FLATS = re.compile(rf"{_FLAT}{{0,2}}")
 _TOWN = re.compile(_PLACE)
 _BOX = re.compile(
@@ -50,9 +49,9 @@ _BOX = re.compile(
 )
 _ZIP_OF_STATE = re.compile(r"\s{0,3},?\s{0,3}[A-Z]{2}\s{1,3}\d{5}(?:-\d{4})?(?!\w)")
 _ANNOUNCED = re.compile(  # 'lives at 172 Maneeži 75, Saareküla'
-    r"(?i:(?<!\w)(?:(?:lives?|living|lived|located|meet (?:me|you|us)|arrived|office is|restaurant is|stop) at|"
+    r"(?i:(?<!\w)(?:(?:lives?|living|lived|located|meet (?:me|you|us)|arrived|office is) at|"
     r"(?:my|our|his|her|new|the|home|postal|billing|shipping|delivery) address(?: is|:)|address:|deliver(?:ed)? to|"
-    r"ship(?:ped)? to|corner of|bus station is on))\s{1,2}"
+    r"ship(?:ped)? to|corner of))\s{1,2}"
     rf"(?P<address>(?:(?:\d{{1,6}}[A-Za-z]?|{_CITY}|de|del|di|la|le|do|da|des|du|der|u\.|út|utca|tér)(?:[,\s]{{1,3}}|(?=[.?!;]|$)))"
     r"{2,14})"
 )
@@ -67,7 +66,6 @@ _ANNOUNCING = (
     " to ",
     "corner of",
     " is at",
-    " is on",
 )
 
 

@@ -22,6 +22,7 @@ KIND_OF_TYPE = {
 
 _WAY_OUT = 'give JSON lines like {"text": "...", "spans": [{"start": 0, "end": 3, "type": "PERSON"}]}'
 _FEWEST = 20
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 
 
 def read_annotations(path: Path) -> list[tuple[str, list[Span]]]:
@@ -63,8 +64,11 @@ def _annotated(line: bytes, place: str) -> tuple[str, list[Span]]:
 def _span(span: object, length: int, place: str) -> Span:
     values = span if isinstance(span, dict) else {}
     start, end, kind = values.get("start"), values.get("end"), values.get("type")
-    whole = type(start) is int and type(end) is int and isinstance(kind, str)
-    if not whole or not 0 <= start < end <= length or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,40}", kind):
+    if (
+        not (isinstance(start, int) and isinstance(end, int) and isinstance(kind, str))
+        or not 0 <= start < end <= length
+        or not _TYPE.fullmatch(kind)
+    ):
         raise DataError(f"{place} has a span that is not a piece of its text with a type", way_out=_WAY_OUT)
     low = kind.lower()
     return Span(start, end, low if low in PLACEHOLDERS else KIND_OF_TYPE.get(low, low), "annotation")

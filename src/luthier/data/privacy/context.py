@@ -108,13 +108,16 @@ _INTRODUCED: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
         ("name",),
         re.compile(
-            rf"(?i:(?<![a-z])(?:my (?:full |last |first )?name(?:['’]s| is)|(?:last |full |first |account |cardholder )?"
+            rf"(?i:(?<![a-z])(?:my (?:full |last |first )?name(?:['’]s| is)|(?:last |full |first |account |card )?"
             rf"name(?: is|[:?])|named))\s(?P<name>{_NAME})"
         ),
     ),
     (
         ("call", "change it to", "signed by", "attn"),
-        re.compile(rf"(?i:(?<![a-z])(?:call me|(?:is|was|be|man|woman) called|change it to|signed by|attn:?))\s(?P<name>{_NAME})"),
+        re.compile(
+            rf"(?i:(?<![a-z])(?:call me|(?:is|was|be|man|woman) called|change it to|signed by|attn:?))\s"
+            rf"(?P<name>{_NAME})"
+        ),
     ),
     (
         (" am ", "'m ", "’m ", "this is ", "'s ", "’s ", "speak", "sai", "says", "follow up"),

@@ -33,8 +33,8 @@ KINDS = {
 LEAST_SCORE = 0.5
 _POSSESSIVE = re.compile(r"\s*['’]s?$")
 _NO_ORGANIZATION = frozenset(
-    ("IBAN", "ATM", "SSN", "PIN", "VAT", "CVV", "BIC", "SWIFT", "URL", "API", "FAQ", "PDF", "USB", "SMS", "APT", "PO BOX",
-     "ID", "IP", "CEO", "HR", "IT", "TV", "PC", "DIY", "EMAIL", "E-MAIL", "APT.", "P.O. BOX", "SUITE")
+    ("IBAN", "ATM", "SSN", "PIN", "VAT", "CVV", "BIC", "SWIFT", "URL", "API", "FAQ", "PDF", "USB", "SMS", "ID", "IP",
+     "CEO", "HR", "IT", "TV", "PC", "DIY", "EMAIL", "E-MAIL", "APT", "APT.", "P.O. BOX", "PO BOX", "SUITE")
 )  # fmt: skip
 
 

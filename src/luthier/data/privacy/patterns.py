@@ -44,12 +44,14 @@ _IBAN_LENGTH = {
 
 
 def emails(text: str) -> Iterator[Span]:
+    """Addresses with a domain that has a dot."""
     if "@" in text:
         for match in _EMAIL.finditer(text):
             yield Span(match.start(), match.end(), "email")
 
 
 def cards(text: str) -> Iterator[Span]:
+    """Card numbers with the right check digit, and any after a word such as 'card'."""
     for match in _CARD.finditer(text):
         digits = [int(char) for char in match[0] if char.isdigit()]
         named = _CARD_BEFORE.search(text[max(0, match.start() - 30) : match.start()])
@@ -65,6 +67,7 @@ def luhn(digits: Sequence[int]) -> bool:
 
 
 def ibans(text: str) -> Iterator[Span]:
+    """Account numbers of the right length and check digits for their country."""
     for match in _IBAN.finditer(text):
         begin = match.start() - 2
         length = _IBAN_LENGTH.get(text[begin : begin + 2].upper())
@@ -82,6 +85,7 @@ def iban_checksum(iban: str) -> bool:
 
 
 def ip_addresses(text: str) -> Iterator[Span]:
+    """IPv4 addresses that are not said to be versions."""
     if text.count(".") < 3:
         return
     for match in _IPV4.finditer(text):
@@ -94,6 +98,7 @@ _SEVEN_DIGITS = re.compile(r"\d(?:[^\dA-Za-z]{0,4}\d){6}")
 
 
 def phones(text: str) -> Iterator[Span]:
+    """Phone numbers, see `luthier.data.privacy.phones`."""
     for start, end in phone_places(text) if _SEVEN_DIGITS.search(text) else ():
         yield Span(start, end, "phone")
 
@@ -140,5 +145,5 @@ def ipv6_addresses(text: str) -> Iterator[Span]:
             address = IPv6Address(match[0])
         except AddressValueError:
             continue
-        if not address.is_unspecified and sum(char.isalnum() for char in match[0]) >= 6 or match[0] == "::1":
+        if not address.is_unspecified and sum(char.isalnum() for char in match[0]) >= 6:
             yield Span(match.start(), match.end(), "ipv6")

@@ -1,4 +1,4 @@
-"""detect-secrets without its entropy plugins, which flag every benign line, and without its keyword plugin (ours does it)."""
+"""detect-secrets without its entropy plugins, which flag every benign line, and without what our own patterns do."""
 
 from __future__ import annotations
 

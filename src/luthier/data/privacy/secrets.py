@@ -36,6 +36,7 @@ _ASSIGNMENT_HINTS = ("pass", "pwd", "api", "secret", "token")
 
 
 def tokens(text: str) -> Iterator[Span]:
+    """Keys and tokens of the formats above."""
     if any(marker in text for marker in _MARKERS):  # words are found much faster than the pattern
         for match in _SECRET.finditer(text):
             yield Span(match.start(), match.end(), f"secret.{match.lastgroup}")

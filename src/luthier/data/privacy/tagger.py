@@ -101,7 +101,8 @@ def train(sample: Sequence[tuple[str, Sequence[Span], Sequence[Span]]], *, seed:
                 np.add.at(move, (tags[:-1], tags[1:]), sign)
                 np.add.at(move_sum, (tags[:-1], tags[1:]), sign * count)
             count += 1
-    return Tagger(kinds, emit - emit_sum / count, move - move_sum / count)
+    scale = np.float32(1 / count)
+    return Tagger(kinds, emit - emit_sum * scale, move - move_sum * scale)
 
 
 def _forbidden(num_kinds: int) -> Floats:
@@ -174,7 +175,8 @@ def featurise(text: str, known: Sequence[Span]) -> tuple[Places, NDArray[np.int6
             f"rs{shape}|{_at(shapes, around[1])}", f"3{_at(shapes, around[-1])}|{shape}|{_at(shapes, around[1])}",
             f"lk{_at(marks, around[-1])}|{marks[index]}", f"rk{marks[index]}|{_at(marks, around[1])}",
             f"lw{left}|{shape}", f"rw{shape}|{right}", f"L2{_at(lower, around[-2])}", f"R2{_at(lower, around[2])}",
-            f"L3{_at(lower, around[-3])}|{shape}", f"S2{_at(shapes, around[-2])}|{_at(shapes, around[-1])}|{shape}", "b",
+            f"L3{_at(lower, around[-3])}|{shape}", "b",
+            f"S2{_at(shapes, around[-2])}|{_at(shapes, around[-1])}|{shape}",
         ]  # fmt: skip
         rows.append([crc32(feature.encode(errors="surrogatepass")) % _BUCKETS for feature in features])
     return places, np.asarray(rows, dtype=np.int64)
