@@ -53,10 +53,10 @@ class Tagger:
             yield from _spans(text, places, _decode(self._emit[features].sum(1), self._move), self.kinds)
 
     def save(self, path: Path) -> None:
-        """Write the weights; only rows that are not all zero."""
+        """Write the weights, only rows that are not all zero; one metadata key, as the order of several varies."""
         rows = np.flatnonzero(np.abs(self._emit).sum(1)).astype(np.int32)
         tensors = {"rows": rows, "emit": self._emit[rows], "move": np.maximum(self._move, _FORBIDDEN / 2)}
-        write_atomic(path, save(tensors, metadata={"kinds": " ".join(self.kinds), "tagger": NAME}))
+        write_atomic(path, save(tensors, metadata={"kinds": " ".join(self.kinds)}))
 
     @classmethod
     def open(cls, path: Path) -> Tagger:
