@@ -3,7 +3,7 @@
     python benchmarks/privacy_quality.py FOLDER [--split validation]
 
 FOLDER holds train.jsonl and the split, each line a text with 'spans' of 'start', 'end' and 'type', as in
-presidio-research. `maximum` learns from train.jsonl; the others learn nothing. All systems see the same texts in one run.
+presidio-research. `maximum` learns from train.jsonl; the others learn nothing. All see the same texts in one run.
 
 Mapping of types, made before measuring: STREET_ADDRESS, GPE, ZIP_CODE (and Presidio's LOCATION) are one type, 'place';
 DATE_TIME is 'date', DOMAIN_NAME is 'url', NRP is 'nationality', PERSON is 'name'. TITLE, AGE, ORGANIZATION and all

@@ -1,4 +1,4 @@
-"""Short documents a second on one core: our profile `fast` beside Presidio's default; a row in results/privacy_speed.csv.
+"""Short documents a second on one core: profile `fast` beside Presidio's default; rows in results/privacy_speed.csv.
 
     python benchmarks/privacy_speed.py [--texts FILE.jsonl]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from luthier.data.privacy.context import DIGIT
 from luthier.data.privacy.spans import Span
 
 _STREET_END = (
@@ -30,7 +31,7 @@ _NUMBER = re.compile(r"\d{1,6}(?![\d%$€£/]|[.,:]\d)[A-Za-z]?(?!\w)")
 _FLAT_HINTS = ("apt", "suite", "unit", "flat", "apartment", "ste ", "ste.")
 _NO_HOUSE_BEFORE = frozenset(".,#/:$€£+-_")
 _ENGLISH = re.compile(  # 12 High Street, 12 Avenue du Golf 3
-    rf",? (?:{_WORD} ){{1,5}}?(?i:{_STREET_END})\b\.?(?:(?= [A-Z])(?: {_CITY}){{0,2}})?(?={_FLAT}|[,.;!?\n]|\s|$)"
+    rf",? (?:(?:{_CITY}|of|the) ){{1,5}}?(?i:{_STREET_END})\b"
 )
 _NUMBERED_FLAT = re.compile(rf"(?: \d{{1,5}})?(?: {_WORD}){{1,6}}(?: \d{{1,5}}\.?)?(?={_FLAT})")  # 40 Kuuse 53 Apt. 6
 _ROMANCE = re.compile(rf" (?i:{_STREET_START})(?: (?:d[aeiou]s?|del|de la|{_CITY})){{1,5}}(?: \d{{1,5}}\b)?")
@@ -71,44 +72,46 @@ _ANNOUNCING = (
 
 def addresses(text: str) -> Iterator[Span]:
     """Street addresses and post boxes, with flat, town and postcode where these follow."""
+    if not DIGIT.search(text):
+        return
     end = 0
-    low = ""
+    low = text.lower()
+    starts = (_ROMANCE, _NUMBERED_FLAT, _ENGLISH) if any(hint in low for hint in _FLAT_HINTS) else (_ROMANCE, _ENGLISH)
+    may_end = any(hint in low for hint in _LAST_HINTS)
     for match in _NUMBER.finditer(text):
-        low = low or text.lower()
         before = text[match.start() - 1 : match.start()]
         if match.start() < end or before.isalnum() or (before and before in _NO_HOUSE_BEFORE):
             continue
-        found = _from(text, match, low) or _up_to(text, match, low, end)
+        found = _from(text, match, starts) or (_up_to(text, match, end) if may_end else None)
         if found:
             end = found[1]
             yield Span(*found, "address")
-    if low and any(hint in low for hint in _ANNOUNCING):
+    if any(hint in low for hint in _ANNOUNCING):
         for match in _ANNOUNCED.finditer(text):
             address = match["address"].rstrip(", \n.")
             if any(char.isdigit() for char in address):
                 yield Span(match.start("address"), match.start("address") + len(address), "address")
-    if low and ("box" in low or "po a" in low):
+    if "box" in low or "po a" in low:
         for match in _BOX.finditer(text):
             yield Span(match.start(), match.end(), "address")
 
 
-def _from(text: str, match: re.Match[str], low: str) -> tuple[int, int] | None:
+def _from(text: str, match: re.Match[str], starts: Iterable[re.Pattern[str]]) -> tuple[int, int] | None:
     """An address that begins with the number."""
-    has_flat = any(hint in low for hint in _FLAT_HINTS)
-    for pattern in (_ROMANCE, _NUMBERED_FLAT, _ENGLISH) if has_flat else (_ROMANCE, _ENGLISH):
+    for pattern in starts:
         street = pattern.match(text, match.end())
         if street and any(word[:1].isupper() for word in street[0].split()):
             return match.start(), _tail(text, street.end())
     return None
 
 
-def _up_to(text: str, match: re.Match[str], low: str, floor: int) -> tuple[int, int] | None:
+def _up_to(text: str, match: re.Match[str], floor: int) -> tuple[int, int] | None:
     """An address whose street ends with the number."""
-    if not any(hint in low for hint in _LAST_HINTS):
-        return None
     start = max(floor, match.start() - 60)
     street = _LAST.search(text[start : match.start()])
-    return (start + street.start(), _tail(text, match.end())) if street else None
+    if street is None or not any(word[:1].isupper() for word in street[0].split()):
+        return None  # 'via a competition in 2002'
+    return start + street.start(), _tail(text, match.end())
 
 
 def _tail(text: str, end: int) -> int:

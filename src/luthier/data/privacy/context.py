@@ -96,13 +96,13 @@ def dates_of_birth(text: str) -> Iterator[Span]:
 
 _NAME_WORD = (
     r"(?!(?:I|The|This|That|My|Your|We|You|It|And|For|Please|Thanks?|Just|In|On|At|To|Is)\b)"
-    r"[^\W\d_a-zß-öø-ÿ][\w'’-]*\.?"
+    r"(?:[^\W\d_a-zß-öø-ÿ](?:\.|(?![\w'’]))|[^\W\d_a-zß-öø-ÿ][\w'’-]+)"
 )
 _PARTICLE = r"(?:(?:de|da|do|dos|del|der|den|van|von|la|le|di|bin|al|af|y|e) )"
 _NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{0,3}}"
 _FULL_NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{1,3}}"
 _TITLED = re.compile(
-    rf"(?:M(?:r|R|rs|RS|s|S|iss|x|me)|m(?:r|rs|s)|D[rR]|dr|Prof|Herr|Frau|S(?:r|ra|ig))\.? (?P<name>{_NAME})"
+    rf"(?:M(?:r|R|rs|RS|s|S|iss|x|me)|m(?:r|rs|s)|D[rR]|dr|Prof|Herr|Frau|S(?:r|ra|ig))\.? (?P<name>{_PARTICLE}{{0,2}}{_NAME})"
 )
 _INTRODUCED: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
@@ -139,7 +139,7 @@ _INTRODUCED: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     ),
 )  # fmt: skip
 _NO_NAME = re.compile(
-    r"(?:sir|madam|madame|team|all|support|customer|services?|friends?|everyone|folks|there|colleagues?|"
+    r"(?:sirs?|madam|madame|team|all|support|customer|services?|friends?|everyone|folks|there|colleagues?|"
     r"ladies|gentlemen|hiring|manager|department|office|help|sales|(?:mon|tues|wednes|thurs|fri|satur|sun)day|"
     r"not|no|yes|ok|dear|company|shop|store|order|account|bank|card|amazon|paypal|google|apple|microsoft|a)\b",
     re.IGNORECASE,

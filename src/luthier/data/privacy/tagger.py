@@ -25,7 +25,7 @@ from luthier.store.files import write_atomic
 NAME = "tagger/1"
 _TOKEN = re.compile(r"\n+|\w+|[^\w\s]")
 _BUCKETS = 1 << 16
-_EPOCHS = 8
+_EPOCHS = 5
 _FORBIDDEN = np.float32(-1e9)
 
 Floats = NDArray[np.float32]
