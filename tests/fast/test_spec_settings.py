@@ -128,7 +128,7 @@ def through_prepare(tree: dict[str, Any], folder: Path) -> object:
 def through_learning(tree: dict[str, Any], folder: Path) -> object:
     """The tagger that requests will be looked at with."""
     _, contract = cast(tuple[object, str], through_prepare(tree, folder))
-    return json.loads(contract)["privacy_tagger_sha256"]
+    return [json.loads(contract)["privacy_tagger_sha256"]]
 
 
 def through_mapping(tree: dict[str, Any], folder: Path) -> object:

@@ -102,7 +102,8 @@ _PARTICLE = r"(?:(?:de|da|do|dos|del|der|den|van|von|la|le|di|bin|al|af|y|e) )"
 _NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{0,3}}"
 _FULL_NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{1,3}}"
 _TITLED = re.compile(
-    rf"(?:M(?:r|R|rs|RS|s|S|iss|x|me)|m(?:r|rs|s)|D[rR]|dr|Prof|Herr|Frau|S(?:r|ra|ig))\.? (?P<name>{_PARTICLE}{{0,2}}{_NAME})"
+    r"(?:M(?:r|R|rs|RS|s|S|iss|x|me)|m(?:r|rs|s)|D[rR]|dr|Prof|Herr|Frau|S(?:r|ra|ig))\.? "
+    rf"(?P<name>{_PARTICLE}{{0,2}}{_NAME})"
 )
 _INTRODUCED: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
