@@ -13,7 +13,7 @@ from luthier.data.inputs import missing_column
 from luthier.data.privacy.ner import missing_package
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.plan.cost import matmul_rate
@@ -100,8 +100,16 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     resolved = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
+    _refuse_missing_detectors(resolved, machine)
     _say_near_labels(facts, say)
     return Prepared(loaded, resolved, facts, shape)
+
+
+def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> None:
+    """A profile that is asked for and cannot be had stops before anything is written."""
+    profile = resolved.recipe.data.privacy.profile if resolved.recipe.data.privacy else None
+    if profile != "fast" and machine.missing_for_privacy:
+        raise MissingExtra(machine.missing_for_privacy, extra="privacy", purpose=f"data.privacy.profile {profile!r}")
 
 
 def usable_threads() -> int:
