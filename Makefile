@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints/cpu.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) -c constraints/cpu.txt -e '.[serve,dev]'
+	$(PIP) -c constraints/cpu.txt -e '.[serve,privacy,dev]'
 	@touch $@
 
 test: setup-dev

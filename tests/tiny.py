@@ -137,7 +137,7 @@ def write_recipe(folder: Path, model: Path, **train: Any) -> Path:
                 }
             ],
             "split": {"test": 0.3, "validation": 0.15, "group_by": "customer"},
-            "privacy": {"action": "redact"},
+            "privacy": {"action": "redact", "profile": "fast"},
         },
         "adapter": {"type": "lora", "r": 4},
         "train": settings | train,

@@ -178,8 +178,8 @@ def prepare(
     target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
 ) -> None:
     """Clean, redact, split and tokenize the data; every row's fate is in the report."""
+    from luthier.data_report import DataReport
     from luthier.pipeline.explain import data_lines
-    from luthier.records import DataReport
 
     session = _work(target, "prepare", overrides, out, offline)
     report = DataReport.read(session.run.data_report)

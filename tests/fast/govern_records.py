@@ -5,19 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from luthier.data_report import DataReport, Leakage, SplitReport
 from luthier.govern.gate import decide
 from luthier.records import (
     Artifact,
-    DataReport,
     Difference,
     EvalReport,
     GateDecision,
     GeneralText,
     Interval,
-    Leakage,
     ModelShape,
     ParityCheck,
-    SplitReport,
     SystemScore,
     TrainResult,
 )

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from luthier.data_report import DataReport, Finding, Leakage, RowFate, SplitReport, StepCount
 from luthier.records import (
     Answer,
     Artifact,
@@ -13,17 +14,14 @@ from luthier.records import (
     ClassScore,
     ColumnProfile,
     DataProfile,
-    DataReport,
     Detectable,
     Difference,
     EvalReport,
-    Finding,
     GateDecision,
     GateLine,
     GeneralText,
     Golden,
     Interval,
-    Leakage,
     Message,
     Mistake,
     ModelShape,
@@ -31,9 +29,6 @@ from luthier.records import (
     Plan,
     Prediction,
     RequestContract,
-    RowFate,
-    SplitReport,
-    StepCount,
     StepEvent,
     SystemScore,
     TrainResult,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from command import COMMAND, call, environment, luthier, paper_model
-from luthier.records import DataReport
+from luthier.data_report import DataReport
 from luthier.store.runs import RunFolder
 from tiny import write_messages, write_recipe
 

@@ -18,8 +18,8 @@ from luthier.data import bad_rows
 from luthier.data.bad_rows import quarantine
 from luthier.data.prepare import prepare
 from luthier.data.read import Fault
+from luthier.data_report import DataReport
 from luthier.errors import DataError, DiskFull
-from luthier.records import DataReport
 
 KEY = "AKIA" + "IOSFODNN7EXAMPLE"
 MAIL = "ana@example.org"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,13 +20,15 @@ from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import SPLITS, prepare
 from luthier.data.privacy import find
+from luthier.data.privacy.ner import missing_package
+from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.data.shards import Example, Shard
 from luthier.data.tokenise import audit_row
-from luthier.errors import DataError, RunError, SecretFound
+from luthier.data_report import DataReport, Finding
+from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
 from luthier.plan.workload import workload
-from luthier.records import DataReport, Finding
 from luthier.spec.load import load_recipe
 from luthier.spec.resolve import Machine, resolve
 from luthier.spec.template import fields
@@ -218,6 +221,93 @@ def test_personal_data_and_secrets(tmp_path: Path) -> None:
 
 
 SECRET = "AKIA" + "IOSFODNN7EXAMPLE"
+
+
+PSEUDONYMISE = {"action": "pseudonymise", "secrets": "redact", "profile": "fast"}
+
+
+@pytest.fixture
+def private_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_PRIVACY_KEY", "0123456789abcdef")
+
+
+@pytest.mark.usefixtures("private_key")
+def test_pseudonyms_are_the_same_in_every_row_and_split(tmp_path: Path) -> None:
+    rows = tickets()
+    for number in range(0, 60, 3):
+        rows[number]["message"] += " write to ana@acme.com or AKIA" + "IOSFODNN7EXAMPLE"
+    report = run(tmp_path, rows, privacy=PSEUDONYMISE)
+    assert (report.findings_action, report.findings["email"]) == ("pseudonymise", 20)
+    texts = [one.text for examples in shards(tmp_path).values() for one in examples]
+    written = [text.partition("write to ")[2] for text in texts if "write to" in text]
+    assert len(written) == 20
+    assert len(set(written)) == 1, "one value, one pseudonym"
+    assert re.fullmatch(r"[a-z]+\d{4}@example\.(com|net|org) or \[SECRET\]", written[0])
+    asker = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json")
+    assert asker.contract.privacy_action == "pseudonymise"
+    assert all(asker.clean_text(text) == text for text in texts), "asked again, a text stays as it is"
+    request = "I am at bob@acme.com, key AKIA" + "IOSFODNN7EXAMPLE"
+    assert asker.clean_text(request) == "I am at bob@acme.com, key [SECRET]"
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"ana@acme.com" not in everything
+    assert b"0123456789abcdef" not in everything
+
+
+@pytest.mark.usefixtures("private_key")
+def test_pseudonyms_in_answers_and_turns(tmp_path: Path) -> None:
+    turns = [
+        [{"role": "user", "content": f"who is number {n}?"}, {"role": "assistant", "content": "Ask ana@acme.com."}]
+        for n in range(40)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
+    kept = {**PSEUDONYMISE, "keep_mapping": "mapping.json"}
+    recipe = resolved(
+        tmp_path, path="data.jsonl", task="generation", input="", label="", system="", privacy=kept, split={"test": 0.2}
+    )
+    folder = tokenizer_folder(tmp_path / "tokenizer")
+    with pytest.raises(RecipeError, match="keep_mapping needs a passphrase"):
+        prepare(recipe, tokenizer_folder=folder, out=tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_MAPPING_PASSPHRASE", "correct horse")
+        prepare(recipe, tokenizer_folder=folder, out=tmp_path / "out")
+    ((key, surrogate),) = read_mapping(tmp_path / "mapping.json", passphrase="correct horse").items()
+    assert key == ("email", "ana@acme.com")
+    answers = {one.answer for examples in shards(tmp_path).values() for one in examples}
+    assert answers == {f"Ask {surrogate}."}
+
+
+def test_personal_data_in_the_wording_is_told(tmp_path: Path) -> None:
+    report = run(
+        tmp_path, tickets(), system="Answer for ana@acme.com.", privacy={"action": "redact", "profile": "fast"}
+    )
+    assert report.personal_wording == ("data.train[0].system holds 1 email",)
+    assert "names of people" in report.not_looked_for
+
+
+@pytest.mark.skipif(bool(missing_package()), reason="needs the extra 'privacy'")
+def test_a_tagger_travels_with_the_contract(tmp_path: Path) -> None:
+    rows = tickets()
+    for number in range(20, 60):
+        rows[number]["message"] += f" badge AB-{number}"
+    sample = [
+        {"text": f"badge AB-{n} here", "spans": [{"start": 6, "end": 11, "type": "BADGE"}]} for n in range(10, 40)
+    ]
+    sample += [{"text": message(number), "spans": []} for number in range(100, 130)]
+    (tmp_path / "sample.jsonl").write_text("".join(json.dumps(one) + "\n" for one in sample))
+    rules = {"action": "redact", "secrets": "stop", "profile": "maximum", "annotations": "sample.jsonl"}
+    report = run(tmp_path, rows, privacy=rules)
+    assert report.findings["badge"] > 30  # the small model takes some for names, and the tagger lets it
+    texts = [one.text for examples in shards(tmp_path).values() for one in examples]
+    assert sum(text.endswith("badge [PERSONAL]") for text in texts) > 30
+    assert not any("AB-" in text for text in texts)
+    place = tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json"
+    asker = Renderer.open(*place)
+    assert asker.clean_text("my badge AB-99") == "my badge [PERSONAL]"
+    assert all(asker.clean_text(text) == text for text in texts)
+    tagger = tmp_path / "out" / "tagger.safetensors"
+    tagger.write_bytes(tagger.read_bytes().replace(b"badge", b"bidge"))
+    with pytest.raises(RunError, match="is not the tagger of the contract beside it"):
+        Renderer.open(*place)
 
 
 @pytest.mark.parametrize("rule", ["stop", "redact", "drop"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.privacy import find, iban_checksum, luhn, redact, scrub
+from luthier.data.privacy import find, scrub
+from luthier.data.privacy.patterns import iban_checksum, luhn
+from luthier.data.privacy.spans import redact
 
 PERSONAL = {
     "email": ["ana.b+x@example.org", "o'neil@mail.example.co.uk", "jürgen@müller.de"],
@@ -20,6 +23,12 @@ PERSONAL = {
     "card": ["4111 1111 1111 1111", "5555-5555-5555-4444", "378282246310005", "3782 822463 10005", "6011000990139424"],
     "iban": ["GB82 WEST 1234 5698 7654 32", "DE89370400440532013000", "fr14 2004 1010 0505 0001 3m02 606"],
     "ipv4": ["203.0.113.7", "10.0.0.1"],
+    "ipv6": ["2001:db8::8a2e:370:7334", "fe80::1ff:fe23:4567:890a"],
+    "ssn": ["853-37-1694"],
+    "address": [
+        "12 High Street", "4 Mill Lane, Flat 3", "Hauptstraße 5", "Rua das Flores 88", "P.O. Box 104",
+        "1659 Hoog St\n Apt. 839\n Brakpan\n South Africa 70651",
+    ],
 }  # fmt: skip
 SECRETS = {
     "aws_access_key": "AKIA" + "IOSFODNN7EXAMPLE",
@@ -44,7 +53,10 @@ HARMLESS = [
     "tricyclo[5.5.0.02,4]dodecane", "the order with the number 370795561790", "order number 113542617735902",
     "ISSN 1099-4300", "doi 10.3390/e17127853", "4111 1111 1111 1112", "my password is wrong", "password reset please",
     "Forgot the password: help!", "passwords? token of love", "I'm @home, ping me", "3.14159265358979", "secret-santa",
-    "2000000-400000=1600000", "SSN: 853-37-1694",
+    "2000000-400000=1600000", "12:30:45", "std::vector", "000-12-3456", "I am 2 days late", "version 24, really",
+    "Dear Sirs,", "Dear Customer Service,", "Hi there!", "i am really sorry", "call me Monday", "in 5 minutes",
+    "room 12 on the high street", "born to run", "my passport has expired", "zip it", "the age of steam",
+    "see https://example.com/help", "experts via a competition in 2002", "name: unknown",
 ]  # fmt: skip
 CALLED = ["call 555-0134", "Phone: 737 219 628", "my number is 4155550132", "ring me on 416 60 039", "Tel. 8747 6301"]
 
@@ -76,6 +88,29 @@ def test_harmless_numbers_and_words_are_not_found(text: str) -> None:
     assert find(text) == []
 
 
+CONTEXT = [
+    ("my name is Ana Silva and", "name", "Ana Silva"), ("Mr. O'Hara called", "name", "O'Hara"),
+    ("Dear Ms van der Berg, hello", "name", "van der Berg"), ("Hi Zoë,\nthanks", "name", "Zoë"),
+    ("it broke.\nRegards,\nAna Silva", "name", "Ana Silva"), ("I'm Ana Silva, a client", "name", "Ana Silva"),
+    ("born on 3/2/1984 in", "date_of_birth", "3/2/1984"), ("DOB: 1984-03-02", "date_of_birth", "1984-03-02"),
+    ("date of birth is 2 March 1984.", "date_of_birth", "2 March 1984"), ("I just turned 46", "age", "46"),
+    ("a 52 year old woman", "age", "52"), ("I'll turn 65.", "age", "65"), ("My zip code is 90210", "postcode", "90210"),
+    ("postcode: EC1A 1BB", "postcode", "EC1A 1BB"),
+    ("driver's license number is F162823540116", "driver_license", "F162823540116"),
+    ("passport no. X1234567", "passport", "X1234567"), ("MRN: 00123456", "medical_record", "00123456"),
+    ("national insurance number QQ123456C", "national_id", "QQ123456C"),
+    ("social security 853 37 1694", "ssn", "853 37 1694"),
+    ("My website is https://anasilva.net/me.", "url", "https://anasilva.net/me"),
+    ("see https://www.linkedin.com/in/ana-silva", "url", "https://www.linkedin.com/in/ana-silva"),
+    ("she lives at 172 Maneeži 75, Saareküla.", "address", "172 Maneeži 75, Saareküla"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kind", "value"), CONTEXT)
+def test_the_words_around_give_it_away(text: str, kind: str, value: str) -> None:
+    assert [(span.kind, text[span.start : span.end]) for span in find(text)] == [(kind, value)]
+
+
 @pytest.mark.parametrize("text", CALLED)
 def test_a_calling_word_makes_a_number_a_phone(text: str) -> None:
     assert [span.kind for span in find(text)] == ["phone"]
@@ -90,7 +125,9 @@ def test_redaction_says_what_stood_there() -> None:
     assert redact(text, find(text)) == "Ana, [EMAIL], [PHONE], [CARD], [IBAN], [IP]"
 
 
-PIECES = st.sampled_from([*chain(*PERSONAL.values()), *SECRETS.values(), *HARMLESS, *CALLED])
+PIECES = st.sampled_from(
+    [*chain(*PERSONAL.values()), *SECRETS.values(), *HARMLESS, *CALLED, *(one[0] for one in CONTEXT)]
+)
 
 
 @given(st.lists(st.one_of(PIECES, st.text(max_size=6), st.sampled_from([" ", "", "\n", "-", "+", "."])), max_size=12))
@@ -107,6 +144,22 @@ def test_redaction_leaves_no_finding(pieces: list[str]) -> None:
 def test_one_check_digit_in_ten_passes(payload: int) -> None:
     digits = [int(char) for char in str(payload)]
     assert sum(luhn([*digits, last]) for last in range(10)) == 1
+
+
+@pytest.mark.parametrize(
+    "piece", ["a" * 9, "1 ", "1-", "a.", "Aa ", "1:", "12 Aa ", "@a.", "https://", "Dear A", "at 1 "]
+)
+def test_long_texts_take_linear_time(piece: str) -> None:
+    def seconds(times: int) -> float:
+        text, best = piece * times, 9.0
+        for _ in range(3):
+            began = time.process_time()
+            find(text)
+            best = min(best, time.process_time() - began)
+        return best
+
+    seconds(100)
+    assert seconds(16_000) < 16 * max(seconds(2_000), 0.002)  # eight times as long, with room for a busy machine
 
 
 def test_iban_checksum_notices_a_swap() -> None:

@@ -138,6 +138,16 @@ def test_every_artifact_has_its_line_and_a_missing_one_too() -> None:
         ),
         ({"findings": {"email": 3, "card": 1}, "findings_action": "redact"}, True, "1 card, 3 email; redacted"),
         ({"findings": {"email": 3}, "findings_action": "drop"}, True, "3 email; their rows dropped"),
+        (
+            {"findings": {"name": 2}, "findings_action": "pseudonymise", "not_looked_for": "names in verse are missed"},
+            True,
+            "2 name; replaced by pseudonyms (names in verse are missed)",
+        ),
+        (
+            {"personal_wording": ("data.train[0].system holds 1 email",)},
+            False,
+            "none found; data.train[0].system holds 1 email, left in: take it out of the recipe",
+        ),
     ],
 )
 def test_personal_data(changes: dict[str, Any], passed: bool, says: str) -> None:

@@ -19,6 +19,7 @@ FLOORS = {
     "recipes": 1,
     "records": 2,
     "spec": 3,
+    "data_report": 3,
     "store": 4,
     "plan": 5,
     "data": 5,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.errors import SecretFound
+from luthier.errors import MissingExtra, SecretFound
+from luthier.pipeline import start
 from luthier.pipeline.start import look
 
 RECIPE = """\
@@ -38,3 +39,12 @@ def test_labels_that_look_alike_are_said(tmp_path: Path, tiny_model: Path) -> No
     assert [line for line in said if "read alike" in line] == [
         "labels that read alike: 'Refund', 're fund', 'refund'; data.labels.rename makes them one"
     ]
+
+
+def test_a_profile_that_is_not_installed_is_refused_before_a_run_begins(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "missing_package", lambda: "presidio-analyzer")
+    path = recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
+    with pytest.raises(MissingExtra, match=r"data\.privacy\.profile 'balanced' needs the package 'presidio-analyzer'"):
+        look(path, overrides=["data.privacy.profile=balanced"], offline=True, say=lambda _: None)

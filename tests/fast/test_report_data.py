@@ -13,7 +13,7 @@ from data_kit import resolved, tokenizer_folder
 from luthier.data.contract import Renderer
 from luthier.data.prepare import prepare
 from luthier.data.shards import Shard
-from luthier.records import DataReport
+from luthier.data_report import DataReport
 from luthier.report.data import render_data
 
 LABELS = ("refund", "Refund", "late", "rare & odd")

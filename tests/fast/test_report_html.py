@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 import samples
 
-from luthier.records import (
-    AllItems,
-    BenchmarkOverlap,
-    GateLine,
-    Interval,
-    Leakage,
-    Mistake,
-    NearConflict,
-    NearReport,
-    SystemScore,
-)
+from luthier.data_report import BenchmarkOverlap, Leakage, NearConflict, NearReport
+from luthier.records import AllItems, GateLine, Interval, Mistake, SystemScore
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 

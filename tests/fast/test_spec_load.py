@@ -238,7 +238,19 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
         ("name: r\nmodel: m\ndata: {train: d, limit: {test: 0}}", "data.limit.test: Input should be greater than 0"),
         (
             "name: r\nmodel: m\ndata: {train: d, privacy: {action: hide}}",
-            "data.privacy.action: Input should be 'report', 'redact' or 'drop', found 'hide'",
+            "data.privacy.action: Input should be 'report', 'redact', 'pseudonymise' or 'drop', found 'hide'",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, privacy: {annotations: a.jsonl}}",
+            "data.privacy: annotations are learned by profile: maximum only; set it, or leave annotations out",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, privacy: {profile: maximum}}",
+            "data.privacy: profile: maximum learns from annotations; name the file, or take profile: balanced",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, privacy: {keep_mapping: m.json}}",
+            "data.privacy: keep_mapping keeps pseudonyms, which only action: pseudonymise makes",
         ),
         (
             "name: r\nmodel: m\ndata: {train: {path: d, task: domain}}",
@@ -457,3 +469,9 @@ def test_set_reaches_targets_and_limits_whose_keys_have_a_dot(tmp_path: Path) ->
     objective = load_recipe(path, overrides=given).recipe.objective
     assert objective.targets == {"a.accuracy": ">= 0.9"}
     assert objective.non_regression == {"general.perplexity": "<= 1.2x"}
+
+
+def test_pseudonymise_may_be_spelled_with_z(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "name: r\nmodel: m\ndata: {train: d, privacy: {action: pseudonymize}}\n").recipe
+    assert recipe.data.privacy is not None
+    assert recipe.data.privacy.action == "pseudonymise"

@@ -17,8 +17,10 @@ from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, resolve
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
-OPEN_ON_PURPOSE = {
-    "data.filter",  # nothing follows from these where they are not given
+OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
+    "data.filter",
+    "data.privacy.annotations",
+    "data.privacy.keep_mapping",
     "model.revision",
     "train.max_tokens",
     "data.train.0.sheet",
@@ -36,14 +38,20 @@ OPEN_ON_PURPOSE = {
 
 
 def resolved(
-    tree: dict[str, Any], *, profile: DataProfile | None = None, folder: str = ".", threads: int = 2, **shape: Any
+    tree: dict[str, Any],
+    *,
+    profile: DataProfile | None = None,
+    folder: str = ".",
+    threads: int = 2,
+    missing_for_privacy: str = "presidio-analyzer",
+    **shape: Any,
 ) -> ResolvedRecipe:
     loaded = LoadedRecipe(Recipe.model_validate(tree), Path(folder) / "r.yaml", "", ("a note",))
     return resolve(
         loaded,
         profile or samples.profile(),
         samples.shape(**shape),
-        machine=Machine(threads=threads),
+        machine=Machine(threads=threads, missing_for_privacy=missing_for_privacy),
         data_sha256={"data.train.0.path": samples.sha("d")},
         luthier_version="0.1.0",
     )
@@ -184,6 +192,28 @@ def test_private_rules_are_the_careful_ones_where_nothing_is_said() -> None:
     assert (privacy.action, privacy.secrets) == ("report", "stop")
     assert "absent" in resolved(SHORTEST).reasons["data.privacy.secrets"]
     assert resolved(with_("data.privacy", {})).recipe.data.privacy == privacy
+
+
+@pytest.mark.parametrize(
+    ("missing", "profile", "reason"),
+    [
+        (
+            "presidio-analyzer",
+            "fast",
+            "presidio-analyzer is not installed: names and addresses in free text are not looked for",
+        ),
+        ("", "balanced", "the extra 'privacy' is installed"),
+    ],
+)
+def test_the_profile_follows_what_is_installed_and_says_so(missing: str, profile: str, reason: str) -> None:
+    for tree in (SHORTEST, with_("data.privacy", {"action": "redact"})):
+        made = resolved(tree, missing_for_privacy=missing)
+        assert made.recipe.data.privacy is not None
+        assert made.recipe.data.privacy.profile == profile
+        assert made.reasons["data.privacy.profile"] == reason
+    given = resolved(with_("data.privacy", {"profile": "balanced"}), missing_for_privacy=missing)
+    assert given.recipe.data.privacy is not None
+    assert given.recipe.data.privacy.profile == "balanced", "what is explicit stays, and fails where it cannot be had"
 
 
 @pytest.mark.parametrize(

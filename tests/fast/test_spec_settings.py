@@ -7,11 +7,12 @@ recipe and not here fails; so does one that nothing obeys.
 from __future__ import annotations
 
 import csv
+import json
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import govern_records
 import huggingface_hub
@@ -25,6 +26,7 @@ from echo_engine import asker
 from pydantic import BaseModel
 
 from luthier.data.prepare import prepare
+from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.errors import DataError
 from luthier.evals.evaluate import evaluate
@@ -65,14 +67,6 @@ def with_(key: str, value: object, tree: Any = BASE) -> Any:
     return {**tree, head: with_(rest, value, tree.get(head) or {}) if rest else value}
 
 
-def asked(key: str) -> Any:
-    """The tree with the key's other value, and without what does not go with it."""
-    tree = with_(key, EFFECTS[key][0])
-    if key == "data.split.column":  # the rows name their splits, so there are no shares
-        tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}
-    return tree
-
-
 def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
     keys = []
@@ -107,6 +101,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 more = [f"2026-01-{number % 28 + 1:02}", ("train", "test", "dev", "train")[number // 3 % 4]]
                 writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2], *more])
             writer.writerow(["a row that cannot be read"])
+    sample = [
+        {"text": f"badge AB-{n} here", "spans": [{"start": 6, "end": 10, "type": "BADGE"}]} for n in range(10, 40)
+    ]
+    (place / "annotated.jsonl").write_text("".join(json.dumps(one) + "\n" for one in sample))
     return place
 
 
@@ -128,6 +126,22 @@ def through_prepare(tree: dict[str, Any], folder: Path) -> object:
     except DataError as error:
         return type(error).__name__
     return made, (out / "contract.json").read_text()
+
+
+def through_learning(tree: dict[str, Any], folder: Path) -> object:
+    """The tagger that requests will be looked at with."""
+    _, contract = cast(tuple[object, str], through_prepare(tree, folder))
+    return [json.loads(contract)["privacy_tagger_sha256"]]
+
+
+def through_mapping(tree: dict[str, Any], folder: Path) -> object:
+    """How many pseudonyms the file holds that the recipe names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_MAPPING_PASSPHRASE", "correct horse")
+        patch.setenv("LUTHIER_PRIVACY_KEY", "0123456789abcdef")
+        through_prepare(tree, folder)
+    kept = tree["data"]["privacy"].get("keep_mapping")
+    return len(read_mapping(folder / kept, passphrase="correct horse")) if kept else 0
 
 
 def through_attach(tree: dict[str, Any], folder: Path) -> object:
@@ -278,6 +292,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.dedupe.near": (0.6, PREPARE),
     "data.leakage.near": (0.75, PREPARE),
     "data.leakage.benchmarks": (["extra.csv"], PREPARE),
+    "data.privacy.profile": ("balanced", PREPARE),
+    "data.privacy.annotations": ("annotated.jsonl", through_learning),
+    "data.privacy.keep_mapping": ("mapping.json", through_mapping),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -315,7 +332,20 @@ REFUSED = {
     "data.max_bad_rows", "data.filter.languages",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
+NEEDS = {  # keys that are refused without another
+    "data.privacy.annotations": ("data.privacy.profile", "maximum"),
+    "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
+}
 _USUAL: dict[Consumer, object] = {}
+
+
+def told(key: str) -> dict[str, Any]:
+    """The recipe with the key's other value, and what that value needs."""
+    base = with_(*NEEDS[key]) if key in NEEDS else BASE
+    tree = dict(with_(key, EFFECTS[key][0], base))
+    if key == "data.split.column":  # the rows name their splits, so there are no shares
+        tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}
+    return tree
 
 
 def test_every_key_is_here_and_nothing_else() -> None:
@@ -328,7 +358,7 @@ def test_every_key_is_obeyed(key: str, folder: Path, tiny_model: Path) -> None:
     if not (folder / "model").exists():
         (folder / "model").symlink_to(tiny_model)
     consumer = EFFECTS[key][1]
-    seen = consumer(asked(key), folder)
+    seen = consumer(told(key), folder)
     assert isinstance(seen, str) == (key in REFUSED)
     if consumer not in _USUAL:
         _USUAL[consumer] = consumer(BASE, folder)
@@ -345,7 +375,7 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
             data_sha256={}, luthier_version="0",
         ).sha256  # fmt: skip
 
-    tree = asked(key)
+    tree = told(key)
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from command import Done, call, luthier
-from luthier.records import DataReport, EvalReport
+from luthier.data_report import DataReport
+from luthier.records import EvalReport
 
 pytestmark = pytest.mark.slow
 

@@ -23,19 +23,11 @@ from command import COMMAND, Done, call, environment, luthier
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.shards import Shard
+from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
 from luthier.govern.gate import verify_seal
-from luthier.records import (
-    DataProfile,
-    DataReport,
-    EvalReport,
-    GateDecision,
-    ModelShape,
-    Plan,
-    RequestContract,
-    TrainResult,
-)
+from luthier.records import DataProfile, EvalReport, GateDecision, ModelShape, Plan, RequestContract, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog

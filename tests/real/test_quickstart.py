@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from luthier.data.shards import Shard
-from luthier.records import DataReport, EvalReport, GateDecision, ModelShape, Plan, TrainResult
+from luthier.data_report import DataReport
+from luthier.records import EvalReport, GateDecision, ModelShape, Plan, TrainResult
 
 pytestmark = pytest.mark.real
 

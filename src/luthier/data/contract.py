@@ -14,16 +14,23 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from luthier.data import clean, privacy
+from luthier.data import clean
 from luthier.data.inputs import fill
+from luthier.data.privacy.profiles import FAST, Detector, open_detector
+from luthier.data.privacy.spans import Span
+from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, render
-from luthier.errors import DataError, ModelError
+from luthier.errors import DataError, ModelError, RunError
 from luthier.records import Message, RequestContract
+from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 
 _SENTINEL = "LuthierAnswer"
 _LONGEST_OPEN_ANSWER = 256
+
+TAGGER_FILE = "tagger.safetensors"
+"""Where the tagger of profile 'maximum' lies, beside the contract."""
 
 
 class Renderer:
@@ -35,11 +42,12 @@ class Renderer:
             for most); it is supervised as part of the answer.
     """
 
-    def __init__(self, contract: RequestContract, tokenizer: Tokenizer) -> None:
+    def __init__(self, contract: RequestContract, tokenizer: Tokenizer, detector: Detector | None = None) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.contract = contract
         self._tokenizer = tokenizer
+        self._detector = detector
         self._tokens = {"bos_token": contract.bos_token, "eos_token": contract.eos_token}
         self._control = _control_tokens(tokenizer)
         self.answer_prefix, after = _answer_frame(contract.chat_template, self._tokens, contract.system)
@@ -50,8 +58,9 @@ class Renderer:
         """Read both from disk.
 
         Raises:
-            RunError: the contract is missing.
+            RunError: the contract is missing, or the tagger that it names.
             ModelError: the tokenizer is not the one that the contract was made with.
+            MissingExtra: what finds personal data as prepare did is not installed here.
         """
         contract = RequestContract.read(contract_json)
         tokenizer = open_tokenizer(tokenizer_json)
@@ -61,7 +70,7 @@ class Renderer:
                 f"its hash is {found[:12]}, not {contract.tokenizer_sha256[:12]}",
                 way_out="use the tokenizer of the run's base model, or run `luthier prepare` again",
             )
-        return cls(contract, tokenizer)
+        return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
 
     def user_text(self, values: Mapping[str, object]) -> str:
         """The user's turn for one row: input template, then `clean_text`.
@@ -72,13 +81,28 @@ class Renderer:
         return self.clean_text(fill(self.contract.input, values))
 
     def clean_text(self, text: str) -> str:
-        """A text that is the whole user turn, cleaned and redacted; doing it twice changes nothing."""
+        """A text that is the whole user turn, cleaned and redacted; doing it twice changes nothing.
+
+        Personal data of a request stays where training used pseudonyms: the model has learned such shapes.
+        """
         return prepare_text(
             text,
             transforms=self.contract.transforms,
             redact_personal=self.contract.privacy_action == "redact",
             redact_secrets=True,
+            detector=self.detector,
         )
+
+    def find(self, text: str) -> list[Span]:
+        """Personal data and secrets in a text, as prepare looks for them."""
+        return self.detector.find(text)
+
+    @property
+    def detector(self) -> Detector:
+        """Opened when it is first needed."""
+        if self._detector is None:
+            self._detector = open_detector(self.contract.privacy_profile)
+        return self._detector
 
     def messages(self, user_text: str) -> tuple[Message, ...]:
         """The conversation that asks for an answer to a prepared text."""
@@ -164,19 +188,46 @@ class Renderer:
         )
 
 
-def prepare_text(text: str, *, transforms: Sequence[str], redact_personal: bool, redact_secrets: bool) -> str:
+def open_frozen(contract: RequestContract, folder: Path) -> Detector:
+    """The detector that a contract names, with the tagger that lies in its folder.
+
+    Raises:
+        RunError: the tagger is missing, or is not the one that the contract was made with.
+        MissingExtra: a package of the profile is not installed.
+    """
+    if not contract.privacy_tagger_sha256:
+        return open_detector(contract.privacy_profile)
+    path = folder / TAGGER_FILE
+    tagger = Tagger.open(path)
+    if (found := sha256_file(path)) != contract.privacy_tagger_sha256:
+        raise RunError(
+            f"{path} is not the tagger of the contract beside it: its hash is {found[:12]}, "
+            f"not {contract.privacy_tagger_sha256[:12]}",
+            way_out="run `luthier prepare` again",
+        )
+    return open_detector(contract.privacy_profile, tagger=tagger)
+
+
+def prepare_text(
+    text: str, *, transforms: Sequence[str], redact_personal: bool, redact_secrets: bool, detector: Detector = FAST
+) -> str:
     """Clean and redact until nothing changes, so that a prepared text stays as it is when it is asked again."""
     while True:
         prepared = clean.apply(transforms, text)
         if redact_personal or redact_secrets:
-            prepared = privacy.scrub(prepared, personal=redact_personal, secrets=redact_secrets)
+            prepared = detector.scrub(prepared, personal=redact_personal, secrets=redact_secrets)
         if prepared == text:
             return text
         text = prepared
 
 
 def make_contract(
-    resolved: ResolvedRecipe, *, tokenizer_folder: Path, labels: Iterable[str], tokenizer: Tokenizer | None = None
+    resolved: ResolvedRecipe,
+    *,
+    tokenizer_folder: Path,
+    labels: Iterable[str],
+    tokenizer: Tokenizer | None = None,
+    tagger_sha256: str = "",
 ) -> RequestContract:
     """Freeze how the model will be asked.
 
@@ -185,6 +236,7 @@ def make_contract(
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and, unless it is a base model, a chat template.
         labels: the closed set of answers; empty for free text.
         tokenizer: the folder's, where it is open already.
+        tagger_sha256: hash of the tagger file that will lie beside the contract; '' for none.
 
     Raises:
         ModelError: the folder has no usable tokenizer, or its chat template cannot be taken apart.
@@ -206,14 +258,16 @@ def make_contract(
         end_of_turn = end_of_turn[: end_of_turn.index(control) + len(control)]
         end_ids = end_ids[: end_ids.index(first) + 1]
     eos = tokenizer.token_to_id(tokens["eos_token"]) if tokens["eos_token"] else None
-    action = resolved.recipe.data.privacy.action if resolved.recipe.data.privacy else "report"
+    rules = resolved.recipe.data.privacy or Privacy(profile="fast")
     max_length = resolved.recipe.train.max_length
     assert entry.name is not None and entry.task is not None and max_length is not None  # noqa: PT018 (resolved)
     contract = RequestContract(
         name=entry.name,
         task=entry.task,
         transforms=resolved.recipe.data.clean or (),
-        privacy_action=action,
+        privacy_action=rules.action,
+        privacy_profile=rules.profile or "fast",
+        privacy_tagger_sha256=tagger_sha256,
         system=entry.system or "",
         input=entry.input or "",
         labels=(),

@@ -17,8 +17,9 @@ from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.near import NearIndex
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
+from luthier.data_report import BenchmarkOverlap, Leakage
 from luthier.errors import DataError
-from luthier.records import BenchmarkOverlap, Contamination, Leakage, RequestContract, SplitName, is_closed
+from luthier.records import Contamination, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data import privacy
 from luthier.data.contract import Renderer
+from luthier.data.privacy.spans import placeholders
 from luthier.data.shards import Example
 from luthier.data.split import lot
 from luthier.errors import RunError
@@ -28,12 +28,7 @@ _LONG_TOKENS = 384
 def make_goldens(renderer: Renderer, examples: Sequence[Example], *, seed: int) -> tuple[Golden, ...]:
     """Two texts of `examples` in which nothing personal was found, and made-up ones that are easy to get wrong."""
     drawn = sorted(examples, key=lambda example: lot(seed, f"{example.line}:{example.text}"))
-    placeholders = {*privacy.PLACEHOLDERS.values(), privacy.SECRET_PLACEHOLDER}
-    real = [
-        example.text
-        for example in drawn
-        if not privacy.find(example.text) and not any(one in example.text for one in placeholders)
-    ]
+    real = [example.text for example in drawn if not renderer.find(example.text) and not placeholders(example.text)]
     texts = {f"real_{number}": text for number, text in enumerate(real[:2], start=1)}
     room = min(_LONG_TOKENS, renderer.contract.max_length - renderer.contract.max_new_tokens)
     once, twice = (len(renderer.prompt_ids(renderer.messages(_SENTENCE * times))) for times in (1, 2))

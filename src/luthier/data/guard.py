@@ -6,28 +6,73 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
-from luthier.data import privacy
 from luthier.data.contract import prepare_text
 from luthier.data.items import Item, Verdict
+from luthier.data.privacy.annotations import learn
+from luthier.data.privacy.profiles import FAST, Detector, open_detector
+from luthier.data.privacy.pseudonyms import Pseudonyms, mapping_passphrase, read_key
+from luthier.data_report import Finding
 from luthier.errors import DataError, SecretFound
-from luthier.records import Finding, RequestContract, is_closed
+from luthier.records import RequestContract, is_closed
 from luthier.spec.recipe import DataEntry, Privacy
+from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import field, fields, literals
+from luthier.store.files import sha256_file
+from luthier.store.home import home
 
 _NAMED_PLACES = 5
 
 
+def open_rules(resolved: ResolvedRecipe, tagger_file: Path) -> tuple[Detector, str]:
+    """What looks for personal data as the recipe says, and the hash of the tagger that was trained for it, or ''.
+
+    Raises:
+        MissingExtra: a package of the profile is not installed.
+        DataError: the annotated sample cannot be used.
+        RecipeError: the mapping is to be kept, and there is no passphrase for it.
+    """
+    rules = resolved.recipe.data.privacy
+    assert rules is not None  # resolved
+    profile = rules.profile or "fast"
+    if rules.keep_mapping is not None:
+        mapping_passphrase()
+    tagger_file.unlink(missing_ok=True)
+    if rules.annotations is None:
+        return open_detector(profile), ""
+    tagger = learn(resolved.file(rules.annotations), open_detector("balanced").find)
+    tagger.save(tagger_file)
+    return open_detector(profile, tagger=tagger), sha256_file(tagger_file)
+
+
+def open_pseudonyms(rules: Privacy) -> Pseudonyms | None:
+    """What personal data is replaced by under the action 'pseudonymise', else None.
+
+    Raises:
+        UserError: the key cannot be used.
+    """
+    return Pseudonyms(read_key(home())) if rules.action == "pseudonymise" else None
+
+
 def guard(
-    items: Sequence[Item], rules: Privacy, contract: RequestContract, *, key: bytes
+    items: Sequence[Item],
+    rules: Privacy,
+    contract: RequestContract,
+    *,
+    key: bytes,
+    detector: Detector = FAST,
+    pseudonyms: Pseudonyms | None = None,
 ) -> tuple[list[Verdict | None], list[Finding], int]:
-    """Look into every text that would be learned, set verdicts, and redact in place.
+    """Look into every text that would be learned, set verdicts, and redact or replace in place.
 
     Args:
         items: cleaned rows.
         rules: what to do about personal data and about secrets.
         contract: how a request will be treated; the rows are treated alike.
         key: of the HMAC that stands for a value, so that equal values can be told without knowing them.
+        detector: what looks.
+        pseudonyms: what personal data is replaced by; of the action 'pseudonymise' only.
 
     Returns:
         A verdict for each row, all findings (their places are those in the cleaned text), and how many rows changed.
@@ -39,7 +84,7 @@ def guard(
     findings: list[Finding] = []
     changed = 0
     for item in items:
-        found = _look(item, contract, key)
+        found = _look(item, contract, key, detector)
         findings += found
         secrets = sorted({finding.kind for finding in found if finding.kind.startswith("secret.")})
         personal = sorted({finding.kind for finding in found} - set(secrets))
@@ -49,8 +94,8 @@ def guard(
             verdicts.append(("personal_data", ", ".join(personal)))
         else:
             verdicts.append(None)
-            if found and (secrets or rules.action == "redact"):
-                _redact(item, contract)
+            if found and (secrets or rules.action in ("redact", "pseudonymise")):
+                _treat(item, contract, detector, pseudonyms)
                 changed += 1
     if rules.secrets == "stop":
         _stop_at_secrets([finding for finding in findings if finding.kind.startswith("secret.")])
@@ -58,7 +103,9 @@ def guard(
 
 
 def guard_labels(items: Sequence[Item], rules: Privacy, *, column: str, key: bytes) -> list[Finding]:
-    """Look at each label of a closed set once, in the first row that has it.
+    """Look at each label of a closed set once, in the first row that has it, by patterns.
+
+    A model that knows sentences takes words such as 'Sales' for names; labels are few, and the user reads them all.
 
     Raises:
         SecretFound: a label holds a secret; what to do about texts does not count, a label cannot be redacted.
@@ -67,7 +114,7 @@ def guard_labels(items: Sequence[Item], rules: Privacy, *, column: str, key: byt
     first: dict[str, Item] = {}
     for item in items:
         first.setdefault(item.answer, item)
-    findings = [finding for label, item in first.items() for finding in _found(item, column, label, key)]
+    findings = [finding for label, item in first.items() for finding in _found(item, column, label, key, FAST)]
     secrets = [finding for finding in findings if finding.kind.startswith("secret.")]
     if secrets:
         raise SecretFound(
@@ -89,14 +136,28 @@ def refuse_secrets_in_wording(entry: DataEntry) -> None:
     Raises:
         SecretFound: there is a secret, whatever is to be done about those in the data.
     """
-    wording = {"system": entry.system or "", "input": literals(entry.input) if entry.input else ""}
-    for name, text in wording.items():
-        kinds = sorted({span.kind.removeprefix("secret.") for span in privacy.find(text) if span.is_secret})
+    for name, text in _wording(entry):
+        kinds = sorted({span.kind.removeprefix("secret.") for span in FAST.find(text) if span.is_secret})
         if kinds:
             raise SecretFound(
                 f"data.train[0].{name} holds a secret ({', '.join(kinds)})",
                 way_out="revoke it and take it out of there",
             )
+
+
+def personal_wording(entry: DataEntry) -> tuple[str, ...]:
+    """Personal data in the recipe's own words, which stay as they are: 'system holds 1 email'."""
+    found = []
+    for name, text in _wording(entry):
+        counts = Counter(span.kind for span in FAST.find(text) if not span.is_secret)
+        if counts:
+            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+            found.append(f"data.train[0].{name} holds {listed}")
+    return tuple(found)
+
+
+def _wording(entry: DataEntry) -> list[tuple[str, str]]:
+    return [("system", entry.system or ""), ("input", literals(entry.input) if entry.input else "")]
 
 
 def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
@@ -105,11 +166,11 @@ def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _look(item: Item, contract: RequestContract, key: bytes) -> list[Finding]:
-    return [finding for column, text in _texts(item, contract) for finding in _found(item, column, text, key)]
+def _look(item: Item, contract: RequestContract, key: bytes, detector: Detector) -> list[Finding]:
+    return [finding for column, text in _texts(item, contract) for finding in _found(item, column, text, key, detector)]
 
 
-def _found(item: Item, column: str, text: str, key: bytes) -> list[Finding]:
+def _found(item: Item, column: str, text: str, key: bytes, detector: Detector) -> list[Finding]:
     return [
         Finding(
             file=item.file,
@@ -119,9 +180,9 @@ def _found(item: Item, column: str, text: str, key: bytes) -> list[Finding]:
             end=span.end,
             kind=span.kind,
             value_hmac=hmac.new(key, text[span.start : span.end].encode(), hashlib.sha256).hexdigest()[:16],
-            detector=privacy.DETECTOR,
+            detector=span.detector,
         )
-        for span in privacy.find(text)
+        for span in detector.find(text)
     ]
 
 
@@ -134,21 +195,25 @@ def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
     return texts if is_closed(contract.task) else [*texts, ("answer", item.answer)]
 
 
-def _redact(item: Item, contract: RequestContract) -> None:
-    def redacted(text: str) -> str:
+def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> None:
+    """Redact, or replace, so that the request path leaves the result as it is."""
+    assert (pseudonyms is not None) == (contract.privacy_action == "pseudonymise"), "the action and its key go together"
+
+    def treated(text: str) -> str:
         return prepare_text(
-            text,
+            pseudonyms.replace(text, detector.find(text)) if pseudonyms else text,
             transforms=contract.transforms,
             redact_personal=contract.privacy_action == "redact",
             redact_secrets=True,
+            detector=detector,
         )
 
     if item.turns:
-        item.turns = tuple(turn.model_copy(update={"content": redacted(turn.content)}) for turn in item.turns)
+        item.turns = tuple(turn.model_copy(update={"content": treated(turn.content)}) for turn in item.turns)
         return
-    item.text = redacted(item.text)
+    item.text = treated(item.text)
     if not is_closed(contract.task):
-        item.answer = redacted(item.answer)
+        item.answer = treated(item.answer)
 
 
 def _stop_at_secrets(secrets: Sequence[Finding]) -> None:

@@ -14,7 +14,8 @@ from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.records import Contamination, Message, RowFate, SplitName, StepCount, TextChange
+from luthier.data_report import RowFate, StepCount, TextChange
+from luthier.records import Contamination, Message, SplitName
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields

@@ -7,32 +7,32 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data.contract import Renderer, make_contract, open_tokenizer, with_labels
+from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
-from luthier.data.guard import count_kinds, guard, guard_labels, refuse_secrets_in_wording
+from luthier.data.guard import (
+    count_kinds,
+    guard,
+    guard_labels,
+    open_pseudonyms,
+    open_rules,
+    personal_wording,
+    refuse_secrets_in_wording,
+)
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
+from luthier.data.privacy.profiles import NOT_LOOKED_FOR
+from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
 from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
 from luthier.data.shards import Shard, distribute
 from luthier.data.show import row_views
 from luthier.data.source import fingerprint
 from luthier.data.tokenise import render_rows, split_reports
+from luthier.data_report import DataReport, Finding, LabelReview, LabelSuspect, NearReport, RowView
 from luthier.errors import DataError
-from luthier.records import (
-    Contamination,
-    DataReport,
-    Finding,
-    LabelReview,
-    LabelSuspect,
-    NearReport,
-    RequestContract,
-    RowView,
-    SplitName,
-    is_closed,
-)
+from luthier.records import Contamination, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, temporary_file, write_atomic
 
@@ -63,12 +63,15 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
     ledger = Ledger()
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
-    contract = make_contract(resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer)
-    renderer = Renderer(contract, tokenizer)
+    detector, tagger = open_rules(resolved, out / TAGGER_FILE)
+    contract = make_contract(
+        resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
+    )
+    renderer = Renderer(contract, tokenizer, detector)
     items = load(resolved, ledger, bad=out / "quarantine.jsonl")
     entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
     items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
-    items, findings = _guard(items, resolved, contract, ledger)
+    items, findings = _guard(items, resolved, renderer, ledger)
     if resolved.recipe.data.filter is not None:
         items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
@@ -79,7 +82,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
     clean = [row for row in Shard(out / "test.arrow") if not row.contaminated]
-    goldens = make_goldens(Renderer(contract, tokenizer), clean, seed=resolved.recipe.data.split.seed)
+    goldens = make_goldens(Renderer(contract, tokenizer, detector), clean, seed=resolved.recipe.data.split.seed)
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(
@@ -92,14 +95,20 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
 
 
 def _guard(
-    items: list[Item], resolved: ResolvedRecipe, contract: RequestContract, ledger: Ledger
+    items: list[Item], resolved: ResolvedRecipe, renderer: Renderer, ledger: Ledger
 ) -> tuple[list[Item], list[Finding]]:
-    rules = resolved.recipe.data.privacy
+    rules, contract = resolved.recipe.data.privacy, renderer.contract
     assert rules is not None  # resolved
+    pseudonyms = open_pseudonyms(rules)
     key = random_key.token_bytes(32)
     column = resolved.recipe.entry.label or ""
     labels = guard_labels(items, rules, column=column, key=key) if is_closed(contract.task) else []
-    verdicts, findings, changed = guard(items, rules, contract, key=key)
+    verdicts, findings, changed = guard(
+        items, rules, contract, key=key, detector=renderer.detector, pseudonyms=pseudonyms
+    )
+    if pseudonyms is not None and rules.keep_mapping is not None:
+        path = resolved.file(rules.keep_mapping)
+        write_mapping(path, pseudonyms.mapping, passphrase=mapping_passphrase())
     findings = sorted([*labels, *findings], key=lambda one: (one.file, one.line)) if labels else findings
     return ledger.sift("privacy", items, verdicts, changed=changed), findings
 
@@ -254,6 +263,8 @@ def _report(
         findings=findings,
         findings_action=rules.action,
         secrets_action=rules.secrets,
+        not_looked_for=NOT_LOOKED_FOR[rules.profile or "fast"],
+        personal_wording=personal_wording(entry),
         conflicts=conflicts,
         similar_labels=tuple(similar_names(splits["train"].labels)),
         rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),

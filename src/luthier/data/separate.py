@@ -12,8 +12,9 @@ from luthier.data.inputs import as_text
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.split import assign, assign_by_time, assign_stable, draw
 from luthier.data.times import read_times
+from luthier.data_report import BenchmarkOverlap, Leakage, NearConflict, NearReport
 from luthier.errors import DataError
-from luthier.records import BenchmarkOverlap, Leakage, NearConflict, NearReport, RequestContract, SplitName, is_closed
+from luthier.records import RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 
 

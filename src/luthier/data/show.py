@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from luthier.data.contract import Renderer
 from luthier.data.privacy import find
 from luthier.data.shards import Example, Shard
-from luthier.records import RowView, SplitName, TokenView
+from luthier.data_report import RowView, TokenView
+from luthier.records import SplitName
 
 _ROWS_PER_SPLIT = 2
 _MOST_TOKENS = 400

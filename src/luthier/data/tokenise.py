@@ -13,8 +13,9 @@ import numpy as np
 from luthier.data.contract import Renderer
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
+from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, SplitName, SplitReport, is_closed
+from luthier.records import Message, RequestContract, SplitName, is_closed
 from luthier.store.files import sha256_file
 
 LENGTH_BINS = 32

@@ -6,18 +6,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+from luthier.data_report import DataReport
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
-from luthier.records import (
-    Artifact,
-    DataReport,
-    EvalReport,
-    GateDecision,
-    Interval,
-    ModelShape,
-    SystemScore,
-    TrainResult,
-)
+from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
 _QUALITY = ("macro_f1", "accuracy", "exact_match")
@@ -115,7 +107,7 @@ def _data(data: DataReport) -> list[str]:
         f"Split: {_text(data.split_rule)}.",
         "",
         f"Personal data and secrets: {found} (action `{data.findings_action}`, for secrets `{data.secrets_action}`). "
-        "Names of people are not looked for.",
+        f"{_text(data.not_looked_for[:1].upper() + data.not_looked_for[1:])}.",
     ]
 
 
@@ -209,7 +201,8 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport) -> list
     change = evaluation.general.ratio.point - 1
     side = "higher" if change >= 0 else "lower"
     limits.append(f"- Its perplexity on general text is {abs(change) * 100:.1f} % {side} than that of the base.")
-    limits.append("- Names of people are not looked for in the data, so they may have been learned.")
+    unfound = data.not_looked_for[:1].upper() + data.not_looked_for[1:]
+    limits.append(f"- {_text(unfound)}; what was not found may have been learned.")
     return limits
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from luthier.data_report import DataReport
 from luthier.govern.license import assess
-from luthier.records import Artifact, DataReport, EvalReport, GateDecision, GateLine, Interval, ModelShape
+from luthier.records import Artifact, EvalReport, GateDecision, GateLine, Interval, ModelShape
 from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
@@ -191,19 +192,31 @@ def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
     secrets = {kind: count for kind, count in data.findings.items() if kind.startswith("secret.")}
     personal = {kind: count for kind, count in data.findings.items() if kind not in secrets}
     yield _findings_line("secrets", secrets, data.secrets_action, {"redact", "drop"})
-    yield _findings_line("personal data", personal, data.findings_action, {"redact", "drop"})
+    line = _findings_line("personal data", personal, data.findings_action, {"redact", "pseudonymise", "drop"})
+    yield _with_limits(line, data)
+
+
+def _with_limits(line: GateLine, data: DataReport) -> GateLine:
+    """What the recipe's own words hold, which nothing takes out, and what the detectors cannot find."""
+    observed, passed = line.observed, line.passed
+    if data.personal_wording:
+        observed += f"; {'; '.join(data.personal_wording)}, left in: take it out of the recipe"
+        passed = False
+    if data.not_looked_for:
+        observed += f" ({data.not_looked_for})"
+    return line.model_copy(update={"observed": observed, "passed": passed})
 
 
 def _findings_line(what: str, findings: dict[str, int], action: str, removing: set[str]) -> GateLine:
     """Passes where nothing was found, or what was found was taken out."""
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(findings.items())) or "none found"
-    done = {"redact": "redacted", "drop": "their rows dropped"}.get(action, "left in")
+    done = {"redact": "redacted", "pseudonymise": "replaced by pseudonyms", "drop": "their rows dropped"}.get(
+        action, "left in"
+    )
     observed = f"{listed}; {done}" if findings else listed
     passed = not findings or action in removing
     if not passed:
         observed += f"; set data.privacy.{'secrets' if what == 'secrets' else 'action'} to redact or drop"
-    if what == "personal data":
-        observed += " (names of people are not looked for)"
     return GateLine(
         line=what,
         kind="data",

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from luthier.data_report import DataReport
 from luthier.errors import RunError
-from luthier.records import Artifact, DataReport, EvalReport, GateDecision, ModelShape, Record, TrainResult
+from luthier.records import Artifact, EvalReport, GateDecision, ModelShape, Record, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.records import DataReport
+from luthier.data_report import DataReport
 from luthier.spec.resolve import ResolvedRecipe, leaves
 from luthier.store.runs import RunFolder
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.inputs import as_text
-from luthier.data.privacy import NOT_LOOKED_FOR, scrub
+from luthier.data.privacy import scrub
+from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.profile import profile
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
@@ -73,7 +74,7 @@ def inspect_lines(seen: Inspection) -> list[str]:
     for one in found.faults:
         more = ", ..." if one.rows > len(one.first) else ""
         lines += ["", f"cannot be read: {one.rows} {one.reason} in lines {', '.join(one.first)}{more} ({one.detail})"]
-    lines += ["", f"first rows, secrets and personal data masked ({NOT_LOOKED_FOR}):"]
+    lines += ["", f"first rows, secrets and personal data masked ({NOT_LOOKED_FOR['fast']}):"]
     for example in seen.examples:
         lines += [f"  line {example.place}"]
         lines += [f"    {name}: {' '.join(cell.split())}" for name, cell in example.cells.items() if cell]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data_report import DataReport
 from luthier.models.base import is_imported
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
-from luthier.records import DataReport, ModelShape, TrainResult
+from luthier.records import ModelShape, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, sha256_json
 from luthier.store.runs import RunFolder

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.contract import Renderer
 from luthier.data.shards import Shard
+from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
-from luthier.records import DataReport, ModelShape, RequestContract, StepEvent, TrainResult
+from luthier.records import ModelShape, RequestContract, StepEvent, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic

@@ -13,10 +13,11 @@ from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
+from luthier.data.privacy.ner import missing_package
 from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.data.source import fingerprint
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.plan.cost import matmul_rate
@@ -103,13 +104,22 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+    machine = Machine(threads=usable_threads(), missing_for_privacy=missing_package())
     resolved = resolve(
-        loaded, facts, shape, machine=Machine(threads=usable_threads()), data_sha256=hashes, luthier_version=__version__
+        loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
     ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
+    _refuse_missing_detectors(resolved, machine)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)
+
+
+def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> None:
+    """A profile that is asked for and cannot be had stops before anything is written."""
+    profile = resolved.recipe.data.privacy.profile if resolved.recipe.data.privacy else None
+    if profile != "fast" and machine.missing_for_privacy:
+        raise MissingExtra(machine.missing_for_privacy, extra="privacy", purpose=f"data.privacy.profile {profile!r}")
 
 
 def usable_threads() -> int:
@@ -124,6 +134,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     data = loaded.recipe.data
     files = {"data.train.0.path": data.train[0].path, "data.validation": data.validation, "data.test": data.test}
     files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
+    if data.privacy is not None:
+        files["data.privacy.annotations"] = data.privacy.annotations
     return {key: file for key, file in files.items() if file is not None}
 
 

@@ -5,22 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.govern.card import model_card
 from luthier.govern.gate import decide, verify_seal
 from luthier.govern.lineage import lineage
 from luthier.pipeline.order import ORDER
-from luthier.records import (
-    Artifact,
-    DataProfile,
-    DataReport,
-    EvalReport,
-    GateDecision,
-    ModelShape,
-    Plan,
-    TrainResult,
-    Version,
-)
+from luthier.records import Artifact, DataProfile, EvalReport, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.spec.resolve import ResolvedRecipe

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
+from luthier.data_report import DataReport
 from luthier.plan.words import count
-from luthier.records import DataReport, SplitName
+from luthier.records import SplitName
 from luthier.report import charts
-from luthier.report.evidence import ACTIONS, NAMES_NOT_LOOKED_FOR
+from luthier.report.evidence import ACTIONS, not_looked_for
 from luthier.report.html import environment, reasons
 from luthier.report.svg import Scale, figure, line, plain, rect, text, ticks
 
@@ -29,7 +30,7 @@ def render_data(data: DataReport) -> str:
             lengths=lengths({name: split.length_counts for name, split in data.splits.items()}, data),
             labels=labels({name: split.labels for name, split in data.splits.items()}),
             actions=ACTIONS,
-            names_not_looked_for=NAMES_NOT_LOOKED_FOR,
+            not_looked_for=not_looked_for(data),
         )
     )
 

@@ -6,11 +6,11 @@ import math
 import re
 from dataclasses import dataclass
 
+from luthier.data_report import DataReport
 from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
     DataProfile,
-    DataReport,
     Difference,
     EvalReport,
     GateDecision,
@@ -42,10 +42,14 @@ SYSTEM_TITLES = {
 }
 """Short names of systems, for charts and sentences."""
 
-ACTIONS = {"report": "reported, left in", "redact": "redacted", "drop": "rows dropped", "stop": "stops the run"}
+ACTIONS = {
+    "report": "reported, left in",
+    "redact": "redacted",
+    "pseudonymise": "replaced by pseudonyms",
+    "drop": "rows dropped",
+    "stop": "stops the run",
+}
 """What a privacy action did."""
-
-NAMES_NOT_LOOKED_FOR = "Names of people are not looked for: no pattern finds them."
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,11 @@ def budgets(evidence: Evidence) -> dict[str, str]:
     if "ram_gib" in stated:
         said["memory"] = memory(stated["ram_gib"]) + _kept(evidence.peak_memory_gib <= stated["ram_gib"])
     return said
+
+
+def not_looked_for(data: DataReport) -> str:
+    """A sentence on the personal data that nothing looked for."""
+    return data.not_looked_for[:1].upper() + data.not_looked_for[1:] + "."
 
 
 def _kept(within: bool) -> str:

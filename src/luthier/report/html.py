@@ -9,12 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from luthier.data_report import DataReport
 from luthier.plan.words import count, duration, memory, millions, p_value, size
-from luthier.records import DataReport
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
-    NAMES_NOT_LOOKED_FOR,
     Evidence,
     ask_commands,
     bits,
@@ -23,6 +22,7 @@ from luthier.report.evidence import (
     contaminated_line,
     is_proportion,
     minus,
+    not_looked_for,
     number,
     signed,
     title,
@@ -88,7 +88,7 @@ def render(evidence: Evidence) -> str:
             commands=ask_commands(evidence),
             actions=ACTIONS,
             refused_hint=refused_hint(evidence),
-            names_not_looked_for=NAMES_NOT_LOOKED_FOR,
+            not_looked_for=not_looked_for(evidence.data),
             level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
         )
     )

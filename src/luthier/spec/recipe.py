@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from luthier.records import Task
+from luthier.records import PrivacyAction, PrivacyProfile, Task
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -88,8 +88,32 @@ class RowLimit(Section):
 
 
 class Privacy(Section):
-    action: Literal["report", "redact", "drop"] = Field("report", description="What to do about personal data.")
+    action: PrivacyAction = Field("report", description="What to do about personal data.")
     secrets: Literal["stop", "redact", "drop"] = Field("stop", description="What to do about keys and tokens.")
+    profile: PrivacyProfile | None = Field(
+        None, description="Which detectors look: 'fast' patterns, 'balanced' a model too, 'maximum' also a trained one."
+    )
+    annotations: str | None = Field(
+        None, description="JSON lines of texts with 'spans' of 'start', 'end', 'type', which profile 'maximum' learns."
+    )
+    keep_mapping: str | None = Field(
+        None, description="File for the encrypted mapping from values to pseudonyms; none is kept where this is open."
+    )
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _spelled_either_way(cls, value: object) -> object:
+        return "pseudonymise" if value == "pseudonymize" else value
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Privacy:
+        if self.annotations is not None and self.profile != "maximum":
+            raise ValueError("annotations are learned by profile: maximum only; set it, or leave annotations out")
+        if self.profile == "maximum" and self.annotations is None:
+            raise ValueError("profile: maximum learns from annotations; name the file, or take profile: balanced")
+        if self.keep_mapping is not None and self.action != "pseudonymise":
+            raise ValueError("keep_mapping keeps pseudonyms, which only action: pseudonymise makes")
+        return self
 
 
 class Labels(Section):

@@ -15,7 +15,7 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import CleanStep, Recipe
+from luthier.spec.recipe import CleanStep, Privacy, Recipe
 from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
@@ -33,6 +33,9 @@ class Machine(Record):
     """What the resolution may know of this machine."""
 
     threads: int = Field(description="Processors this process may use.")
+    missing_for_privacy: str = Field(
+        "presidio-analyzer", description="The first package of the extra 'privacy' that is not installed; '' for none."
+    )
 
 
 class ResolvedRecipe(Record):
@@ -124,6 +127,8 @@ def resolve(
     """
     filler = _Filler(loaded.recipe)
     _fill_data(filler, loaded, profile)
+    _fill_privacy(filler, machine)
+    _fill_likeness(filler)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
     filler.fill(
@@ -212,12 +217,23 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     )
     _fill_labels(filler, profile, closed=closed)
     _fill_split(filler, loaded, profile)
+
+
+def _fill_privacy(filler: _Filler, machine: Machine) -> None:
     if filler.tree["data"]["privacy"] is None:
-        filler.tree["data"]["privacy"] = {"action": "report", "secrets": "stop"}
+        filler.tree["data"]["privacy"] = Privacy().model_dump()
         filler.reasons.pop("data.privacy")
         absent = "data.privacy is absent: personal data is reported, a secret stops the run"
-        filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent}
-    _fill_likeness(filler)
+        open_keys = {f"data.privacy.{key}": "open on purpose" for key in ("annotations", "keep_mapping")}
+        filler.reasons |= {"data.privacy.action": absent, "data.privacy.secrets": absent, **open_keys}
+    if missing := machine.missing_for_privacy:
+        filler.fill(
+            "data.privacy.profile",
+            "fast",
+            f"{missing} is not installed: names and addresses in free text are not looked for",
+        )
+    else:
+        filler.fill("data.privacy.profile", "balanced", "the extra 'privacy' is installed")
 
 
 def _fill_split(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:

@@ -14,13 +14,14 @@ _CANDIDATE = re.compile(
 )
 
 _CALLS = re.compile(
-    r"(?<![A-Za-z])(?:phone|telephone|tel|fon|telefon|handy|mobile|mob|cell|call|called|calling|ring|text|whatsapp|fax|reach|dial|numero|"
+    r"(?<![A-Za-z])(?:phone|desk|telephone|tel|fon|telefon|handy|mobile|mob|cell|call|called|calling|ring|text|whatsapp|fax|reach|dial|numero|"
     r"n[uú]mero|t[eé]l[eé]phone|answering|contact|"
     r"(?:my|our|his|her|their|['’]s|work|home|office|cell|mobile|new|old) number)"
     r"(?:\W{1,3}(?:me|us|him|her|them|my|our|his|is|on|at|under|up|back|no|nr|number|evenings|the|office|work|home|to|s)){0,4}"
     r"\W{0,3}$",
     re.IGNORECASE,
 )
+_SAID_AFTER = re.compile(r"[ -](?:office|home|cell|mobile|fax|desk|work)\b", re.IGNORECASE)
 _NO_PHONE = re.compile(
     r"(?<![A-Za-z])(?:order|orders|invoice|inv|ref|reference|serial|s/n|sn|tracking|track|code|vat|tva|ust|customer|account|ticket|case|"
     r"model|sku|isbn|issn|doi|id|purchase|bestellung|rechnung|commande|facture|batch|lot|version|subscription|policy|#|no|nr)"
@@ -57,7 +58,7 @@ def phones(text: str) -> Iterator[tuple[int, int]]:
         international = number.lstrip("(").startswith(("+", "00"))
         if not 7 <= digits <= 15 or (digits < 9 and number.startswith("0") and not international):
             continue
-        called = _CALLS.search(before) is not None
+        called = (_CALLS.search(before) or _SAID_AFTER.match(text, match.end())) is not None
         if not called and (_DATE.match(number) or (_NO_PHONE.search(before) and not number.startswith("+"))):
             continue
         shaped = any(shape.fullmatch(number) for shape in _SHAPES)

