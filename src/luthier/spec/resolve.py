@@ -326,11 +326,8 @@ def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None
         )
     few = profile.num_rows * max(1, len(profile.labels)) <= REVIEWED
     filler.fill("data.labels.min_rows", 5 if closed else 0, "fewer can hardly be learned" if closed else "no labels")
-    filler.fill(
-        "data.labels.review",
-        closed and few,
-        "a matter of seconds" if closed and few else f"rows times labels are more than {REVIEWED:,}" if closed else "no labels",
-    )
+    many = f"rows times labels are more than {REVIEWED:,}" if closed else "no labels"
+    filler.fill("data.labels.review", closed and few, "a matter of seconds" if closed and few else many)
 
 
 def _refuse_answer_in_input(template: str, label: str) -> None:
