@@ -22,6 +22,8 @@ SMALL = [
     "evaluate={resamples: 200, baselines: [base]}",
     "--set",
     "export=[adapter]",
+    "--set",
+    "data.privacy.profile=fast",
 ]
 
 
