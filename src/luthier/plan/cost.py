@@ -59,7 +59,7 @@ PARITY_PROMPTS = 8
 """Golden prompts that trained model and artifact are both asked: all their logits, then greedy text."""
 
 
-def matmul_rate(*, seconds: float = 0.5, size: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
+def matmul_rate(*, seconds: float = 0.3, size: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
     """Rate in GFLOP/s of the median float32 product of two [size, size] matrices seen within `seconds`.
 
     The fastest would be the rate of a processor that nothing else uses, and nothing heats.
