@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from luthier.data import bad_rows
 from luthier.data.bad_rows import quarantine
 from luthier.data.prepare import prepare
+from luthier.data.privacy.profiles import FAST
 from luthier.data.read import Fault
 from luthier.data_report import DataReport
 from luthier.errors import DataError, DiskFull
@@ -180,7 +181,7 @@ def test_a_disk_that_fills_up_is_the_machines(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(DiskFull), quarantine(tmp_path / "q.jsonl", keep_personal=True) as keep:
+    with pytest.raises(DiskFull), quarantine(tmp_path / "q.jsonl", detector=FAST, keep_personal=True) as keep:
         keep("a", Fault(1, "reason", "detail", text="text"), "utf-8")
     assert not list(tmp_path.iterdir())
 
@@ -189,7 +190,7 @@ def test_a_disk_that_fills_up_is_the_machines(tmp_path: Path, monkeypatch: pytes
     text=st.text(st.characters(exclude_categories=[])), encoding=st.sampled_from(["utf-8", "utf-16", "", "utf-8-sig"])
 )
 def test_every_text_can_be_kept(text: str, encoding: str) -> None:
-    entry = bad_rows._entry("f", Fault(1, "r", "d", text=text), encoding, keep_personal=False)
+    entry = bad_rows._entry("f", Fault(1, "r", "d", text=text), encoding, detector=FAST, keep_personal=False)
     json.dumps(entry).encode()
     if "raw" in entry:
         raw = base64.b64decode(str(entry["raw"]))

@@ -584,3 +584,25 @@ def test_the_room_starts_without_torch() -> None:
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.skipif(bool(missing_package()), reason="needs the extra 'privacy'")
+def test_what_only_the_profile_finds_is_not_kept_in_the_clear_anywhere(tmp_path: Path) -> None:
+    name = "Margaret Thatcher"
+    assert not find(f"yesterday {name} wrote & asked where parcel 1 is"), "the patterns alone do not find it"
+    rows = [{**row, "message": row["message"] + " &amp; so on"} for row in tickets()]
+    rows[0]["message"] = f"yesterday {name} wrote &amp; asked where parcel 1 is"
+    write(tmp_path / "data.csv", rows)
+    with (tmp_path / "data.csv").open("a", encoding="utf-8") as file:
+        file.write(f"yesterday {name} wrote and asked where parcel 2 is\n")
+    report = prepare(
+        resolved(tmp_path, privacy={"action": "redact", "secrets": "stop", "profile": "balanced"}, max_bad_rows=0.5),
+        tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"),
+        out=tmp_path / "out",
+    )
+    assert report.quarantined == 1
+    assert any(change.line == 2 for change in report.changes)
+    for path in (tmp_path / "out").iterdir():
+        assert b"Thatcher" not in path.read_bytes(), path.name
+    (kept,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines())
+    assert "raw" not in kept

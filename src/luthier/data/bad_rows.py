@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from luthier.data.privacy import find, scrub
+from luthier.data.privacy.profiles import Detector
 from luthier.data.read import Fault
 from luthier.errors import DataError
 from luthier.records import FaultCount
@@ -84,7 +84,7 @@ def refuse_bad_rows(file: Path, faults: Sequence[FaultCount], num_rows: int, dat
 
 
 @contextmanager
-def quarantine(path: Path | None, *, keep_personal: bool) -> Iterator[Keep]:
+def quarantine(path: Path | None, *, detector: Detector, keep_personal: bool) -> Iterator[Keep]:
     """Write rows that cannot be read to `path`, one JSON object each, for the eyes of its owner only (mode 0600).
 
     The raw bytes are kept (base64) where no secret and no personal data is found in them. Otherwise the text is kept,
@@ -93,6 +93,7 @@ def quarantine(path: Path | None, *, keep_personal: bool) -> Iterator[Keep]:
 
     Args:
         path: of the quarantine; None keeps nothing.
+        detector: what looks; that of the recipe, so that nothing stands here that it takes out of the shards.
         keep_personal: whether personal data may stand: data.privacy.action is 'report'.
     """
     out: IO[str] | None = None
@@ -107,7 +108,7 @@ def quarantine(path: Path | None, *, keep_personal: bool) -> Iterator[Keep]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 owned = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 out = os.fdopen(owned, "w", encoding="utf-8", newline="\n")
-            out.write(json.dumps(_entry(file, fault, encoding, keep_personal=keep_personal)) + "\n")
+            out.write(json.dumps(_entry(file, fault, encoding, detector=detector, keep_personal=keep_personal)) + "\n")
 
     try:
         yield keep
@@ -129,16 +130,16 @@ def _put_in_place(out: IO[str], temporary: Path, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _entry(file: str, fault: Fault, encoding: str, *, keep_personal: bool) -> dict[str, object]:
+def _entry(file: str, fault: Fault, encoding: str, *, detector: Detector, keep_personal: bool) -> dict[str, object]:
     entry: dict[str, object] = {
         "file": file, "line": fault.line, "reason": fault.reason, "detail": fault.detail, "chars": len(fault.text),
     }  # fmt: skip
     text = fault.text[: _MOST_CHARS + _MARGIN]
     plain = _plain(text)
-    unsafe = [span for one in (text, plain) for span in find(one) if span.is_secret or not keep_personal]
+    unsafe = [span for one in (text, plain) for span in detector.find(one) if span.is_secret or not keep_personal]
     if unsafe:
         kinds = ", ".join(sorted({span.kind for span in unsafe}))
-        scrubbed = scrub(plain, personal=not keep_personal, secrets=True)
+        scrubbed = detector.scrub(plain, personal=not keep_personal, secrets=True)
         return entry | {"text": scrubbed[:_MOST_CHARS], "note": f"the raw bytes are not kept: {kinds}"}
     # The text was decoded from this encoding, so that it goes back to the bytes it came from.
     name = {"utf-16": "utf-16-le", "utf-8-sig": "utf-8", "": "utf-8"}.get(encoding, encoding)

@@ -11,7 +11,7 @@ from pathlib import Path
 from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
-from luthier.data.privacy import scrub
+from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.data_report import RowFate, StepCount, TextChange
@@ -56,7 +56,9 @@ class Item:
 class Ledger:
     """Counts rows in and out of every step and keeps the fate of each row that is set aside."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: Detector = FAST) -> None:
+        self.detector = detector
+        """What masks the texts that are shown; that of the recipe."""
         self.rows_in = 0
         self.fates: list[RowFate] = []
         self.quarantined = 0
@@ -81,8 +83,14 @@ class Ledger:
     def changed(self, item: Item, before: str) -> None:
         """What cleaning made of a text; the first few are kept, masked, for people to look at."""
         if len(self.changes) < _SHOWN_CHANGES and before.strip() != item.text:
-            masked = (_masked(before), _masked(item.text))
-            self.changes.append(TextChange(file=item.file, line=item.line, before=masked[0], after=masked[1]))
+            change = TextChange(
+                file=item.file, line=item.line, before=self._masked(before), after=self._masked(item.text)
+            )
+            self.changes.append(change)
+
+    def _masked(self, text: str) -> str:
+        """Cut after masking, so that no half of an address is left over."""
+        return self.detector.scrub(text, personal=True, secrets=True)[:_SHOWN_CHARS]
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -93,11 +101,6 @@ class Ledger:
     def summary(self) -> str:
         """Why rows were set aside, in one line."""
         return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
-
-
-def _masked(text: str) -> str:
-    """Cut after masking, so that no half of an address is left over."""
-    return scrub(text, personal=True, secrets=True)[:_SHOWN_CHARS]
 
 
 def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -> list[Item]:
@@ -116,7 +119,8 @@ def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -
     files: list[tuple[str, SplitName | None]] = [(entry.path, None)]
     files += [(file, name) for file, name in _own_splits(data) if file is not None]
     items: list[Item] = []
-    with quarantine(bad, keep_personal=data.privacy is None or data.privacy.action == "report") as keep:
+    keep_personal = data.privacy is None or data.privacy.action == "report"
+    with quarantine(bad, detector=ledger.detector, keep_personal=keep_personal) as keep:
         for file, origin in files:
             items += _load(resolved, ledger, file=file, origin=origin, keep=keep)
     ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0))

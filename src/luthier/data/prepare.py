@@ -61,9 +61,9 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     """
     refuse_secrets_in_wording(resolved.recipe.entry)
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
-    ledger = Ledger()
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
     detector, tagger = open_rules(resolved, out / TAGGER_FILE)
+    ledger = Ledger(detector)
     contract = make_contract(
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
     )
@@ -240,10 +240,8 @@ def _report(
     closed = is_closed(entry.task)
     splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
-    set_aside = len(ledger.fates) - ledger.quarantined
-    assert ledger.rows_in == rows_out + ledger.quarantined + set_aside, (
-        f"{ledger.rows_in} rows came in, {rows_out} went out, {ledger.quarantined} are in quarantine and {set_aside} "
-        "were set aside"
+    assert ledger.rows_in == rows_out + len(ledger.fates), (
+        f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)

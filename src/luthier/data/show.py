@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from luthier.data.contract import Renderer
-from luthier.data.privacy import find
 from luthier.data.shards import Example, Shard
 from luthier.data_report import RowView, TokenView
 from luthier.records import SplitName
@@ -19,14 +18,16 @@ def row_views(shards: Mapping[SplitName, Shard], renderer: Renderer) -> tuple[Ro
     """The first rows of each split that hold nothing personal and are not too long to be shown, token by token."""
     views = []
     for split, shard in shards.items():
-        fit = (row for row in shard[:_LOOKED_AT] if len(row.input_ids) <= _MOST_TOKENS and not _is_personal(row))
+        fit = (
+            row for row in shard[:_LOOKED_AT] if len(row.input_ids) <= _MOST_TOKENS and not _is_personal(row, renderer)
+        )
         for row, _ in zip(fit, range(_ROWS_PER_SPLIT), strict=False):
             views.append(RowView(split=split, line=row.line, tokens=_tokens(row, renderer)))
     return tuple(views)
 
 
-def _is_personal(row: Example) -> bool:
-    return bool(find(row.text) or find(row.answer))
+def _is_personal(row: Example, renderer: Renderer) -> bool:
+    return bool(renderer.find(row.text) or renderer.find(row.answer))
 
 
 def _tokens(row: Example, renderer: Renderer) -> tuple[TokenView, ...]:
