@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 from rensa import RMinHash, RMinHashLSH
-from run_recipes import commit, processor
+from rows import append, commit, processor
 from scipy.sparse import csr_matrix
 
 from luthier.data.dedupe import near_repeated, text_key
@@ -181,12 +181,7 @@ def main() -> None:
         "peak_gib_before": round(before, 2),
         "peak_gib": round(peak_gib(), 2),
     }
-    new = not RESULT.exists()
-    with RESULT.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULT, row)
     print(row)
 
 

@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from run_recipes import commit, processor
+from rows import append, commit, processor
 
 RESULT = Path(__file__).parent / "results" / "prepare_scale.csv"
 NEAR = 0.8
@@ -180,13 +180,7 @@ def note(**row: object) -> None:
     """Append a row to the results."""
     commit_hash, dirty = commit()
     row = {"commit": commit_hash, "dirty": dirty, "processor": processor(), "threads": os.cpu_count()} | row
-    new = not RESULT.exists()
-    RESULT.parent.mkdir(exist_ok=True)
-    with RESULT.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULT, row)
     print(row)
 
 

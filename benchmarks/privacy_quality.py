@@ -19,7 +19,6 @@ bootstrap over texts, the same resamples for all systems.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run_recipes import commit, processor
+from rows import append, commit, processor
 
 from luthier.data.privacy.annotations import learn
 from luthier.data.privacy.ner import MODEL
@@ -163,12 +162,8 @@ def main() -> None:
         "maximum": open_detector("maximum", tagger=tagger).find,
     }
     made = [measure(name, find, rows, asked.split) for name, find in systems.items()]
-    new = not RESULT.exists()
-    with RESULT.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(made[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(made)
+    for row in made:
+        append(RESULT, row)
     for row in made:
         print({key: row[key] for key in ("system", "precision", "recall", "f1", "half_f1", "masked", "clean_texts",
                                          "harmless_masked", "docs_per_second")})  # fmt: skip

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from privacy_quality import Find, presidio_default
-from run_recipes import commit, processor
+from rows import append, commit, processor
 
 from luthier.data.privacy import find
 from luthier.recipes import find as recipe
@@ -65,12 +65,7 @@ def main() -> None:
         "lowest_ratio": round(ratios[0]),
         "highest_ratio": round(ratios[-1]),
     }
-    new = not RESULT.exists()
-    with RESULT.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULT, row)
     print(row)
 
 

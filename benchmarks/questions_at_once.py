@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from run_recipes import commit, processor
+from rows import append, commit, processor
 from transformers import AutoTokenizer
 
 from luthier.engines.transformers import AT_ONCE, TransformersEngine
@@ -69,12 +69,7 @@ def main() -> None:
         "highest_ratio": round(ratios[-1], 2),
         "largest_difference_nats": f"{apart:.1e}",
     }
-    new = not RESULT.exists()
-    with RESULT.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULT, row)
     print(row)
 
 

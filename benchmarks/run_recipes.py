@@ -8,40 +8,20 @@ what counts is quality on the same rows.
 
 from __future__ import annotations
 
-import csv
 import json
-import platform
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rows import append, commit, processor
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.csv"
 FLOORS = {"banking77": 0.860, "sst2": 0.800}
 """Accuracy of naive Bayes on word unigrams and bigrams, fitted on the whole training set, scored on the whole test set
 (as the collection's own notes give it): more data than the cut recipes see."""
-
-
-def processor() -> str:
-    """Model name of the processor, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.is_file()
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def commit() -> tuple[str, bool]:
-    """Short hash, and whether tracked files differ from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE)
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, cwd=HERE
-    )
-    return head.stdout.strip(), bool(dirty.stdout.strip())
 
 
 def show(interval: dict[str, Any]) -> str:
@@ -77,13 +57,7 @@ def main(names: list[str]) -> None:
             for metric in ("accuracy", "macro_f1"):
                 row[f"{system}_{metric}"] = show(scores[system][metric])
         row["naive_bayes_all_rows_accuracy"] = FLOORS[name]
-        RESULTS.parent.mkdir(exist_ok=True)
-        is_new = not RESULTS.is_file()
-        with RESULTS.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        append(RESULTS, row)
         print(json.dumps(row, indent=2))
 
 

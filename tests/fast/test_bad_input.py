@@ -131,7 +131,7 @@ def one_label(place: Path) -> None:
     (place / "messages.csv").write_text(GOOD.replace("broken", "late"))
 
 
-def test_label_not_in_train(place: Path) -> None:
+def unknown_label_in_the_test_file(place: Path) -> None:
     (place / "test.csv").write_text("customer,text,kind\nz1,all is well,late\nz2,what is this,strange\n")
     change(place, test="test.csv")
 
@@ -141,7 +141,7 @@ def broken_test_file(place: Path) -> None:
     change(place, test="test.jsonl.gz")
 
 
-def test_file_without_the_column(place: Path) -> None:
+def no_column_in_the_test_file(place: Path) -> None:
     (place / "test.csv").write_text("customer,words,kind\nz1,all is well,late\n")
     change(place, test="test.csv")
 
@@ -155,14 +155,11 @@ def a_secret(place: Path) -> None:
     (place / "messages.csv").write_text(GOOD.replace("text number 7 ", f"my key is {key} "))
 
 
-test_label_not_in_train.__test__ = test_file_without_the_column.__test__ = False  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (one_label, ["messages.csv", "the one label 'late'", "'kind'", "at least two labels"]),
-        (test_label_not_in_train, ["test.csv:3", "'strange'", "known: broken, late"]),
+        (unknown_label_in_the_test_file, ["test.csv:3", "'strange'", "known: broken, late"]),
         (broken_test_file, ["test.jsonl.gz", "the gzip archive is truncated"]),
         (all_too_long, ["60 of 60 rows are longer than train.max_length", "raise train.max_length"]),
         (a_secret, ["messages.csv:9", "aws_access_key", "privacy"]),
@@ -179,7 +176,7 @@ def test_what_is_found_while_the_data_is_prepared(place: Path, spoil: Any, words
 @pytest.mark.parametrize("key", ["test", "validation"])
 @pytest.mark.parametrize("verb", ["check", "prepare"])
 def test_a_split_file_without_a_column_is_found_before_anything_is_made(place: Path, key: str, verb: str) -> None:
-    test_file_without_the_column(place)
+    no_column_in_the_test_file(place)
     change(place, **{"test": None, key: "test.csv"})
     call(verb, "tiny.yaml", cwd=place).fails(2, "test.csv", "input", "'text'", "there are: customer, words, kind")
     (place / "test.csv").write_text("customer,text,class\nz1,all is well,late\n")
