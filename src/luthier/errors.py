@@ -6,7 +6,7 @@ approvals (nothing asks for one yet), 5 stopped and resumable, 6 the machine's, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LuthierError(Exception):
@@ -24,6 +24,16 @@ class LuthierError(Exception):
         super().__init__(f"{what}\n  -> {way_out}" if way_out else what)
         self.what = what
         self.way_out = way_out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that an error of another process is the same error here, whatever its class takes."""
+        return _restored, (type(self), self.what, self.way_out), self.__dict__
+
+
+def _restored(kind: type[LuthierError], what: str, way_out: str) -> LuthierError:
+    error = kind.__new__(kind)
+    LuthierError.__init__(error, what, way_out=way_out)
+    return error
 
 
 class UserError(LuthierError):

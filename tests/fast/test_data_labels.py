@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.labels import FEWEST_ROWS, rare_labels, rename, similar_names, suspected
+from luthier.data.labels import FEWEST_ROWS, rare_labels, refuse_unknown, similar_names, suspected
 from luthier.errors import DataError
 
 
@@ -38,10 +38,10 @@ def test_groups_are_disjoint_and_hold_given_names(names: list[str]) -> None:
     assert set(flat) <= set(names)
 
 
-def test_rename_and_its_fault() -> None:
-    assert rename(["a", "b", "a"], {"a": "c"}, key="data.labels.rename") == ["c", "b", "c"]
+def test_a_label_to_rename_that_is_not_there() -> None:
+    refuse_unknown(["a"], {"a", "b"}, key="data.labels.rename")
     with pytest.raises(DataError, match=r"data\.labels\.rename: no row has the label 'z'\n  -> .*: a, b"):
-        rename(["a", "b"], {"z": "a"}, key="data.labels.rename")
+        refuse_unknown(["z"], {"a", "b"}, key="data.labels.rename")
 
 
 def test_rare_labels_come_rarest_first() -> None:

@@ -121,16 +121,16 @@ def test_likeness_does_not_chain() -> None:
     one, two, three = (shingles(text) for text in (first, second, third))
     threshold = 0.7
     assert min(jaccard(one, two), jaccard(two, three)) >= threshold > jaccard(one, three)
-    found = near_repeated([first, second, third], ["", "", ""], threshold=threshold)
+    found = near_repeated(NearIndex([first, second, third], threshold), ["", "", ""])
     assert [match and match.index for match in found.first] == [None, 0, None]
-    found = near_repeated([second, first, third], ["", "", ""], threshold=threshold)
+    found = near_repeated(NearIndex([second, first, third], threshold), ["", "", ""])
     assert [match and match.index for match in found.first] == [None, 0, 0]
 
 
 def test_another_label_is_a_conflict_and_never_a_repetition() -> None:
     base = "please tell me where the parcel with my guitar is now"
     texts = [base, base.replace("now", "not"), base.replace("now", "new"), "something else altogether, thank you"]
-    found = near_repeated(texts, ["a", "b", "a", "a"], threshold=0.8)
+    found = near_repeated(NearIndex(texts, 0.8), ["a", "b", "a", "a"])
     assert [match and match.index for match in found.first] == [None, None, 0, None]
     assert [(row, match.index) for row, match in found.conflicts] == [(1, 0)]
 
@@ -139,7 +139,7 @@ def test_another_label_is_a_conflict_and_never_a_repetition() -> None:
 @given(rows=st.lists(st.tuples(TEXT, st.sampled_from("ab")), max_size=20))
 def test_every_dropped_row_is_like_a_kept_one_of_its_label(rows: list[tuple[str, str]]) -> None:
     texts, labels = [text for text, _ in rows], [label for _, label in rows]
-    found = near_repeated(texts, labels, threshold=0.6)
+    found = near_repeated(NearIndex(texts, 0.6), labels)
     for row, match in enumerate(found.first):
         if match is not None:
             assert found.first[match.index] is None
@@ -171,9 +171,9 @@ def test_a_sketch_spares_comparisons_and_loses_no_pair(monkeypatch: pytest.Monke
 
 def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = corpus(200, seed=3)
-    whole = near_repeated(texts, [""] * 200, threshold=0.7)
+    whole = near_repeated(NearIndex(texts, 0.7), [""] * 200)
     monkeypatch.setattr(near, "_MOST_CACHED", 100)
-    assert near_repeated(texts, [""] * 200, threshold=0.7) == whole
+    assert near_repeated(NearIndex(texts, 0.7), [""] * 200) == whole
 
 
 def test_the_templates_own_words_do_not_make_rows_alike() -> None:

@@ -6,6 +6,7 @@ contract and the tokenizer. Shapes: every list of ids is one row, not batched.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luthier.data import clean
+from luthier.data.frame import SENTINEL, Frame, make_frame, only_places_contents, reads_pieces_alone
 from luthier.data.inputs import fill
 from luthier.data.privacy.profiles import FAST, Detector, open_detector
 from luthier.data.privacy.spans import Span
@@ -168,6 +170,27 @@ class Renderer:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it is, on all processors."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def all_prompt_ids(self, user_texts: Sequence[str]) -> list[list[int]]:
+        """`prompt_ids(messages(text))` of each text; what all prompts share is worked out once where it can be.
+
+        Raises:
+            ModelError: the template cannot render these turns.
+        """
+        frame = self._frame
+        if frame is None:
+            return self.encode_all([self.prompt_text(self.messages(text)) for text in user_texts])
+        before, after = list(frame.before), list(frame.after)
+        found = self.encode_all([frame.head + self.defuse(text) + frame.tail for text in user_texts])
+        return [before + ids + after for ids in found]
+
+    @functools.cached_property
+    def _frame(self) -> Frame | None:
+        """What stands around the text in every prompt; None where the template or the tokenizer may depend on it."""
+        if not only_places_contents(self.contract.chat_template) or not reads_pieces_alone(self._tokenizer):
+            return None
+        controls = [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        return make_frame(self.prompt_text(self.messages(SENTINEL)), self._tokenizer, controls)
 
     def all_answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
         """`answer_ids` of each answer."""

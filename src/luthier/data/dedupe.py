@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from luthier.data.near import Match, NearIndex
@@ -14,17 +14,19 @@ def text_key(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def conflicting(keys: Sequence[str], answers: Sequence[str]) -> list[bool]:
+def conflicting(keys: Sequence[Hashable], answers: Sequence[str]) -> list[bool]:
     """For each row, whether another row has the same text and another answer; neither can be trusted."""
-    seen: dict[str, set[str]] = {}
+    first: dict[Hashable, str] = {}
+    differ: set[Hashable] = set()
     for key, answer in zip(keys, answers, strict=True):
-        seen.setdefault(key, set()).add(answer)
-    return [len(seen[key]) > 1 for key in keys]
+        if first.setdefault(key, answer) != answer:
+            differ.add(key)
+    return [key in differ for key in keys] if differ else [False] * len(keys)
 
 
-def repeated(keys: Sequence[str], answers: Sequence[str]) -> list[int | None]:
+def repeated(keys: Sequence[Hashable], answers: Sequence[str]) -> list[int | None]:
     """For each row, the index of the first row with the same text and answer, or None where it is the first."""
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[Hashable, str], int] = {}
     found: list[int | None] = []
     for index, pair in enumerate(zip(keys, answers, strict=True)):
         earlier = first.setdefault(pair, index)
@@ -44,19 +46,17 @@ class NearRepeats:
     crowded: int
 
 
-def near_repeated(texts: Sequence[str], labels: Sequence[str], *, threshold: float) -> NearRepeats:
+def near_repeated(index: NearIndex, labels: Sequence[str]) -> NearRepeats:
     """Rows that nearly repeat a kept row of the same label, in one pass from the first row to the last.
 
-    A row is compared with kept rows only. So every dropped row is as like as `threshold` to the row that it is said to
-    repeat, and a row that is like a dropped one but not like the kept one stays: likeness does not chain. A changed
+    A row is compared with kept rows only. So every dropped row is as like as the threshold to the row that it is said
+    to repeat, and a row that is like a dropped one but not like the kept one stays: likeness does not chain. A changed
     word may be what makes the label, so a row of another label is never a repetition.
 
     Args:
-        texts: N texts to compare.
+        index: over N texts; nothing was added to it yet.
         labels: of each; equal for all where there is no closed set.
-        threshold: Jaccard index from which on a row is a repetition.
     """
-    index = NearIndex(texts, threshold)
     first: list[Match | None] = []
     conflicts: list[tuple[int, Match]] = []
     for row, label in enumerate(labels):

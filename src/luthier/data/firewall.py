@@ -14,6 +14,7 @@ from luthier.data.contract import prepare_text
 from luthier.data.dedupe import text_key, without_wording
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.likeness import Comparison, Likeness, compared_text
 from luthier.data.near import NearIndex
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
@@ -42,17 +43,17 @@ class Firewall:
     """One comparison of all rows serves the draw of splits and the check after it."""
 
     contract: RequestContract
-    threshold: float | None
     rows: dict[int, int]
     """Identity of an item -> its place in the index."""
     index: NearIndex | None
 
     @classmethod
-    def over(cls, items: Sequence[Item], contract: RequestContract, threshold: float | None) -> Firewall:
-        """A firewall around `items`; without a threshold only equal texts and groups are looked for."""
-        texts = [compared_text(item, contract.input) for item in items] if threshold is not None else []
-        index = NearIndex(texts, threshold) if threshold is not None else None
-        return cls(contract, threshold, {id(item): row for row, item in enumerate(items)}, index)
+    def over(
+        cls, items: Sequence[Item], contract: RequestContract, likeness: Likeness, comparison: Comparison | None
+    ) -> Firewall:
+        """A firewall around `items`; without a comparison only equal texts and groups are looked for."""
+        index = likeness.index(items, comparison) if comparison is not None else None
+        return cls(contract, {id(item): row for row, item in enumerate(items)}, index)
 
     def joined_groups(self, items: Sequence[Item]) -> tuple[list[str], int]:
         """A group for each item to be drawn by: groups that near-duplicates link are one.
@@ -96,7 +97,7 @@ class Firewall:
         if self.index is not None:
             self.index.forget()
         learned = [item for item in items if item.split == "train"]
-        keys, groups = {item.key for item in learned}, {item.group for item in learned}
+        keys, groups = {item.digest for item in learned}, {item.group for item in learned}
         self._add(learned)
         by_place = {self.rows[id(item)]: item for item in items}
         verdicts: dict[int, Verdict] = {}
@@ -106,7 +107,7 @@ class Firewall:
             rows = [item for item in items if item.split == split]
             found: Counter[Contamination] = Counter()
             for item in rows:
-                kind: Contamination = "exact" if item.key in keys else ""
+                kind: Contamination = "exact" if item.digest in keys else ""
                 kind = kind or ("near" if self._is_near(item, by_place) else "")
                 kind = kind or ("group" if item.group in groups else "")
                 if not kind:
@@ -117,7 +118,7 @@ class Firewall:
                 else:
                     verdicts[id(item)] = (_REASONS[kind], _WORDS[kind])
             leaks.append(Leakage(split=split, exact=found["exact"], near=found["near"], group=found["group"]))
-            keys |= {item.key for item in rows}
+            keys |= {item.digest for item in rows}
             groups |= {item.group for item in rows}
             self._add([item for item in rows if id(item) not in verdicts])
         return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
@@ -134,11 +135,6 @@ class Firewall:
         found = self.index.find(self.rows[id(item)])
         closed = is_closed(self.contract.task)
         return any(not closed or by_place[match.index].answer == item.answer for match in found)
-
-
-def compared_text(item: Item, template: str) -> str:
-    """What a row asks, without the template's own words."""
-    return item.key if item.turns else without_wording(item.key, template)
 
 
 def keep_off_benchmarks(

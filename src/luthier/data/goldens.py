@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.data.contract import Renderer
 from luthier.data.privacy.spans import placeholders
-from luthier.data.shards import Example
+from luthier.data.shards import Shard
 from luthier.data.split import lot
 from luthier.errors import RunError
 from luthier.records import Golden
@@ -25,11 +26,14 @@ _SENTENCE = "The parcel left the warehouse on Monday and has not been seen since
 _LONG_TOKENS = 384
 
 
-def make_goldens(renderer: Renderer, examples: Sequence[Example], *, seed: int) -> tuple[Golden, ...]:
-    """Two texts of `examples` in which nothing personal was found, and made-up ones that are easy to get wrong."""
-    drawn = sorted(examples, key=lambda example: lot(seed, f"{example.line}:{example.text}"))
-    real = [example.text for example in drawn if not renderer.find(example.text) and not placeholders(example.text)]
-    texts = {f"real_{number}": text for number, text in enumerate(real[:2], start=1)}
+def make_goldens(renderer: Renderer, test: Shard, *, seed: int) -> tuple[Golden, ...]:
+    """Two clean texts of `test` in which nothing personal was found, and made-up ones that are easy to get wrong."""
+    rows = zip(test.column("line"), test.column("text"), test.column("contaminated"), strict=True)
+    drawn = sorted(
+        ((line, text) for line, text, seen in rows if not seen), key=lambda row: lot(seed, f"{row[0]}:{row[1]}")
+    )
+    plain = (text for _, text in drawn if not renderer.find(text) and not placeholders(text))
+    texts = {f"real_{number}": text for number, text in enumerate(itertools.islice(plain, 2), start=1)}
     room = min(_LONG_TOKENS, renderer.contract.max_length - renderer.contract.max_new_tokens)
     once, twice = (len(renderer.prompt_ids(renderer.messages(_SENTENCE * times))) for times in (1, 2))
     texts["long"] = _SENTENCE * max(1, (room - once) // (twice - once))

@@ -46,13 +46,13 @@ def open_rules(resolved: ResolvedRecipe, tagger_file: Path) -> tuple[Detector, s
     return open_detector(profile, tagger=tagger), sha256_file(tagger_file)
 
 
-def open_pseudonyms(rules: Privacy) -> Pseudonyms | None:
-    """What personal data is replaced by under the action 'pseudonymise', else None.
+def pseudonym_key(rules: Privacy) -> bytes:
+    """What pseudonyms are drawn by under the action 'pseudonymise', else b''.
 
     Raises:
         UserError: the key cannot be used.
     """
-    return Pseudonyms(read_key(home())) if rules.action == "pseudonymise" else None
+    return read_key(home()) if rules.action == "pseudonymise" else b""
 
 
 def guard(
@@ -76,9 +76,6 @@ def guard(
 
     Returns:
         A verdict for each row, all findings (their places are those in the cleaned text), and how many rows changed.
-
-    Raises:
-        SecretFound: there is a secret, and the rules say 'stop'.
     """
     verdicts: list[Verdict | None] = []
     findings: list[Finding] = []
@@ -97,8 +94,6 @@ def guard(
             if found and (secrets or rules.action in ("redact", "pseudonymise")):
                 _treat(item, contract, detector, pseudonyms)
                 changed += 1
-    if rules.secrets == "stop":
-        _stop_at_secrets([finding for finding in findings if finding.kind.startswith("secret.")])
     return verdicts, findings, changed
 
 
@@ -216,8 +211,14 @@ def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms
         item.answer = treated(item.answer)
 
 
-def _stop_at_secrets(secrets: Sequence[Finding]) -> None:
-    if not secrets:
+def stop_at_secrets(findings: Sequence[Finding], rules: Privacy) -> None:
+    """Stop where rows hold a secret and the rules say 'stop'.
+
+    Raises:
+        SecretFound: so it is.
+    """
+    secrets = [finding for finding in findings if finding.kind.startswith("secret.")]
+    if not secrets or rules.secrets != "stop":
         return
     raise SecretFound(
         f"{len(secrets)} secret{'s' if len(secrets) > 1 else ''} in the data: {_places(secrets)}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -37,6 +38,9 @@ class Item:
     origin: SplitName | None
     """The split that the row's own file stands for; None where the file is split by us."""
     values: dict[str, object]
+    """The row's cells; once it is refined, only those that the split asks for."""
+    row: int = 0
+    """Running number over all files, from 0."""
     group: str = ""
     text: str = ""
     answer: str = ""
@@ -44,6 +48,8 @@ class Item:
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
     contaminated: Contamination = ""
+    digest: bytes = b""
+    """Of `key`, by which refined rows are told to be equal."""
 
     @property
     def key(self) -> str:
@@ -51,6 +57,11 @@ class Item:
         if not self.turns:
             return text_key(self.text)
         return text_key("\n".join(f"{turn.role}: {turn.content}" for turn in self.turns[:-1]))
+
+
+def digest_of(text: str) -> bytes:
+    """128 bits that stand for a text; among 2^32 texts two share them with probability 2^-65."""
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 class Ledger:
@@ -88,6 +99,23 @@ class Ledger:
             )
             self.changes.append(change)
 
+    def join(self, part: Ledger) -> None:
+        """Take over what became of some of the rows, counted elsewhere; parts come in the order of their rows."""
+        self.fates += part.fates
+        self.changes += part.changes[: _SHOWN_CHANGES - len(self.changes)]
+        places = {one.step: place for place, one in enumerate(self.steps)}
+        for one in part.steps:
+            if one.step not in places:
+                self.steps.append(one)
+                continue
+            known = self.steps[places[one.step]]
+            self.steps[places[one.step]] = StepCount(
+                step=one.step,
+                rows_in=known.rows_in + one.rows_in,
+                rows_out=known.rows_out + one.rows_out,
+                rows_changed=known.rows_changed + one.rows_changed,
+            )
+
     def _masked(self, text: str) -> str:
         """Cut after masking, so that no half of an address is left over."""
         return self.detector.scrub(text, personal=True, secrets=True)[:_SHOWN_CHARS]
@@ -103,13 +131,14 @@ class Ledger:
         return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
 
 
-def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -> list[Item]:
-    """All readable rows of the recipe's files, in order; the others go to the ledger, and into quarantine.
+def read_parts(resolved: ResolvedRecipe, ledger: Ledger, *, size: int, bad: Path | None = None) -> Iterator[list[Item]]:
+    """All readable rows of the recipe's files, in order, `size` at a time; the others go to the ledger and quarantine.
 
     Args:
         resolved: names the files.
         ledger: learns of rows that cannot be read.
-        bad: where those are kept; None keeps them nowhere.
+        size: rows of a part; the last has fewer.
+        bad: where rows that cannot be read are kept; None keeps them nowhere.
 
     Raises:
         DataError: a file cannot be used, has too many rows that cannot be read, or does not have a column that the
@@ -118,45 +147,53 @@ def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -
     data, entry = resolved.recipe.data, resolved.recipe.entry
     files: list[tuple[str, SplitName | None]] = [(entry.path, None)]
     files += [(file, name) for file, name in _own_splits(data) if file is not None]
-    items: list[Item] = []
     keep_personal = data.privacy is None or data.privacy.action == "report"
+    step = len(ledger.steps)
+    ledger.steps.append(StepCount(step="read", rows_in=0, rows_out=0, rows_changed=0))
     with quarantine(bad, detector=ledger.detector, keep_personal=keep_personal) as keep:
-        for file, origin in files:
-            items += _load(resolved, ledger, file=file, origin=origin, keep=keep)
-    ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0))
-    return items
+        readable = (item for file, origin in files for item in _read(resolved, ledger, file, origin, keep))
+        numbered = _numbered(readable)
+        while part := list(itertools.islice(numbered, size)):
+            yield part
+    good = ledger.rows_in - ledger.quarantined
+    ledger.steps[step] = StepCount(step="read", rows_in=ledger.rows_in, rows_out=good, rows_changed=0)
+
+
+def _numbered(items: Iterable[Item]) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        item.row = number
+        yield item
 
 
 def _own_splits(data: Data) -> tuple[tuple[str | None, SplitName], ...]:
     return (data.validation, "validation"), (data.test, "test")
 
 
-def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitName | None, keep: Keep) -> list[Item]:
+def _read(resolved: ResolvedRecipe, ledger: Ledger, file: str, origin: SplitName | None, keep: Keep) -> Iterator[Item]:
     entry, path = resolved.recipe.entry, resolved.file(file)
-    own: list[Item] = []
     faults = FaultCounts()
     query = None if file in resolved.fetched else entry.query  # what was fetched are the rows of the query
     source = (
         open_source(path, format=entry.format, sheet=entry.sheet, query=query) if origin is None else open_source(path)
     )
     before = ledger.rows_in
+    columns: dict[str, None] = {}
     for read in read_source(source):
         ledger.rows_in += 1
         name = f"{file}/{read.file}" if read.file else file
         if isinstance(read, Row):
-            own.append(Item(name, read.line, origin, read.values))
+            columns.update(dict.fromkeys(read.values))
+            yield Item(name, read.line, origin, read.values)
             continue
         ledger.fault(name, read.line, (read.reason, read.detail))
         ledger.quarantined += 1
         faults.add(read)
         keep(name, read, source.encoding)
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
-    _check_columns(resolved, str(path), own, is_train=origin is None)
-    return own
+    _check_columns(resolved, str(path), columns, is_train=origin is None)
 
 
-def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *, is_train: bool) -> None:
-    columns = dict.fromkeys(name for item in items for name in item.values)
+def _check_columns(resolved: ResolvedRecipe, file: str, columns: Collection[str], *, is_train: bool) -> None:
     entry = resolved.recipe.entry
     for name in fields(entry.input) if entry.input else ():
         if name not in columns:
@@ -169,8 +206,10 @@ def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *
             raise missing_column(column, columns, key=f"{file}: data.split.{key}")
 
 
-def name_group(item: Item, group_by: str) -> str:
-    """A pseudonym for the row's group: what the column holds, else what the row asks, hashed (it may be an address)."""
+def name_item(item: Item, group_by: str) -> None:
+    """Set digest and group: a pseudonym for what the column holds, else for what the row asks; it may be an address."""
+    key = item.key
+    item.digest = digest_of(key)
     value = as_text(item.values.get(group_by)).strip() if group_by else ""
-    source = f"{group_by}={value}" if value else f"text={item.key}"
-    return blake2b(source.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    source = f"{group_by}={value}" if value else f"text={key}"
+    item.group = blake2b(source.encode(errors="surrogatepass"), digest_size=8).hexdigest()

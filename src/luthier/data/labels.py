@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +47,16 @@ class Review:
     suspects: tuple[Suspect, ...]
 
 
-def rename(answers: Sequence[str], names: Mapping[str, str], *, key: str) -> list[str]:
-    """Each answer under its new name.
+def refuse_unknown(names: Iterable[str], labels: Collection[str], *, key: str) -> None:
+    """Stop where a label to be renamed is not among those of the file.
 
     Raises:
-        DataError: a name to be replaced does not occur.
+        DataError: it does not occur.
     """
     for old in names:
-        if old not in answers:
-            known = ", ".join(scrub(label, personal=True, secrets=True) for label in sorted(set(answers))[:12])
+        if old not in labels:
+            known = ", ".join(scrub(label, personal=True, secrets=True) for label in sorted(labels)[:12])
             raise DataError(f"{key}: no row has the label {old!r}", way_out=f"labels are, for instance: {known}")
-    return [names.get(answer, answer) for answer in answers]
 
 
 def similar_names(labels: Iterable[str]) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ class Match:
 def shingles(text: str) -> frozenset[str]:
     """All parts of `SHINGLE` characters; of a shorter text there is one, the text itself."""
     padded = text.ljust(SHINGLE, "\0")
-    return frozenset(padded[start : start + SHINGLE] for start in range(len(padded) - SHINGLE + 1))
+    return frozenset({padded[start : start + SHINGLE] for start in range(len(padded) - SHINGLE + 1)})
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
@@ -72,6 +72,34 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return found
 
 
+@dataclass(frozen=True)
+class Signatures:
+    """What MinHash keeps of N texts; each text's own, whatever the others are."""
+
+    keys: UInt64s
+    """[N, B] one number for the R least hashes of a band."""
+    sketches: NDArray[np.uint8]
+    """[N, B * R] a byte of each least hash."""
+
+    def of(self, places: NDArray[np.int64]) -> Signatures:
+        """Those of some of the texts."""
+        return Signatures(self.keys[places], self.sketches[places])
+
+
+def sign(texts: Sequence[str], threshold: float) -> Signatures:
+    """The signatures of texts that are to be compared at a threshold."""
+    keys_BN, sketches = _least_hashes(texts, *bands_for(threshold))
+    return Signatures(np.ascontiguousarray(keys_BN.T), sketches)
+
+
+def joined(parts: Iterable[Signatures], threshold: float) -> Signatures:
+    """Those of all texts, from those of parts of them, in order."""
+    bands, rows = bands_for(threshold)
+    none = Signatures(np.empty((0, bands), dtype=np.uint64), np.empty((0, bands * rows), dtype=np.uint8))
+    found = [none, *parts]
+    return Signatures(np.concatenate([one.keys for one in found]), np.concatenate([one.sketches for one in found]))
+
+
 class NearIndex:
     """Finds, for one of N texts, the texts added before it that nearly say the same.
 
@@ -79,7 +107,12 @@ class NearIndex:
     texts and the order of the calls; no random generator is asked.
     """
 
-    def __init__(self, texts: Sequence[str], threshold: float) -> None:
+    def __init__(self, texts: Sequence[str], threshold: float, signatures: Signatures | None = None) -> None:
+        """Args:
+        texts: N texts.
+        threshold: Jaccard index from which on texts are alike.
+        signatures: of the texts for the threshold, where they have been made already.
+        """
         self.threshold = threshold
         self.compared = 0
         """Pairs whose shingles were compared."""
@@ -87,8 +120,9 @@ class NearIndex:
         """Texts that were compared with the newest candidates only, because they had too many."""
         self._texts = texts
         bands, rows = bands_for(threshold)
-        keys_BN, self._sketches = _least_hashes(texts, bands, rows)  # sketches [N, B * R]: a byte of each least hash
-        self._buckets = _buckets(keys_BN)  # [N, B]: number of the bucket; -1 where the text is alone
+        signatures = signatures or sign(texts, threshold)
+        self._sketches = signatures.sketches
+        self._buckets = _buckets(signatures.keys.T)  # [N, B]: number of the bucket; -1 where the text is alone
         # Of K least hashes K J are equal, with this spread; four of them below, an exact comparison is not tried.
         hashes = bands * rows
         self._least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets as random_key
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
+from luthier.data.crew import Alone, Crew
 from luthier.data.dedupe import conflicting, repeated
-from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import (
     count_kinds,
-    guard,
     guard_labels,
-    open_pseudonyms,
     open_rules,
     personal_wording,
+    pseudonym_key,
     refuse_secrets_in_wording,
+    stop_at_secrets,
 )
-from luthier.data.interpret import interpret
-from luthier.data.items import Item, Ledger, Verdict, load, name_group
-from luthier.data.labels import rare_labels, similar_names, suspected
+from luthier.data.interpret import chat_column
+from luthier.data.items import Item, Ledger, Verdict, read_parts
+from luthier.data.labels import rare_labels, refuse_unknown, similar_names, suspected
+from luthier.data.likeness import Likeness
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
-from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
+from luthier.data.refine import Refine, part_rows
+from luthier.data.separate import Separated, check_labels, comparisons, separate, set_near_aside, split_rule
 from luthier.data.shards import Shard, distribute
 from luthier.data.show import row_views
 from luthier.data.source import fingerprint
@@ -34,7 +38,7 @@ from luthier.data_report import DataReport, Finding, LabelReview, LabelSuspect, 
 from luthier.errors import DataError
 from luthier.records import Contamination, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_file, temporary_file, write_atomic
+from luthier.store.files import sha256_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -42,7 +46,7 @@ _SHORTEST_OPEN_ANSWER = 16
 _OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
 
 
-def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> DataReport:
+def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, crew: Crew | None = None) -> DataReport:
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
@@ -53,6 +57,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
         out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
+        crew: shares the work on the rows; None does it all in this process. The result is the same.
 
     Raises:
         DataError: a file cannot be used, or what is left of it cannot be learned from.
@@ -68,21 +73,19 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
     )
     renderer = Renderer(contract, tokenizer, detector)
-    items = load(resolved, ledger, bad=out / "quarantine.jsonl")
-    entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
-    items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
-    items, findings = _guard(items, resolved, renderer, ledger)
-    if resolved.recipe.data.filter is not None:
-        items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
-    items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
-    items, near = set_near_aside(items, contract, resolved, ledger)
-    separated = separate(items, contract, resolved, ledger)
+    crew = crew or Alone()
+    items, findings, likeness = _refine(resolved, contract, ledger, out=out, crew=crew)
+    items, conflicts = _settle(items, contract, ledger)
+    items, near = set_near_aside(items, contract, resolved, likeness, ledger)
+    separated = separate(items, contract, resolved, likeness, ledger)
+    del likeness  # some hundred megabytes of a million rows
     review = _review(separated.items, resolved)
-    _render(separated.items, renderer, resolved, ledger, out=out)
+    _render(separated.items, renderer, resolved, ledger, tokenizer_folder / "tokenizer.json", out=out, crew=crew)
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
-    clean = [row for row in Shard(out / "test.arrow") if not row.contaminated]
-    goldens = make_goldens(Renderer(contract, tokenizer, detector), clean, seed=resolved.recipe.data.split.seed)
+    goldens = make_goldens(
+        Renderer(contract, tokenizer, detector), Shard(out / "test.arrow"), seed=resolved.recipe.data.split.seed
+    )
     write_goldens(out / "goldens.json", goldens)
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(
@@ -94,47 +97,71 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     return report
 
 
-def _guard(
-    items: list[Item], resolved: ResolvedRecipe, renderer: Renderer, ledger: Ledger
-) -> tuple[list[Item], list[Finding]]:
-    rules, contract = resolved.recipe.data.privacy, renderer.contract
+def _refine(
+    resolved: ResolvedRecipe, contract: RequestContract, ledger: Ledger, *, out: Path, crew: Crew
+) -> tuple[list[Item], list[Finding], Likeness]:
+    """Read the rows, let the crew refine them part by part, and look at what only all of them tell."""
+    data, label = resolved.recipe.data, resolved.recipe.entry.label or ""
+    rules = data.privacy
     assert rules is not None  # resolved
-    pseudonyms = open_pseudonyms(rules)
-    key = random_key.token_bytes(32)
-    column = resolved.recipe.entry.label or ""
-    labels = guard_labels(items, rules, column=column, key=key) if is_closed(contract.task) else []
-    verdicts, findings, changed = guard(
-        items, rules, contract, key=key, detector=renderer.detector, pseudonyms=pseudonyms
+    parts = read_parts(resolved, ledger, size=part_rows(contract.privacy_profile), bad=out / "quarantine.jsonl")
+    chat = ""
+    if not contract.input and (first := next(parts, None)):
+        chat, parts = chat_column(first), itertools.chain([first], parts)
+    work = Refine(
+        data=data,
+        contract=contract,
+        folder=out,
+        label=label,
+        chat_column=chat,
+        hmac_key=(key := random_key.token_bytes(32)),
+        pseudonym_key=pseudonym_key(rules),
+        comparisons=comparisons(resolved, contract),
     )
-    if pseudonyms is not None and rules.keep_mapping is not None:
-        path = resolved.file(rules.keep_mapping)
-        write_mapping(path, pseudonyms.mapping, passphrase=mapping_passphrase())
-    findings = sorted([*labels, *findings], key=lambda one: (one.file, one.line)) if labels else findings
-    return ledger.sift("privacy", items, verdicts, changed=changed), findings
+    items: list[Item] = []
+    findings: list[Finding] = []
+    signatures, labels = [], set[str]()
+    mapping: dict[tuple[str, str], str] = {}
+    for part in crew.each(work, parts):
+        items += part.items
+        findings += part.findings
+        signatures.append(part.signatures)
+        labels |= part.labels
+        mapping |= part.mapping
+        ledger.join(part.ledger)
+    refuse_unknown(data.labels.rename, labels, key="data.labels.rename")
+    stop_at_secrets(findings, rules)
+    found = guard_labels(items, rules, column=label, key=key) if is_closed(contract.task) else []
+    findings = sorted([*found, *findings], key=lambda one: (one.file, one.line)) if found else findings
+    if rules.keep_mapping is not None:
+        write_mapping(resolved.file(rules.keep_mapping), mapping, passphrase=mapping_passphrase())
+    return items, findings, Likeness([item.row for item in items], signatures)
 
 
-def _settle(items: list[Item], contract: RequestContract, group_by: str, ledger: Ledger) -> tuple[list[Item], int]:
+def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tuple[list[Item], int]:
     """Set aside contradictions (of labels; free text may have several right answers) and repetitions, file by file."""
     conflicts = 0
     if is_closed(contract.task):
-        keys = [f"{item.origin}:{item.key}" for item in items]
-        marks = conflicting(keys, [item.answer for item in items])
-        lines: dict[str, list[str]] = {}
-        for key, item, mark in zip(keys, items, marks, strict=True):
+        marks = conflicting([(item.origin, item.digest) for item in items], [item.answer for item in items])
+        lines: dict[tuple[SplitName | None, bytes], list[str]] = {}
+        for item, mark in zip(items, marks, strict=True):
             if mark:
-                lines.setdefault(key, []).append(str(item.line))
+                lines.setdefault((item.origin, item.digest), []).append(str(item.line))
         conflicts = len(lines)
-        details = [f"same text, other labels in lines {', '.join(lines[key])}" if key in lines else "" for key in keys]
-        items = ledger.sift("conflicts", items, [("conflicting_labels", one) if one else None for one in details])
-    keys = [f"{item.origin}:{item.key}" for item in items]
-    first = repeated(keys, [item.answer or item.turns[-1].content for item in items])
+        found: list[Verdict | None] = [
+            ("conflicting_labels", f"same text, other labels in lines {', '.join(lines[item.origin, item.digest])}")
+            if mark
+            else None
+            for item, mark in zip(items, marks, strict=True)
+        ]
+        items = ledger.sift("conflicts", items, found)
+    first = repeated(
+        [(item.origin, item.digest) for item in items], [item.answer or item.turns[-1].content for item in items]
+    )
     verdicts: list[Verdict | None] = [
         None if index is None else ("duplicate", f"of line {items[index].line}") for index in first
     ]
-    items = ledger.sift("duplicates", items, verdicts)
-    for item in items:
-        item.group = name_group(item, group_by)
-    return items, conflicts
+    return ledger.sift("duplicates", items, verdicts), conflicts
 
 
 def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | None:
@@ -163,26 +190,36 @@ def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | No
     return LabelReview(agreement=found.agreement, suspects=suspects)
 
 
-def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
+def _render(
+    items: list[Item],
+    renderer: Renderer,
+    resolved: ResolvedRecipe,
+    ledger: Ledger,
+    tokenizer: Path,
+    *,
+    out: Path,
+    crew: Crew,
+) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
-    with temporary_file(out / "rows.arrow") as spool:
-        rendered = render_rows(items, renderer, ledger, spool=spool)
-        _refuse_short_length(items, rendered, renderer.contract, ledger)
-        kept = check_labels(rendered, resolved, ledger, step="labels after length")
-        for split in ("train", "test"):
-            if not any(item.split == split for item in kept):
-                raise DataError(
-                    f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
-                    f"({ledger.rows_in} rows read: {ledger.summary()})",
-                    way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
-                )
-        _refuse_seen_test([item for item in kept if item.split == "test"])
-        left = {id(item) for item in kept}
-        distribute(
-            spool,
-            {split: out / f"{split}.arrow" for split in SPLITS},
-            [item.split if id(item) in left else None for item in rendered],
-        )
+    parts = out / "parts"
+    rendered, files = render_rows(items, renderer, ledger, tokenizer=tokenizer, parts=parts, crew=crew)
+    _refuse_short_length(items, rendered, renderer.contract, ledger)
+    kept = check_labels(rendered, resolved, ledger, step="labels after length")
+    for split in ("train", "test"):
+        if not any(item.split == split for item in kept):
+            raise DataError(
+                f"{resolved.file(resolved.recipe.entry.path)}: no row is left for the {split} split "
+                f"({ledger.rows_in} rows read: {ledger.summary()})",
+                way_out=f"give more rows, or another data.split.test, or a file of its own as data.{split}",
+            )
+    _refuse_seen_test([item for item in kept if item.split == "test"])
+    left = {id(item) for item in kept}
+    distribute(
+        files,
+        {split: out / f"{split}.arrow" for split in SPLITS},
+        [item.split if id(item) in left else None for item in rendered],
+    )
+    shutil.rmtree(parts)
 
 
 def _refuse_seen_test(test: Sequence[Item]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from luthier.data.dedupe import near_repeated, text_key
-from luthier.data.firewall import Firewall, compared_text, keep_off_benchmarks
+from luthier.data.dedupe import near_repeated
+from luthier.data.firewall import Firewall, keep_off_benchmarks
 from luthier.data.inputs import as_text
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.likeness import Comparison, Likeness
 from luthier.data.split import assign, assign_by_time, assign_stable, draw
 from luthier.data.times import read_times
 from luthier.data_report import BenchmarkOverlap, Leakage, NearConflict, NearReport
@@ -29,7 +30,9 @@ class Separated:
     """Rows in chains of near-duplicates that were too long to be kept in one split."""
 
 
-def separate(items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger) -> Separated:
+def separate(
+    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, likeness: Likeness, ledger: Ledger
+) -> Separated:
     """Give every item its split, then find what must not be evaluated on or learned, then keep to the limits.
 
     Raises:
@@ -42,7 +45,7 @@ def separate(items: Sequence[Item], contract: RequestContract, resolved: Resolve
             way_out="check data.train[0].input and .label, and the lines that `luthier prepare` reports",
         )
     kept, times = _timed(items, resolved, ledger)
-    firewall = Firewall.over(kept, contract, resolved.recipe.data.leakage.threshold)
+    firewall = Firewall.over(kept, contract, likeness, leak_comparison(resolved, contract))
     apart = _assign(kept, times, resolved, firewall)
     kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger)
     kept = check_labels(kept, resolved, ledger, step="labels")
@@ -54,24 +57,40 @@ MOST_CONFLICTS = 200
 """Near-duplicates under other labels that the report lists; all are counted."""
 
 
-def set_near_aside(
-    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger
-) -> tuple[list[Item], NearReport | None]:
-    """Set aside near-duplicates of the same label, file by file; free answers are compared with their questions."""
+def dedupe_comparison(resolved: ResolvedRecipe, contract: RequestContract) -> Comparison | None:
+    """How rows are compared that may repeat each other; free answers are compared with their questions."""
     rules = resolved.recipe.data.dedupe
     if rules is None or rules.threshold is None:
+        return None
+    return Comparison(contract.input, rules.threshold, with_answers=not is_closed(contract.task))
+
+
+def leak_comparison(resolved: ResolvedRecipe, contract: RequestContract) -> Comparison | None:
+    """How rows are compared that may give each other away."""
+    threshold = resolved.recipe.data.leakage.threshold
+    return None if threshold is None else Comparison(contract.input, threshold, with_answers=False)
+
+
+def comparisons(resolved: ResolvedRecipe, contract: RequestContract) -> tuple[Comparison, ...]:
+    """All ways in which rows of this recipe are compared."""
+    asked = (dedupe_comparison(resolved, contract), leak_comparison(resolved, contract))
+    return tuple(dict.fromkeys(one for one in asked if one is not None))
+
+
+def set_near_aside(
+    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, likeness: Likeness, ledger: Ledger
+) -> tuple[list[Item], NearReport | None]:
+    """Set aside near-duplicates of the same label, file by file."""
+    comparison = dedupe_comparison(resolved, contract)
+    if comparison is None:
         return list(items), None
     closed = is_closed(contract.task)
     verdicts: dict[int, Verdict] = {}
     conflicts: list[NearConflict] = []
     compared = crowded = 0
     for own in _by_origin(items):
-        texts = [compared_text(item, contract.input) for item in own]
-        if not closed:
-            answers = (text_key(item.turns[-1].content if item.turns else item.answer) for item in own)
-            texts = [f"{text}\n{answer}" for text, answer in zip(texts, answers, strict=True)]
         labels = [item.answer if closed else "" for item in own]
-        found = near_repeated(texts, labels, threshold=rules.threshold)
+        found = near_repeated(likeness.index(own, comparison), labels)
         for item, match in zip(own, found.first, strict=True):
             if match is not None:
                 detail = f"of line {own[match.index].line}, likeness {match.jaccard:.2f}"
@@ -82,7 +101,7 @@ def set_near_aside(
         ]
         compared, crowded = compared + found.compared, crowded + found.crowded
     report = NearReport(
-        threshold=rules.threshold,
+        threshold=comparison.threshold,
         compared=compared,
         crowded=crowded,
         num_conflicts=len(conflicts),

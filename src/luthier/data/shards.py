@@ -19,6 +19,8 @@ from luthier.errors import RunError
 from luthier.records import Contamination, SplitName
 from luthier.store.files import write_atomic_file
 
+SHARD_VERSION = "shard/2"
+
 SCHEMA = pa.schema(
     [
         ("line", pa.int64()),
@@ -30,7 +32,7 @@ SCHEMA = pa.schema(
         ("supervised", pa.list_(pa.bool_())),
         ("contaminated", pa.string()),
     ],
-    metadata={"luthier": "shard/2"},
+    metadata={"luthier": SHARD_VERSION},
 )
 
 _SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated")
@@ -122,25 +124,58 @@ def write_shard(path: Path, examples: Iterable[Example]) -> None:
             writer.add(example)
 
 
-def distribute(spool: Path, paths: Mapping[SplitName, Path], splits: Sequence[SplitName | None]) -> None:
-    """Write the rows of `spool` to the shards of their splits, in order, without decoding them.
+def pairs_batch(
+    lines: Sequence[int],
+    groups: Sequence[str],
+    texts: Sequence[str],
+    answers: Sequence[str],
+    prompt_ids: Sequence[Sequence[int]],
+    answer_ids: Sequence[Sequence[int]],
+    contaminated: Sequence[Contamination],
+) -> pa.RecordBatch:
+    """N rows of a prompt and an answer that is supervised as a whole, as they stand in a shard."""
+    lengths_N2 = np.array([[len(prompt), len(answer)] for prompt, answer in zip(prompt_ids, answer_ids, strict=True)])
+    lengths_N2 = lengths_N2.reshape(-1, 2).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths_N2.sum(axis=1))]).astype(np.int32)
+    both = itertools.chain.from_iterable(zip(prompt_ids, answer_ids, strict=True))
+    ids = np.fromiter(itertools.chain.from_iterable(both), dtype=np.int32, count=int(offsets[-1]))
+    supervised = np.repeat(np.tile([False, True], len(lengths_N2)), lengths_N2.ravel())
+    columns = {
+        "line": lines,
+        "group": groups,
+        "text": texts,
+        "answer": answers,
+        "prompt_tokens": lengths_N2[:, 0],
+        "input_ids": pa.ListArray.from_arrays(offsets, ids),
+        "supervised": pa.ListArray.from_arrays(offsets, supervised),
+        "contaminated": contaminated,
+    }
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type)
+        for name, column in columns.items()
+    ]
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def distribute(sources: Sequence[Path], paths: Mapping[SplitName, Path], splits: Sequence[SplitName | None]) -> None:
+    """Write the rows of `sources` to the shards of their splits, in order, without decoding them.
 
     Args:
-        spool: a shard of N rows.
+        sources: shards of N rows together.
         paths: where the shard of each split goes.
         splits: of each row; None leaves it out. Shape [N].
     """
     with ExitStack() as stack:
-        source = stack.enter_context(pa.memory_map(str(spool)))
-        reader = stack.enter_context(pa.ipc.open_file(source))
         writers = {split: stack.enter_context(shard_writer(path)) for split, path in paths.items()}
         start = 0
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            own = splits[start : start + batch.num_rows]
-            start += batch.num_rows
-            for split, writer in writers.items():
-                writer.add_batch(batch.filter(pa.array([one == split for one in own], pa.bool_())))
+        for source in sources:
+            with pa.memory_map(str(source)) as mapped, pa.ipc.open_file(mapped) as reader:
+                for number in range(reader.num_record_batches):
+                    batch = reader.get_batch(number)
+                    own = splits[start : start + batch.num_rows]
+                    start += batch.num_rows
+                    for split, writer in writers.items():
+                        writer.add_batch(batch.filter(pa.array([one == split for one in own], pa.bool_())))
         assert start == len(splits), f"{start} rows, {len(splits)} splits"
 
 

@@ -39,32 +39,39 @@ def assign(
         stratify: whether labels keep their shares.
     """
     kinds = list(labels) if stratify else [""] * len(groups)
-    contents: dict[str, Counter[str]] = {}
+    contents: dict[str, dict[str, int]] = {}  # group -> label -> rows
     for group, label in zip(groups, kinds, strict=True):
-        contents.setdefault(group, Counter())[label] += 1
+        counts = contents.setdefault(group, {})
+        counts[label] = counts.get(label, 0) + 1
     order = sorted(contents, key=lambda group: lot(seed, group))
     circles: dict[str, list[str]] = {}
     for group in order:
-        counts = contents[group]
-        circles.setdefault(max(counts, key=lambda label: (counts[label], lot(seed, f"{group}:{label}"))), []).append(
-            group
-        )
+        label = _most_frequent(contents[group], group, seed)
+        circles.setdefault(label, []).append(group)
     chosen: dict[str, SplitName] = {}
     for label, circle in circles.items():
-        whole = sum(contents[group].total() for group in circle)
+        whole = sum(sum(contents[group].values()) for group in circle)
         start = whole * int.from_bytes(lot(seed, f"turn:{label}")[:6]) / 2**48
         for group in circle:
-            place = (start + contents[group].total() / 2) % whole / whole
+            rows = sum(contents[group].values())
+            place = (start + rows / 2) % whole / whole
             chosen[group] = "test" if place < test else "validation" if place < test + validation else "train"
-            start += contents[group].total()
+            start += rows
     _correct(chosen, order, contents, wanted={"test": test > 0, "validation": validation > 0})
     return [chosen[group] for group in groups]
+
+
+def _most_frequent(counts: Mapping[str, int], group: str, seed: int) -> str:
+    """The label of most of a group's rows; a lot decides between equals."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return max(counts, key=lambda label: (counts[label], lot(seed, f"{group}:{label}")))
 
 
 def _correct(
     chosen: dict[str, SplitName],
     order: Sequence[str],
-    contents: Mapping[str, Counter[str]],
+    contents: Mapping[str, Mapping[str, int]],
     *,
     wanted: dict[SplitName, bool],
 ) -> None:

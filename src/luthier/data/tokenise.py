@@ -3,87 +3,182 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from luthier.data.contract import Renderer
+from luthier import __version__
+from luthier.data.contract import Renderer, open_tokenizer
+from luthier.data.crew import Crew, in_parts
 from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
+from luthier.data.shards import ROWS_PER_BATCH, SHARD_VERSION, Example, Shard, ShardWriter, pairs_batch, shard_writer
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, SplitName, is_closed
-from luthier.store.files import sha256_file
+from luthier.records import Contamination, Message, RequestContract, SplitName, is_closed
+from luthier.store.files import sha256_file, write_atomic
 
 LENGTH_BINS = 32
 
 
-def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, spool: Path) -> list[Item]:
-    """Tokenise each item into the file `spool`; what the template refuses and rows above `max_length` are set aside.
+def render_rows(
+    items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, tokenizer: Path, parts: Path, crew: Crew
+) -> tuple[list[Item], list[Path]]:
+    """Tokenise the items, a part at a time; what the template refuses and rows above `max_length` are set aside.
+
+    A part that an earlier, interrupted call has finished is taken as it is: its name says what it was made of.
+
+    Args:
+        items: rows with their splits.
+        renderer: of the contract.
+        ledger: learns of rows that are set aside.
+        tokenizer: the renderer's tokenizer.json.
+        parts: folder for the shards of the parts.
+        crew: does the work.
 
     Returns:
-        The items that are left, in the order of the rows in the file.
+        The items that are left, and the parts, whose rows are these in this order.
 
     Raises:
         DataError: a row has nothing to learn, or an end of turn that is not supervised.
     """
-    verdicts: list[Verdict | None] = []
-    most = renderer.contract.max_length
-    answer_ids = functools.cache(renderer.answer_ids)
-    closed = is_closed(renderer.contract.task)
+    contract = renderer.contract
     # A prompt must leave room for whichever label the model may choose, not only for its own.
-    longest = max((len(answer_ids(answer)) for answer in {item.answer for item in items}), default=0) if closed else 0
-    with shard_writer(spool) as writer:
-        for start in range(0, len(items), ROWS_PER_BATCH):
-            some = items[start : start + ROWS_PER_BATCH]
-            for item, made in zip(some, _examples(some, renderer, answer_ids if closed else None), strict=True):
-                if isinstance(made, str):
-                    verdicts.append(("template", made))
-                    continue
-                length = max(len(made.input_ids), made.prompt_tokens + longest)
-                if length > most:
-                    verdicts.append(("too_long", f"{length} tokens, train.max_length is {most}"))
-                    continue
-                audit_row(made, renderer.contract, split=item.split)
-                verdicts.append(None)
-                writer.add(made)
-    return ledger.sift("length", items, verdicts)
+    labels = {item.answer for item in items} if is_closed(contract.task) else ()
+    longest = max((len(renderer.answer_ids(label)) for label in labels), default=0)
+    parts.mkdir(parents=True, exist_ok=True)
+    work = RenderPart(contract, tokenizer, parts, longest)
+    verdicts: list[Verdict | None] = []
+    files = []
+    rows = ([_Asked.of(item) for item in some] for some in in_parts(items, ROWS_PER_BATCH))
+    for number, made in enumerate(crew.each(work, rows)):
+        here: list[Verdict | None] = [None] * len(items[number * ROWS_PER_BATCH : (number + 1) * ROWS_PER_BATCH])
+        for place, verdict in made.verdicts.items():
+            here[place] = verdict
+        verdicts += here
+        files.append(made.path)
+    return ledger.sift("length", items, verdicts), files
 
 
-def _examples(
-    items: Sequence[Item], renderer: Renderer, label_ids: Callable[[str], list[int]] | None
-) -> Iterator[Example | str]:
-    """Each item as an example, or, as text, why its conversation cannot be rendered."""
-    if items and items[0].turns:
-        for item in items:
-            try:
-                yield _conversation(item, renderer)
-            except (DataError, ModelError) as error:
-                yield error.what
-        return
-    prompts = renderer.encode_all([renderer.prompt_text(renderer.messages(item.text)) for item in items])
-    answers = (
-        [label_ids(item.answer) for item in items]
-        if label_ids is not None
-        else renderer.all_answer_ids([item.answer for item in items])
-    )
-    for item, prompt, answer in zip(items, prompts, answers, strict=True):
-        yield Example(
-            line=item.line,
-            group=item.group,
-            text=item.text,
-            answer=item.answer,
-            prompt_tokens=len(prompt),
-            input_ids=prompt + answer,
-            supervised=[False] * len(prompt) + [True] * len(answer),
-            contaminated=item.contaminated,
+class _Asked(NamedTuple):
+    """What of an item is tokenised, and noted beside its tokens."""
+
+    line: int
+    group: str
+    text: str
+    answer: str
+    turns: tuple[Message, ...]
+    split: SplitName
+    contaminated: Contamination
+
+    @classmethod
+    def of(cls, item: Item) -> _Asked:
+        return cls(item.line, item.group, item.text, item.answer, item.turns, item.split, item.contaminated)
+
+
+@dataclass(frozen=True)
+class RenderedPart:
+    """A part on disk."""
+
+    path: Path
+    verdicts: dict[int, Verdict]
+    """Place of each row that is not in the file -> why."""
+
+
+@dataclass(frozen=True)
+class RenderPart:
+    """Tokenises one part, wherever that is."""
+
+    contract: RequestContract
+    tokenizer: Path
+    folder: Path
+    longest: int
+    """Tokens of the longest label, end of turn included; 0 for free answers."""
+
+    def __call__(self, rows: Sequence[_Asked]) -> RenderedPart:
+        """Write the part, unless it is there."""
+        path = self.folder / f"{self._name(rows)}.arrow"
+        fates = path.with_suffix(".json")
+        if path.is_file() and fates.is_file():
+            known = json.loads(fates.read_text(encoding="utf-8"))
+            return RenderedPart(path, {int(place): (reason, detail) for place, (reason, detail) in known.items()})
+        renderer = _open(self.contract, self.tokenizer)
+        verdicts: dict[int, Verdict] = {}
+        with shard_writer(path) as writer:
+            self._write(rows, renderer, writer, verdicts)
+            write_atomic(fates, json.dumps(verdicts))
+        return RenderedPart(path, verdicts)
+
+    def _name(self, rows: Sequence[_Asked]) -> str:
+        """Hash of all that the part follows from."""
+        what = blake2b(digest_size=16)
+        what.update(f"{SHARD_VERSION}\n{__version__}\n{self.longest}\n{self.contract.to_json()}".encode())
+        for row in rows:
+            what.update(repr(row).encode(errors="surrogatepass"))
+        return what.hexdigest()
+
+    def _write(
+        self, rows: Sequence[_Asked], renderer: Renderer, writer: ShardWriter, verdicts: dict[int, Verdict]
+    ) -> None:
+        most = self.contract.max_length
+
+        def fits(place: int, length: int) -> bool:
+            if length > most:
+                verdicts[place] = ("too_long", f"{length} tokens, train.max_length is {most}")
+            return length <= most
+
+        if rows and rows[0].turns:
+            for place, row in enumerate(rows):
+                try:
+                    made = _conversation(row, renderer)
+                except (DataError, ModelError) as error:
+                    verdicts[place] = ("template", error.what)
+                    continue
+                if fits(place, max(len(made.input_ids), made.prompt_tokens + self.longest)):
+                    audit_row(made, self.contract, split=row.split)
+                    writer.add(made)
+            return
+        prompts = renderer.all_prompt_ids([row.text for row in rows])
+        answers = _answer_ids(rows, renderer)
+        kept = [
+            place
+            for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+            if fits(place, len(prompt) + max(len(answer), self.longest))
+        ]
+        for place in kept:
+            audit_pair(prompts[place], answers[place], self.contract, split=rows[place].split, line=rows[place].line)
+        writer.add_batch(
+            pairs_batch(
+                [rows[place].line for place in kept],
+                [rows[place].group for place in kept],
+                [rows[place].text for place in kept],
+                [rows[place].answer for place in kept],
+                [prompts[place] for place in kept],
+                [answers[place] for place in kept],
+                [rows[place].contaminated for place in kept],
+            )
         )
 
 
-def _conversation(item: Item, renderer: Renderer) -> Example:
+def _answer_ids(rows: Sequence[_Asked], renderer: Renderer) -> list[list[int]]:
+    """Ids of each answer, which are worked out once where answers are few."""
+    answers = list(dict.fromkeys(row.answer for row in rows))
+    ids = dict(zip(answers, renderer.all_answer_ids(answers), strict=True))
+    return [ids[row.answer] for row in rows]
+
+
+@functools.lru_cache(maxsize=1)
+def _open(contract: RequestContract, tokenizer: Path) -> Renderer:
+    return Renderer(contract, open_tokenizer(tokenizer))
+
+
+def _conversation(item: _Asked, renderer: Renderer) -> Example:
     system = renderer.contract.system
     turns = item.turns
     if system and turns[0].role != "system":
@@ -125,6 +220,22 @@ def audit_row(row: Example, contract: RequestContract, *, split: SplitName) -> N
             f"{split} split, line {row.line}: {problem}",
             way_out="take the row out of the file, or use a model with another chat template",
         )
+
+
+def audit_pair(
+    prompt: Sequence[int], answer: Sequence[int], contract: RequestContract, *, split: SplitName, line: int
+) -> None:
+    """As `audit_row`, for a row whose answer is supervised as a whole and stands at its end.
+
+    Raises:
+        DataError: there is no prompt or answer, or the answer does not end in an end of turn.
+    """
+    end = list(contract.end_of_turn_ids)
+    if prompt and answer and answer[-len(end) :] == end:
+        return
+    ids = [*prompt, *answer]
+    supervised = [False] * len(prompt) + [True] * len(answer)
+    audit_row(Example(line, "", "", "", len(prompt), ids, supervised), contract, split=split)
 
 
 def split_reports(shards: Mapping[SplitName, Path], *, closed: bool) -> dict[SplitName, SplitReport]:

@@ -105,10 +105,12 @@ def base(context: Context) -> None:
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
     from luthier.data.prepare import prepare as prepare_data
+    from luthier.launch.crew import ProcessCrew
     from luthier.report.data import render_data
 
     context.run.data.mkdir(exist_ok=True)
-    report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data)
+    with ProcessCrew() as crew:
+        report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data, crew=crew)
     write_atomic(context.run.data / "report.html", render_data(report))
 
 

@@ -1,0 +1,86 @@
+"""What rows are compared by, and their signatures, which are made once and serve every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from luthier.data.dedupe import text_key, without_wording
+from luthier.data.items import Item
+from luthier.data.near import NearIndex, Signatures, joined, sign
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One way in which rows are compared."""
+
+    template: str
+    """The input template, whose own words do not count; '' for conversations."""
+    threshold: float
+    with_answers: bool
+    """Whether rows that ask the same and answer something else are different."""
+
+    def text(self, item: Item) -> str:
+        """What of a row is compared."""
+        asked = compared_text(item, self.template)
+        return (
+            f"{asked}\n{text_key(item.turns[-1].content if item.turns else item.answer)}"
+            if self.with_answers
+            else asked
+        )
+
+
+def compared_text(item: Item, template: str) -> str:
+    """What a row asks, without the template's own words."""
+    return item.key if item.turns else without_wording(item.key, template)
+
+
+def sign_all(items: Sequence[Item], comparisons: Sequence[Comparison]) -> dict[Comparison, Signatures]:
+    """The signatures of N items for each comparison."""
+    return {one: sign([one.text(item) for item in items], one.threshold) for one in comparisons}
+
+
+class Likeness:
+    """The signatures of all rows under way."""
+
+    def __init__(self, rows: Sequence[int], parts: Sequence[Mapping[Comparison, Signatures]]) -> None:
+        """Args:
+        rows: running numbers of the items, ascending.
+        parts: their signatures, in order.
+        """
+        self._rows = np.asarray(rows, dtype=np.int64)
+        names = dict.fromkeys(one for part in parts for one in part)
+        self._made = {one: joined([part[one] for part in parts], one.threshold) for one in names}
+
+    def index(self, items: Sequence[Item], comparison: Comparison) -> NearIndex:
+        """An index over some of the items."""
+        texts = _Texts(items, comparison)
+        if not items:
+            return NearIndex(texts, comparison.threshold)
+        asked = np.fromiter((item.row for item in items), dtype=np.int64, count=len(items))
+        places = np.searchsorted(self._rows, asked)
+        assert np.array_equal(self._rows[places], asked), "an item was never signed"
+        return NearIndex(texts, comparison.threshold, self._made[comparison].of(places))
+
+
+class _Texts(Sequence[str]):
+    """The compared texts, made when they are asked for: few are."""
+
+    def __init__(self, items: Sequence[Item], comparison: Comparison) -> None:
+        self._items = items
+        self._comparison = comparison
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self._comparison.text(item) for item in self._items[index]]
+        return self._comparison.text(self._items[index])
