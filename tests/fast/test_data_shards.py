@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, distribute, shard_writer, write_shard
+from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, distribute, pairs_batch, shard_writer, write_shard
 from luthier.errors import RunError
 from luthier.records import Contamination, SplitName
 
@@ -66,14 +67,35 @@ def test_rows_of_several_batches_are_found_by_number(tmp_path: Path) -> None:
             shard[place]
 
 
-def test_a_spool_is_distributed_without_a_row_lost_or_moved(tmp_path: Path) -> None:
+def test_parts_are_distributed_without_a_row_lost_or_moved(tmp_path: Path) -> None:
     made = [example(number) for number in range(ROWS_PER_BATCH + 77)]
-    write_shard(tmp_path / "spool", made)
+    parts = [tmp_path / name for name in "abc"]
+    for path, rows in zip(parts, (made[: ROWS_PER_BATCH + 2], [], made[ROWS_PER_BATCH + 2 :]), strict=True):
+        write_shard(path, rows)
     where: list[SplitName | None] = [("train", "test", None, "train")[number % 4] for number in range(len(made))]
     paths: dict[SplitName, Path] = {split: tmp_path / f"{split}.arrow" for split in ("train", "validation", "test")}
-    distribute(tmp_path / "spool", paths, where)
+    distribute(parts, paths, where)
     for split, path in paths.items():
         assert list(Shard(path)) == [row for row, own in zip(made, where, strict=True) if own == split]
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1)), max_size=5)
+)
+def test_a_batch_of_pairs_is_the_rows_one_by_one(pairs: list[tuple[list[int], list[int]]]) -> None:
+    names = [str(number) for number in range(len(pairs))]
+    prompts, answers = [one for one, _ in pairs], [other for _, other in pairs]
+    batch = pairs_batch(range(len(pairs)), names, names, names, prompts, answers, [""] * len(pairs))
+    with tempfile.TemporaryDirectory() as folder:
+        with shard_writer(Path(folder) / "a.arrow") as writer:
+            writer.add_batch(batch)
+        assert list(Shard(Path(folder) / "a.arrow")) == [
+            Example(
+                number, str(number), str(number), str(number), len(prompt), prompt + answer,
+                [False] * len(prompt) + [True] * len(answer),
+            )
+            for number, (prompt, answer) in enumerate(pairs)
+        ]  # fmt: skip
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
