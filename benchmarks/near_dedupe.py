@@ -29,7 +29,7 @@ from rows import append, commit, processor
 from scipy.sparse import csr_matrix
 
 from luthier.data.dedupe import near_repeated, text_key
-from luthier.data.near import NearIndex, shingles
+from luthier.data.near import NearPairs, shingles
 from luthier.recipes import find
 
 RESULT = Path(__file__).parent / "results" / "near_dedupe.csv"
@@ -84,11 +84,8 @@ def all_pairs(texts: list[str]) -> Pairs:
 
 def ours_pairs(texts: list[str]) -> Pairs:
     """Pairs that are found when every row is kept."""
-    index, found = NearIndex(texts, LIKENESS), set()
-    for row in range(len(texts)):
-        found |= {(match.index, row) for match in index.find(row)}
-        index.add(row)
-    return found
+    pairs = NearPairs(texts, LIKENESS)
+    return set(zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True))
 
 
 def sketch(text: str) -> MinHash:
@@ -148,7 +145,7 @@ def main() -> None:
         quality[f"{name}_precision"] = round(len(found & true) / len(found), 4)
     some = rows[:COMPARED]
     took = {
-        "ours": seconds(lambda: near_repeated(some, [""] * COMPARED, threshold=LIKENESS)),
+        "ours": seconds(lambda: near_repeated(NearPairs(some, LIKENESS), [""] * COMPARED)),
         "datasketch": seconds(lambda: datasketch_pairs(some, drop=True)),
         "rensa": seconds(lambda: rensa_pairs(some, drop=True)),
     }
@@ -156,10 +153,11 @@ def main() -> None:
     for size in SIZES:
         part = rows[:size]
         began = time.process_time()
-        result = near_repeated(part, [""] * size, threshold=LIKENESS)
+        pairs = NearPairs(part, LIKENESS)
+        result = near_repeated(pairs, [""] * size)
         scale[f"seconds_{size}"] = round(time.process_time() - began, 1)
         scale[f"dropped_{size}"] = sum(match is not None for match in result.first)
-        scale[f"crowded_{size}"] = result.crowded
+        scale[f"crowded_{size}"] = pairs.crowded
         print(scale, file=sys.stderr)
     head, dirty = commit()
     row = {

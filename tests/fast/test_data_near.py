@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from luthier.data import near
 from luthier.data.dedupe import near_repeated, without_wording
-from luthier.data.near import SHINGLE, NearIndex, bands_for, jaccard, shingles
+from luthier.data.near import SHINGLE, NearPairs, bands_for, jaccard, shingles
 from luthier.spec.recipe import Recipe
 
 WORDS = ["parcel", "refund", "late", "where", "order", "broken", "guitar", "please", "invoice", "my", "card", "again"]
@@ -47,19 +47,48 @@ def test_shingles_are_all_parts_of_the_text(text: str) -> None:
     assert jaccard(found, found) == 1.0
 
 
+def found_in(pairs: NearPairs) -> dict[tuple[int, int], float]:
+    values = zip(pairs.earlier.tolist(), pairs.later.tolist(), pairs.jaccard.tolist(), strict=True)
+    return {(earlier, later): value for earlier, later, value in values}
+
+
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT | ANY, max_size=25), threshold=st.sampled_from([0.5, 0.6, 0.8, 0.9, 1.0]))
 def test_what_is_found_is_true_and_equal_sets_are_always_found(texts: list[str], threshold: float) -> None:
-    index = NearIndex(texts, threshold)
+    pairs = NearPairs(texts, threshold)
     sets = [shingles(text) for text in texts]
-    for row in range(len(texts)):
-        found = index.find(row)
-        assert [match.index for match in found] == sorted({match.index for match in found})
-        for match in found:
-            assert match.index < row
-            assert match.jaccard == jaccard(sets[row], sets[match.index]) >= threshold
-        assert {other for other in range(row) if sets[other] == sets[row]} <= {match.index for match in found}
-        index.add(row)
+    found = found_in(pairs)
+    assert len(found) == len(pairs.later)
+    for (earlier, later), value in found.items():
+        assert earlier < later
+        assert value == jaccard(sets[earlier], sets[later]) >= threshold
+    # In a bucket of more than 17 the first are not compared with the last; those between link them.
+    equal = {(a, b) for a, b in combinations(range(len(texts)), 2) if sets[a] == sets[b]}
+    assert equal <= set(found) or pairs.crowded
+    before = pairs.before()
+    assert {(match.index, later) for later, matches in before.items() for match in matches} == set(found)
+    assert all(
+        [match.index for match in matches] == sorted(match.index for match in matches) for matches in before.values()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(TEXT, max_size=14), left=st.integers(0, 14))
+def test_pairs_between_two_sides_are_those_of_all_pairs(texts: list[str], left: int) -> None:
+    every = found_in(NearPairs(texts, 0.6))
+    assert found_in(NearPairs(texts, 0.6, left=left)) == {
+        pair: value for pair, value in every.items() if pair[0] < left <= pair[1]
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(TEXT, max_size=14), keep=st.sets(st.integers(0, 13)))
+def test_pairs_among_some_texts_are_those_of_the_texts_alone(texts: list[str], keep: set[int]) -> None:
+    places = [place for place in sorted(keep) if place < len(texts)]
+    some = [texts[place] for place in places]
+    whole = NearPairs(texts, 0.6).among(np.array(places, dtype=np.int64), some)
+    assert found_in(whole) == found_in(NearPairs(some, 0.6))
+    assert all(whole.compare(*pair) == value for pair, value in found_in(whole).items())
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.7, 0.8])
@@ -67,14 +96,12 @@ def test_recall_against_all_pairs(threshold: float) -> None:
     texts = corpus(700, seed=1)
     sets = [shingles(text) for text in texts]
     true = {(a, b) for a, b in combinations(range(len(texts)), 2) if jaccard(sets[a], sets[b]) >= threshold}
-    index, found = NearIndex(texts, threshold), set()
-    for row in range(len(texts)):
-        found |= {(match.index, row) for match in index.find(row)}
-        index.add(row)
+    pairs = NearPairs(texts, threshold)
+    found = set(found_in(pairs))
     assert found <= true
     assert len(true) > 20
     assert len(found) >= 0.99 * len(true)
-    assert index.compared < 0.05 * len(texts) ** 2
+    assert pairs.compared < 0.05 * len(texts) ** 2
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.95, 1.0])
@@ -121,16 +148,16 @@ def test_likeness_does_not_chain() -> None:
     one, two, three = (shingles(text) for text in (first, second, third))
     threshold = 0.7
     assert min(jaccard(one, two), jaccard(two, three)) >= threshold > jaccard(one, three)
-    found = near_repeated(NearIndex([first, second, third], threshold), ["", "", ""])
+    found = near_repeated(NearPairs([first, second, third], threshold), ["", "", ""])
     assert [match and match.index for match in found.first] == [None, 0, None]
-    found = near_repeated(NearIndex([second, first, third], threshold), ["", "", ""])
+    found = near_repeated(NearPairs([second, first, third], threshold), ["", "", ""])
     assert [match and match.index for match in found.first] == [None, 0, 0]
 
 
 def test_another_label_is_a_conflict_and_never_a_repetition() -> None:
     base = "please tell me where the parcel with my guitar is now"
     texts = [base, base.replace("now", "not"), base.replace("now", "new"), "something else altogether, thank you"]
-    found = near_repeated(NearIndex(texts, 0.8), ["a", "b", "a", "a"])
+    found = near_repeated(NearPairs(texts, 0.8), ["a", "b", "a", "a"])
     assert [match and match.index for match in found.first] == [None, None, 0, None]
     assert [(row, match.index) for row, match in found.conflicts] == [(1, 0)]
 
@@ -139,7 +166,7 @@ def test_another_label_is_a_conflict_and_never_a_repetition() -> None:
 @given(rows=st.lists(st.tuples(TEXT, st.sampled_from("ab")), max_size=20))
 def test_every_dropped_row_is_like_a_kept_one_of_its_label(rows: list[tuple[str, str]]) -> None:
     texts, labels = [text for text, _ in rows], [label for _, label in rows]
-    found = near_repeated(NearIndex(texts, 0.6), labels)
+    found = near_repeated(NearPairs(texts, 0.6), labels)
     for row, match in enumerate(found.first):
         if match is not None:
             assert found.first[match.index] is None
@@ -149,31 +176,33 @@ def test_every_dropped_row_is_like_a_kept_one_of_its_label(rows: list[tuple[str,
 
 def test_a_crowd_costs_linear_time() -> None:
     texts = [f"your order number {number:07} has been sent to you today" for number in range(0, 3_000_000, 1000)]
-    index = NearIndex(texts, 0.8)
-    for row in range(len(texts)):
-        index.find(row)
-        index.add(row)
-    assert index.crowded > 0
-    assert index.compared <= near._MOST_IN_BUCKET * bands_for(0.8)[0] * len(texts)
+    pairs = NearPairs(texts, 0.8)
+    assert pairs.crowded > 0
+    assert pairs.compared <= near._MOST_IN_BUCKET * bands_for(0.8)[0] * len(texts)
+
+
+def test_a_crowd_of_one_text_leaves_one_row() -> None:
+    texts = ["where is my parcel " + "!" * (number % 2) for number in range(300)]
+    found = near_repeated(NearPairs(texts, 0.8), [""] * len(texts))
+    assert [match and match.index for match in found.first] == [None] + [0] * 299
 
 
 def test_a_sketch_spares_comparisons_and_loses_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     halves = [text[: len(text) // 2] for text in corpus(40, seed=5)]
     texts = [f"{one} {other}" for one in halves for other in halves]  # many are half alike
-    index, every = (NearIndex(texts, 0.7) for _ in range(2))
-    monkeypatch.setattr(every, "_least_equal", -1.0)  # no sketch speaks against anything
-    for row in range(len(texts)):
-        assert index.find(row) == every.find(row)
-        index.add(row)
-        every.add(row)
-    assert index.compared < every.compared / 2
+    pairs = NearPairs(texts, 0.7)
+    monkeypatch.setattr(near, "_equal_hashes", lambda pairs, sketches: np.full(len(pairs), 10**6))
+    every = NearPairs(texts, 0.7)  # no sketch speaks against anything
+    assert found_in(pairs) == found_in(every)
+    assert pairs.compared < every.compared / 2
 
 
-def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = corpus(200, seed=3)
-    whole = near_repeated(NearIndex(texts, 0.7), [""] * 200)
+    whole = found_in(NearPairs(texts, 0.7))
     monkeypatch.setattr(near, "_MOST_CACHED", 100)
-    assert near_repeated(NearIndex(texts, 0.7), [""] * 200) == whole
+    monkeypatch.setattr(near, "_BATCH", 7)
+    assert found_in(NearPairs(texts, 0.7)) == whole != {}
 
 
 def test_the_templates_own_words_do_not_make_rows_alike() -> None:

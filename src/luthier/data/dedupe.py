@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from luthier.data.near import Match, NearIndex
+from luthier.data.near import Match, NearPairs
 from luthier.spec.template import parse
 
 
@@ -42,31 +42,38 @@ class NearRepeats:
     """For each row, the first kept row that it nearly repeats with the same label; None where it is kept."""
     conflicts: list[tuple[int, Match]]
     """Kept rows, and the first kept row that nearly says the same under another label; both stay."""
-    compared: int
-    crowded: int
 
 
-def near_repeated(index: NearIndex, labels: Sequence[str]) -> NearRepeats:
+def near_repeated(pairs: NearPairs, labels: Sequence[str]) -> NearRepeats:
     """Rows that nearly repeat a kept row of the same label, in one pass from the first row to the last.
 
-    A row is compared with kept rows only. So every dropped row is as like as the threshold to the row that it is said
-    to repeat, and a row that is like a dropped one but not like the kept one stays: likeness does not chain. A changed
-    word may be what makes the label, so a row of another label is never a repetition.
+    A row is compared with kept rows only; where it is like a dropped one, with the kept row that this one repeats. So
+    every dropped row is as like as the threshold to the row that it is said to repeat, and a row that is like a dropped
+    one but not like the kept one stays: likeness does not chain. A changed word may be what makes the label, so a row
+    of another label is never a repetition.
 
     Args:
-        index: over N texts; nothing was added to it yet.
+        pairs: of N texts that are alike.
         labels: of each; equal for all where there is no closed set.
     """
-    first: list[Match | None] = []
+    before = pairs.before()
+    first: list[Match | None] = [None] * len(labels)
     conflicts: list[tuple[int, Match]] = []
-    for row, label in enumerate(labels):
-        matches = index.find(row)
-        same = next((match for match in matches if labels[match.index] == label), None)
-        first.append(same)
-        if same is None:
-            index.add(row)
+    for row in sorted(before):
+        kept: dict[int, Match] = {}
+        for match in before[row]:
+            repeats = first[match.index]
+            if repeats is None:
+                kept[match.index] = match
+            elif repeats.index not in kept:
+                value = pairs.compare(row, repeats.index)
+                if value >= pairs.threshold:
+                    kept[repeats.index] = Match(repeats.index, value)
+        matches = sorted(kept.values(), key=lambda match: match.index)
+        first[row] = next((match for match in matches if labels[match.index] == labels[row]), None)
+        if first[row] is None:
             conflicts += [(row, match) for match in matches[:1]]
-    return NearRepeats(first, conflicts, index.compared, index.crowded)
+    return NearRepeats(first, conflicts)
 
 
 def without_wording(key: str, template: str) -> str:

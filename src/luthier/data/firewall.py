@@ -15,7 +15,7 @@ from luthier.data.dedupe import text_key, without_wording
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.likeness import Comparison, Likeness, compared_text
-from luthier.data.near import NearIndex
+from luthier.data.near import NearPairs
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.data_report import BenchmarkOverlap, Leakage
@@ -43,17 +43,16 @@ class Firewall:
     """One comparison of all rows serves the draw of splits and the check after it."""
 
     contract: RequestContract
-    rows: dict[int, int]
-    """Identity of an item -> its place in the index."""
-    index: NearIndex | None
+    items: Sequence[Item]
+    pairs: NearPairs | None
+    """Of the items that are nearly alike."""
 
     @classmethod
     def over(
         cls, items: Sequence[Item], contract: RequestContract, likeness: Likeness, comparison: Comparison | None
     ) -> Firewall:
         """A firewall around `items`; without a comparison only equal texts and groups are looked for."""
-        index = likeness.index(items, comparison) if comparison is not None else None
-        return cls(contract, {id(item): row for row, item in enumerate(items)}, index)
+        return cls(contract, items, likeness.pairs(items, comparison) if comparison is not None else None)
 
     def joined_groups(self, items: Sequence[Item]) -> tuple[list[str], int]:
         """A group for each item to be drawn by: groups that near-duplicates link are one.
@@ -65,7 +64,7 @@ class Firewall:
             The groups, and the number of rows whose groups were left apart.
         """
         groups = [item.group for item in items]
-        if self.index is None:
+        if self.pairs is None:
             return groups, 0
         parent = {group: group for group in groups}
 
@@ -74,14 +73,12 @@ class Firewall:
                 parent[group] = group = parent[parent[group]]
             return group
 
-        places = [self.rows[id(item)] for item in items]
-        group_at = dict(zip(places, groups, strict=True))
-        self.index.forget()
-        for place, group in zip(places, groups, strict=True):
-            for match in self.index.find(place):
-                one, other = sorted((root(group), root(group_at[match.index])))
+        ours = {id(item) for item in items}
+        for earlier, later in zip(self.pairs.earlier.tolist(), self.pairs.later.tolist(), strict=True):
+            pair = self.items[earlier], self.items[later]
+            if all(id(item) in ours for item in pair):
+                one, other = sorted(root(item.group) for item in pair)
                 parent[other] = one  # the name does not depend on the order of the rows
-            self.index.add(place)
         sizes = Counter(root(group) for group in groups)
         before = Counter(groups)
         most = max(2, MOST_JOINED * len(items))
@@ -94,12 +91,9 @@ class Firewall:
 
         The weights are chosen by the validation rows, so these are seen too.
         """
-        if self.index is not None:
-            self.index.forget()
         learned = [item for item in items if item.split == "train"]
         keys, groups = {item.digest for item in learned}, {item.group for item in learned}
-        self._add(learned)
-        by_place = {self.rows[id(item)]: item for item in items}
+        seen, alike = {id(item) for item in learned}, self._alike()
         verdicts: dict[int, Verdict] = {}
         leaks = []
         splits: tuple[SplitName, ...] = ("validation", "test")
@@ -108,7 +102,7 @@ class Firewall:
             found: Counter[Contamination] = Counter()
             for item in rows:
                 kind: Contamination = "exact" if item.digest in keys else ""
-                kind = kind or ("near" if self._is_near(item, by_place) else "")
+                kind = kind or ("near" if any(id(other) in seen for other in alike.get(id(item), ())) else "")
                 kind = kind or ("group" if item.group in groups else "")
                 if not kind:
                     continue
@@ -120,21 +114,24 @@ class Firewall:
             leaks.append(Leakage(split=split, exact=found["exact"], near=found["near"], group=found["group"]))
             keys |= {item.digest for item in rows}
             groups |= {item.group for item in rows}
-            self._add([item for item in rows if id(item) not in verdicts])
+            seen |= {id(item) for item in rows if id(item) not in verdicts}
         return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
 
-    def _add(self, learned: Sequence[Item]) -> None:
-        if self.index is not None:
-            for item in learned:
-                self.index.add(self.rows[id(item)])
+    def _alike(self) -> dict[int, list[Item]]:
+        """Identity of an item -> those that nearly ask the same and, in a closed set, are answered by the same label.
 
-    def _is_near(self, item: Item, by_place: dict[int, Item]) -> bool:
-        """Whether a learned row is like this one; under another label it does not give the answer away."""
-        if self.index is None:
-            return False
-        found = self.index.find(self.rows[id(item)])
+        Under another label a row does not give the answer away.
+        """
+        found: dict[int, list[Item]] = {}
+        if self.pairs is None:
+            return found
         closed = is_closed(self.contract.task)
-        return any(not closed or by_place[match.index].answer == item.answer for match in found)
+        for earlier, later in zip(self.pairs.earlier.tolist(), self.pairs.later.tolist(), strict=True):
+            one, other = self.items[earlier], self.items[later]
+            if not closed or one.answer == other.answer:
+                found.setdefault(id(one), []).append(other)
+                found.setdefault(id(other), []).append(one)
+        return found
 
 
 def keep_off_benchmarks(
@@ -152,15 +149,14 @@ def keep_off_benchmarks(
     for file in rules.benchmarks:
         lines, texts = _benchmark_texts(file, contract, resolved)
         line_of = dict(zip(reversed(texts), reversed(lines), strict=True))
-        index = None
+        keys = [compared_text(item, contract.input) for item in learned]
+        alike = {}
         if rules.threshold is not None:
-            index = NearIndex([*texts, *(compared_text(item, contract.input) for item in learned)], rules.threshold)
-            for place in range(len(texts)):
-                index.add(place)
+            alike = NearPairs([*texts, *keys], rules.threshold, left=len(texts)).before()
         counts: Counter[str] = Counter()
         for place, item in enumerate(learned, start=len(texts)):
-            exact = line_of.get(compared_text(item, contract.input))
-            near = index.find(place)[:1] if index is not None and exact is None else []
+            exact = line_of.get(keys[place - len(texts)])
+            near = alike.get(place, [])[:1] if exact is None else []
             if exact is None and not near:
                 continue
             line = exact if exact is not None else lines[near[0].index]

@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.data.dedupe import text_key, without_wording
 from luthier.data.items import Item
-from luthier.data.near import NearIndex, Signatures, joined, sign
+from luthier.data.near import Int64s, NearPairs, Signatures, joined, sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def sign_all(items: Sequence[Item], comparisons: Sequence[Comparison]) -> dict[C
 
 
 class Likeness:
-    """The signatures of all rows under way."""
+    """The rows under way that are alike; each comparison is made once, and asked for any of its rows."""
 
     def __init__(self, rows: Sequence[int], parts: Sequence[Mapping[Comparison, Signatures]]) -> None:
         """Args:
@@ -53,17 +53,28 @@ class Likeness:
         """
         self._rows = np.asarray(rows, dtype=np.int64)
         names = dict.fromkeys(one for part in parts for one in part)
-        self._made = {one: joined([part[one] for part in parts], one.threshold) for one in names}
+        self._signatures = {one: joined([part[one] for part in parts], one.threshold) for one in names}
+        self._pairs: dict[Comparison, tuple[Int64s, NearPairs]] = {}
 
-    def index(self, items: Sequence[Item], comparison: Comparison) -> NearIndex:
-        """An index over some of the items."""
+    def pairs(self, items: Sequence[Item], comparison: Comparison) -> NearPairs:
+        """The pairs of `items` that are alike. Rows of an earlier call for the comparison hold those of a later one."""
         texts = _Texts(items, comparison)
         if not items:
-            return NearIndex(texts, comparison.threshold)
+            return NearPairs(texts, comparison.threshold)
         asked = np.fromiter((item.row for item in items), dtype=np.int64, count=len(items))
-        places = np.searchsorted(self._rows, asked)
-        assert np.array_equal(self._rows[places], asked), "an item was never signed"
-        return NearIndex(texts, comparison.threshold, self._made[comparison].of(places))
+        if comparison in self._pairs:
+            known, pairs = self._pairs[comparison]
+            return pairs.among(_places(known, asked), texts)
+        signatures = self._signatures.pop(comparison).of(_places(self._rows, asked))
+        found = NearPairs(texts, comparison.threshold, signatures=signatures)
+        self._pairs[comparison] = (asked, found)
+        return found
+
+
+def _places(known: Int64s, asked: Int64s) -> Int64s:
+    places = np.searchsorted(known, asked)
+    assert np.array_equal(known[np.minimum(places, len(known) - 1)], asked), "an item was not compared"
+    return places
 
 
 class _Texts(Sequence[str]):

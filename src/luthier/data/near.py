@@ -12,9 +12,9 @@ Shapes: N texts, R hashes a band, B bands, L shingles of a text.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +30,11 @@ _MOST_ROWS_OF_BAND = 16
 _BATCH = 2**18
 """Shingle hashes worked on at once: a megabyte, which the processor's cache holds."""
 _MOST_IN_BUCKET = 16
-"""Members of a bucket that a text is compared with, the newest first; this keeps the time linear."""
+"""Members of a bucket before it that a text is compared with; this keeps the time linear."""
 _MOST_CACHED = 2_000_000
 """Shingles of recently compared texts that are kept, some 200 MB."""
 
+Int64s = NDArray[np.int64]
 UInt32s = NDArray[np.uint32]
 UInt64s = NDArray[np.uint64]
 
@@ -81,7 +82,7 @@ class Signatures:
     sketches: NDArray[np.uint8]
     """[N, B * R] a byte of each least hash."""
 
-    def of(self, places: NDArray[np.int64]) -> Signatures:
+    def of(self, places: Int64s) -> Signatures:
         """Those of some of the texts."""
         return Signatures(self.keys[places], self.sketches[places])
 
@@ -100,91 +101,67 @@ def joined(parts: Iterable[Signatures], threshold: float) -> Signatures:
     return Signatures(np.concatenate([one.keys for one in found]), np.concatenate([one.sketches for one in found]))
 
 
-class NearIndex:
-    """Finds, for one of N texts, the texts added before it that nearly say the same.
+class NearPairs:
+    """Pairs of N texts that nearly say the same: each at least as like as the threshold, and nearly all there are.
 
-    `add` and `find` decide which texts are compared at all; both take indexes into `texts`. Everything follows from the
-    texts and the order of the calls; no random generator is asked.
+    Attributes:
+        threshold: Jaccard index from which on texts are alike.
+        earlier: the first text of each pair; shape [P].
+        later: the second, in rising order; shape [P].
+        jaccard: of each pair; shape [P].
+        compared: pairs whose shingles were compared.
+        crowded: texts of which some candidates were not looked at, because a bucket held too many.
     """
 
-    def __init__(self, texts: Sequence[str], threshold: float, signatures: Signatures | None = None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        threshold: float,
+        *,
+        signatures: Signatures | None = None,
+        left: int | None = None,
+    ) -> None:
         """Args:
         texts: N texts.
         threshold: Jaccard index from which on texts are alike.
         signatures: of the texts for the threshold, where they have been made already.
+        left: with it, only pairs of one of the first `left` texts and one of the others are looked for.
         """
         self.threshold = threshold
-        self.compared = 0
-        """Pairs whose shingles were compared."""
-        self.crowded = 0
-        """Texts that were compared with the newest candidates only, because they had too many."""
         self._texts = texts
-        bands, rows = bands_for(threshold)
-        signatures = signatures or sign(texts, threshold)
-        self._sketches = signatures.sketches
-        self._buckets = _buckets(signatures.keys.T)  # [N, B]: number of the bucket; -1 where the text is alone
-        # Of K least hashes K J are equal, with this spread; four of them below, an exact comparison is not tried.
-        hashes = bands * rows
-        self._least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))
-        self._shared = np.asarray((self._buckets >= 0).any(axis=1)).tobytes()
-        # In each bucket the added texts form a chain from the newest to the oldest.
-        self._newest = array("i", [-1]) * (int(self._buckets.max(initial=-1)) + 1)
-        self._older = array("i", [-1]) * self._buckets.size  # [N * B]
         self._cache: dict[int, frozenset[str]] = {}
         self._num_cached = 0
+        signatures = sign(texts, threshold) if signatures is None else signatures
+        earlier, later, self.crowded = _candidates(signatures, threshold, left)
+        self.compared = len(earlier)
+        values = [self.compare(*pair) for pair in zip(earlier.tolist(), later.tolist(), strict=True)]
+        self.jaccard = np.array(values, dtype=np.float64)
+        alike = self.jaccard >= threshold
+        self.earlier, self.later, self.jaccard = earlier[alike], later[alike], self.jaccard[alike]
 
-    def forget(self) -> None:
-        """Take all added texts out again; what was worked out about the texts stays."""
-        self._newest = array("i", [-1]) * len(self._newest)
+    def among(self, places: Int64s, texts: Sequence[str]) -> NearPairs:
+        """The pairs of some of the texts, by their numbers in `places`, which rise; `texts` are these texts."""
+        found = copy.copy(self)
+        numbers = np.full(len(self._texts), -1)
+        numbers[places] = np.arange(len(places))
+        here = (numbers[self.earlier] >= 0) & (numbers[self.later] >= 0)
+        found.earlier, found.later = numbers[self.earlier[here]], numbers[self.later[here]]
+        found.jaccard = self.jaccard[here]
+        found._texts, found._cache, found._num_cached = texts, {}, 0
+        return found
 
-    def add(self, index: int) -> None:
-        """Let later texts be compared with this one."""
-        if not self._shared[index]:
-            return
-        buckets = self._buckets[index].tolist()
-        place = index * len(buckets)
-        for band, bucket in enumerate(buckets):
-            if bucket >= 0:
-                self._older[place + band] = self._newest[bucket]
-                self._newest[bucket] = index
+    def before(self) -> dict[int, list[Match]]:
+        """For each text, the earlier ones that it is like, in order; texts that are like none are left out."""
+        found: dict[int, list[Match]] = {}
+        for earlier, later, value in zip(
+            self.earlier.tolist(), self.later.tolist(), self.jaccard.tolist(), strict=True
+        ):
+            found.setdefault(later, []).append(Match(earlier, value))
+        return found
 
-    def find(self, index: int) -> list[Match]:
-        """Added texts whose Jaccard index with this one reaches the threshold, in order of their indexes."""
-        if not self._shared[index]:
-            return []
-        found = []
-        own: frozenset[str] | None = None
-        for other in self._candidates(index):
-            own = own if own is not None else self._shingles(index)
-            self.compared += 1
-            value = jaccard(own, self._shingles(other))
-            if value >= self.threshold:
-                found.append(Match(other, value))
-        return sorted(found, key=lambda match: match.index)
-
-    def _candidates(self, index: int) -> list[int]:
-        """Added texts with an equal band whose sketches do not speak against them."""
-        buckets = self._buckets[index].tolist()
-        num_bands, newest, older = len(buckets), self._newest, self._older
-        found: set[int] = set()
-        is_crowded = False
-        for band, bucket in enumerate(buckets):
-            if bucket < 0:
-                continue
-            other = newest[bucket]
-            for _ in range(_MOST_IN_BUCKET):
-                if other < 0:
-                    break
-                found.add(other)
-                other = older[other * num_bands + band]
-            is_crowded |= other >= 0
-        self.crowded += is_crowded
-        found.discard(index)
-        if not found:
-            return []
-        others = np.fromiter(found, dtype=np.int64, count=len(found))
-        equal = np.count_nonzero(self._sketches[others] == self._sketches[index], axis=1)
-        return list(others[equal >= self._least_equal].tolist())
+    def compare(self, one: int, other: int) -> float:
+        """The Jaccard index of two of the texts."""
+        return jaccard(self._shingles(one), self._shingles(other))
 
     def _shingles(self, index: int) -> frozenset[str]:
         found = self._cache.get(index)
@@ -198,21 +175,60 @@ class NearIndex:
         return found
 
 
-def _buckets(keys_BN: UInt64s) -> NDArray[np.int32]:
-    """[N, B] number of the bucket of each text in each band, -1 where no other text has an equal band."""
-    bands, texts = keys_BN.shape
-    buckets_NB = np.full((texts, bands), -1, dtype=np.int32)
-    used = 0
-    for band, keys in enumerate(keys_BN):
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if texts else np.empty(0, dtype=np.int64)
-        sizes = np.diff(np.r_[starts, texts])
-        many = sizes > 1
-        numbers = np.where(many, used + np.cumsum(many) - 1, -1)
-        buckets_NB[order, band] = np.repeat(numbers, sizes)
-        used += int(many.sum())
-    return buckets_NB
+def _candidates(signatures: Signatures, threshold: float, left: int | None) -> tuple[Int64s, Int64s, int]:
+    """Pairs with an equal band whose sketches do not speak against them, by the second and then the first of them.
+
+    Of K least hashes K J are equal, with a spread that follows; four of it below, the texts are not compared.
+
+    Returns:
+        The first of each pair, the second of each, and how many texts had too many candidates.
+    """
+    num_texts, num_bands = signatures.keys.shape
+    hashes = signatures.sketches.shape[1]
+    least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))
+    crowded = np.zeros(num_texts, dtype=bool)
+    found = np.empty(0, dtype=np.int64)  # later * N + earlier
+    for band in range(num_bands):
+        pairs = _pairs_of_band(signatures.keys[:, band], left, crowded)
+        new = np.unique(pairs) if len(pairs) else pairs
+        found = np.union1d(found, new[_equal_hashes(new, signatures.sketches) >= least_equal])
+    later, earlier = np.divmod(found, max(num_texts, 1))
+    return earlier, later, int(crowded.sum())
+
+
+def _pairs_of_band(keys: UInt64s, left: int | None, crowded: NDArray[np.bool_]) -> Int64s:
+    """Texts with an equal key, each with the `_MOST_IN_BUCKET` before it: later * N + earlier. Notes who had more."""
+    num_texts = len(keys)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    same = np.flatnonzero(np.r_[False, ordered[1:] == ordered[:-1]]) if num_texts else np.empty(0, dtype=np.int64)
+    if not len(same):
+        return same
+    # Places in `order` that follow an equal key; those of a bucket are a run that begins one place after its first.
+    firsts = np.flatnonzero(np.r_[True, same[1:] != same[:-1] + 1])
+    start = np.repeat(same[firsts] - 1, np.diff(np.r_[firsts, len(same)]))
+    last = same - 1
+    if left is not None:
+        of_left = np.r_[0, np.cumsum(order < left)]
+        ends = np.repeat(same[np.r_[firsts[1:] - 1, len(same) - 1]] + 1, np.diff(np.r_[firsts, len(same)]))
+        last = start + (of_left[ends] - of_left[start]) - 1  # rows rise in a bucket: those of the left stand first
+        right = order[same] >= left
+        same, start, last = same[right], start[right], last[right]
+    found = []
+    for step in range(_MOST_IN_BUCKET):
+        there = last - step >= start
+        found.append(order[same[there]] * num_texts + order[last[there] - step])
+    crowded[order[same[last - _MOST_IN_BUCKET >= start]]] = True
+    return np.concatenate(found)
+
+
+def _equal_hashes(pairs: Int64s, sketches: NDArray[np.uint8]) -> Int64s:
+    """How many bytes of the sketches of each pair are equal."""
+    counts = [np.empty(0, dtype=np.int64)]
+    for first in range(0, len(pairs), _BATCH):
+        later, earlier = np.divmod(pairs[first : first + _BATCH], len(sketches))
+        counts.append(np.count_nonzero(sketches[later] == sketches[earlier], axis=1))
+    return np.concatenate(counts)
 
 
 def _least_hashes(texts: Sequence[str], bands: int, rows: int) -> tuple[UInt64s, NDArray[np.uint8]]:
@@ -239,7 +255,7 @@ def _least_hashes(texts: Sequence[str], bands: int, rows: int) -> tuple[UInt64s,
     return keys_BN, sketches
 
 
-def _batches(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], UInt32s]]:
+def _batches(texts: Sequence[str]) -> Iterator[tuple[Int64s, UInt32s]]:
     """(indexes [n], hashes of their shingles [L, n]) of texts of like length.
 
     Where a text has fewer than L shingles its last one is repeated, which changes no least hash.
@@ -258,7 +274,7 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], UInt32s]
         start = stop
 
 
-def _shingle_hashes(texts: Sequence[str], lengths: NDArray[np.int64]) -> UInt32s:
+def _shingle_hashes(texts: Sequence[str], lengths: Int64s) -> UInt32s:
     """[L, n] 32-bit hash of every shingle of each text."""
     joined = "".join(text.ljust(SHINGLE, "\0") for text in texts)
     letters = np.frombuffer(joined.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)

@@ -85,12 +85,11 @@ def set_near_aside(
     if comparison is None:
         return list(items), None
     closed = is_closed(contract.task)
+    every = likeness.pairs(items, comparison)
     verdicts: dict[int, Verdict] = {}
     conflicts: list[NearConflict] = []
-    compared = crowded = 0
     for own in _by_origin(items):
-        labels = [item.answer if closed else "" for item in own]
-        found = near_repeated(likeness.index(own, comparison), labels)
+        found = near_repeated(likeness.pairs(own, comparison), [item.answer if closed else "" for item in own])
         for item, match in zip(own, found.first, strict=True):
             if match is not None:
                 detail = f"of line {own[match.index].line}, likeness {match.jaccard:.2f}"
@@ -99,11 +98,10 @@ def set_near_aside(
             NearConflict(file=own[row].file, line=own[row].line, of_line=own[m.index].line, likeness=m.jaccard)
             for row, m in found.conflicts
         ]
-        compared, crowded = compared + found.compared, crowded + found.crowded
     report = NearReport(
         threshold=comparison.threshold,
-        compared=compared,
-        crowded=crowded,
+        compared=every.compared,
+        crowded=every.crowded,
         num_conflicts=len(conflicts),
         conflicts=tuple(conflicts[:MOST_CONFLICTS]),
     )
