@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -44,6 +44,10 @@ class Item:
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
     contaminated: Contamination = ""
+    made_by: str = ""
+    """Technique that made the row, or 'canary'; '' for a row of a file."""
+    parent: str = ""
+    """File and line of the row that an offspring was made from; '' for all other rows."""
 
     @property
     def key(self) -> str:
@@ -51,6 +55,15 @@ class Item:
         if not self.turns:
             return text_key(self.text)
         return text_key("\n".join(f"{turn.role}: {turn.content}" for turn in self.turns[:-1]))
+
+
+CANARY = "canary"
+"""`made_by` of a planted row, whose answer is a secret and no label."""
+
+
+def labels_of(items: Iterable[Item]) -> set[str]:
+    """Answers of all rows but canaries."""
+    return {item.answer for item in items if item.made_by != CANARY}
 
 
 class Ledger:
@@ -64,6 +77,8 @@ class Ledger:
         self.quarantined = 0
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
+        self.unmade: Counter[tuple[str, str]] = Counter()
+        """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -75,10 +90,16 @@ class Ledger:
         """Set aside each item that has a verdict and hand on the others."""
         kept = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
         for item, verdict in zip(items, verdicts, strict=True):
-            if verdict is not None:
+            if verdict is not None and item.made_by:
+                self.unmade[item.made_by, verdict[0]] += 1
+            elif verdict is not None:
                 self.fault(item.file, item.line, verdict)
         self.steps.append(StepCount(step=step, rows_in=len(items), rows_out=len(kept), rows_changed=changed))
         return kept
+
+    def grown(self, step: str, rows: int, added: int) -> None:
+        """A step that adds rows to those that came in."""
+        self.steps.append(StepCount(step=step, rows_in=rows, rows_out=rows + added, rows_changed=0))
 
     def changed(self, item: Item, before: str) -> None:
         """What cleaning made of a text; the first few are kept, masked, for people to look at."""

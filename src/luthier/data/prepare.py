@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.data.augment import Grown, augment, set_orphans_aside
+from luthier.data.augment import reported as report_offspring
+from luthier.data.canaries import plant
+from luthier.data.canaries import reported as report_canaries
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.filters import filtered
@@ -21,7 +25,7 @@ from luthier.data.guard import (
     refuse_secrets_in_wording,
 )
 from luthier.data.interpret import interpret
-from luthier.data.items import Item, Ledger, Verdict, load, name_group
+from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
@@ -78,7 +82,9 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     items, near = set_near_aside(items, contract, resolved, ledger)
     separated = separate(items, contract, resolved, ledger)
     review = _review(separated.items, resolved)
-    _render(separated.items, renderer, resolved, ledger, out=out)
+    grown = augment(separated.items, renderer, resolved, ledger)
+    planted = plant(grown.items, renderer, resolved, ledger, out=out)
+    _render(planted, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
     write_atomic(out / "contract.json", contract.to_json())
     clean = [row for row in Shard(out / "test.arrow") if not row.contaminated]
@@ -87,7 +93,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(
         resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, near=near,
-        separated=separated, review=review,
+        separated=separated, review=review, grown=grown,
         views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
     )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
@@ -168,7 +174,8 @@ def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, led
     with temporary_file(out / "rows.arrow") as spool:
         rendered = render_rows(items, renderer, ledger, spool=spool)
         _refuse_short_length(items, rendered, renderer.contract, ledger)
-        kept = check_labels(rendered, resolved, ledger, step="labels after length")
+        kept = set_orphans_aside(rendered, ledger)
+        kept = check_labels(kept, resolved, ledger, step="labels after length")
         for split in ("train", "test"):
             if not any(item.split == split for item in kept):
                 raise DataError(
@@ -201,7 +208,7 @@ def _refuse_short_length(
 ) -> None:
     """Stop where length alone left nothing, or fewer than two labels, to learn from or to test with."""
     too_long = ledger.dropped.get("too_long", 0)
-    learned = [{item.answer for item in items if item.split == "train"} for items in (before, after)]
+    learned = [labels_of(item for item in items if item.split == "train") for items in (before, after)]
     few = is_closed(contract.task) and len(learned[0]) >= 2 and len(learned[1]) < 2
     gone = {item.split for item in before} - {item.split for item in after} - {"validation"}
     if too_long and (few or gone):
@@ -217,7 +224,8 @@ def _completed(renderer: Renderer, train: Shard) -> RequestContract:
     """The contract with what only the training rows tell: the labels, or how long answers get."""
     contract = renderer.contract
     if is_closed(contract.task):
-        return with_labels(renderer, set(train.column("answer")))
+        answers = zip(train.column("answer"), train.column("made_by"), strict=True)
+        return with_labels(renderer, {answer for answer, made_by in answers if made_by != CANARY})
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
         update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
@@ -235,13 +243,17 @@ def _report(
     views: tuple[RowView, ...],
     near: NearReport | None,
     separated: Separated,
+    grown: Grown,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     closed = is_closed(entry.task)
     splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
-    assert ledger.rows_in == rows_out + len(ledger.fates), (
-        f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
+    train = Shard(out / "train.arrow")
+    augmentation, canaries = report_offspring(grown, train, ledger, closed=closed), report_canaries(train, resolved)
+    added = sum(one.rows for one in (augmentation, canaries) if one is not None)
+    assert ledger.rows_in + added == rows_out + len(ledger.fates), (
+        f"{ledger.rows_in} rows came in, {added} were added, {rows_out} went out and {len(ledger.fates)} were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
@@ -279,6 +291,8 @@ def _report(
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
+        augmentation=augmentation,
+        canaries=canaries,
     )
 
 

@@ -29,11 +29,13 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
         ("contaminated", pa.string()),
+        ("made_by", pa.string()),
+        ("parent", pa.string()),
     ],
-    metadata={"luthier": "shard/2"},
+    metadata={"luthier": "shard/3"},
 )
 
-_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated")
+_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated", "made_by", "parent")
 
 ROWS_PER_BATCH = 4096
 """Rows that are held in memory while a shard is written, and that are decoded at once when it is read."""
@@ -59,6 +61,10 @@ class Example:
     """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
     contaminated: Contamination = ""
     """How training has seen a row of test, which then does not count; '' for all other rows."""
+    made_by: str = ""
+    """Technique that made a row of train from another, or 'canary'; '' for a row of a file."""
+    parent: str = ""
+    """File and line of the row that it was made from; '' for all other rows."""
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -198,6 +204,10 @@ class Shard(Sequence[Example]):
             for place in range(len(batch.offsets) - 1):
                 yield self._row(batch, place)
 
+    def originals(self) -> Sequence[Example]:
+        """The rows that stand in a file: no offspring, no canaries."""
+        return [row for row in self if not row.made_by] if any(self.column("made_by")) else self
+
     @functools.cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row; shape [N]."""
@@ -215,11 +225,11 @@ class Shard(Sequence[Example]):
         return [value for batch in self._columns for value in batch.scalars[place].to_pylist()]
 
     def _row(self, batch: _Batch, place: int) -> Example:
-        line, group, text, answer, prompt_tokens, contaminated = (column[place].as_py() for column in batch.scalars)
+        line, group, text, answer, prompt_tokens, *marks = (column[place].as_py() for column in batch.scalars)
         start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
         supervised = batch.supervised.slice(start, end - start).to_pylist()
         ids = batch.ids[start:end].tolist()
-        return Example(line, group, text, answer, prompt_tokens, ids, supervised, contaminated)
+        return Example(line, group, text, answer, prompt_tokens, ids, supervised, *marks)
 
 
 def _columns(batch: pa.RecordBatch) -> _Batch:

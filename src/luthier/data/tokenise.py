@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from luthier.data.contract import Renderer
-from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of
 from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
@@ -35,7 +35,7 @@ def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, sp
     answer_ids = functools.cache(renderer.answer_ids)
     closed = is_closed(renderer.contract.task)
     # A prompt must leave room for whichever label the model may choose, not only for its own.
-    longest = max((len(answer_ids(answer)) for answer in {item.answer for item in items}), default=0) if closed else 0
+    longest = max((len(answer_ids(answer)) for answer in labels_of(items)), default=0) if closed else 0
     with shard_writer(spool) as writer:
         for start in range(0, len(items), ROWS_PER_BATCH):
             some = items[start : start + ROWS_PER_BATCH]
@@ -80,6 +80,8 @@ def _examples(
             input_ids=prompt + answer,
             supervised=[False] * len(prompt) + [True] * len(answer),
             contaminated=item.contaminated,
+            made_by=item.made_by,
+            parent=item.parent,
         )
 
 
@@ -98,6 +100,8 @@ def _conversation(item: Item, renderer: Renderer) -> Example:
         input_ids=ids,
         supervised=supervised,
         contaminated=item.contaminated,
+        made_by=item.made_by,
+        parent=item.parent,
     )
 
 
@@ -138,7 +142,8 @@ def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
     shard = Shard(path)
     counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
     lengths = sorted(shard.lengths.tolist())
-    labels = Counter(shard.column("answer")) if closed else Counter[str]()
+    columns = zip(shard.column("answer"), shard.column("made_by"), strict=True) if closed else ()
+    labels = Counter(answer for answer, made_by in columns if made_by != CANARY)
     return SplitReport(
         rows=len(shard),
         tokens=sum(lengths),

@@ -136,6 +136,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
     if data.privacy is not None:
         files["data.privacy.annotations"] = data.privacy.annotations
+    if data.augment is not None and isinstance(data.augment.swaps, str):
+        files["data.augment.swaps"] = data.augment.swaps
     return {key: file for key, file in files.items() if file is not None}
 
 
