@@ -250,9 +250,11 @@ def _makers(rules: Augment, renderer: Renderer, resolved: ResolvedRecipe) -> dic
     contract = renderer.contract
     closed, swaps = is_closed(contract.task), read_swaps(resolved)
 
-    def kept(item: Item, text: str) -> noise.Kept:
+    def kept(item: Item, text: str, *, spelling: bool) -> noise.Kept:
+        """In capitals a word is still the one that the answer repeats, but not where the answer is a copy."""
         answer = _answer(item)
-        words = frozenset() if closed else frozenset(_WORD.findall(answer))
+        repeats = not closed and (spelling or contract.task == "extraction")
+        words = frozenset(_WORD.findall(answer)) if repeats else frozenset[str]()
         return noise.keep(text, template=contract.input, words=words, phrase=answer if closed else "")
 
     def with_answer(made: str | None, item: Item) -> noise.Pair | None:
@@ -260,15 +262,15 @@ def _makers(rules: Augment, renderer: Renderer, resolved: ResolvedRecipe) -> dic
 
     def typos(item: Item, chance: noise.Dice) -> noise.Pair | None:
         text = asked_text(item)
-        return with_answer(noise.typos(text, kept(item, text), chance, rate=rules.typo_rate), item)
+        return with_answer(noise.typos(text, kept(item, text, spelling=True), chance, rate=rules.typo_rate), item)
 
     def case(item: Item, chance: noise.Dice) -> noise.Pair | None:
         text = asked_text(item)
-        return with_answer(noise.case(text, kept(item, text), chance), item)
+        return with_answer(noise.case(text, kept(item, text, spelling=False), chance), item)
 
     def punctuation(item: Item, chance: noise.Dice) -> noise.Pair | None:
         text = asked_text(item)
-        return with_answer(noise.punctuation(text, kept(item, text), chance), item)
+        return with_answer(noise.punctuation(text, kept(item, text, spelling=False), chance), item)
 
     def swap(item: Item, chance: noise.Dice) -> noise.Pair | None:
         assert swaps is not None  # the recipe is refused otherwise

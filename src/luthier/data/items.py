@@ -14,7 +14,7 @@ from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.data_report import RowFate, StepCount, TextChange
+from luthier.data_report import Augmentation, PlantedCanaries, RowFate, StepCount, TextChange
 from luthier.records import Contamination, Message, SplitName
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
@@ -79,6 +79,8 @@ class Ledger:
         self.changes: list[TextChange] = []
         self.unmade: Counter[tuple[str, str]] = Counter()
         """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
+        self.augmentation: Augmentation | None = None
+        self.canaries: PlantedCanaries | None = None
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""

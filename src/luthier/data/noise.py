@@ -7,6 +7,7 @@ None. `kept` marks the characters that stay as they are, one for each character 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 import unicodedata
@@ -17,11 +18,16 @@ from typing import TypeVar
 from luthier.data.privacy.spans import placeholders
 from luthier.spec.template import parse
 
+# Each row of keys is set off to the right of the one above.
+_KEYS = {
+    letter: (offset + place, float(row))
+    for row, (offset, letters) in enumerate(((0.0, "qwertyuiop"), (0.25, "asdfghjkl"), (0.75, "zxcvbnm")))
+    for place, letter in enumerate(letters)
+}
 NEIGHBOURS = {
-    "q": "wa", "w": "qes", "e": "wrd", "r": "etf", "t": "ryg", "y": "tuh", "u": "yij", "i": "uok", "o": "ipl",
-    "p": "ol", "a": "qsz", "s": "awdx", "d": "sefc", "f": "drgv", "g": "fthb", "h": "gyjn", "j": "hukm", "k": "jil",
-    "l": "kop", "z": "asx", "x": "zsdc", "c": "xdfv", "v": "cfgb", "b": "vghn", "n": "bhjm", "m": "njk",
-}  # fmt: skip
+    letter: "".join(other for other, there in _KEYS.items() if other != letter and math.dist(here, there) <= 1.25)
+    for letter, here in _KEYS.items()
+}
 """Letters beside each other on a QWERTY keyboard; letters of other scripts are left out, doubled or exchanged only."""
 
 _WORD = re.compile(r"\w+")
@@ -135,11 +141,12 @@ def _is_inside_word(text: str, at: int) -> bool:
 
 
 def case(text: str, kept: Kept, chance: Dice) -> str | None:
-    """All small, all capitals, or the first letter the other way round; what is kept stays."""
+    """All small, all capitals, or the first letter of a sentence the other way round; what is kept stays."""
     small = "".join(char if stays else char.lower() for char, stays in zip(text, kept, strict=True))
     large = "".join(char if stays else char.upper() for char, stays in zip(text, kept, strict=True))
     first = next((at for at, char in enumerate(text) if char.isalpha() and not kept[at]), None)
-    turned = text if first is None else f"{text[:first]}{text[first].swapcase()}{text[first + 1 :]}"
+    begins = first is not None and not text[:first].rstrip()[-1:].isalnum()
+    turned = f"{text[:first]}{text[first].swapcase()}{text[first + 1 :]}" if first is not None and begins else text
     ways = [made for made in (small, small, large, turned) if made != text]
     return pick(ways, chance) if ways else None
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data.augment import Grown, augment, set_orphans_aside
+from luthier.data.augment import augment, set_orphans_aside
 from luthier.data.augment import reported as report_offspring
 from luthier.data.canaries import plant
 from luthier.data.canaries import reported as report_canaries
@@ -85,7 +85,10 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     grown = augment(separated.items, renderer, resolved, ledger)
     planted = plant(grown.items, renderer, resolved, ledger, out=out)
     _render(planted, renderer, resolved, ledger, out=out)
-    contract = _completed(renderer, Shard(out / "train.arrow"))
+    train = Shard(out / "train.arrow")
+    ledger.augmentation = report_offspring(grown, train, ledger, closed=is_closed(contract.task))
+    ledger.canaries = report_canaries(train, resolved)
+    contract = _completed(renderer, train)
     write_atomic(out / "contract.json", contract.to_json())
     clean = [row for row in Shard(out / "test.arrow") if not row.contaminated]
     goldens = make_goldens(Renderer(contract, tokenizer, detector), clean, seed=resolved.recipe.data.split.seed)
@@ -93,7 +96,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     write_atomic(out / "findings.jsonl", "".join(f"{finding.model_dump_json()}\n" for finding in findings))
     report = _report(
         resolved, out, ledger=ledger, findings=count_kinds(findings), conflicts=conflicts, near=near,
-        separated=separated, review=review, grown=grown,
+        separated=separated, review=review,
         views=row_views({split: Shard(out / f"{split}.arrow") for split in SPLITS}, renderer),
     )  # fmt: skip
     write_atomic(out / "report.json", report.to_json())
@@ -243,15 +246,12 @@ def _report(
     views: tuple[RowView, ...],
     near: NearReport | None,
     separated: Separated,
-    grown: Grown,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
     closed = is_closed(entry.task)
     splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
-    train = Shard(out / "train.arrow")
-    augmentation, canaries = report_offspring(grown, train, ledger, closed=closed), report_canaries(train, resolved)
-    added = sum(one.rows for one in (augmentation, canaries) if one is not None)
+    added = sum(one.rows for one in (ledger.augmentation, ledger.canaries) if one is not None)
     assert ledger.rows_in + added == rows_out + len(ledger.fates), (
         f"{ledger.rows_in} rows came in, {added} were added, {rows_out} went out and {len(ledger.fates)} were set aside"
     )
@@ -291,8 +291,8 @@ def _report(
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
-        augmentation=augmentation,
-        canaries=canaries,
+        augmentation=ledger.augmentation,
+        canaries=ledger.canaries,
     )
 
 
