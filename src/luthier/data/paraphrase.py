@@ -6,6 +6,7 @@ LUTHIER_HOME/paraphrases, readable by their owner only, so the same rows are nev
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -120,14 +121,14 @@ class Paraphraser:
         """
         self._refuse_personal([item for item, _ in wanted])
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for item, number in wanted:
-            try:
-                said = self._reworded(asked_text(item), number)
-            except BudgetSpent:
-                self._unanswered += 1
-                continue
-            yield item, said if isinstance(said, tuple) else self._judged(said, item)
-        self._endpoint.close()
+        with contextlib.closing(self._endpoint):
+            for item, number in wanted:
+                try:
+                    said = self._reworded(asked_text(item), number)
+                except BudgetSpent:
+                    self._unanswered += 1
+                    continue
+                yield item, said if isinstance(said, tuple) else self._judged(said, item)
 
     def _refuse_personal(self, items: Sequence[Item]) -> None:
         if self._rules.send_personal_data or self._renderer.contract.privacy_action != "report":
