@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from luthier.data.shards import Example
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
 from luthier.spec.load import load_recipe
+from luthier.spec.recipe import Augment
 from luthier.spec.resolve import Machine, resolve
 
 SWAPS = [["guitar", "cello", "flute"], ["money", "cash"], ["broken", "cracked"]]
@@ -333,3 +335,22 @@ def test_recipes_that_cannot_be_done(tmp_path: Path, augment: str, message: str)
 def test_there_is_no_balance_without_labels(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"balance is for tasks with a closed set of answers, this is generation"):
         recipe_with(tmp_path, "  augment: {typos: 0.1, balance: 1}\n", task="generation")
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    example = re.search(r"```yaml\n(data:\n.*?)```", page, re.DOTALL)
+    assert example is not None
+    write(tmp_path / "support.csv", asking(120))
+    (tmp_path / "r.yaml").write_text(f"name: r\nmodel: {{name: m}}\n{example[1]}", encoding="utf-8")
+    loaded = load_recipe(tmp_path / "r.yaml")
+    recipe = resolve(
+        loaded, profile(tmp_path / "support.csv"), shape(), machine=Machine(threads=1), data_sha256={},
+        luthier_version="0",
+    )  # fmt: skip
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    assert balanced(report)
+    assert report.augmentation is not None
+    assert all(one.rows == one.asked > 0 for one in report.augmentation.techniques)
+    for key in set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE)):
+        assert key in Augment.model_fields, key

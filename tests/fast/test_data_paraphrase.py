@@ -13,8 +13,9 @@ import pytest
 from data_kit import renderer
 from openai_fake import Fake, serving
 from test_data_augment import balanced, offspring
-from test_data_prepare import run, shards, tickets
+from test_data_prepare import run, shards, tickets, write
 
+from command import call
 from luthier.data.items import Item
 from luthier.data.paraphrase import Endpoint, Paraphraser, asked_text
 from luthier.data_report import EndpointUse, Technique
@@ -211,3 +212,10 @@ def test_offline_nothing_leaves_this_machine(tmp_path: Path, fake: Fake) -> None
     with pytest.raises(NetworkRefused, match=r"offline: 'llm\.example' was to be looked up"):
         run(tmp_path, tickets(), augment=elsewhere)
     assert not fake.asked
+    write(tmp_path / "data.csv", tickets())
+    (tmp_path / "r.yaml").write_text(
+        f"name: r\nmodel: {{name: m}}\ndata: {{train: data.csv, augment: {json.dumps(elsewhere)}}}\n"
+    )
+    call("check", "r.yaml", "--offline", cwd=tmp_path).fails(
+        2, "offline, and https://llm.example/v1 is not on this machine"
+    )
