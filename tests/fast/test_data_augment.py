@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import samples
 from data_kit import resolved, shape, tokenizer_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from luthier.data.profile import profile
 from luthier.data.shards import Example
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
+from luthier.plan.workload import made_rows, workload
 from luthier.spec.load import load_recipe
 from luthier.spec.recipe import Augment
 from luthier.spec.resolve import Machine, resolve
@@ -354,3 +356,33 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     assert all(one.rows == one.asked > 0 for one in report.augmentation.techniques)
     for key in set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE)):
         assert key in Augment.model_fields, key
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [{"typos": 0.3, "case": 0.2}, {"typos": 1.0, "balance": 0.5, "max_per_row": 1}, {"typos": 1.0, "balance": 0.2}],
+)
+def test_the_plan_counts_what_will_be_made(tmp_path: Path, augment: dict[str, Any]) -> None:
+    rows = [{**row, "intent": "rare" if n % 10 == 0 else "order"} for n, row in enumerate(asking(400))]
+    canaries = {"count": 1, "copies": [0, 3]}
+    report = run(tmp_path, rows, augment=augment, canaries=canaries)
+    data = resolved(tmp_path, augment=augment, canaries=canaries).recipe.data
+    assert report.augmentation is not None
+    labels = Counter(row["intent"] for row in rows)
+    assert made_rows(data, report.augmentation.originals, labels) == pytest.approx(report.rows_added, abs=3)
+    assert made_rows(resolved(tmp_path).recipe.data, 400, labels) == 0
+    paraphrase = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "share": 0.5, "max_requests": 20}
+    assert made_rows(resolved(tmp_path, augment={"paraphrase": paraphrase}).recipe.data, 400, labels) == 20
+
+
+def test_the_plan_trains_on_what_will_be_made() -> None:
+    plain, more = (
+        workload(
+            samples.resolved(data={"train": [{"path": "support.csv"}], **data}, train={}),
+            samples.profile(),
+            tokens_per_char=0.25,
+        )
+        for data in ({}, {"augment": {"typos": 0.5}})
+    )
+    assert more.trained_tokens == pytest.approx(1.5 * plain.trained_tokens, rel=0.001)
+    assert (more.train_rows, more.whole_epochs) == (plain.train_rows, plain.whole_epochs), "offspring are no new rows"

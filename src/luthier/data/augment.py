@@ -347,8 +347,8 @@ class _Checks:
             return item, "other_label"
         if item.key in self._kept_back:
             return item, "kept_back"
-        before = self._finds(asked_text(draft.parent), _answer(draft.parent))
-        if self._finds(*pair) - before:
+        found = self._finds(*pair)
+        if found and found - self._finds(asked_text(draft.parent), _answer(draft.parent)):
             return item, "personal_data"
         self._texts.add(pair)
         return item, ""
