@@ -120,3 +120,11 @@ def test_too_many_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         run(tmp_path, tickets(60), canaries={})
     assert "data.canaries.copies" in error.value.way_out
+
+
+def test_canaries_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    long = {**FEW, "prompt": "qwx vbn " * 60 + "{name}"}
+    with pytest.raises(DataError, match=r"10 of 10 rows are longer than train.max_length, 200 tokens") as error:
+        run(tmp_path, tickets(200), canaries=long, max_length=200)
+    assert "data.canaries.prompt" in error.value.way_out
+    assert not (tmp_path / "out" / "report.json").exists()

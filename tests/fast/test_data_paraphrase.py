@@ -103,6 +103,7 @@ def test_balance_asks_several_times_about_a_row(tmp_path: Path, fake: Fake) -> N
     [
         ("", "empty"),
         ("  \n", "empty"),
+        ("half a \ud800 for 12 at [EMAIL]", "no_text"),
         (" ASK for 12 at [EMAIL] ", "unchanged"),
         ("ask for 12 at [EMAIL] " * 9, "too_long_answer"),
         ("please give me twelve at [EMAIL]", "fixed_part_lost"),
@@ -133,6 +134,16 @@ def test_what_can_stand_for_it_is_taken(tmp_path: Path, fake: Fake) -> None:
                   for r, c in (("user", "q"), ("assistant", "a"), ("user", "again"), ("assistant", "b")))  # fmt: skip
     assert asked_text(Item("a", 1, None, {}, turns=turns)) == "again"
     assert asked_text(Item("a", 1, None, {}, turns=turns[1:2])) == ""
+
+
+def test_a_kept_answer_that_is_damaged_is_named(tmp_path: Path, fake: Fake) -> None:
+    run(tmp_path, tickets(), augment=rules(fake, share=0.2))
+    for content in ("{", "[]", "{}"):
+        for path in (tmp_path / "home" / "paraphrases").iterdir():
+            path.write_text(content)
+        with pytest.raises(DataError, match=r"the kept answer .*\.json is damaged") as error:
+            run(tmp_path, tickets(), augment=rules(fake, share=0.2))
+        assert "remove it" in error.value.way_out
 
 
 def test_there_and_back_through_another_language(tmp_path: Path, fake: Fake) -> None:

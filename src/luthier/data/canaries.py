@@ -84,11 +84,21 @@ def make(rules: Canaries, renderer: Renderer) -> tuple[Canary, ...]:
 
 
 def reported(train: Shard, resolved: ResolvedRecipe) -> PlantedCanaries | None:
-    """How many were planted and are left; None where none were asked for."""
+    """How many were planted; None where none were asked for.
+
+    Raises:
+        DataError: some were set aside, so that the file of secrets would not say what was learned.
+    """
     rules = resolved.recipe.data.canaries
     if rules is None:
         return None
-    rows = Counter(train.column("made_by"))[CANARY]
+    rows, asked = Counter(train.column("made_by"))[CANARY], rules.count * sum(rules.copies)
+    if rows != asked:
+        raise DataError(
+            f"data.canaries: {asked - rows} of {asked} rows are longer than train.max_length, "
+            f"{resolved.recipe.train.max_length} tokens",
+            way_out="raise train.max_length, or set data.canaries.prompt to a shorter question",
+        )
     return PlantedCanaries(copies=dict.fromkeys(rules.copies, rules.count), rows=rows)
 
 

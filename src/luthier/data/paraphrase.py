@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ _TRIES = 4
 _SECONDS = 120.0
 _PASSING = frozenset((408, 429, 500, 502, 503, 504))
 _LONGEST_WAIT = 60.0
+_MOST_BYTES = 8_000_000
+"""Of an answer; more is no paraphrase."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can escape and no tokenizer reads."""
 
 
 class BudgetSpent(Exception):
@@ -166,15 +171,14 @@ class Paraphraser:
         path = self._cache / f"{sha256_json([self._rules.endpoint, body, number])}.json"
         if path.is_file():
             self._from_cache += 1
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return kept["text"] if kept["whole"] else ("cut_off", "")
+            return _read_kept(path)
         spent = self._rules.max_tokens is not None and self._tokens >= self._rules.max_tokens
         if spent or self._requests >= self._rules.max_requests:
             raise BudgetSpent
         self._requests += 1
         answer, whole, tokens = self._endpoint.complete(body, counted=self._rules.max_tokens is not None)
         self._tokens += tokens
-        write_atomic(path, json.dumps({"text": answer, "whole": whole}, ensure_ascii=False))
+        write_atomic(path, json.dumps({"text": answer, "whole": whole}))
         return answer if whole else ("cut_off", "")
 
     def _judged(self, said: str, item: Item) -> str | Verdict:
@@ -190,6 +194,7 @@ class Paraphraser:
         named = [label for label in self._labels if label.casefold() not in own and _names(said, label)]
         reasons = {
             "empty": not said,
+            "no_text": _SURROGATE.search(said) is not None,
             "unchanged": text_key(said) == text_key(text),
             "too_long_answer": len(said) > 3 * len(text) + 40,
             "fixed_part_lost": any(part not in said for part in stays),
@@ -197,6 +202,21 @@ class Paraphraser:
         }
         reason = next((reason for reason, applies in reasons.items() if applies), None)
         return said if reason is None else (reason, "")
+
+
+def _read_kept(path: Path) -> str | Verdict:
+    """An answer from the cache.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        kept = json.loads(path.read_bytes())
+        return str(kept["text"]) if kept["whole"] else ("cut_off", "")
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"the kept answer {path} is damaged", way_out="remove it, and the row is asked about again"
+        ) from error
 
 
 def _names(text: str, label: str) -> bool:
@@ -262,7 +282,7 @@ class Endpoint:
             try:
                 self._connection.request("POST", self._path, body, self._headers)
                 response = self._connection.getresponse()
-                content = response.read()
+                content = response.read(_MOST_BYTES)
             except LuthierError:  # offline: no try will help
                 raise
             except (OSError, http.client.HTTPException) as error:
