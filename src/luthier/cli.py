@@ -221,10 +221,20 @@ def run(
 
 
 @app.command()
-def evaluate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
-    """Base against tuned against baselines, on the test split, with intervals."""
+def evaluate(
+    run: Run,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="An evaluated run over the same test rows, to compare with.")
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Base against tuned against baselines, on the test split, with intervals; or one run against another."""
     from luthier.records import EvalReport
 
+    if against is not None:
+        _compare(run, against, as_json=as_json)
+        return
     session = _work_on_run(run, "evaluate", offline)
     report = EvalReport.read(session.run.eval_report)
     lines = [report.headline] + [
@@ -235,6 +245,14 @@ def evaluate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
         for score in report.systems
     ]
     _emit(report.model_dump(mode="json"), lines, as_json=as_json)
+
+
+def _compare(run: str, against: str, *, as_json: bool) -> None:
+    from luthier.pipeline.against import compare, comparison_lines
+    from luthier.store.runs import RunFolder
+
+    compared = compare(RunFolder.open(run), RunFolder.open(against))
+    _emit(compared.model_dump(mode="json"), comparison_lines(compared), as_json=as_json)
 
 
 @app.command()

@@ -142,12 +142,75 @@ class RowView(Record):
     tokens: tuple[TokenView, ...]
 
 
+class Technique(Record):
+    """One way of making offspring, and what became of it."""
+
+    technique: str
+    asked: int = Field(description="Offspring that the recipe asks for.")
+    made: int = Field(description="Those that could be made; what is missing had nothing to change, or no budget.")
+    dropped: dict[str, int] = Field(description="Reason -> offspring. made = rows + sum of these.")
+    rows: int = Field(description="Rows of the training split.")
+    labels: dict[str, int] = Field(description="Label -> such rows; empty without a closed set.")
+    examples: tuple[TextChange, ...] = Field(description="The first of them, without findings.")
+
+
+class EndpointUse(Record):
+    """What was asked of a model elsewhere."""
+
+    endpoint: str
+    model: str
+    requests: int
+    from_cache: int = Field(description="Answers that an earlier run had asked for.")
+    tokens: int = Field(description="As the endpoint counted them, prompts and answers.")
+    unanswered: int = Field(description="Rows that were not asked about, because the budget was used up.")
+
+
+class Augmentation(Record):
+    """Offspring of training rows; each stands in the shard with `made_by` and its `parent`."""
+
+    originals: int = Field(description="Training rows before any was added.")
+    techniques: tuple[Technique, ...]
+    goal: int | None = Field(None, description="Rows that each label was to have; None where shares were asked for.")
+    short: dict[str, int] = Field(default_factory=dict, description="Label -> rows that it still lacks.")
+    endpoint: EndpointUse | None = Field(None, description="None where no model was asked.")
+
+    @property
+    def rows(self) -> int:
+        """Rows that were added."""
+        return sum(one.rows for one in self.techniques)
+
+
+class Canary(Record):
+    """A question and the secret that answers it."""
+
+    id: str
+    copies: int = Field(description="How often it was planted; 0 is the control.")
+    text: str = Field(description="The user's turn as it was rendered; the contract's system prompt comes before it.")
+    secret: str = Field(description="The answer, random digits.")
+
+
+class CanaryFile(Record):
+    """canaries.json: what the test of memorisation needs. Holds the secrets in the clear, and nobody's data."""
+
+    digits: int
+    space: int = Field(description="How many secrets there could be; each was as likely.")
+    seed: int
+    canaries: tuple[Canary, ...]
+
+
+class PlantedCanaries(Record):
+    """Random secrets in the training split; canaries.json beside the shards has them in the clear."""
+
+    copies: dict[int, int] = Field(description="Number of copies -> secrets planted so often.")
+    rows: int = Field(description="Rows of the training split.")
+
+
 class DataReport(Record):
     name: str
     task: Task
     rows_in: int
     rows_out: int
-    dropped: dict[str, int] = Field(description="Reason -> rows. rows_in = rows_out + sum of these.")
+    dropped: dict[str, int] = Field(description="Reason -> rows. rows_in = rows_out - rows_added + sum of these.")
     quarantined: int = Field(0, description="Of these, rows that cannot be read: they are in quarantine.jsonl.")
     fates: tuple[RowFate, ...] = Field(description="Each dropped row with its line.")
     steps: tuple[StepCount, ...]
@@ -178,3 +241,10 @@ class DataReport(Record):
     synthetic: bool
     contract_sha256: str
     source_sha256: dict[str, str] = Field(description="File -> hash.")
+    augmentation: Augmentation | None = Field(None, description="None where data.augment is absent.")
+    canaries: PlantedCanaries | None = Field(None, description="None where data.canaries is absent.")
+
+    @property
+    def rows_added(self) -> int:
+        """Rows of train that stand in no file: offspring and canaries."""
+        return sum(one.rows for one in (self.augmentation, self.canaries) if one is not None)

@@ -307,6 +307,17 @@ class Difference(Record):
     )
 
 
+class RunComparison(Record):
+    """Two runs on the same test rows: the tuned model of the one minus that of the other, paired by item."""
+
+    run: str
+    against: str
+    num_items: int = Field(description="Rows that training has seen in neither run.")
+    num_groups: int
+    not_counted: int = Field(description="Rows that training has seen in one of the runs.")
+    differences: tuple[Difference, ...]
+
+
 class ClassScore(Record):
     label: str
     support: int

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, distribute, pairs_batch, shard_writer, write_shard
+from luthier.data.shards import (
+    MARKS,
+    ROWS_PER_BATCH,
+    Example,
+    Shard,
+    distribute,
+    pairs_batch,
+    shard_writer,
+    write_shard,
+)
 from luthier.errors import RunError
 from luthier.records import Contamination, SplitName
 
@@ -85,7 +94,9 @@ def test_parts_are_distributed_without_a_row_lost_or_moved(tmp_path: Path) -> No
 def test_a_batch_of_pairs_is_the_rows_one_by_one(pairs: list[tuple[list[int], list[int]]]) -> None:
     names = [str(number) for number in range(len(pairs))]
     prompts, answers = [one for one, _ in pairs], [other for _, other in pairs]
-    batch = pairs_batch(range(len(pairs)), names, names, names, prompts, answers, [""] * len(pairs))
+    marks: dict[str, Any] = dict.fromkeys(MARKS, names) | {"line": range(len(pairs))}
+    marks |= dict.fromkeys(("contaminated", "made_by", "parent"), [""] * len(pairs))
+    batch = pairs_batch(marks, prompts, answers)
     with tempfile.TemporaryDirectory() as folder:
         with shard_writer(Path(folder) / "a.arrow") as writer:
             writer.add_batch(batch)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from govern_records import artifact, data, decision, evaluation, interval, parity, resolved, shape, train
 
+from luthier.data_report import Augmentation, PlantedCanaries, Technique
 from luthier.errors import RunError
 from luthier.govern.card import model_card
 from luthier.govern.lineage import Lineage, lineage
@@ -79,6 +80,15 @@ def test_the_card_says_what_must_not_be_hidden() -> None:
     ):
         assert sentence in card
     assert "TF-IDF + logistic regression scores higher" not in card
+
+
+def test_the_card_tells_of_rows_that_were_made() -> None:
+    typos = Technique(technique="typos", asked=70, made=61, dropped={"too_long": 1}, rows=60, labels={}, examples=())
+    made = Augmentation(originals=500, techniques=(typos,))
+    planted = PlantedCanaries(copies={0: 1, 5: 1}, rows=5)
+    card = model_card(**records(data=data(rows_out=965, augmentation=made, canaries=planted)))
+    told = "Of 1,000 rows, 900 are used; 65 were made for training: 60 by typos, 5 canaries (planted secrets)."
+    assert told in " ".join(card.split())
 
 
 def test_the_card_says_only_what_is_so() -> None:

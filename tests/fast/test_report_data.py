@@ -13,8 +13,10 @@ from data_kit import resolved, tokenizer_folder
 from luthier.data.contract import Renderer
 from luthier.data.prepare import prepare
 from luthier.data.shards import Shard
-from luthier.data_report import DataReport
+from luthier.data_report import DataReport, EndpointUse
+from luthier.pipeline.explain import data_lines
 from luthier.report.data import render_data
+from luthier.store.runs import RunFolder
 
 LABELS = ("refund", "Refund", "late", "rare & odd")
 
@@ -77,3 +79,41 @@ def test_rows_are_shown_as_the_model_reads_them(made: tuple[DataReport, Path]) -
         assert learned.startswith(row.answer)
         assert f'<span class="token learned" title="1 token">{view.tokens[-1].text}</span>' in page
         assert "🎸" in "".join(token.text for token in view.tokens), "bytes of one character are shown together"
+
+
+def test_it_shows_what_was_made(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text(
+        "message,intent\n" + "".join(f"my guitar {17**n} is late,{'ab'[n % 8 == 0]}\n" for n in range(200))
+    )
+    recipe = resolved(
+        tmp_path,
+        augment={"typos": 0.4, "swap": 0.2, "swaps": [["guitar", "<cello>"]], "balance": 0.9},
+        canaries={"count": 1, "copies": [0, 1, 4]},
+    )
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    page = render_data(report)
+    made = report.augmentation
+    assert made is not None
+    assert f"{made.rows} offspring of {made.originals} training rows" in page
+    assert f"{report.rows_added} more were made for training. 0 were set aside" in page
+    for one in made.techniques:
+        assert len(one.examples) == 3
+        for pair in one.examples:
+            assert f"{html.escape(pair.before)}</td>" in page
+            assert f"{html.escape(pair.after)}</td>" in page
+        assert f"{one.technique}</td>" in page
+    assert made.short
+    assert f"Each label was to have {made.goal} rows. Still short: b ({made.short['b']})." in page
+    assert "5 rows of training are planted secrets: 1 in 0 copies, 1 in 1 copy, 1 in 4 copies." in page
+    assert f"+{report.rows_added}" in page
+    said = "\n".join(data_lines(report, RunFolder(tmp_path)))
+    assert f"{report.rows_out} used, {report.rows_added} of them made for training" in said
+    assert "canaries: 5 rows" in said
+    assert "1 labels have fewer than" in said
+    asked = EndpointUse(endpoint="http://h/v1", model="m", requests=3, from_cache=2, tokens=9, unanswered=4)
+    dropped = made.techniques[0].model_copy(update={"dropped": {"too_long": 7}, "asked": 999})
+    made = made.model_copy(update={"endpoint": asked, "techniques": (dropped,)})
+    report = report.model_copy(update={"augmentation": made})
+    for told in ("m was asked 3 times (9 tokens)", "the budget did not reach for 4 rows", "(set aside: 7 too long)"):
+        assert told in "\n".join(data_lines(report, RunFolder(tmp_path)))
+    assert "The budget was used up before 4 rows were asked about." in render_data(report)

@@ -18,6 +18,8 @@ from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, re
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
 OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
+    "data.augment",
+    "data.canaries",
     "data.filter",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",

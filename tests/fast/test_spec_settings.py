@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
+from urllib.parse import urlsplit
 
 import govern_records
 import huggingface_hub
@@ -23,11 +24,13 @@ import test_train_loop
 import torch
 from data_kit import shape, tokenizer_folder
 from echo_engine import asker
+from openai_fake import serving
 from pydantic import BaseModel
 
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
+from luthier.data_report import DataReport
 from luthier.errors import DataError
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment
@@ -142,6 +145,33 @@ def through_mapping(tree: dict[str, Any], folder: Path) -> object:
         through_prepare(tree, folder)
     kept = tree["data"]["privacy"].get("keep_mapping")
     return len(read_mapping(folder / kept, passphrase="correct horse")) if kept else 0
+
+
+def through_augment(tree: dict[str, Any], folder: Path) -> object:
+    """What is made where some of everything is asked for."""
+    usual = {"typos": 0.6, "case": 0.6, "punctuation": 0.1, "swap": 0.3, "swaps": [["order", "parcel"]]}
+    return through_prepare(with_("data.augment", usual | (tree["data"].get("augment") or {}), tree), folder)
+
+
+def through_canaries(tree: dict[str, Any], folder: Path) -> object:
+    usual = {"count": 1, "copies": [0, 1]}
+    return through_prepare(with_("data.canaries", usual | (tree["data"].get("canaries") or {}), tree), folder)
+
+
+def through_paraphrase(tree: dict[str, Any], folder: Path) -> object:
+    """What a model elsewhere is asked, where, with which key, and what comes out of it."""
+    usual = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "share": 0.3, "send_personal_data": True}
+    given = usual | ((tree["data"].get("augment") or {}).get("paraphrase") or {})
+    with serving(lambda system, user: f"in other words, {user}") as fake, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", tempfile.mkdtemp(dir=folder))
+        patch.setenv("SECRET_KEY", "k")
+        given["endpoint"] = fake.url.removesuffix("/v1") + urlsplit(given["endpoint"]).path
+        seen = through_prepare(with_("data.augment", {"paraphrase": given}, tree), folder)
+        if isinstance(seen, str):
+            return seen
+        made = cast(tuple[DataReport, str], seen)[0].augmentation
+        assert made is not None
+        return fake.asked, fake.paths, fake.keys, made.techniques
 
 
 def through_attach(tree: dict[str, Any], folder: Path) -> object:
@@ -295,6 +325,29 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.privacy.profile": ("balanced", PREPARE),
     "data.privacy.annotations": ("annotated.jsonl", through_learning),
     "data.privacy.keep_mapping": ("mapping.json", through_mapping),
+    "data.augment.typos": (0.9, through_augment),
+    "data.augment.typo_rate": (0.3, through_augment),
+    "data.augment.case": (0.3, through_augment),
+    "data.augment.punctuation": (0.3, through_augment),
+    "data.augment.swap": (0.1, through_augment),
+    "data.augment.swaps": ([["order", "basket"]], through_augment),
+    "data.augment.balance": (1.0, through_augment),
+    "data.augment.max_per_row": (1, through_augment),
+    "data.augment.seed": (1, through_augment),
+    "data.augment.paraphrase.endpoint": ("http://127.0.0.1:1/v2", through_paraphrase),
+    "data.augment.paraphrase.model": ("other", through_paraphrase),
+    "data.augment.paraphrase.share": (0.5, through_paraphrase),
+    "data.augment.paraphrase.via": ("French", through_paraphrase),
+    "data.augment.paraphrase.key_env": ("SECRET_KEY", through_paraphrase),
+    "data.augment.paraphrase.max_requests": (3, through_paraphrase),
+    "data.augment.paraphrase.max_tokens": (60, through_paraphrase),
+    "data.augment.paraphrase.temperature": (0.1, through_paraphrase),
+    "data.augment.paraphrase.send_personal_data": (False, through_paraphrase),
+    "data.canaries.count": (2, through_canaries),
+    "data.canaries.copies": ([0, 1, 2], through_canaries),
+    "data.canaries.prompt": ("PIN of {name}?", through_canaries),
+    "data.canaries.digits": (12, through_canaries),
+    "data.canaries.seed": (1, through_canaries),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -329,12 +382,18 @@ ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have t
 # The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
-    "data.max_bad_rows", "data.filter.languages",
+    "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
+    "data.augment.swap": ("data.augment.swaps", [["order", "parcel"]]),
+    **{
+        key: ("data.augment.paraphrase", {"endpoint": "http://127.0.0.1:1/v1", "model": "m"})
+        for key in EFFECTS
+        if key.startswith("data.augment.paraphrase.")
+    },
 }
 _USUAL: dict[Consumer, object] = {}
 

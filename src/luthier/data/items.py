@@ -15,7 +15,7 @@ from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.data_report import RowFate, StepCount, TextChange
+from luthier.data_report import Augmentation, PlantedCanaries, RowFate, StepCount, TextChange
 from luthier.records import Contamination, Message, SplitName
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
@@ -50,6 +50,10 @@ class Item:
     contaminated: Contamination = ""
     digest: bytes = b""
     """Of `key`, by which refined rows are told to be equal."""
+    made_by: str = ""
+    """Technique that made the row, or 'canary'; '' for a row of a file."""
+    parent: str = ""
+    """File and line of the row that an offspring was made from; '' for all other rows."""
 
     @property
     def key(self) -> str:
@@ -64,6 +68,15 @@ def digest_of(text: str) -> bytes:
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
+CANARY = "canary"
+"""`made_by` of a planted row, whose answer is a secret and no label."""
+
+
+def labels_of(items: Iterable[Item]) -> set[str]:
+    """Answers of all rows but canaries."""
+    return {item.answer for item in items if item.made_by != CANARY}
+
+
 class Ledger:
     """Counts rows in and out of every step and keeps the fate of each row that is set aside."""
 
@@ -75,6 +88,10 @@ class Ledger:
         self.quarantined = 0
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
+        self.unmade: Counter[tuple[str, str]] = Counter()
+        """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
+        self.augmentation: Augmentation | None = None
+        self.canaries: PlantedCanaries | None = None
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -86,10 +103,16 @@ class Ledger:
         """Set aside each item that has a verdict and hand on the others."""
         kept = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
         for item, verdict in zip(items, verdicts, strict=True):
-            if verdict is not None:
+            if verdict is not None and item.made_by:
+                self.unmade[item.made_by, verdict[0]] += 1
+            elif verdict is not None:
                 self.fault(item.file, item.line, verdict)
         self.steps.append(StepCount(step=step, rows_in=len(items), rows_out=len(kept), rows_changed=changed))
         return kept
+
+    def grown(self, step: str, rows: int, added: int) -> None:
+        """A step that adds rows to those that came in."""
+        self.steps.append(StepCount(step=step, rows_in=rows, rows_out=rows + added, rows_changed=0))
 
     def changed(self, item: Item, before: str) -> None:
         """What cleaning made of a text; the first few are kept, masked, for people to look at."""

@@ -9,6 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.data.augment import augment, set_orphans_aside
+from luthier.data.augment import reported as report_offspring
+from luthier.data.canaries import plant
+from luthier.data.canaries import reported as report_canaries
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.crew import Alone, Crew
 from luthier.data.dedupe import conflicting, repeated
@@ -23,7 +27,7 @@ from luthier.data.guard import (
     stop_at_secrets,
 )
 from luthier.data.interpret import chat_column
-from luthier.data.items import Item, Ledger, Verdict, read_parts
+from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of, read_parts
 from luthier.data.labels import rare_labels, refuse_unknown, similar_names, suspected
 from luthier.data.likeness import Likeness
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
@@ -80,8 +84,13 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, crew
     separated = separate(items, contract, resolved, likeness, ledger)
     del likeness  # some hundred megabytes of a million rows
     review = _review(separated.items, resolved)
-    _render(separated.items, renderer, resolved, ledger, tokenizer_folder / "tokenizer.json", out=out, crew=crew)
-    contract = _completed(renderer, Shard(out / "train.arrow"))
+    grown = augment(separated.items, renderer, resolved, ledger)
+    planted = plant(grown.items, renderer, resolved, ledger, out=out)
+    _render(planted, renderer, resolved, ledger, tokenizer_folder / "tokenizer.json", out=out, crew=crew)
+    train = Shard(out / "train.arrow")
+    ledger.augmentation = report_offspring(grown, train, ledger, closed=is_closed(contract.task))
+    ledger.canaries = report_canaries(train, resolved)
+    contract = _completed(renderer, train)
     write_atomic(out / "contract.json", contract.to_json())
     goldens = make_goldens(
         Renderer(contract, tokenizer, detector), Shard(out / "test.arrow"), seed=resolved.recipe.data.split.seed
@@ -204,7 +213,8 @@ def _render(
     parts = out / "parts"
     rendered, files = render_rows(items, renderer, ledger, tokenizer=tokenizer, parts=parts, crew=crew)
     _refuse_short_length(items, rendered, renderer.contract, ledger)
-    kept = check_labels(rendered, resolved, ledger, step="labels after length")
+    kept = set_orphans_aside(rendered, ledger)
+    kept = check_labels(kept, resolved, ledger, step="labels after length")
     for split in ("train", "test"):
         if not any(item.split == split for item in kept):
             raise DataError(
@@ -238,7 +248,7 @@ def _refuse_short_length(
 ) -> None:
     """Stop where length alone left nothing, or fewer than two labels, to learn from or to test with."""
     too_long = ledger.dropped.get("too_long", 0)
-    learned = [{item.answer for item in items if item.split == "train"} for items in (before, after)]
+    learned = [labels_of(item for item in items if item.split == "train") for items in (before, after)]
     few = is_closed(contract.task) and len(learned[0]) >= 2 and len(learned[1]) < 2
     gone = {item.split for item in before} - {item.split for item in after} - {"validation"}
     if too_long and (few or gone):
@@ -254,7 +264,8 @@ def _completed(renderer: Renderer, train: Shard) -> RequestContract:
     """The contract with what only the training rows tell: the labels, or how long answers get."""
     contract = renderer.contract
     if is_closed(contract.task):
-        return with_labels(renderer, set(train.column("answer")))
+        answers = zip(train.column("answer"), train.column("made_by"), strict=True)
+        return with_labels(renderer, {answer for answer, made_by in answers if made_by != CANARY})
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
         update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
@@ -277,8 +288,9 @@ def _report(
     closed = is_closed(entry.task)
     splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
     rows_out = sum(split.rows for split in splits.values())
-    assert ledger.rows_in == rows_out + len(ledger.fates), (
-        f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
+    added = sum(one.rows for one in (ledger.augmentation, ledger.canaries) if one is not None)
+    assert ledger.rows_in + added == rows_out + len(ledger.fates), (
+        f"{ledger.rows_in} rows came in, {added} were added, {rows_out} went out and {len(ledger.fates)} were set aside"
     )
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
@@ -316,6 +328,8 @@ def _report(
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
+        augmentation=ledger.augmentation,
+        canaries=ledger.canaries,
     )
 
 

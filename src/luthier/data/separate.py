@@ -9,7 +9,7 @@ from datetime import datetime
 from luthier.data.dedupe import near_repeated
 from luthier.data.firewall import Firewall, keep_off_benchmarks
 from luthier.data.inputs import as_text
-from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.items import Item, Ledger, Verdict, labels_of
 from luthier.data.likeness import Comparison, Likeness
 from luthier.data.split import assign, assign_by_time, assign_stable, draw
 from luthier.data.times import read_times
@@ -216,7 +216,7 @@ def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
     """
     if not is_closed(resolved.recipe.entry.task):
         return list(items)
-    learned = {item.answer for item in items if item.split == "train"}
+    learned = labels_of(item for item in items if item.split == "train")
     file = resolved.file(resolved.recipe.entry.path)
     if len(learned) < 2:
         found = f"the one label {next(iter(learned))!r}" if learned else "no label"
@@ -227,7 +227,7 @@ def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
         )
     verdicts: list[Verdict | None] = []
     for item in items:
-        if item.answer in learned:
+        if item.answer in learned or item.made_by:
             verdicts.append(None)
         elif item.origin is not None:
             raise DataError(

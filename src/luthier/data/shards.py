@@ -19,7 +19,7 @@ from luthier.errors import RunError
 from luthier.records import Contamination, SplitName
 from luthier.store.files import write_atomic_file
 
-SHARD_VERSION = "shard/2"
+SHARD_VERSION = "shard/3"
 
 SCHEMA = pa.schema(
     [
@@ -31,11 +31,16 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
         ("contaminated", pa.string()),
+        ("made_by", pa.string()),
+        ("parent", pa.string()),
     ],
     metadata={"luthier": SHARD_VERSION},
 )
 
-_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated")
+_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated", "made_by", "parent")
+
+MARKS = tuple(name for name in _SCALARS if name != "prompt_tokens")
+"""Columns of what is known of a row beside its tokens; an item has attributes of these names."""
 
 ROWS_PER_BATCH = 4096
 """Rows that are held in memory while a shard is written, and that are decoded at once when it is read."""
@@ -61,6 +66,10 @@ class Example:
     """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
     contaminated: Contamination = ""
     """How training has seen a row of test, which then does not count; '' for all other rows."""
+    made_by: str = ""
+    """Technique that made a row of train from another, or 'canary'; '' for a row of a file."""
+    parent: str = ""
+    """File and line of the row that it was made from; '' for all other rows."""
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -125,15 +134,9 @@ def write_shard(path: Path, examples: Iterable[Example]) -> None:
 
 
 def pairs_batch(
-    lines: Sequence[int],
-    groups: Sequence[str],
-    texts: Sequence[str],
-    answers: Sequence[str],
-    prompt_ids: Sequence[Sequence[int]],
-    answer_ids: Sequence[Sequence[int]],
-    contaminated: Sequence[Contamination],
+    marks: Mapping[str, Sequence[Any]], prompt_ids: Sequence[Sequence[int]], answer_ids: Sequence[Sequence[int]]
 ) -> pa.RecordBatch:
-    """N rows of a prompt and an answer that is supervised as a whole, as they stand in a shard."""
+    """N rows of a prompt and an answer that is supervised as a whole, as they stand in a shard; `marks` are `MARKS`."""
     lengths_N2 = np.array([[len(prompt), len(answer)] for prompt, answer in zip(prompt_ids, answer_ids, strict=True)])
     lengths_N2 = lengths_N2.reshape(-1, 2).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths_N2.sum(axis=1))]).astype(np.int32)
@@ -141,20 +144,12 @@ def pairs_batch(
     ids = np.fromiter(itertools.chain.from_iterable(both), dtype=np.int32, count=int(offsets[-1]))
     supervised = np.repeat(np.tile([False, True], len(lengths_N2)), lengths_N2.ravel())
     columns = {
-        "line": lines,
-        "group": groups,
-        "text": texts,
-        "answer": answers,
-        "prompt_tokens": lengths_N2[:, 0],
+        **{name: pa.array(marks[name], SCHEMA.field(name).type) for name in MARKS},
+        "prompt_tokens": pa.array(lengths_N2[:, 0]),
         "input_ids": pa.ListArray.from_arrays(offsets, ids),
         "supervised": pa.ListArray.from_arrays(offsets, supervised),
-        "contaminated": contaminated,
     }
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type)
-        for name, column in columns.items()
-    ]
-    return pa.record_batch(arrays, schema=SCHEMA)
+    return pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
 def distribute(sources: Sequence[Path], paths: Mapping[SplitName, Path], splits: Sequence[SplitName | None]) -> None:
@@ -233,6 +228,10 @@ class Shard(Sequence[Example]):
             for place in range(len(batch.offsets) - 1):
                 yield self._row(batch, place)
 
+    def originals(self) -> Sequence[Example]:
+        """The rows that stand in a file: no offspring, no canaries."""
+        return [row for row in self if not row.made_by] if any(self.column("made_by")) else self
+
     @functools.cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row; shape [N]."""
@@ -250,11 +249,11 @@ class Shard(Sequence[Example]):
         return [value for batch in self._columns for value in batch.scalars[place].to_pylist()]
 
     def _row(self, batch: _Batch, place: int) -> Example:
-        line, group, text, answer, prompt_tokens, contaminated = (column[place].as_py() for column in batch.scalars)
+        line, group, text, answer, prompt_tokens, *marks = (column[place].as_py() for column in batch.scalars)
         start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
         supervised = batch.supervised.slice(start, end - start).to_pylist()
         ids = batch.ids[start:end].tolist()
-        return Example(line, group, text, answer, prompt_tokens, ids, supervised, contaminated)
+        return Example(line, group, text, answer, prompt_tokens, ids, supervised, *marks)
 
 
 def _columns(batch: pa.RecordBatch) -> _Batch:

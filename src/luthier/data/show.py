@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from luthier.data.contract import Renderer
+from luthier.data.items import CANARY
 from luthier.data.shards import Example, Shard
 from luthier.data_report import RowView, TokenView
 from luthier.records import SplitName
@@ -27,7 +28,7 @@ def row_views(shards: Mapping[SplitName, Shard], renderer: Renderer) -> tuple[Ro
 
 
 def _is_personal(row: Example, renderer: Renderer) -> bool:
-    return bool(renderer.find(row.text) or renderer.find(row.answer))
+    return row.made_by == CANARY or bool(renderer.find(row.text) or renderer.find(row.answer))
 
 
 def _tokens(row: Example, renderer: Renderer) -> tuple[TokenView, ...]:

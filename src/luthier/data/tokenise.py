@@ -10,18 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from luthier import __version__
 from luthier.data.contract import Renderer, open_tokenizer
 from luthier.data.crew import Crew, in_parts
-from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.shards import ROWS_PER_BATCH, SHARD_VERSION, Example, Shard, ShardWriter, pairs_batch, shard_writer
+from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of
+from luthier.data.shards import (
+    MARKS,
+    ROWS_PER_BATCH,
+    SHARD_VERSION,
+    Example,
+    Shard,
+    ShardWriter,
+    pairs_batch,
+    shard_writer,
+)
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Contamination, Message, RequestContract, SplitName, is_closed
+from luthier.records import Message, RequestContract, SplitName, is_closed
 from luthier.store.files import sha256_file, write_atomic
 
 LENGTH_BINS = 32
@@ -50,36 +58,19 @@ def render_rows(
     """
     contract = renderer.contract
     # A prompt must leave room for whichever label the model may choose, not only for its own.
-    labels = {item.answer for item in items} if is_closed(contract.task) else ()
+    labels = labels_of(items) if is_closed(contract.task) else ()
     longest = max((len(renderer.answer_ids(label)) for label in labels), default=0)
     parts.mkdir(parents=True, exist_ok=True)
     work = RenderPart(contract, tokenizer, parts, longest)
     verdicts: list[Verdict | None] = []
     files = []
-    rows = ([_Asked.of(item) for item in some] for some in in_parts(items, ROWS_PER_BATCH))
-    for number, made in enumerate(crew.each(work, rows)):
+    for number, made in enumerate(crew.each(work, in_parts(items, ROWS_PER_BATCH))):
         here: list[Verdict | None] = [None] * len(items[number * ROWS_PER_BATCH : (number + 1) * ROWS_PER_BATCH])
         for place, verdict in made.verdicts.items():
             here[place] = verdict
         verdicts += here
         files.append(made.path)
     return ledger.sift("length", items, verdicts), files
-
-
-class _Asked(NamedTuple):
-    """What of an item is tokenised, and noted beside its tokens."""
-
-    line: int
-    group: str
-    text: str
-    answer: str
-    turns: tuple[Message, ...]
-    split: SplitName
-    contaminated: Contamination
-
-    @classmethod
-    def of(cls, item: Item) -> _Asked:
-        return cls(item.line, item.group, item.text, item.answer, item.turns, item.split, item.contaminated)
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class RenderPart:
     longest: int
     """Tokens of the longest label, end of turn included; 0 for free answers."""
 
-    def __call__(self, rows: Sequence[_Asked]) -> RenderedPart:
+    def __call__(self, rows: Sequence[Item]) -> RenderedPart:
         """Write the part, unless it is there."""
         path = self.folder / f"{self._name(rows)}.arrow"
         fates = path.with_suffix(".json")
@@ -115,16 +106,17 @@ class RenderPart:
             write_atomic(fates, json.dumps(verdicts))
         return RenderedPart(path, verdicts)
 
-    def _name(self, rows: Sequence[_Asked]) -> str:
+    def _name(self, rows: Sequence[Item]) -> str:
         """Hash of all that the part follows from."""
         what = blake2b(digest_size=16)
         what.update(f"{SHARD_VERSION}\n{__version__}\n{self.longest}\n{self.contract.to_json()}".encode())
         for row in rows:
-            what.update(repr(row).encode(errors="surrogatepass"))
+            marks = [getattr(row, name) for name in MARKS]
+            what.update(repr([*marks, row.split, row.turns]).encode(errors="surrogatepass"))
         return what.hexdigest()
 
     def _write(
-        self, rows: Sequence[_Asked], renderer: Renderer, writer: ShardWriter, verdicts: dict[int, Verdict]
+        self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, verdicts: dict[int, Verdict]
     ) -> None:
         most = self.contract.max_length
 
@@ -155,18 +147,14 @@ class RenderPart:
             audit_pair(prompts[place], answers[place], self.contract, split=rows[place].split, line=rows[place].line)
         writer.add_batch(
             pairs_batch(
-                [rows[place].line for place in kept],
-                [rows[place].group for place in kept],
-                [rows[place].text for place in kept],
-                [rows[place].answer for place in kept],
+                {name: [getattr(rows[place], name) for place in kept] for name in MARKS},
                 [prompts[place] for place in kept],
                 [answers[place] for place in kept],
-                [rows[place].contaminated for place in kept],
             )
         )
 
 
-def _answer_ids(rows: Sequence[_Asked], renderer: Renderer) -> list[list[int]]:
+def _answer_ids(rows: Sequence[Item], renderer: Renderer) -> list[list[int]]:
     """Ids of each answer, which are worked out once where answers are few."""
     answers = list(dict.fromkeys(row.answer for row in rows))
     ids = dict(zip(answers, renderer.all_answer_ids(answers), strict=True))
@@ -178,7 +166,7 @@ def _open(contract: RequestContract, tokenizer: Path) -> Renderer:
     return Renderer(contract, open_tokenizer(tokenizer))
 
 
-def _conversation(item: _Asked, renderer: Renderer) -> Example:
+def _conversation(item: Item, renderer: Renderer) -> Example:
     system = renderer.contract.system
     turns = item.turns
     if system and turns[0].role != "system":
@@ -193,6 +181,8 @@ def _conversation(item: _Asked, renderer: Renderer) -> Example:
         input_ids=ids,
         supervised=supervised,
         contaminated=item.contaminated,
+        made_by=item.made_by,
+        parent=item.parent,
     )
 
 
@@ -249,7 +239,8 @@ def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
     shard = Shard(path)
     counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
     lengths = sorted(shard.lengths.tolist())
-    labels = Counter(shard.column("answer")) if closed else Counter[str]()
+    columns = zip(shard.column("answer"), shard.column("made_by"), strict=True) if closed else ()
+    labels = Counter(answer for answer, made_by in columns if made_by != CANARY)
     return SplitReport(
         rows=len(shard),
         tokens=sum(lengths),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from luthier.records import Difference, Interval, SystemScore
 
-_WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
+WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
 
 
 def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool) -> str:
@@ -19,7 +19,7 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         closed: whether labels were chosen; macro-F1 is then the main metric, exact match otherwise.
     """
     metric = "macro_f1" if closed else "exact_match"
-    word = _WORDS[metric]
+    word = WORDS[metric]
     values = {system.system: system.metrics[metric] for system in systems if metric in system.metrics}
     gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}
     tuned = values["tuned"]

@@ -89,12 +89,20 @@ def _base(shape: ModelShape) -> list[str]:
     return lines
 
 
+def _made(data: DataReport) -> str:
+    """Rows that stand in no file, in words."""
+    parts = [f"{one.rows:,} by {one.technique}" for one in data.augmentation.techniques] if data.augmentation else []
+    parts += [f"{data.canaries.rows:,} canaries (planted secrets)"] if data.canaries else []
+    return f"; {data.rows_added:,} were made for training: {', '.join(parts)}" if parts else ""
+
+
 def _data(data: DataReport) -> list[str]:
     origin = "**synthetic**: written for a purpose, not collected" if data.synthetic else "not marked as synthetic"
     dropped = [(reason, f"{rows:,}") for reason, rows in sorted(data.dropped.items())]
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(data.findings.items())) or "none found"
+    used = f"Of {data.rows_in:,} rows, {data.rows_out - data.rows_added:,} are used{_made(data)}."
     return [
-        f"`{data.name}`, {data.task}. The data is {origin}. Of {data.rows_in:,} rows, {data.rows_out:,} are used.",
+        f"`{data.name}`, {data.task}. The data is {origin}. {used}",
         "",
         *_table(("set aside because", "rows"), dropped),
         *_table(

@@ -54,7 +54,7 @@ def guard() -> None:
 
 def _checked_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
     def checked(host: Any, *rest: Any, **more: Any) -> Any:
-        if host is not None and not _is_here(host.decode() if isinstance(host, bytes) else str(host)):
+        if host is not None and not is_here(host.decode() if isinstance(host, bytes) else str(host)):
             raise NetworkRefused(
                 f"offline: {host!r} was to be looked up", way_out="drop --offline, or fetch what is needed first"
             )
@@ -64,14 +64,15 @@ def _checked_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _refuse(family: int, address: Any) -> None:
-    if family in (socket.AF_INET, socket.AF_INET6) and not _is_here(str(address[0])):
+    if family in (socket.AF_INET, socket.AF_INET6) and not is_here(str(address[0])):
         raise NetworkRefused(
             f"offline: a connection to {address[0]} was refused",
             way_out="drop --offline, or fetch what is needed first",
         )
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Whether a host is this machine itself."""
     if host in ("", "localhost"):
         return True
     try:

@@ -23,7 +23,8 @@ def _plain(value: object) -> str:
 
 def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     """Rows in, rows out, and every reason in between."""
-    lines = [f"{report.rows_in} rows in, {report.rows_out} used"]
+    added = f", {report.rows_added} of them made for training" if report.rows_added else ""
+    lines = [f"{report.rows_in} rows in, {report.rows_out} used{added}"]
     lines += [
         f"  set aside: {count} {reason.replace('_', ' ')}" for reason, count in sorted(report.dropped.items()) if count
     ]
@@ -49,6 +50,7 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         pairs = ", ".join(f"{one.line} and {one.of_line}" for one in report.near.conflicts[:5])
         more = ", ..." if report.near.num_conflicts > 5 else ""
         lines.append(f"  nearly the same text under other labels: {report.near.num_conflicts}, lines {pairs}{more}")
+    lines += _added(report)
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")
@@ -60,3 +62,24 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     if report.review and report.review.suspects:
         lines.append(f"  labels to look at: {len(report.review.suspects)} rows, the surest of them in the report")
     return [*lines, f"report: {run.data / 'report.html'}"]
+
+
+def _added(report: DataReport) -> list[str]:
+    """Offspring by technique, what the budget or the rows did not give, and canaries."""
+    lines = []
+    if made := report.augmentation:
+        for one in made.techniques:
+            gone = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in one.dropped.items())
+            short = f" of {one.asked} asked for" if one.rows < one.asked else ""
+            lines.append(f"  {one.technique}: {one.rows} offspring{short}" + (f" (set aside: {gone})" if gone else ""))
+        if made.short:
+            lines.append(f"  {len(made.short)} labels have fewer than {made.goal} rows all the same")
+        if asked := made.endpoint:
+            left = f"; the budget did not reach for {asked.unanswered} rows" if asked.unanswered else ""
+            lines.append(
+                f"  {asked.model} was asked {asked.requests} times ({asked.tokens} tokens), "
+                f"{asked.from_cache} answers were kept from before{left}"
+            )
+    if report.canaries:
+        lines.append(f"  canaries: {report.canaries.rows} rows")
+    return lines

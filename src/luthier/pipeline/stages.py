@@ -193,7 +193,7 @@ def evaluate(context: Context) -> None:
     tuned = TransformersEngine.open(context.base, run.train / "adapter")
     material = Material(
         contract=context.contract,
-        train=Shard(run.data / "train.arrow"),
+        train=Shard(run.data / "train.arrow").originals(),
         validation=Shard(run.data / "validation.arrow"),
         test=Shard(run.data / "test.arrow"),
         general_text=general_text(),

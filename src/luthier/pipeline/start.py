@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from luthier import __version__
 from luthier.data.bad_rows import refuse_bad_rows
@@ -18,6 +19,7 @@ from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError
+from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.plan.cost import matmul_rate
@@ -95,6 +97,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     for note in loaded.notes:
         say(note)
     entry = loaded.recipe.entry
+    _refuse_endpoint_elsewhere(loaded, offline=offline)
     fetched = _fetch(loaded, offline=offline)
     hashes = _data_hashes(loaded, fetched)
     path = fetched.get(entry.path, loaded.folder / entry.path)
@@ -113,6 +116,18 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_missing_detectors(resolved, machine)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)
+
+
+def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
+    """Offline, only a model on this machine may be asked for paraphrases; said before anything is read."""
+    augment = loaded.recipe.data.augment
+    if not offline or augment is None or augment.paraphrase is None:
+        return
+    if not is_here(urlsplit(augment.paraphrase.endpoint).hostname or ""):
+        raise RecipeError(
+            f"data.augment.paraphrase.endpoint: offline, and {augment.paraphrase.endpoint} is not on this machine",
+            way_out="drop --offline, serve a model here (http://127.0.0.1:...), or leave paraphrase out",
+        )
 
 
 def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> None:
@@ -136,6 +151,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     files |= {f"data.leakage.benchmarks.{place}": file for place, file in enumerate(data.leakage.benchmarks)}
     if data.privacy is not None:
         files["data.privacy.annotations"] = data.privacy.annotations
+    if data.augment is not None and isinstance(data.augment.swaps, str):
+        files["data.augment.swaps"] = data.augment.swaps
     return {key: file for key, file in files.items() if file is not None}
 
 

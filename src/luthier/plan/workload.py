@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile, is_closed
+from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import Field, literals, parse
 
@@ -86,6 +88,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
+    labels = _labels(resolved, profile)
+    learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
 
     turns = 3 if entry.system else 2
     input_chars = _template_chars(entry.input, profile) if entry.input else profile.mean_input_chars
@@ -98,10 +102,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
     own = prompt + answer - shared
     at_once = max(1.0, min(float(train.batch_size), train.micro_batch_tokens / (prompt + answer)))
-    asked = round(train_rows * (prompt + answer) * train.num_train_epochs)
+    asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
 
-    labels = _labels(resolved, profile)
     return Workload(
         train_rows=train_rows,
         validation_rows=min(validation, limit.validation or validation),
@@ -117,6 +120,24 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         micro_batch_rows=at_once,
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
     )
+
+
+def made_rows(data: Data, train_rows: int, labels: Mapping[str, int]) -> int:
+    """Offspring and canaries that will be learned beside so many rows, should all that is asked for be made."""
+    made = data.canaries.count * sum(data.canaries.copies) if data.canaries is not None else 0
+    rules = data.augment
+    if rules is None:
+        return made
+    if rules.balance is not None:
+        shares = [count / sum(labels.values()) for count in labels.values()]
+        goal = rules.balance * max(shares, default=0.0)
+        missing = sum(min(goal - share, rules.max_per_row * share) for share in shares if share < goal)
+        return made + round(train_rows * missing)
+    asked = sum(share or 0.0 for share in (rules.typos, rules.case, rules.punctuation, rules.swap))
+    rows = train_rows * asked
+    if rules.paraphrase is not None:
+        rows += min(train_rows * rules.paraphrase.share, rules.paraphrase.max_requests)
+    return made + round(min(rows, train_rows * rules.max_per_row))
 
 
 def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:

@@ -112,10 +112,10 @@ def differences(found: Sequence[Difference]) -> Markup:
     return figure(parts, width=WIDTH, height=bottom + 26, label=spoken)
 
 
-def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int]) -> Markup:
+def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int], *, added: int = 0) -> Markup:
     """From the rows of the file, reason by reason, to the rows used and the splits they went to."""
     row, bar, end = 28.0, 15.0, WIDTH - 70
-    scale = Scale(0, max(1, rows_in), LABELS, end)
+    scale = Scale(0, max(1, rows_in, sum(splits.values())), LABELS, end)
     parts: list[Markup] = []
     y, left = 4.0, rows_in
 
@@ -130,6 +130,10 @@ def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int]) ->
             y += row
             put(reason.replace("_", " "), left - count, left, "bar-bad", f"−{count:,}")
             left -= count
+    if added:
+        y += row
+        put("made for training", left, left + added, "bar-other", f"+{added:,}")
+        left += added
     y += row
     put("rows used", 0, left, "bar-tuned", f"{left:,}", strong=True)
     start = 0

@@ -26,7 +26,12 @@ def render_data(data: DataReport) -> str:
         .render(
             data=data,
             reasons=reasons(data),
-            rows=charts.rows(data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}),
+            rows=charts.rows(
+                data.rows_in,
+                data.dropped,
+                {name: split.rows for name, split in data.splits.items()},
+                added=data.rows_added,
+            ),
             lengths=lengths({name: split.length_counts for name, split in data.splits.items()}, data),
             labels=labels({name: split.labels for name, split in data.splits.items()}),
             actions=ACTIONS,

@@ -127,7 +127,9 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
     return {
         "systems": charts.systems(evaluation.systems, metrics[:2], targets=targets),
         "differences": charts.differences(evaluation.differences),
-        "rows": charts.rows(data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}),
+        "rows": charts.rows(
+            data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}, added=data.rows_added
+        ),
         "training": charts.training(train.history, metric=train.best_metric, best_step=train.best_step),
         "confusion": charts.confusion(evaluation.labels, evaluation.confusion) if closed else "",
         "predicted": charts.predicted(_predicted(evidence)),

@@ -38,8 +38,5 @@ NOT_BUILT: dict[str, str] = {
     "track": "MLflow, TensorBoard and W&B sinks",
     "distill": "distillation",
     "data.features": "computed columns",
-    "data.augment": "augmentation",
-    "data.canaries": "canaries",
-    "data.clean": "a choice of cleaning steps",
 }
 """Sections of the design that this version refuses rather than ignores."""

@@ -298,8 +298,12 @@ def _normalise(tree: dict[str, Any]) -> None:
     if isinstance(data, str):
         tree["data"] = data = {"train": data}
     if isinstance(data, dict):
-        if "privacy" in data and data["privacy"] is None:
-            data["privacy"] = {}
+        for name in ("privacy", "augment", "canaries"):
+            if name in data and data[name] is None:
+                data[name] = {}
+        for name in ("augment", "canaries"):
+            if data.get(name) is False:
+                del data[name]
         train = data.get("train")
         if isinstance(train, str | dict):
             train = [train]

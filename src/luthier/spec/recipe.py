@@ -5,6 +5,8 @@ Validation here only refuses. Unknown keys are errors; `load` turns them into me
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -171,6 +173,103 @@ class LeakageRules(_Near):
     )
 
 
+class Paraphrase(Section):
+    """Rows said in other words by a model behind an OpenAI-compatible endpoint."""
+
+    endpoint: str = Field(description="Base URL, such as 'http://127.0.0.1:8080/v1'.")
+    model: str = Field(min_length=1, description="What the endpoint calls the model.")
+    share: float = Field(0.1, gt=0, le=1, description="Offspring as a share of the training rows; see `balance`.")
+    via: str | None = Field(None, min_length=2, description="Language to translate to and back from; none: rephrase.")
+    key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the environment's variable with the API key."
+    )
+    max_requests: int = Field(1000, gt=0, description="What was asked before and is kept does not count.")
+    max_tokens: int | None = Field(None, gt=0, description="Stop asking once the endpoint has counted so many.")
+    temperature: float = Field(0.7, ge=0, le=2)
+    send_personal_data: bool = Field(False, description="Whether rows with personal data may be sent as they are.")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_plain_url(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+            raise ValueError("is a URL such as 'https://host/v1', without user, password or query; a key is `key_env`")
+        return value
+
+
+class Augment(Section):
+    """Offspring of training rows. What is open is filled in: a little of each where no technique is named."""
+
+    typos: float | None = Field(None, ge=0, le=1, description="Rows with typing errors, as a share of training rows.")
+    typo_rate: float = Field(0.04, gt=0, le=0.5, description="Share of the letters that are mistyped.")
+    case: float | None = Field(None, ge=0, le=1, description="Rows in other letter case, as a share.")
+    punctuation: float | None = Field(None, ge=0, le=1, description="Rows with other punctuation, as a share.")
+    swap: float | None = Field(None, ge=0, le=1, description="Rows with words exchanged within `swaps`, as a share.")
+    swaps: str | tuple[tuple[str, ...], ...] | None = Field(
+        None, description="Sets of words that may stand for one another, or a CSV file with one set a line."
+    )
+    paraphrase: Paraphrase | None = None
+    balance: float | None = Field(
+        None, gt=0, le=1, description="Rarer labels get offspring up to this share of the commonest one's rows; the "
+        "shares of the techniques then only say how often each is taken."
+    )  # fmt: skip
+    max_per_row: int = Field(2, gt=0, le=20, description="Offspring of one row at most.")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("swaps")
+    @classmethod
+    def _sets_are_sets(cls, value: str | tuple[tuple[str, ...], ...] | None) -> object:
+        if not isinstance(value, str) and value is not None:
+            refuse_odd_sets(value)
+        return value
+
+    @model_validator(mode="after")
+    def _swap_has_sets(self) -> Augment:
+        if self.swap and not self.swaps:
+            raise ValueError("swap exchanges the words of `swaps`; give sets, or a file of them")
+        return self
+
+
+def refuse_odd_sets(sets: Sequence[Sequence[str]]) -> None:
+    """Refuse sets without a choice, and words in two of them, whose meaning would be open.
+
+    Raises:
+        ValueError: with the number of the set, from 1.
+    """
+    seen: dict[str, int] = {}
+    for number, words in enumerate(sets, start=1):
+        if len(words) < 2 or not all(word.strip() for word in words):
+            raise ValueError(f"set {number} needs two words or more, none of them empty")
+        for word in words:
+            if (before := seen.setdefault(word.strip().casefold(), number)) != number:
+                raise ValueError(f"{word!r} stands in set {before} and in set {number}; keep one")
+
+
+class Canaries(Section):
+    """Random secrets planted in the training split, for the test of memorisation."""
+
+    count: int = Field(8, gt=0, le=1000, description="Secrets for each number of copies.")
+    copies: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = Field(
+        (0, 1, 4, 16), min_length=1, description="How often a secret is planted; 0 is never learned: the control."
+    )
+    prompt: str = Field("What is the access code of {name}?", description="What asks for it; {name} is made up.")
+    digits: int = Field(8, ge=4, le=32, description="Length of a secret; there are 10 to this power.")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks_for_a_name(cls, value: str) -> str:
+        if value.count("{name}") != 1:
+            raise ValueError("needs {name} once, so that each secret is asked for in its own words")
+        return value
+
+    @field_validator("copies")
+    @classmethod
+    def _levels_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value) or not any(value):
+            raise ValueError("are different numbers, one of them above 0")
+        return value
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -185,6 +284,8 @@ class Data(Section):
     leakage: LeakageRules = Field(default_factory=LeakageRules)
     bad_rows: Literal["fail", "quarantine"] = Field("quarantine", description="What to do with unreadable rows.")
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
+    augment: Augment | None = Field(None, description="Offspring of training rows; `off` for none.")
+    canaries: Canaries | None = Field(None, description="Planted secrets; `off` for none.")
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

@@ -129,6 +129,7 @@ def resolve(
     _fill_data(filler, loaded, profile)
     _fill_privacy(filler, machine)
     _fill_likeness(filler)
+    _fill_augment(filler)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
     filler.fill(
@@ -295,6 +296,26 @@ def _fill_likeness(filler: _Filler) -> None:
         filler.reasons["data.dedupe.near"] = "data.dedupe is absent: a changed word may matter, only equal rows go"
     filler.fill("data.dedupe.near", 0.8, "in a short message about one word differs")
     filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
+
+
+def _fill_augment(filler: _Filler) -> None:
+    """A little of each technique where none is named; else only what is named."""
+    given = filler.tree["data"]["augment"]
+    if given is None:
+        return
+    task = filler.tree["data"]["train"][0]["task"]
+    if given["balance"] is not None and not is_closed(task):
+        raise RecipeError(
+            f"data.augment.balance is for tasks with a closed set of answers, this is {task}",
+            way_out="leave it out: each technique then makes its share of rows",
+        )
+    usual = {"typos": 0.1, "case": 0.05, "punctuation": 0.05, "swap": 0.1 if given["swaps"] else 0.0}
+    named = bool(given["paraphrase"]) or any(given[name] is not None for name in usual)
+    for name, share in usual.items():
+        asked = named and not (name == "swap" and given["swaps"])
+        filler.fill(
+            f"data.augment.{name}", 0.0 if asked else share, "others are named" if asked else "a little of each"
+        )
 
 
 UNBUILT_SHAPES = {

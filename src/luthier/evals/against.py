@@ -1,0 +1,126 @@
+"""Two runs on the same test rows, paired item by item, from what each has stored; no model is needed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from luthier.data.shards import Example
+from luthier.errors import RunError
+from luthier.evals.compare import differences
+from luthier.evals.intervals import Bootstrap
+from luthier.evals.observed import Observed
+from luthier.records import RequestContract, RunComparison
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a run keeps of its evaluation."""
+
+    name: str
+    """As it is shown, e.g. 'support-intents/0123456789ab'."""
+    contract: RequestContract
+    test: Sequence[Example]
+    predictions: Path
+
+
+def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, seed: int) -> RunComparison:
+    """The tuned model of `one` minus that of `other`, on the test rows that training has seen in neither.
+
+    Args:
+        one: whose groups are resampled.
+        other: a run over the same test rows.
+        resamples: of the bootstrap.
+        level: of the two-sided intervals.
+        seed: of the resamples.
+
+    Raises:
+        RunError: the runs were not asked the same rows, the message says in what they differ; or what one of them
+            stored is missing or damaged.
+    """
+    _refuse_other_items(one, other)
+    clean = [
+        place
+        for place, (mine, its) in enumerate(zip(one.test, other.test, strict=True))
+        if not mine.contaminated and not its.contaminated
+    ]
+    if not clean:
+        raise RunError(
+            f"{one.name} and {other.name}: there is no test row that training has seen in neither",
+            way_out="give other rows as data.test and run both again",
+        )
+    said, told = (read_tuned(stored).only(clean) for stored in (one, other))
+    groups = [one.test[place].group for place in clean]
+    bootstrap = Bootstrap(groups, resamples=resamples, level=level, rng=np.random.default_rng(seed))
+    return RunComparison(
+        run=one.name,
+        against=other.name,
+        num_items=bootstrap.num_items,
+        num_groups=bootstrap.num_groups,
+        not_counted=len(one.test) - len(clean),
+        differences=differences({"tuned": said, other.name: told}, bootstrap),
+    )
+
+
+def read_tuned(stored: Stored) -> Observed:
+    """What the tuned model said to each test row, as the evaluation stored it.
+
+    Raises:
+        RunError: the file is missing, damaged, or is not about these rows.
+    """
+    way_out = f"luthier evaluate {stored.name} makes it anew"
+    if not stored.predictions.is_file():
+        raise RunError(f"{stored.predictions} is missing: {stored.name} was not evaluated", way_out=way_out)
+    try:
+        lines = [json.loads(line) for line in stored.predictions.read_text(encoding="utf-8").split("\n") if line]
+        asked = [(line["line"], line["expected"]) for line in lines]
+        predicted = tuple(str(line["predicted"]["tuned"]) for line in lines)
+        probabilities = tuple(line["probabilities"]["tuned"] for line in lines if "tuned" in line["probabilities"])
+        greedy = tuple(str(line["greedy"]["tuned"]) for line in lines if "tuned" in line["greedy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{stored.predictions} is damaged", way_out=way_out) from error
+    sizes = {len(part) for part in (probabilities, greedy) if part}
+    if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
+        raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=way_out)
+    return Observed(tuple(row.answer for row in stored.test), predicted, probabilities, greedy)
+
+
+def _refuse_other_items(one: Stored, other: Stored) -> None:
+    """Items are the same where the same text is asked, the same answer is expected, and the same answers are possible.
+
+    How the question is worded around the text (system prompt, template) may differ: that is what is compared.
+    """
+    way_out = "run both recipes on the same file with the same data.split, data.clean and data.privacy"
+    pair = f"{one.name} and {other.name} cannot be compared"
+    if one.contract.task != other.contract.task:
+        raise RunError(f"{pair}: one is {one.contract.task}, the other {other.contract.task}", way_out=way_out)
+    if one.contract.labels != other.contract.labels:
+        odd = sorted(set(one.contract.labels) ^ set(other.contract.labels))
+        shown = ", ".join(map(repr, odd[:_SHOWN]))
+        raise RunError(f"{pair}: {len(odd)} labels are known to one of them only: {shown}", way_out=way_out)
+    mine, its = _items(one.test), _items(other.test)
+    if mine == its:
+        return
+    only = [Counter(rows) - Counter(others) for rows, others in ((mine, its), (its, mine))]
+    said = [
+        f"{missing.total()} test rows stand in {stored.name} only (line {', '.join(_lines(missing))})"
+        for missing, stored in zip(only, (one, other), strict=True)
+        if missing
+    ]
+    raise RunError(f"{pair}: {'; '.join(said) or 'their test rows stand in another order'}", way_out=way_out)
+
+
+def _items(test: Sequence[Example]) -> list[tuple[int, str, str]]:
+    return [(row.line, row.text, row.answer) for row in test]
+
+
+def _lines(rows: Counter[tuple[int, str, str]]) -> list[str]:
+    lines = sorted(line for line, _, _ in rows)
+    return [*map(str, lines[:_SHOWN]), *(["..."] if len(lines) > _SHOWN else [])]

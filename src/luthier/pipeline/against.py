@@ -1,0 +1,52 @@
+"""One finished run against another on the same test rows, from what both have on disk."""
+
+from __future__ import annotations
+
+from luthier.data.shards import Shard
+from luthier.evals.against import Stored, compare_runs
+from luthier.evals.headline import WORDS
+from luthier.records import RequestContract, RunComparison
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.runs import RunFolder
+
+
+def compare(run: RunFolder, other: RunFolder) -> RunComparison:
+    """Paired differences of the two tuned models; level, resamples and seed are those of `run`.
+
+    Raises:
+        RunError: see `luthier.evals.against.compare_runs`.
+    """
+    recipe = ResolvedRecipe.read(run.resolved).recipe
+    assert recipe.evaluate.resamples is not None  # resolved
+    assert recipe.evaluate.level is not None  # resolved
+    return compare_runs(
+        _stored(run),
+        _stored(other),
+        resamples=recipe.evaluate.resamples,
+        level=recipe.evaluate.level,
+        seed=recipe.train.seed,
+    )
+
+
+def _stored(run: RunFolder) -> Stored:
+    return Stored(
+        name=f"{run.name}/{run.id}",
+        contract=RequestContract.read(run.contract),
+        test=Shard(run.data / "test.arrow"),
+        predictions=run.eval / "predictions.jsonl",
+    )
+
+
+def comparison_lines(compared: RunComparison) -> list[str]:
+    """The differences in words, one metric a line; what the interval does not show is not claimed."""
+    seen = f", {compared.not_counted} more that training has seen do not count" if compared.not_counted else ""
+    lines = [f"{compared.run} against {compared.against} on {compared.num_items} test rows{seen}:"]
+    for one in compared.differences:
+        gap = one.interval
+        verdict = "more" if gap.low > 0 else "less" if gap.high < 0 else "no difference is shown"
+        p_value = "" if one.p_value != one.p_value else f", p = {one.p_value:.3g}"  # NaN where there is no test
+        lines.append(
+            f"  {WORDS.get(one.metric, one.metric)}: {gap.point:+.3f} "
+            f"({gap.level:.0%} interval {gap.low:+.3f} to {gap.high:+.3f}{p_value}): {verdict}"
+        )
+    return lines
