@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.data.by_meaning import open_meanings
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.dedupe import conflicting, repeated
+from luthier.data.encoder import Embedder
 from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import (
@@ -39,10 +41,14 @@ from luthier.store.files import sha256_file, temporary_file, write_atomic
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _SHORTEST_OPEN_ANSWER = 16
-_OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
+_OVERLAP: dict[Contamination, str] = {
+    "exact": "by text", "near": "by nearly the same text", "group": "by group", "meaning": "by meaning",
+}  # fmt: skip
 
 
-def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> DataReport:
+def prepare(
+    resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, embedder: Embedder | None = None
+) -> DataReport:
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
@@ -53,6 +59,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
         out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
+        embedder: what compares by meaning, where the recipe asks for it; None opens `data.embeddings.model`.
 
     Raises:
         DataError: a file cannot be used, or what is left of it cannot be learned from.
@@ -68,6 +75,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
     )
     renderer = Renderer(contract, tokenizer, detector)
+    meanings = open_meanings(resolved, contract, ledger, embedder)
     items = load(resolved, ledger, bad=out / "quarantine.jsonl")
     entry, rename = resolved.recipe.entry, resolved.recipe.data.labels.rename
     items = interpret(items, contract, label=entry.label or "", rename=rename, ledger=ledger)
@@ -76,7 +84,8 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, near = set_near_aside(items, contract, resolved, ledger)
-    separated = separate(items, contract, resolved, ledger)
+    items = meanings.set_aside(items) if meanings is not None else items
+    separated = separate(items, contract, resolved, ledger, meanings)
     review = _review(separated.items, resolved)
     _render(separated.items, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
@@ -192,7 +201,7 @@ def _refuse_seen_test(test: Sequence[Item]) -> None:
         raise DataError(
             f"training has seen every one of the {len(test)} rows of the test split: {found}",
             way_out="give other rows as data.test, or, where likeness or groups are no leak here, "
-            "set data.leakage.near higher or data.split.group_by to ''",
+            "set data.leakage.near or .meaning higher or data.split.group_by to ''",
         )
 
 
@@ -273,6 +282,7 @@ def _report(
         leakage=separated.leakage,
         benchmarks=separated.benchmarks,
         rows_left_apart=separated.rows_left_apart,
+        meaning=separated.meaning,
         end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
