@@ -105,10 +105,13 @@ class BenchmarkOverlap(Record):
     meaning: int = 0
 
 
+PairKind = Literal["duplicate", "conflict", "leak", "benchmark"]
+
+
 class MeaningPair(Record):
     """Two rows that mean the same, for a person to judge; personal data and secrets are masked."""
 
-    kind: Literal["duplicate", "conflict", "leak", "benchmark"]
+    kind: PairKind
     place: str = Field(description="File and line.")
     of_place: str
     likeness: float = Field(description="Cosine of their embeddings.")

@@ -1,4 +1,4 @@
-"""Rows that mean the same are set aside, drawn together, marked or kept off benchmarks, only where that is asked for."""
+"""Rows that mean the same are set aside, drawn together, marked or kept off benchmarks, where that is asked for."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_chain_that_would_take_a_whole_label_is_left_apart_and_marked(tmp_path
     report = run(tmp_path, rows, leakage={"meaning": 0.9}, split={"test": 0.4})
     assert balanced(report)
     assert report.meaning is not None
-    assert report.meaning.rows_left_apart == 13, "of 28 rows with their label; a pair alone would stay together"
+    assert report.meaning.rows_left_apart == 13, "of 27 rows with their label; a pair alone would stay together"
     lines = data_lines(report, RunFolder(tmp_path))
     assert "  13 rows form chains of like meaning too long to be kept in one split" in lines
     for one in shards(tmp_path)["test"]:

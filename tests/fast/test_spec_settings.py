@@ -21,13 +21,14 @@ import samples
 import test_evals_evaluate
 import test_train_loop
 import torch
-from data_kit import shape, tokenizer_folder
+from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
 from pydantic import BaseModel
 
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
+from luthier.data_report import DataReport
 from luthier.errors import DataError
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment
@@ -89,6 +90,8 @@ def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("settings")
     tokenizer_folder(place / "tokenizer")
+    encoder_folder(place / "encoder")
+    encoder_folder(place / "encoder2", seed=1)
     for name, first in (("data.csv", 0), ("other.csv", 200), ("extra.csv", 400)):
         with (place / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -142,6 +145,23 @@ def through_mapping(tree: dict[str, Any], folder: Path) -> object:
         through_prepare(tree, folder)
     kept = tree["data"]["privacy"].get("keep_mapping")
     return len(read_mapping(folder / kept, passphrase="correct horse")) if kept else 0
+
+
+def through_meaning(tree: dict[str, Any], folder: Path) -> object:
+    """What becomes of rows compared by meaning; a likeness of nearly 1 is asked for where the tree asks for none."""
+    data = tree["data"]
+    made = {
+        **data,
+        "dedupe": {"near": False, "meaning": 0.9999, **(data.get("dedupe") or {})},
+        "leakage": {"near": False, "meaning": 0.9999, **data.get("leakage", {})},
+        "embeddings": {"model": "encoder", **(data.get("embeddings") or {})},
+    }
+    found = through_prepare({**tree, "data": made}, folder)
+    if isinstance(found, str):
+        return found
+    report = cast(tuple[DataReport, str], found)[0]
+    assert report.meaning is not None
+    return report.dropped.get("duplicate_meaning", 0), report.leakage, report.meaning.model_sha256
 
 
 def through_attach(tree: dict[str, Any], folder: Path) -> object:
@@ -292,6 +312,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.dedupe.near": (0.6, PREPARE),
     "data.leakage.near": (0.75, PREPARE),
     "data.leakage.benchmarks": (["extra.csv"], PREPARE),
+    "data.dedupe.meaning": (0.99, through_meaning),
+    "data.leakage.meaning": (0.995, through_meaning),
+    "data.embeddings.model": ("encoder2", through_meaning),
+    "data.embeddings.max_rows": (5, through_meaning),
     "data.privacy.profile": ("balanced", PREPARE),
     "data.privacy.annotations": ("annotated.jsonl", through_learning),
     "data.privacy.keep_mapping": ("mapping.json", through_mapping),
@@ -329,12 +353,14 @@ ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have t
 # The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
-    "data.max_bad_rows", "data.filter.languages",
+    "data.max_bad_rows", "data.filter.languages", "data.embeddings.max_rows",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
+    "data.embeddings.model": ("data.leakage.meaning", 0.9999),
+    "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
 }
 _USUAL: dict[Consumer, object] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from luthier.data.encoder import Embedder, Encoder, Floats, locate
 from luthier.data.firewall import MOST_JOINED, compared_text
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.meaning import Like, likest, linked, repeated_by_meaning
-from luthier.data_report import MeaningPair, MeaningReport
+from luthier.data_report import MeaningPair, MeaningReport, PairKind
 from luthier.errors import DataError, ModelError
 from luthier.records import RequestContract, SplitName, is_closed
 from luthier.spec.recipe import Data, Embeddings
@@ -26,6 +27,17 @@ SHOWN_PAIRS = 8
 """Of each kind, in the report."""
 _SHOWN_CHARS = 240
 _TIMED_TEXTS = 64
+
+
+class _Seen(NamedTuple):
+    """A pair that was found; nothing in it is masked yet."""
+
+    kind: PairKind
+    cosine: float
+    place: str
+    of_place: str
+    text: str
+    of_text: str
 
 
 def open_meanings(
@@ -83,7 +95,7 @@ class Meanings:
         self._too_long = 0
         self._num_conflicts = 0
         self._rows_left_apart = 0
-        self._pairs: list[tuple[float, MeaningPair]] = []
+        self._seen: list[_Seen] = []
 
     def set_aside(self, items: Sequence[Item]) -> list[Item]:
         """Set aside rows that mean what a kept row of the same label means, file by file.
@@ -170,15 +182,17 @@ class Meanings:
         for item, like in zip(items, self._likest(items, texts), strict=True):
             if like is not None:
                 found[id(item)] = like
-                self._note("benchmark", like.cosine, item, (f"{file}:{lines[like.index]}", texts[like.index]))
+                place = f"{file}:{lines[like.index]}"
+                own = f"{item.file}:{item.line}"
+                self._seen.append(_Seen("benchmark", like.cosine, own, place, _shown(item), texts[like.index]))
         return found
 
     def report(self) -> MeaningReport:
         """What was compared, and the pairs nearest to the threshold, which tell whether it is too low."""
-        shown = []
-        for kind in ("duplicate", "conflict", "leak", "benchmark"):
-            own = sorted((pair for pair in self._pairs if pair[1].kind == kind), key=lambda pair: pair[0])
-            shown += [pair for _, pair in own[:SHOWN_PAIRS]]
+        shown: list[_Seen] = []
+        for kind in get_args(PairKind):
+            own = [one for one in self._seen if one.kind == kind]
+            shown += sorted(own, key=lambda one: one.cosine)[:SHOWN_PAIRS]
         return MeaningReport(
             model=self._embedder.name,
             model_sha256=self._embedder.sha256,
@@ -189,10 +203,13 @@ class Meanings:
             num_conflicts=self._num_conflicts,
             rows_left_apart=self._rows_left_apart,
             pairs=tuple(
-                pair.model_copy(update={"text": self._masked(pair.text), "of_text": self._masked(pair.of_text)})
-                for pair in shown
+                MeaningPair(
+                    kind=one.kind, place=one.place, of_place=one.of_place, likeness=one.cosine,
+                    text=self._masked(one.text), of_text=self._masked(one.of_text),
+                )
+                for one in shown
             ),
-        )
+        )  # fmt: skip
 
     def _likest(self, items: Sequence[Item], texts: Sequence[str]) -> list[Like | None]:
         assert self._leakage is not None
@@ -231,13 +248,9 @@ class Meanings:
     def _labels(self, items: Sequence[Item]) -> list[str]:
         return [item.answer if is_closed(self._contract.task) else "" for item in items]
 
-    def _note(self, kind: str, cosine: float, item: Item, other: Item | tuple[str, str]) -> None:
-        place, text = (f"{other.file}:{other.line}", _shown(other)) if isinstance(other, Item) else other
-        pair = MeaningPair.model_construct(
-            kind=kind, place=f"{item.file}:{item.line}", of_place=place, likeness=cosine, text=_shown(item),
-            of_text=text,
-        )  # fmt: skip
-        self._pairs.append((cosine, pair))
+    def _note(self, kind: PairKind, cosine: float, item: Item, other: Item) -> None:
+        place, of_place = (f"{one.file}:{one.line}" for one in (item, other))
+        self._seen.append(_Seen(kind, cosine, place, of_place, _shown(item), _shown(other)))
 
     def _masked(self, text: str) -> str:
         """Cut after masking, so that no half of an address is left over."""

@@ -196,15 +196,15 @@ class Encoder:
         scores_BHLL -= scores_BHLL.max(axis=-1, keepdims=True)
         np.exp(scores_BHLL, out=scores_BHLL)
         scores_BHLL /= scores_BHLL.sum(axis=-1, keepdims=True)
-        return (scores_BHLL @ value_BHLK).transpose(0, 2, 1, 3).reshape(states_TD.shape)
+        return np.asarray((scores_BHLL @ value_BHLK).transpose(0, 2, 1, 3).reshape(states_TD.shape), dtype=np.float32)
 
     def _linear(self, states: Floats, name: str) -> Floats:
-        found = states @ self._weights[f"{name}.weight"].T
+        found: Floats = states @ self._weights[f"{name}.weight"].T
         found += self._weights[f"{name}.bias"]
         return found
 
     def _norm(self, states: Floats, name: str) -> Floats:
-        centred = states - states.mean(axis=-1, keepdims=True)
+        centred: Floats = states - states.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         centred /= np.sqrt(variance + np.float32(self._shape.epsilon))
         centred *= self._weights[f"{name}.weight"]

@@ -45,7 +45,8 @@ class MeaningRepeats:
 
 def cosines(units_ND: Floats, row: Floats) -> NDArray[np.float64]:
     """The product of each of N rows with one row, in 64 bits; the same bits whatever N is."""
-    return np.minimum(1.0, (units_ND.astype(np.float64) * row.astype(np.float64)).sum(axis=1))
+    products_ND = units_ND.astype(np.float64) * row.astype(np.float64)
+    return np.asarray(np.minimum(1.0, products_ND.sum(axis=1)), dtype=np.float64)
 
 
 def repeated_by_meaning(units_ND: Floats, labels: Sequence[str], *, threshold: float) -> MeaningRepeats:
