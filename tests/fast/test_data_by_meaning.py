@@ -15,7 +15,9 @@ from data_kit import encoder_folder, resolved, tokenizer_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_prepare import balanced, shards, write
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from luthier.data import by_meaning
 from luthier.data.by_meaning import SHOWN_PAIRS, Meanings
 from luthier.data.contract import make_contract
 from luthier.data.encoder import Floats
@@ -260,7 +262,7 @@ def test_each_text_is_embedded_once(tmp_path: Path) -> None:
 def meanings(folder: Path, clock: Any, **embeddings: Any) -> Meanings:
     made = resolved(folder, leakage={"meaning": 0.9}, embeddings={"model": "none", **embeddings})
     contract = make_contract(made, tokenizer_folder=tokenizer_folder(folder / "tokenizer"), labels=())
-    return Meanings(Topics(), made.recipe.data, contract, Ledger(), clock)
+    return Meanings(Topics(), made.recipe.data, contract, Ledger(), clock=clock)
 
 
 def test_too_many_texts_are_refused_with_the_time_that_they_would_take(tmp_path: Path) -> None:
@@ -292,3 +294,29 @@ def test_known_meanings_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -
     assert again[::-1] == groups
     found = meanings(tmp_path, lambda: 0.0).in_benchmark(items[:1], [told(5), told(0, 99)], [7, 8], "b.csv")
     assert found == {id(items[0]): Like(1, pytest.approx(COSINE, abs=1e-6))}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_are_taken_on_the_threads_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    seen: set[int] = set()
+
+    def spied(search: Any) -> Any:
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+            return search(*args, **kwargs)
+
+        return spy
+
+    for name in ("repeated_by_meaning", "linked", "likest"):
+        monkeypatch.setattr(by_meaning, name, spied(getattr(by_meaning, name)))
+    write(tmp_path / "data.csv", rows_of(range(60)))
+    rules: dict[str, Any] = {"dedupe": {"meaning": 0.9}, "leakage": {"meaning": 0.9}, "embeddings": {"model": "none"}}
+    made = resolved(tmp_path, **rules)
+    recipe = made.recipe.model_copy(update={"train": made.recipe.train.model_copy(update={"threads": threads})})
+    made = made.model_copy(update={"recipe": recipe})
+    tokenizer = tokenizer_folder(tmp_path / "t")
+    with threadpool_limits(limits=3 - threads, user_api="blas"):
+        prepare(made, tokenizer_folder=tokenizer, out=tmp_path / "out", embedder=Topics())
+    assert seen == {threads}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from luthier.data.dedupe import text_key
 from luthier.data.encoder import Embedder, Encoder, Floats, locate
@@ -58,10 +59,11 @@ def open_meanings(
     if not data.by_meaning:
         return None
     assert data.embeddings is not None and data.embeddings.model is not None  # noqa: PT018 (resolved)
+    threads = resolved.recipe.train.threads or 1
     if embedder is None:
         name = data.embeddings.model
         place = locate(name, folder=resolved.file("."))
-        embedder = Encoder(place, name=name, threads=resolved.recipe.train.threads or 1)
+        embedder = Encoder(place, name=name, threads=threads)
         known = resolved.data_sha256.get("data.embeddings.model", embedder.sha256)
         if known != embedder.sha256:
             raise ModelError(
@@ -69,7 +71,7 @@ def open_meanings(
                 f"{embedder.sha256[:12]}",
                 way_out="run the recipe again, which makes a new run",
             )
-    return Meanings(embedder, data, contract, ledger)
+    return Meanings(embedder, data, contract, ledger, threads=threads)
 
 
 class Meanings:
@@ -81,6 +83,8 @@ class Meanings:
         data: Data,
         contract: RequestContract,
         ledger: Ledger,
+        *,
+        threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._embedder = embedder
@@ -89,6 +93,7 @@ class Meanings:
         self._most_rows = (data.embeddings or Embeddings()).max_rows
         self._contract = contract
         self._ledger = ledger
+        self._threads = threads
         self._clock = clock
         self._places: dict[str, int] = {}
         self._units_ND: Floats | None = None
@@ -113,7 +118,9 @@ class Meanings:
             if not is_closed(self._contract.task):
                 answers = (text_key(item.turns[-1].content if item.turns else item.answer) for item in own)
                 texts = [f"{text}\n{answer}" for text, answer in zip(texts, answers, strict=True)]
-            found = repeated_by_meaning(self._units(texts), self._labels(own), threshold=self._dedupe)
+            units_ND = self._units(texts)
+            with threadpool_limits(limits=self._threads, user_api="blas"):
+                found = repeated_by_meaning(units_ND, self._labels(own), threshold=self._dedupe)
             for item, like in zip(own, found.first, strict=True):
                 if like is not None:
                     first = own[like.index]
@@ -134,7 +141,9 @@ class Meanings:
         if self._leakage is None:
             return list(groups)
         labels = self._labels(items)
-        chains = linked(self._units([self._text(item) for item in items]), labels, threshold=self._leakage).tolist()
+        units_ND = self._units([self._text(item) for item in items])
+        with threadpool_limits(limits=self._threads, user_api="blas"):
+            chains = linked(units_ND, labels, threshold=self._leakage).tolist()
         parent = {group: group for group in groups}
 
         def root(group: str) -> str:
@@ -213,8 +222,9 @@ class Meanings:
 
     def _likest(self, items: Sequence[Item], texts: Sequence[str]) -> list[Like | None]:
         assert self._leakage is not None
-        asked = self._units([self._text(item) for item in items])
-        return likest(asked, self._units(texts), threshold=self._leakage)
+        asked, known = self._units([self._text(item) for item in items]), self._units(texts)
+        with threadpool_limits(limits=self._threads, user_api="blas"):
+            return likest(asked, known, threshold=self._leakage)
 
     def _units(self, texts: Sequence[str]) -> Floats:
         """[N, D] of the texts; those that are new are embedded first."""
