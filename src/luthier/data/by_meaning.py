@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -62,7 +63,7 @@ def open_meanings(
     threads = resolved.recipe.train.threads or 1
     if embedder is None:
         name = data.embeddings.model
-        place = locate(name, folder=resolved.file("."))
+        place = locate(name, folder=Path(resolved.folder))
         embedder = Encoder(place, name=name, threads=threads)
         known = resolved.data_sha256.get("data.embeddings.model", embedder.sha256)
         if known != embedder.sha256:
@@ -171,10 +172,9 @@ class Meanings:
         if self._leakage is None:
             return set()
         found: set[int] = set()
-        labels, known_labels = self._labels(items), self._labels(learned)
-        for label in dict.fromkeys(labels):
-            asked = [item for item, own in zip(items, labels, strict=True) if own == label]
-            known = [item for item, own in zip(learned, known_labels, strict=True) if own == label]
+        known_of = self._by_label(learned)
+        for label, asked in self._by_label(items).items():
+            known = known_of.get(label, [])
             for item, like in zip(asked, self._likest(asked, list(map(self._text, known))), strict=True):
                 if like is not None:
                     found.add(id(item))
@@ -257,6 +257,12 @@ class Meanings:
 
     def _labels(self, items: Sequence[Item]) -> list[str]:
         return [item.answer if is_closed(self._contract.task) else "" for item in items]
+
+    def _by_label(self, items: Sequence[Item]) -> dict[str, list[Item]]:
+        parts: dict[str, list[Item]] = {}
+        for item, label in zip(items, self._labels(items), strict=True):
+            parts.setdefault(label, []).append(item)
+        return parts
 
     def _note(self, kind: PairKind, cosine: float, item: Item, other: Item) -> None:
         place, of_place = (f"{one.file}:{one.line}" for one in (item, other))

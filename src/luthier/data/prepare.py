@@ -86,6 +86,7 @@ def prepare(
     items, near = set_near_aside(items, contract, resolved, ledger)
     items = meanings.set_aside(items) if meanings is not None else items
     separated = separate(items, contract, resolved, ledger, meanings)
+    del meanings  # its vectors take room that rendering needs
     review = _review(separated.items, resolved)
     _render(separated.items, renderer, resolved, ledger, out=out)
     contract = _completed(renderer, Shard(out / "train.arrow"))
