@@ -372,3 +372,21 @@ def test_minilm_tells_intents_of_a_real_set_apart(shared_data: Path) -> None:
     one, other = np.nonzero(np.triu(units @ units.T >= 0.9, k=1))
     assert len(one) > 100
     assert np.mean(labels[one] == labels[other]) > 0.93
+
+
+def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
+    """With a real encoder, whose last bits decide at a threshold that a pair is just at."""
+    encoder_folder(tmp_path / "m")
+    draw, words = random.Random(0), "about an buy late mail my number order other parcel please refund story".split()
+    rows = [{"message": " ".join(draw.choices(words, k=6)), "intent": LABELS[number % 3]} for number in range(90)]
+    write(tmp_path / "data.csv", rows)
+    rules: dict[str, Any] = {"dedupe": {"near": False, "meaning": 0.97}, "leakage": {"meaning": 0.95}}
+    recipe = resolved(tmp_path, embeddings={"model": "m"}, **rules)
+    seen = []
+    for _ in range(2):
+        made = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "t"), out=tmp_path / "out")
+        names = ("train.arrow", "validation.arrow", "test.arrow", "contract.json", "goldens.json", "report.json")
+        seen.append([(tmp_path / "out" / name).read_bytes() for name in names])
+        assert made.meaning is not None
+        assert made.meaning.pairs, "else nothing was decided"
+    assert seen[0] == seen[1]

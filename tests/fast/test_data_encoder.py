@@ -199,3 +199,18 @@ def test_minilm_knows_what_real_messages_mean() -> None:
     agree = float(np.mean(labels[likeness.argmax(axis=1)] == labels))
     chance = float(np.mean(labels[:, None] == labels[None]))
     assert agree > 3 * chance, "the likest of 161 rows has the same label far more often than any"
+
+
+def test_halves_are_computed_in_singles_and_what_numpy_does_not_have_is_refused(tmp_path: Path) -> None:
+    import torch
+    from safetensors import torch as stored
+
+    folder = encoder_folder(tmp_path / "m")
+    whole, weights = opened(folder).embed(TEXTS)[0], stored.load_file(folder / "model.safetensors")
+    stored.save_file({name: one.half() for name, one in weights.items()}, folder / "model.safetensors")
+    half = opened(folder).embed(TEXTS)[0]
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - whole).max() < 1e-2
+    stored.save_file({name: one.to(torch.bfloat16) for name, one in weights.items()}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: TypeError.*bfloat16"):
+        opened(folder)
