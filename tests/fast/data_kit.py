@@ -108,7 +108,7 @@ def shape() -> ModelShape:
     )  # fmt: skip
 
 
-_ENCODER_WORDS = (
+ENCODER_WORDS = (
     "a about an at buy com example glad ana key late long mail me message my number order other parcel please refund",
     "sad story the where . @ 0 1 2 3 4 5 6 7 8 9",
 )
@@ -117,7 +117,7 @@ _ENCODER_WORDS = (
 def encoder_folder(folder: Path, *, seed: int = 0, window: int = 48, cls: bool = False, **config: Any) -> Path:
     """A random BERT of two layers, laid out as sentence-transformers does; texts with the same words come out alike."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *" ".join(_ENCODER_WORDS).split()])}
+    vocabulary = {word: number for number, word in enumerate([*special, *" ".join(ENCODER_WORDS).split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]

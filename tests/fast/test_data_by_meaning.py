@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_kit import encoder_folder, resolved, tokenizer_folder
+from data_kit import ENCODER_WORDS, encoder_folder, resolved, tokenizer_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_prepare import balanced, shards, write
@@ -377,7 +377,7 @@ def test_minilm_tells_intents_of_a_real_set_apart(shared_data: Path) -> None:
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     """With a real encoder, whose last bits decide at a threshold that a pair is just at."""
     encoder_folder(tmp_path / "m")
-    draw, words = random.Random(0), "about an buy late mail my number order other parcel please refund story".split()
+    draw, words = random.Random(0), " ".join(ENCODER_WORDS).split()[:26]
     rows = [{"message": " ".join(draw.choices(words, k=6)), "intent": LABELS[number % 3]} for number in range(90)]
     write(tmp_path / "data.csv", rows)
     rules: dict[str, Any] = {"dedupe": {"near": False, "meaning": 0.97}, "leakage": {"meaning": 0.95}}
