@@ -40,7 +40,7 @@ _MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 """Of sentence-transformers/all-MiniLM-L6-v2, as its authors published it; a package must not bring another."""
 
 _TOKENS = 4096
-"""Tokens computed at once: some 200 MB at 384 features."""
+"""Tokens computed at once: some 50 MB at 384 features."""
 _TEXTS = 4096
 """Texts tokenised at once; what a tokenizer says of a text takes far more room than its numbers."""
 _GELU_ROWS = 32
