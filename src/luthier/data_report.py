@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from luthier.records import Record, SplitName, Task
@@ -85,11 +87,12 @@ class Leakage(Record):
     exact: int
     group: int
     near: int = Field(0, description="Rows with nearly the same text, of the same label where there are labels.")
+    meaning: int = Field(0, description="Rows that mean the same, of the same label where there are labels.")
 
     @property
     def rows(self) -> int:
         """All of them; a row counts once."""
-        return self.exact + self.near + self.group
+        return self.exact + self.near + self.group + self.meaning
 
 
 class BenchmarkOverlap(Record):
@@ -99,6 +102,35 @@ class BenchmarkOverlap(Record):
     rows: int = Field(description="Rows of the benchmark that were compared.")
     exact: int
     near: int
+    meaning: int = 0
+
+
+PairKind = Literal["duplicate", "conflict", "leak", "benchmark"]
+
+
+class MeaningPair(Record):
+    """Two rows that mean the same, for a person to judge; personal data and secrets are masked."""
+
+    kind: PairKind
+    place: str = Field(description="File and line.")
+    of_place: str
+    likeness: float = Field(description="Cosine of their embeddings.")
+    text: str
+    of_text: str
+
+
+class MeaningReport(Record):
+    """What was compared by meaning, and the pairs nearest to the threshold."""
+
+    model: str
+    model_sha256: str = Field(description="Hash over the files that decide the embeddings.")
+    dedupe: float | None = Field(description="Cosine from which rows were set aside; None where they were not.")
+    leakage: float | None = Field(description="Cosine from which rows count as seen; None where they do not.")
+    texts: int = Field(description="Different texts that were embedded.")
+    too_long: int = Field(description="Of these, longer than the model reads; they were not compared by meaning.")
+    num_conflicts: int = Field(description="Kept rows that mean the same as a kept row of another label.")
+    rows_left_apart: int = Field(description="Rows in chains of like meaning too long to be kept in one split.")
+    pairs: tuple[MeaningPair, ...] = Field(description="Of each kind, those nearest to the threshold first.")
 
 
 class LabelSuspect(Record):
@@ -235,6 +267,7 @@ class DataReport(Record):
     rows_left_apart: int = Field(
         0, description="Rows in chains of near-duplicates that were too long to be kept in one split."
     )
+    meaning: MeaningReport | None = Field(None, description="None where nothing was compared by meaning.")
     end_of_turn_supervised: bool
     truncated_rows: int
     license: str

@@ -28,8 +28,8 @@ def is_closed(task: str | None) -> bool:
 
 SplitName = Literal["train", "validation", "test"]
 
-Contamination = Literal["", "exact", "near", "group"]
-"""How a test item was seen in training: its text, nearly its text, or its group; '' for a clean one."""
+Contamination = Literal["", "exact", "near", "group", "meaning"]
+"""How a test item was seen in training: its text, nearly its text, its group, or its meaning; '' for a clean one."""
 
 
 class Record(BaseModel):

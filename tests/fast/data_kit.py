@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from luthier.data.contract import Renderer, make_contract
 from luthier.records import CLOSED_TASKS, ModelShape
@@ -104,3 +106,62 @@ def shape() -> ModelShape:
         num_heads=1, num_kv_heads=1, head_dim=8, intermediate_size=8, vocab_size=400, max_positions=512,
         tied_embeddings=True, num_parameters=1, num_bytes=1, quantisation="", license="unknown", license_source="",
     )  # fmt: skip
+
+
+ENCODER_WORDS = (
+    "a about an at buy com example glad ana key late long mail me message my number order other parcel please refund",
+    "sad story the where . @ 0 1 2 3 4 5 6 7 8 9",
+)
+
+
+def encoder_folder(folder: Path, *, seed: int = 0, window: int = 48, cls: bool = False, **config: Any) -> Path:
+    """A random BERT of two layers, laid out as sentence-transformers does; texts with the same words come out alike."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *" ".join(ENCODER_WORDS).split()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    features, wide, positions = 16, 24, window + 4
+    draw = np.random.default_rng(seed)
+
+    def matrix(*shape: int) -> Any:
+        return (draw.normal(size=shape) * 0.3).astype(np.float32)
+
+    weights = {
+        "embeddings.word_embeddings.weight": matrix(len(vocabulary), features),
+        "embeddings.position_embeddings.weight": matrix(positions, features) * np.float32(0.1),
+        "embeddings.token_type_embeddings.weight": matrix(2, features),
+    }
+    layers = [f"encoder.layer.{layer}" for layer in range(2)]
+    linear = {
+        **{f"attention.self.{part}": (features, features) for part in ("query", "key", "value")},
+        "attention.output.dense": (features, features),
+        "intermediate.dense": (wide, features),
+        "output.dense": (features, wide),
+    }
+    for name, shape in ((f"{layer}.{part}", shape) for layer in layers for part, shape in linear.items()):
+        weights |= {f"{name}.weight": matrix(*shape), f"{name}.bias": matrix(shape[0])}
+    norms = [f"{layer}.{part}.LayerNorm" for layer in layers for part in ("attention.output", "output")]
+    for name in ["embeddings.LayerNorm", *norms]:
+        weights |= {f"{name}.weight": 1 + matrix(features), f"{name}.bias": matrix(features)}
+    facts = {
+        "model_type": "bert", "hidden_size": features, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": wide, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2,
+        "max_position_embeddings": positions, "vocab_size": len(vocabulary), "pad_token_id": 0, **config,
+    }  # fmt: skip
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    pooling = {"pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, content in (
+        ("config.json", facts),
+        ("modules.json", modules),
+        ("1_Pooling/config.json", pooling),
+        ("sentence_bert_config.json", {"max_seq_length": window}),
+    ):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder

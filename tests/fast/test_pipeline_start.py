@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from data_kit import encoder_folder
 
-from luthier.errors import MissingExtra, SecretFound
+from luthier.data import encoder
+from luthier.errors import MissingExtra, ModelError, SecretFound
 from luthier.pipeline import start
+from luthier.pipeline.order import STAGES
 from luthier.pipeline.start import look
+from luthier.store.runs import RunFolder
 
 RECIPE = """\
 name: r
@@ -48,3 +52,33 @@ def test_a_profile_that_is_not_installed_is_refused_before_a_run_begins(
     path = recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
     with pytest.raises(MissingExtra, match=r"data\.privacy\.profile 'balanced' needs the package 'presidio-analyzer'"):
         look(path, overrides=["data.privacy.profile=balanced"], offline=True, say=lambda _: None)
+
+
+def test_the_model_that_compares_by_meaning_is_looked_at_before_a_run_begins(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
+
+    def looked(*overrides: str) -> tuple[str | None, str, str]:
+        """The model's hash, that of the run, and the key of prepare."""
+        made = look(path, overrides=overrides, offline=True, say=lambda _: None).resolved
+        key = STAGES["prepare"].key(RunFolder(tmp_path), made)
+        return made.data_sha256.get("data.embeddings.model"), made.sha256, key
+
+    monkeypatch.setattr(encoder, "find_spec", lambda module: None)
+    with pytest.raises(MissingExtra, match=r"data\.embeddings\.model 'all-minilm-l6-v2' needs the package 'gt-all"):
+        looked("data.leakage.meaning=0.9")
+    asked = ("data.leakage.meaning=0.9", "data.embeddings.model=m")
+    with pytest.raises(ModelError, match=r"data\.embeddings\.model: .*m: there is no such folder"):
+        looked(*asked)
+    encoder_folder(tmp_path / "m")
+    first = looked(*asked)
+    assert first[0] == encoder.identity(tmp_path / "m")
+    assert looked(*asked) == first
+    encoder_folder(tmp_path / "m", seed=1)
+    second = looked(*asked)
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    assert looked()[0] is None
+    threads = [looked(*asked, f"train.threads={count}")[2] for count in (1, 2)]
+    assert threads[0] != threads[1], "they change the last bits of what is compared"
+    assert looked("train.threads=1")[2] == looked("train.threads=2")[2], "and nothing else here"

@@ -228,6 +228,22 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
             "data.split: split.test + split.validation leave less than a tenth for training",
         ),
         (
+            "name: r\nmodel: m\ndata: {train: d, dedupe: {meaning: 0.4}}",
+            "r.yaml:3: data.dedupe.meaning: Input should be greater than or equal to 0.5, found 0.4",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, leakage: {meaning: 1}}",
+            "data.leakage.meaning: Input should be less than 1, found 1",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, leakage: {meaning: on}}",
+            "data.leakage.meaning: a truth value does not belong here",
+        ),
+        (
+            "name: r\nmodel: m\ndata: {train: d, embeddings: {model: folder}}",
+            "r.yaml:3: data: embeddings serve dedupe.meaning and leakage.meaning; set one, e.g. 0.95, or leave it out",
+        ),
+        (
             "name: r\nmodel: m\ndata: {train: d, split: {test: 0}}",
             "data.split.test: Input should be greater than 0, found 0",
         ),

@@ -23,6 +23,9 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.filter",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
+    "data.dedupe.meaning",
+    "data.leakage.meaning",
+    "data.embeddings",
     "model.revision",
     "train.max_tokens",
     "data.train.0.sheet",
@@ -328,3 +331,18 @@ def test_a_shape_without_a_method_is_refused_unless_the_recipe_says_how_to_take_
         assert "data.train[0].task" in error.value.way_out
     tree = {**SHORTEST, "data": {"train": [{"path": "d.csv", "task": "generation", "input": "{a}", "label": "b"}]}}
     assert resolved(tree, profile=samples.profile(**unclear)).recipe.entry.label == "b"
+
+
+@pytest.mark.parametrize("key", ["data.dedupe.meaning", "data.leakage.meaning"])
+def test_who_asks_for_meaning_gets_a_model(key: str) -> None:
+    made = resolved(with_(key, 0.9))
+    embeddings = made.recipe.data.embeddings
+    assert embeddings is not None
+    assert (embeddings.model, embeddings.max_rows) == ("all-minilm-l6-v2", 200_000)
+    assert made.reasons["data.embeddings.model"] == "small, for English, and it comes with 'luthier[meaning]'"
+    assert made.reasons["data.embeddings.max_rows"] == "the default"
+    assert "data.embeddings" not in made.reasons
+    given = resolved(with_("data.embeddings.model", "folder", with_(key, 0.9)))
+    assert given.recipe.data.embeddings is not None
+    assert given.recipe.data.embeddings.model == "folder"
+    assert resolved(SHORTEST).recipe.data.embeddings is None

@@ -22,7 +22,7 @@ import samples
 import test_evals_evaluate
 import test_train_loop
 import torch
-from data_kit import shape, tokenizer_folder
+from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
 from openai_fake import serving
 from pydantic import BaseModel
@@ -92,6 +92,8 @@ def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("settings")
     tokenizer_folder(place / "tokenizer")
+    encoder_folder(place / "encoder")
+    encoder_folder(place / "encoder2", seed=1)
     for name, first in (("data.csv", 0), ("other.csv", 200), ("extra.csv", 400)):
         with (place / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -172,6 +174,23 @@ def through_paraphrase(tree: dict[str, Any], folder: Path) -> object:
         made = cast(tuple[DataReport, str], seen)[0].augmentation
         assert made is not None
         return fake.asked, fake.paths, fake.keys, made.techniques
+
+
+def through_meaning(tree: dict[str, Any], folder: Path) -> object:
+    """What becomes of rows compared by meaning; a likeness of nearly 1 is asked for where the tree asks for none."""
+    data = tree["data"]
+    made = {
+        **data,
+        "dedupe": {"near": False, "meaning": 0.9999, **(data.get("dedupe") or {})},
+        "leakage": {"near": False, "meaning": 0.9999, **data.get("leakage", {})},
+        "embeddings": {"model": "encoder", **(data.get("embeddings") or {})},
+    }
+    found = through_prepare({**tree, "data": made}, folder)
+    if isinstance(found, str):
+        return found
+    report = cast(tuple[DataReport, str], found)[0]
+    assert report.meaning is not None
+    return report.dropped.get("duplicate_meaning", 0), report.leakage, report.meaning.model_sha256
 
 
 def through_attach(tree: dict[str, Any], folder: Path) -> object:
@@ -322,6 +341,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.dedupe.near": (0.6, PREPARE),
     "data.leakage.near": (0.75, PREPARE),
     "data.leakage.benchmarks": (["extra.csv"], PREPARE),
+    "data.dedupe.meaning": (0.99, through_meaning),
+    "data.leakage.meaning": (0.995, through_meaning),
+    "data.embeddings.model": ("encoder2", through_meaning),
+    "data.embeddings.max_rows": (5, through_meaning),
     "data.privacy.profile": ("balanced", PREPARE),
     "data.privacy.annotations": ("annotated.jsonl", through_learning),
     "data.privacy.keep_mapping": ("mapping.json", through_mapping),
@@ -383,6 +406,7 @@ ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have t
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
     "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
+    "data.embeddings.max_rows",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
@@ -394,6 +418,8 @@ NEEDS = {  # keys that are refused without another
         for key in EFFECTS
         if key.startswith("data.augment.paraphrase.")
     },
+    "data.embeddings.model": ("data.leakage.meaning", 0.9999),
+    "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
 }
 _USUAL: dict[Consumer, object] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from luthier.data.contract import prepare_text
 from luthier.data.dedupe import text_key, without_wording
@@ -24,6 +25,9 @@ from luthier.records import Contamination, RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 
+if TYPE_CHECKING:
+    from luthier.data.by_meaning import Meanings
+
 MOST_JOINED = 0.1
 """Share of the rows that a group may have after near-duplicates were joined; a larger one would decide the split."""
 
@@ -34,8 +38,11 @@ _WORDS: dict[Contamination, str] = {
     "exact": "a row that is learned from has the same text",
     "near": "a row that is learned from has nearly the same text",
     "group": "a row that is learned from has the same group",
+    "meaning": "a row that is learned from means the same",
 }
-_REASONS: dict[Contamination, str] = {"exact": "leaked_text", "near": "leaked_near", "group": "leaked_group"}
+_REASONS: dict[Contamination, str] = {
+    "exact": "leaked_text", "near": "leaked_near", "group": "leaked_group", "meaning": "leaked_meaning",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,9 @@ class Firewall:
         drawn = [group if root(group) in apart else root(group) for group in groups]
         return drawn, sum(sizes[name] for name in apart)
 
-    def check(self, items: Sequence[Item], ledger: Ledger) -> tuple[list[Item], tuple[Leakage, ...]]:
+    def check(
+        self, items: Sequence[Item], ledger: Ledger, meanings: Meanings | None = None
+    ) -> tuple[list[Item], tuple[Leakage, ...]]:
         """Set aside validation rows that training has seen, mark test rows; for test, validation counts as training.
 
         The weights are chosen by the validation rows, so these are seen too.
@@ -100,10 +109,16 @@ class Firewall:
         for split in splits:
             rows = [item for item in items if item.split == split]
             found: Counter[Contamination] = Counter()
+            kinds: dict[int, Contamination] = {}
             for item in rows:
                 kind: Contamination = "exact" if item.digest in keys else ""
                 kind = kind or ("near" if any(id(other) in seen for other in alike.get(id(item), ())) else "")
-                kind = kind or ("group" if item.group in groups else "")
+                kinds[id(item)] = kind or ("group" if item.group in groups else "")
+            if meanings is not None:
+                clean = [item for item in rows if not kinds[id(item)]]
+                kinds |= dict.fromkeys(meanings.seen(clean, learned), "meaning")
+            for item in rows:
+                kind = kinds[id(item)]
                 if not kind:
                     continue
                 found[kind] += 1
@@ -111,9 +126,15 @@ class Firewall:
                     item.contaminated = kind
                 else:
                     verdicts[id(item)] = (_REASONS[kind], _WORDS[kind])
-            leaks.append(Leakage(split=split, exact=found["exact"], near=found["near"], group=found["group"]))
+            leaks.append(
+                Leakage(
+                    split=split, exact=found["exact"], near=found["near"], group=found["group"],
+                    meaning=found["meaning"],
+                )
+            )  # fmt: skip
             keys |= {item.digest for item in rows}
             groups |= {item.group for item in rows}
+            learned += [item for item in rows if id(item) not in verdicts]
             seen |= {id(item) for item in rows if id(item) not in verdicts}
         return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
 
@@ -135,7 +156,11 @@ class Firewall:
 
 
 def keep_off_benchmarks(
-    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger
+    items: Sequence[Item],
+    contract: RequestContract,
+    resolved: ResolvedRecipe,
+    ledger: Ledger,
+    meanings: Meanings | None = None,
 ) -> tuple[list[Item], tuple[BenchmarkOverlap, ...]]:
     """Set aside rows of train that stand, or nearly stand, in a named benchmark file.
 
@@ -150,20 +175,30 @@ def keep_off_benchmarks(
         lines, texts = _benchmark_texts(file, contract, resolved)
         line_of = dict(zip(reversed(texts), reversed(lines), strict=True))
         keys = [compared_text(item, contract.input) for item in learned]
-        alike = {}
+        beside = {}
         if rules.threshold is not None:
-            alike = NearPairs([*texts, *keys], rules.threshold, left=len(texts)).before()
+            beside = NearPairs([*texts, *keys], rules.threshold, left=len(texts)).before()
         counts: Counter[str] = Counter()
+        others: list[Item] = []
         for place, item in enumerate(learned, start=len(texts)):
             exact = line_of.get(keys[place - len(texts)])
-            near = alike.get(place, [])[:1] if exact is None else []
+            near = beside.get(place, [])[:1] if exact is None else []
             if exact is None and not near:
+                others.append(item)
                 continue
             line = exact if exact is not None else lines[near[0].index]
             counts["exact" if exact is not None else "near"] += 1
             likeness = "" if exact is not None else f", likeness {near[0].jaccard:.2f}"
             verdicts.setdefault(id(item), ("benchmark", f"stands in {file}:{line}{likeness}"))
-        overlaps.append(BenchmarkOverlap(file=file, rows=len(set(lines)), exact=counts["exact"], near=counts["near"]))
+        alike = meanings.in_benchmark(others, texts, lines, file) if meanings is not None else {}
+        for item_id, like in alike.items():
+            detail = f"stands in {file}:{lines[like.index]} by meaning, likeness {like.cosine:.2f}"
+            verdicts.setdefault(item_id, ("benchmark", detail))
+        overlaps.append(
+            BenchmarkOverlap(
+                file=file, rows=len(set(lines)), exact=counts["exact"], near=counts["near"], meaning=len(alike)
+            )
+        )
     if not rules.benchmarks:
         return list(items), ()
     return ledger.sift("benchmarks", items, [verdicts.get(id(item)) for item in items]), tuple(overlaps)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from luthier.data.augment import augment, set_orphans_aside
 from luthier.data.augment import reported as report_offspring
+from luthier.data.by_meaning import open_meanings
 from luthier.data.canaries import plant
 from luthier.data.canaries import reported as report_canaries
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
 from luthier.data.crew import Alone, Crew
 from luthier.data.dedupe import conflicting, repeated
+from luthier.data.encoder import Embedder
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import (
     count_kinds,
@@ -47,10 +49,19 @@ from luthier.store.files import sha256_file, write_atomic
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _SHORTEST_OPEN_ANSWER = 16
-_OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
+_OVERLAP: dict[Contamination, str] = {
+    "exact": "by text", "near": "by nearly the same text", "group": "by group", "meaning": "by meaning",
+}  # fmt: skip
 
 
-def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, crew: Crew | None = None) -> DataReport:
+def prepare(
+    resolved: ResolvedRecipe,
+    *,
+    tokenizer_folder: Path,
+    out: Path,
+    crew: Crew | None = None,
+    embedder: Embedder | None = None,
+) -> DataReport:
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
@@ -62,6 +73,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, crew
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
         out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
         crew: shares the work on the rows; None does it all in this process. The result is the same.
+        embedder: what compares by meaning, where the recipe asks for it; None opens `data.embeddings.model`.
 
     Raises:
         DataError: a file cannot be used, or what is left of it cannot be learned from.
@@ -77,12 +89,14 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path, crew
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger
     )
     renderer = Renderer(contract, tokenizer, detector)
+    meanings = open_meanings(resolved, contract, ledger, embedder)
     crew = crew or Alone()
     items, findings, likeness = _refine(resolved, contract, ledger, out=out, crew=crew)
     items, conflicts = _settle(items, contract, ledger)
     items, near = set_near_aside(items, contract, resolved, likeness, ledger)
-    separated = separate(items, contract, resolved, likeness, ledger)
-    del likeness  # some hundred megabytes of a million rows
+    items = meanings.set_aside(items) if meanings is not None else items
+    separated = separate(items, contract, resolved, ledger, likeness=likeness, meanings=meanings)
+    del likeness, meanings  # what they know of each row takes room that rendering needs
     review = _review(separated.items, resolved)
     grown = augment(separated.items, renderer, resolved, ledger)
     planted = plant(grown.items, renderer, resolved, ledger, out=out)
@@ -239,7 +253,7 @@ def _refuse_seen_test(test: Sequence[Item]) -> None:
         raise DataError(
             f"training has seen every one of the {len(test)} rows of the test split: {found}",
             way_out="give other rows as data.test, or, where likeness or groups are no leak here, "
-            "set data.leakage.near higher or data.split.group_by to ''",
+            "set data.leakage.near or .meaning higher or data.split.group_by to ''",
         )
 
 
@@ -322,6 +336,7 @@ def _report(
         leakage=separated.leakage,
         benchmarks=separated.benchmarks,
         rows_left_apart=separated.rows_left_apart,
+        meaning=separated.meaning,
         end_of_turn_supervised=True,  # `audit_row` stops otherwise
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from luthier.data.by_meaning import Meanings
 from luthier.data.dedupe import near_repeated
 from luthier.data.firewall import Firewall, keep_off_benchmarks
 from luthier.data.inputs import as_text
@@ -13,7 +14,7 @@ from luthier.data.items import Item, Ledger, Verdict, labels_of
 from luthier.data.likeness import Comparison, Likeness
 from luthier.data.split import assign, assign_by_time, assign_stable, draw
 from luthier.data.times import read_times
-from luthier.data_report import BenchmarkOverlap, Leakage, NearConflict, NearReport
+from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
 from luthier.errors import DataError
 from luthier.records import RequestContract, SplitName, is_closed
 from luthier.spec.resolve import ResolvedRecipe
@@ -28,10 +29,18 @@ class Separated:
     benchmarks: tuple[BenchmarkOverlap, ...]
     rows_left_apart: int
     """Rows in chains of near-duplicates that were too long to be kept in one split."""
+    meaning: MeaningReport | None
+    """None where nothing was compared by meaning."""
 
 
 def separate(
-    items: Sequence[Item], contract: RequestContract, resolved: ResolvedRecipe, likeness: Likeness, ledger: Ledger
+    items: Sequence[Item],
+    contract: RequestContract,
+    resolved: ResolvedRecipe,
+    ledger: Ledger,
+    *,
+    likeness: Likeness,
+    meanings: Meanings | None = None,
 ) -> Separated:
     """Give every item its split, then find what must not be evaluated on or learned, then keep to the limits.
 
@@ -46,11 +55,12 @@ def separate(
         )
     kept, times = _timed(items, resolved, ledger)
     firewall = Firewall.over(kept, contract, likeness, leak_comparison(resolved, contract))
-    apart = _assign(kept, times, resolved, firewall)
-    kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger)
+    apart = _assign(kept, times, resolved, firewall, meanings)
+    kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger, meanings)
     kept = check_labels(kept, resolved, ledger, step="labels")
-    kept, leaks = firewall.check(kept, ledger)
-    return Separated(_limit(kept, resolved, ledger), leaks, overlaps, apart)
+    kept, leaks = firewall.check(kept, ledger, meanings)
+    meant = meanings.report() if meanings is not None else None
+    return Separated(_limit(kept, resolved, ledger), leaks, overlaps, apart, meant)
 
 
 MOST_CONFLICTS = 200
@@ -132,6 +142,7 @@ def split_rule(resolved: ResolvedRecipe) -> str:
         parts += [f"drawn by lot: {shares}", whole, "later rows move none"]
     elif shares:
         like = "" if likeness is None else f", near-duplicates (likeness {likeness:g}) too"
+        like += "" if data.leakage.meaning is None else f", rows of like meaning ({data.leakage.meaning:g}) too"
         parts += [f"drawn: {shares}", whole + like]
         parts += ["labels keep their shares"] if split.stratify else []
     return "; ".join([*parts, f"seed {split.seed}"])
@@ -156,7 +167,13 @@ def _timed(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger) -> t
     return kept, times
 
 
-def _assign(items: Sequence[Item], times: Mapping[int, datetime], resolved: ResolvedRecipe, firewall: Firewall) -> int:
+def _assign(
+    items: Sequence[Item],
+    times: Mapping[int, datetime],
+    resolved: ResolvedRecipe,
+    firewall: Firewall,
+    meanings: Meanings | None,
+) -> int:
     """Give every item its split.
 
     Returns:
@@ -176,6 +193,7 @@ def _assign(items: Sequence[Item], times: Mapping[int, datetime], resolved: Reso
         names = assign_stable(groups, test=test, validation=validation, seed=split.seed)
     else:
         groups, apart = firewall.joined_groups(ours)
+        groups = meanings.joined_groups(ours, groups) if meanings is not None else groups
         closed = is_closed(resolved.recipe.entry.task)
         stratify = bool(split.stratify) and closed
         names = assign(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.data_report import DataReport
+from luthier.data_report import DataReport, MeaningReport
 from luthier.spec.resolve import ResolvedRecipe, leaves
 from luthier.store.runs import RunFolder
 
@@ -35,13 +35,16 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         for name, split in report.splits.items()
     ]
     lines += [
-        f"  seen in training: {leak.exact} rows of {leak.split} by text, {leak.near} nearly, {leak.group} by group; "
+        f"  seen in training: {leak.exact} rows of {leak.split} by text, {leak.near} nearly, {leak.group} by group"
+        + (f", {leak.meaning} by meaning; " if report.meaning else "; ")
         + ("marked, they do not count" if leak.split == "test" else "set aside")
         for leak in report.leakage
         if leak.rows
     ]
     lines += [
-        f"  benchmark {one.file}: {one.exact} rows of train stand in it, {one.near} nearly; set aside"
+        f"  benchmark {one.file}: {one.exact} rows of train stand in it, {one.near} nearly"
+        + (f", {one.meaning} by meaning" if report.meaning else "")
+        + "; set aside"
         for one in report.benchmarks
     ]
     if report.rows_left_apart:
@@ -51,6 +54,8 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         more = ", ..." if report.near.num_conflicts > 5 else ""
         lines.append(f"  nearly the same text under other labels: {report.near.num_conflicts}, lines {pairs}{more}")
     lines += _added(report)
+    if report.meaning is not None:
+        lines += _meaning_lines(report.meaning)
     if report.findings:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.findings.items()))
         lines.append(f"  personal data ({report.findings_action}; secrets: {report.secrets_action}): {found}")
@@ -82,4 +87,15 @@ def _added(report: DataReport) -> list[str]:
             )
     if report.canaries:
         lines.append(f"  canaries: {report.canaries.rows} rows")
+    return lines
+
+
+def _meaning_lines(meaning: MeaningReport) -> list[str]:
+    """What was compared by meaning, beside the rows that were set aside or marked for it."""
+    long = f"; {meaning.too_long} are longer than it reads and were not compared" if meaning.too_long else ""
+    lines = [f"  by meaning: {meaning.texts} texts compared with {meaning.model}{long}"]
+    if meaning.num_conflicts:
+        lines.append(f"  the same meaning under other labels: {meaning.num_conflicts} rows, kept; some in the report")
+    if meaning.rows_left_apart:
+        lines.append(f"  {meaning.rows_left_apart} rows form chains of like meaning too long to be kept in one split")
     return lines

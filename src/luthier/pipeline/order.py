@@ -45,7 +45,9 @@ def _base_is_ready(run: RunFolder) -> bool:
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
-    return [resolved.model_sha256, resolved.data_sha256, recipe.data.model_dump(mode="json"), recipe.train.max_length]
+    threads = recipe.train.threads if recipe.data.by_meaning else None  # they change the last bits of embeddings
+    data = recipe.data.model_dump(mode="json")
+    return [resolved.model_sha256, resolved.data_sha256, data, recipe.train.max_length, threads]
 
 
 def _tokens(run: RunFolder) -> object:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from luthier import __version__
+from luthier.data import encoder
 from luthier.data.bad_rows import refuse_bad_rows
 from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
@@ -111,6 +112,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     resolved = resolve(
         loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
     ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
+    resolved = _with_embeddings(resolved)
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
     _refuse_missing_detectors(resolved, machine)
@@ -135,6 +137,15 @@ def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> Non
     profile = resolved.recipe.data.privacy.profile if resolved.recipe.data.privacy else None
     if profile != "fast" and machine.missing_for_privacy:
         raise MissingExtra(machine.missing_for_privacy, extra="privacy", purpose=f"data.privacy.profile {profile!r}")
+
+
+def _with_embeddings(resolved: ResolvedRecipe) -> ResolvedRecipe:
+    """With the hash of the model that compares by meaning; it must be there before anything is written."""
+    embeddings = resolved.recipe.data.embeddings
+    if embeddings is None or embeddings.model is None:
+        return resolved
+    found = encoder.identity(encoder.locate(embeddings.model, folder=Path(resolved.folder)))
+    return resolved.model_copy(update={"data_sha256": {**resolved.data_sha256, "data.embeddings.model": found}})
 
 
 def usable_threads() -> int:

@@ -15,6 +15,9 @@ from luthier.records import PrivacyAction, PrivacyProfile, Task
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
+BUNDLED_EMBEDDINGS = "all-minilm-l6-v2"
+"""The embedding model that the extra `meaning` brings; every other one is a folder."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -145,6 +148,10 @@ class _Near(Section):
         None, description="Jaccard index of 5-character shingles from which texts are alike; off: equal ones only."
     )
 
+    meaning: float | None = Field(
+        None, ge=0.5, lt=1, description="Cosine of embeddings from which texts mean the same; not looked at where open."
+    )
+
     @field_validator("near", mode="before")
     @classmethod
     def _is_likeness_or_off(cls, value: object) -> object:
@@ -270,6 +277,15 @@ class Canaries(Section):
         return value
 
 
+class Embeddings(Section):
+    """What says whether texts mean the same, for `dedupe.meaning` and `leakage.meaning`."""
+
+    model: str | None = Field(
+        None, min_length=1, description="A folder as sentence-transformers lays it out, or 'all-minilm-l6-v2'."
+    )
+    max_rows: int = Field(200_000, gt=0, description="More texts are refused; the time grows with their square.")
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -286,6 +302,18 @@ class Data(Section):
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
     augment: Augment | None = Field(None, description="Offspring of training rows; `off` for none.")
     canaries: Canaries | None = Field(None, description="Planted secrets; `off` for none.")
+    embeddings: Embeddings | None = None
+
+    @property
+    def by_meaning(self) -> bool:
+        """Whether texts are compared by meaning at all."""
+        return self.leakage.meaning is not None or (self.dedupe is not None and self.dedupe.meaning is not None)
+
+    @model_validator(mode="after")
+    def _embeddings_are_asked_for(self) -> Data:
+        if self.embeddings is not None and not self.by_meaning:
+            raise ValueError("embeddings serve dedupe.meaning and leakage.meaning; set one, e.g. 0.95, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

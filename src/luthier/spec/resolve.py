@@ -15,7 +15,7 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import CleanStep, Privacy, Recipe
+from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
@@ -130,6 +130,7 @@ def resolve(
     _fill_privacy(filler, machine)
     _fill_likeness(filler)
     _fill_augment(filler)
+    _fill_embeddings(filler)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
     filler.fill(
@@ -291,9 +292,10 @@ def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
 
 def _fill_likeness(filler: _Filler) -> None:
     if filler.tree["data"]["dedupe"] is None:
-        filler.tree["data"]["dedupe"] = {"near": False}
+        filler.tree["data"]["dedupe"] = {"near": False, "meaning": None}
         filler.reasons.pop("data.dedupe")
         filler.reasons["data.dedupe.near"] = "data.dedupe is absent: a changed word may matter, only equal rows go"
+        filler.reasons["data.dedupe.meaning"] = "open on purpose"
     filler.fill("data.dedupe.near", 0.8, "in a short message about one word differs")
     filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
 
@@ -316,6 +318,17 @@ def _fill_augment(filler: _Filler) -> None:
         filler.fill(
             f"data.augment.{name}", 0.0 if asked else share, "others are named" if asked else "a little of each"
         )
+
+
+def _fill_embeddings(filler: _Filler) -> None:
+    data = filler.tree["data"]
+    if data["dedupe"]["meaning"] is None and data["leakage"]["meaning"] is None:
+        return
+    if data["embeddings"] is None:
+        data["embeddings"] = Embeddings().model_dump()
+        filler.reasons.pop("data.embeddings")
+        filler.reasons["data.embeddings.max_rows"] = "the default"
+    filler.fill("data.embeddings.model", BUNDLED_EMBEDDINGS, "small, for English, and it comes with 'luthier[meaning]'")
 
 
 UNBUILT_SHAPES = {
