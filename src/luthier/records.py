@@ -202,9 +202,13 @@ class Plan(Record):
 # --- step 3: data ----------------------------------------------------------------------------------------------------
 
 
+Role = Literal["system", "user", "assistant"]
+
+
 class Message(Record):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
+    weight: Literal[0, 1] = Field(1, description="0 in a row of training data: this turn is not learned.")
 
 
 class RequestContract(Record):

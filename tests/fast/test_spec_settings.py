@@ -25,6 +25,7 @@ from data_kit import shape, tokenizer_folder
 from echo_engine import asker
 from pydantic import BaseModel
 
+from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
@@ -36,6 +37,7 @@ from luthier.models.source import locate
 from luthier.pipeline.drive import begin
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
+from luthier.records import Message
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
@@ -132,6 +134,13 @@ def through_learning(tree: dict[str, Any], folder: Path) -> object:
     """The tagger that requests will be looked at with."""
     _, contract = cast(tuple[object, str], through_prepare(tree, folder))
     return [json.loads(contract)["privacy_tagger_sha256"]]
+
+
+def through_masks(tree: dict[str, Any], folder: Path) -> object:
+    """What is learned of a conversation with two answers."""
+    turns = [Message(role=("user", "assistant")[n % 2], content="a") for n in range(4)]
+    made = asker(0.0).renderer
+    return mask(made, turns, Supervision.of(resolved(tree, folder).recipe.entry)).supervised
 
 
 def through_mapping(tree: dict[str, Any], folder: Path) -> object:
@@ -264,6 +273,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.system": ("Say what it is.", PREPARE),
     "data.train.0.license": ("MIT", PREPARE),
     "data.train.0.synthetic": (True, PREPARE),
+    "data.train.0.roles_to_train": (["user", "assistant"], PREPARE),
+    "data.train.0.mask_history": (True, through_masks),
     "data.validation": ("extra.csv", PREPARE),
     "data.test": ("extra.csv", PREPARE),
     "data.split.test": (0.4, PREPARE),

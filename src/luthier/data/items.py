@@ -44,6 +44,8 @@ class Item:
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
     contaminated: Contamination = ""
+    lost_tokens: int = 0
+    """Cut out of the text, so that the row fits."""
 
     @property
     def key(self) -> str:

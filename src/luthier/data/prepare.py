@@ -23,6 +23,7 @@ from luthier.data.guard import (
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
+from luthier.data.masks import Supervision
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
 from luthier.data.separate import Separated, check_labels, separate, set_near_aside, split_rule
@@ -166,7 +167,8 @@ def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | No
 def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
     with temporary_file(out / "rows.arrow") as spool:
-        rendered = render_rows(items, renderer, ledger, spool=spool)
+        supervision = Supervision.of(resolved.recipe.entry)
+        rendered = render_rows(items, renderer, ledger, spool=spool, supervision=supervision)
         _refuse_short_length(items, rendered, renderer.contract, ledger)
         kept = check_labels(rendered, resolved, ledger, step="labels after length")
         for split in ("train", "test"):

@@ -29,11 +29,17 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
         ("contaminated", pa.string()),
+        ("supervised_user", pa.int32()),
+        ("supervised_system", pa.int32()),
+        ("lost_tokens", pa.int32()),
     ],
-    metadata={"luthier": "shard/2"},
+    metadata={"luthier": "shard/3"},
 )
 
-_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated")
+_SCALARS = (
+    "line", "group", "text", "answer", "prompt_tokens", "contaminated", "supervised_user", "supervised_system",
+    "lost_tokens",
+)  # fmt: skip
 
 ROWS_PER_BATCH = 4096
 """Rows that are held in memory while a shard is written, and that are decoded at once when it is read."""
@@ -56,9 +62,15 @@ class Example:
     input_ids: list[int]
     """The whole row."""
     supervised: list[bool]
-    """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
+    """As long as `input_ids`: true where the token is learned, as those of answers and their ends of turn are."""
     contaminated: Contamination = ""
     """How training has seen a row of test, which then does not count; '' for all other rows."""
+    supervised_user: int = 0
+    """Of the supervised tokens, those of the user's turns."""
+    supervised_system: int = 0
+    """Of the supervised tokens, those of the system's turn."""
+    lost_tokens: int = 0
+    """Tokens that were cut out of the text, so that the row fits."""
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -215,11 +227,13 @@ class Shard(Sequence[Example]):
         return [value for batch in self._columns for value in batch.scalars[place].to_pylist()]
 
     def _row(self, batch: _Batch, place: int) -> Example:
-        line, group, text, answer, prompt_tokens, contaminated = (column[place].as_py() for column in batch.scalars)
+        line, group, text, answer, prompt_tokens, contaminated, user, system, lost = (
+            column[place].as_py() for column in batch.scalars
+        )
         start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
         supervised = batch.supervised.slice(start, end - start).to_pylist()
         ids = batch.ids[start:end].tolist()
-        return Example(line, group, text, answer, prompt_tokens, ids, supervised, contaminated)
+        return Example(line, group, text, answer, prompt_tokens, ids, supervised, contaminated, user, system, lost)
 
 
 def _columns(batch: pa.RecordBatch) -> _Batch:

@@ -10,27 +10,38 @@ from pathlib import Path
 
 import numpy as np
 
+from luthier.data.audit import Faults, fault_of
 from luthier.data.contract import Renderer
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.masks import Supervision, mask
 from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, SplitName, is_closed
+from luthier.records import Message, SplitName, is_closed
 from luthier.store.files import sha256_file
 
 LENGTH_BINS = 32
+_ANSWERS = Supervision()
 
 
-def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, spool: Path) -> list[Item]:
+def render_rows(
+    items: Sequence[Item],
+    renderer: Renderer,
+    ledger: Ledger,
+    *,
+    spool: Path,
+    supervision: Supervision = _ANSWERS,
+) -> list[Item]:
     """Tokenise each item into the file `spool`; what the template refuses and rows above `max_length` are set aside.
 
     Returns:
         The items that are left, in the order of the rows in the file.
 
     Raises:
-        DataError: a row has nothing to learn, or an end of turn that is not supervised.
+        DataError: rows have nothing to learn, or an end of turn that is not supervised.
     """
     verdicts: list[Verdict | None] = []
+    faults = Faults()
     most = renderer.contract.max_length
     answer_ids = functools.cache(renderer.answer_ids)
     closed = is_closed(renderer.contract.task)
@@ -39,7 +50,8 @@ def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, sp
     with shard_writer(spool) as writer:
         for start in range(0, len(items), ROWS_PER_BATCH):
             some = items[start : start + ROWS_PER_BATCH]
-            for item, made in zip(some, _examples(some, renderer, answer_ids if closed else None), strict=True):
+            made_of = _examples(some, renderer, answer_ids if closed else None, supervision)
+            for item, made in zip(some, made_of, strict=True):
                 if isinstance(made, str):
                     verdicts.append(("template", made))
                     continue
@@ -47,20 +59,24 @@ def render_rows(items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, sp
                 if length > most:
                     verdicts.append(("too_long", f"{length} tokens, train.max_length is {most}"))
                     continue
-                audit_row(made, renderer.contract, split=item.split)
+                faults.add(f"{item.file}:{item.line}", fault_of(made, renderer.contract))
                 verdicts.append(None)
                 writer.add(made)
+    faults.refuse()
     return ledger.sift("length", items, verdicts)
 
 
 def _examples(
-    items: Sequence[Item], renderer: Renderer, label_ids: Callable[[str], list[int]] | None
+    items: Sequence[Item],
+    renderer: Renderer,
+    label_ids: Callable[[str], list[int]] | None,
+    supervision: Supervision,
 ) -> Iterator[Example | str]:
-    """Each item as an example, or, as text, why its conversation cannot be rendered."""
-    if items and items[0].turns:
+    """Each item as an example, or, as text, why it cannot be rendered."""
+    if items and (items[0].turns or not supervision.answers_only):
         for item in items:
             try:
-                yield _conversation(item, renderer)
+                yield _conversation(item, renderer, supervision)
             except (DataError, ModelError) as error:
                 yield error.what
         return
@@ -80,51 +96,26 @@ def _examples(
             input_ids=prompt + answer,
             supervised=[False] * len(prompt) + [True] * len(answer),
             contaminated=item.contaminated,
+            lost_tokens=item.lost_tokens,
         )
 
 
-def _conversation(item: Item, renderer: Renderer) -> Example:
-    system = renderer.contract.system
-    turns = item.turns
-    if system and turns[0].role != "system":
-        turns = (Message(role="system", content=system), *turns)
-    ids, supervised = renderer.conversation(turns)
+def _conversation(item: Item, renderer: Renderer, supervision: Supervision) -> Example:
+    turns = item.turns or (*renderer.messages(item.text), Message(role="assistant", content=item.answer))
+    masked = mask(renderer, renderer.with_system(turns), supervision)
     return Example(
         line=item.line,
         group=item.group,
         text=next(turn.content for turn in reversed(turns) if turn.role == "user"),
         answer=turns[-1].content,
-        prompt_tokens=len(ids) - len(renderer.answer_ids(turns[-1].content)),
-        input_ids=ids,
-        supervised=supervised,
+        prompt_tokens=masked.prompt_tokens,
+        input_ids=masked.ids,
+        supervised=masked.supervised,
         contaminated=item.contaminated,
+        supervised_user=masked.learned["user"],
+        supervised_system=masked.learned["system"],
+        lost_tokens=item.lost_tokens,
     )
-
-
-def audit_row(row: Example, contract: RequestContract, *, split: SplitName) -> None:
-    """Check that a row has supervised tokens and that each of its answers ends in a supervised end of turn.
-
-    Raises:
-        DataError: it has not, with its split and line.
-    """
-    end = list(contract.end_of_turn_ids)
-    stops = [
-        index + 1
-        for index, (now, after) in enumerate(zip(row.supervised, [*row.supervised[1:], False], strict=True))
-        if now and not after
-    ]
-    problem = None
-    if not stops:
-        problem = "no token is supervised"
-    elif any(row.input_ids[stop - len(end) : stop] != end for stop in stops):
-        problem = "an answer's end of turn is not supervised"
-    elif stops[-1] != len(row.input_ids) or not 0 < row.prompt_tokens < len(row.input_ids):
-        problem = "the row does not consist of a prompt and its answer"
-    if problem is not None:
-        raise DataError(
-            f"{split} split, line {row.line}: {problem}",
-            way_out="take the row out of the file, or use a model with another chat template",
-        )
 
 
 def split_reports(shards: Mapping[SplitName, Path], *, closed: bool) -> dict[SplitName, SplitReport]:

@@ -69,9 +69,7 @@ class Asker:
             else message
             for message in messages
         ]
-        if not systems and self.contract.system:
-            cleaned.insert(0, Message(role="system", content=self.contract.system))
-        return self._answer(tuple(cleaned))
+        return self._answer(self.renderer.with_system(cleaned))
 
     def free_text(self, prepared: str) -> str:
         """Greedy text for a prepared user turn, whatever the task."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from luthier.records import PrivacyAction, PrivacyProfile, Task
+from luthier.records import PrivacyAction, PrivacyProfile, Role, Task
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -55,6 +55,16 @@ class DataEntry(Section):
     system: str | None = Field(None, description="System prompt; '' for none.")
     license: str | None = Field(None, description="SPDX id or words; noted in the card.")
     synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
+    roles_to_train: tuple[Role, ...] = Field(("assistant",), description="Whose turns are learned; 'assistant' always.")
+    mask_history: bool = Field(False, description="Of a conversation's answers learn the last one only.")
+
+    @field_validator("roles_to_train")
+    @classmethod
+    def _learns_answers(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
+        """In one order, so that the same roles are the same recipe."""
+        if "assistant" not in value:
+            raise ValueError("must name 'assistant': what the model answers is what is measured")
+        return tuple(role for role in ("system", "user", "assistant") if role in value)
 
 
 class Split(Section):
