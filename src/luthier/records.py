@@ -17,6 +17,9 @@ PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
 """The types of work that can be asked for today; `domain` and `preference` come with their methods."""
 
+TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
+"""What becomes of a prompt that is too long."""
+
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
 
@@ -237,6 +240,8 @@ class RequestContract(Record):
     tokenizer_sha256: str
     max_length: int
     max_new_tokens: int
+    too_long: TooLong = Field("drop", description="Where a prompt that is too long is cut; 'drop': it is refused.")
+    max_prompt_tokens: int | None = Field(None, description="To what length it is cut; None where it is not.")
 
 
 class Golden(Record):
@@ -444,3 +449,4 @@ class Answer(Record):
     )
     prompt_tokens: int
     answer_tokens: int
+    lost_tokens: int = Field(0, description="Tokens that were cut out of the text, because it was too long.")

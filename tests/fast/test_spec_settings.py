@@ -290,6 +290,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.limit.test": (3, PREPARE),
     "data.privacy.action": ("redact", PREPARE),
     "data.privacy.secrets": ("stop", PREPARE),
+    "data.too_long": ("cut_middle", PREPARE),
     "data.bad_rows": ("fail", PREPARE),
     "data.max_bad_rows": (0.01, PREPARE),
     "data.clean": (["strip_ends"], PREPARE),

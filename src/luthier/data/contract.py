@@ -72,6 +72,10 @@ class Renderer:
             )
         return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
 
+    def under(self, contract: RequestContract) -> Renderer:
+        """The same tokenizer and detector under another contract."""
+        return Renderer(contract, self._tokenizer, self._detector)
+
     def user_text(self, values: Mapping[str, object]) -> str:
         """The user's turn for one row: input template, then `clean_text`.
 
@@ -268,6 +272,7 @@ def make_contract(
         tokenizer_sha256=sha256_file(tokenizer_folder / "tokenizer.json"),
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
+        too_long=resolved.recipe.data.too_long,
         **tokens,
     )
     closed = set(labels)

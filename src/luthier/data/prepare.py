@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
+from luthier.data.cut import SHORTEST_OPEN_ANSWER, cut_rows
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.filters import filtered
 from luthier.data.goldens import make_goldens, write_goldens
@@ -39,7 +40,6 @@ from luthier.store.files import sha256_file, temporary_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
-_SHORTEST_OPEN_ANSWER = 16
 _OVERLAP: dict[Contamination, str] = {"exact": "by text", "near": "by nearly the same text", "group": "by group"}
 
 
@@ -75,6 +75,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
     items, findings = _guard(items, resolved, renderer, ledger)
     if resolved.recipe.data.filter is not None:
         items = ledger.sift("filter", items, filtered(items, resolved.recipe.data.filter))
+    items, renderer = cut_rows(items, renderer, Supervision.of(entry), ledger)
     items, conflicts = _settle(items, contract, resolved.recipe.data.split.group_by or "", ledger)
     items, near = set_near_aside(items, contract, resolved, ledger)
     separated = separate(items, contract, resolved, ledger)
@@ -222,7 +223,7 @@ def _completed(renderer: Renderer, train: Shard) -> RequestContract:
         return with_labels(renderer, set(train.column("answer")))
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
-        update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
+        update={"max_new_tokens": min(max(int(longest), SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
     )
 
 

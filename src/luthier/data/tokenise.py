@@ -43,6 +43,7 @@ def render_rows(
     verdicts: list[Verdict | None] = []
     faults = Faults()
     most = renderer.contract.max_length
+    uncut = "" if renderer.contract.too_long == "drop" else "; no cut of the user's text makes it fit"
     answer_ids = functools.cache(renderer.answer_ids)
     closed = is_closed(renderer.contract.task)
     # A prompt must leave room for whichever label the model may choose, not only for its own.
@@ -57,7 +58,7 @@ def render_rows(
                     continue
                 length = max(len(made.input_ids), made.prompt_tokens + longest)
                 if length > most:
-                    verdicts.append(("too_long", f"{length} tokens, train.max_length is {most}"))
+                    verdicts.append(("too_long", f"{length} tokens, train.max_length is {most}{uncut}"))
                     continue
                 faults.add(f"{item.file}:{item.line}", fault_of(made, renderer.contract))
                 verdicts.append(None)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from luthier.records import PrivacyAction, PrivacyProfile, Role, Task
+from luthier.records import PrivacyAction, PrivacyProfile, Role, Task, TooLong
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -195,6 +195,10 @@ class Data(Section):
     leakage: LeakageRules = Field(default_factory=LeakageRules)
     bad_rows: Literal["fail", "quarantine"] = Field("quarantine", description="What to do with unreadable rows.")
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
+
+    too_long: TooLong = Field(
+        "drop", description="Rows above train.max_length: set aside, or the user's text cut, in requests as well."
+    )
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:
