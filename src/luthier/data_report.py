@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from luthier.records import Record, SplitName, Task
+from luthier.records import Record, Role, SplitName, Task
 
 
 class RowFate(Record):
@@ -40,6 +40,27 @@ class StepCount(Record):
     rows_changed: int
 
 
+class SupervisionAudit(Record):
+    """What the rows of a split really teach, counted from the tokens of its shard."""
+
+    rows_unsupervised: int = Field(description="Rows without a supervised token; prepare stops if there is one.")
+    rows_ended: int = Field(description="Rows that end with a supervised end of turn.")
+    stretches: int = Field(description="Unbroken stretches of supervised tokens: answers, or other turns.")
+    stretches_ended: int = Field(description="Of these, those that end with a supervised end of turn.")
+    per_row_min: int
+    per_row_p50: int
+    per_row_p95: int
+    per_row_max: int
+    per_row_counts: tuple[int, ...] = Field(
+        description="Rows by supervised tokens, in bins of equal width from 0 to the row with the most."
+    )
+    by_role: dict[Role, int] = Field(description="Supervised tokens by whose turn they stand in.")
+    by_label: dict[str, int] = Field(description="Supervised tokens by label; empty for free text.")
+    rows_cut: int = Field(description="Rows whose text was cut to fit.")
+    tokens_lost: int = Field(description="Tokens that were cut out; none of them of an answer.")
+    first_cut_lines: tuple[int, ...]
+
+
 class SplitReport(Record):
     rows: int
     tokens: int
@@ -54,6 +75,7 @@ class SplitReport(Record):
     )
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
     contaminated: int = Field(0, description="Rows (of test) that training has seen in some way; they do not count.")
+    supervision: SupervisionAudit | None = Field(None, description="None in reports of older versions.")
 
 
 class NearConflict(Record):

@@ -168,8 +168,8 @@ def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | No
 def _render(items: list[Item], renderer: Renderer, resolved: ResolvedRecipe, ledger: Ledger, *, out: Path) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
     with temporary_file(out / "rows.arrow") as spool:
-        supervision = Supervision.of(resolved.recipe.entry)
-        rendered = render_rows(items, renderer, ledger, spool=spool, supervision=supervision)
+        asked = Supervision.of(resolved.recipe.entry)
+        rendered = render_rows(items, renderer, ledger, spool=spool, asked=asked)
         _refuse_short_length(items, rendered, renderer.contract, ledger)
         kept = check_labels(rendered, resolved, ledger, step="labels after length")
         for split in ("train", "test"):
@@ -240,8 +240,9 @@ def _report(
     separated: Separated,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
-    closed = is_closed(entry.task)
-    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
+    contract = RequestContract.read(out / "contract.json")
+    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, contract)
+    audits = [split.supervision for split in splits.values() if split.supervision is not None]
     rows_out = sum(split.rows for split in splits.values())
     assert ledger.rows_in == rows_out + len(ledger.fates), (
         f"{ledger.rows_in} rows came in, {rows_out} went out and {len(ledger.fates)} were set aside"
@@ -276,8 +277,8 @@ def _report(
         leakage=separated.leakage,
         benchmarks=separated.benchmarks,
         rows_left_apart=separated.rows_left_apart,
-        end_of_turn_supervised=True,  # `audit_row` stops otherwise
-        truncated_rows=0,  # rows that are too long are set aside, never cut
+        end_of_turn_supervised=sum(audit.rows_ended for audit in audits) == rows_out,
+        truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),

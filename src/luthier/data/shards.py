@@ -156,6 +156,15 @@ def distribute(spool: Path, paths: Mapping[SplitName, Path], splits: Sequence[Sp
         assert start == len(splits), f"{start} rows, {len(splits)} splits"
 
 
+class Part(NamedTuple):
+    """Tokens of some rows, one after the other."""
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    offsets: NDArray[np.int32]
+    """Row r is ids[offsets[r] : offsets[r + 1]]."""
+
+
 class _Batch(NamedTuple):
     """Columns of one record batch, none of them copied; lists as one flat array and the places where they begin."""
 
@@ -220,6 +229,12 @@ class Shard(Sequence[Example]):
     def supervised_tokens(self) -> int:
         """Supervised tokens of all rows."""
         return sum(int(batch.supervised.true_count) for batch in self._columns)
+
+    def parts(self) -> Iterator[Part]:
+        """Tokens of all rows, some rows at a time; ids are not copied."""
+        for batch in self._columns:
+            if len(batch.offsets) > 1:
+                yield Part(batch.ids, batch.supervised.to_numpy(zero_copy_only=False), batch.offsets)
 
     def column(self, name: str) -> list[Any]:
         """Values of a column that holds one value a row."""

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.data.audit import Faults, fault_of
+from luthier.data.audit import Faults, fault_of, supervision
 from luthier.data.contract import Renderer
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.masks import Supervision, mask
 from luthier.data.shards import ROWS_PER_BATCH, Example, Shard, shard_writer
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, SplitName, is_closed
+from luthier.records import Message, RequestContract, SplitName, is_closed
 from luthier.store.files import sha256_file
 
 LENGTH_BINS = 32
@@ -30,7 +30,7 @@ def render_rows(
     ledger: Ledger,
     *,
     spool: Path,
-    supervision: Supervision = _ANSWERS,
+    asked: Supervision = _ANSWERS,
 ) -> list[Item]:
     """Tokenise each item into the file `spool`; what the template refuses and rows above `max_length` are set aside.
 
@@ -51,7 +51,7 @@ def render_rows(
     with shard_writer(spool) as writer:
         for start in range(0, len(items), ROWS_PER_BATCH):
             some = items[start : start + ROWS_PER_BATCH]
-            made_of = _examples(some, renderer, answer_ids if closed else None, supervision)
+            made_of = _examples(some, renderer, answer_ids if closed else None, asked)
             for item, made in zip(some, made_of, strict=True):
                 if isinstance(made, str):
                     verdicts.append(("template", made))
@@ -71,13 +71,13 @@ def _examples(
     items: Sequence[Item],
     renderer: Renderer,
     label_ids: Callable[[str], list[int]] | None,
-    supervision: Supervision,
+    asked: Supervision,
 ) -> Iterator[Example | str]:
     """Each item as an example, or, as text, why it cannot be rendered."""
-    if items and (items[0].turns or not supervision.answers_only):
+    if items and (items[0].turns or not asked.answers_only):
         for item in items:
             try:
-                yield _conversation(item, renderer, supervision)
+                yield _conversation(item, renderer, asked)
             except (DataError, ModelError) as error:
                 yield error.what
         return
@@ -101,9 +101,9 @@ def _examples(
         )
 
 
-def _conversation(item: Item, renderer: Renderer, supervision: Supervision) -> Example:
+def _conversation(item: Item, renderer: Renderer, asked: Supervision) -> Example:
     turns = item.turns or (*renderer.messages(item.text), Message(role="assistant", content=item.answer))
-    masked = mask(renderer, renderer.with_system(turns), supervision)
+    masked = mask(renderer, renderer.with_system(turns), asked)
     return Example(
         line=item.line,
         group=item.group,
@@ -119,17 +119,18 @@ def _conversation(item: Item, renderer: Renderer, supervision: Supervision) -> E
     )
 
 
-def split_reports(shards: Mapping[SplitName, Path], *, closed: bool) -> dict[SplitName, SplitReport]:
+def split_reports(shards: Mapping[SplitName, Path], contract: RequestContract) -> dict[SplitName, SplitReport]:
     """Counts of each split."""
     longest = max(max(Shard(path).lengths, default=0) for path in shards.values())
-    return {split: _split_report(path, closed=closed, longest=int(longest)) for split, path in shards.items()}
+    return {split: _split_report(path, contract, longest=int(longest)) for split, path in shards.items()}
 
 
-def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
+def _split_report(path: Path, contract: RequestContract, *, longest: int) -> SplitReport:
     """Lengths are in tokens, percentiles by nearest rank."""
     shard = Shard(path)
     counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
     lengths = sorted(shard.lengths.tolist())
+    closed = is_closed(contract.task)
     labels = Counter(shard.column("answer")) if closed else Counter[str]()
     return SplitReport(
         rows=len(shard),
@@ -143,6 +144,7 @@ def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
         length_counts=tuple(counts.tolist()),
         sha256=sha256_file(path) if len(shard) else "",
         contaminated=sum(map(bool, shard.column("contaminated"))),
+        supervision=supervision(shard, end_ids=contract.end_of_turn_ids, closed=closed),
     )
 
 
