@@ -164,6 +164,17 @@ class RowView(Record):
     tokens: tuple[TokenView, ...]
 
 
+class LabelBalance(Record):
+    """What a label counts in training where train.class_weight or train.sampler makes up for unequal numbers."""
+
+    label: str
+    rows: int = Field(description="Training rows.")
+    share: float
+    weight: float = Field(description="What a row of it counts in the loss; 1 on average over all rows.")
+    rows_an_epoch: int = Field(description="How many rows of it an epoch draws.")
+    effective_share: float = Field(description="Its share of the loss: rows an epoch times weight.")
+
+
 class DataReport(Record):
     name: str
     task: Task
@@ -194,6 +205,7 @@ class DataReport(Record):
     rows_left_apart: int = Field(
         0, description="Rows in chains of near-duplicates that were too long to be kept in one split."
     )
+    balance: tuple[LabelBalance, ...] = Field((), description="Empty where all rows count and are drawn alike.")
     end_of_turn_supervised: bool
     truncated_rows: int
     license: str

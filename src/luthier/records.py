@@ -262,7 +262,9 @@ class StepEvent(Record):
     kind: Literal["step", "validation"]
     step: int
     epoch: float
-    loss: float = Field(description="Mean negative log-likelihood a supervised token, in nats.")
+    loss: float = Field(
+        description="Mean negative log-likelihood a supervised token, in nats; weighted where train.class_weight is."
+    )
     learning_rate: float
     grad_norm: float
     num_tokens: int = Field(description="Tokens computed in this step.")

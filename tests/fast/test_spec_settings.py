@@ -10,6 +10,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -169,9 +170,9 @@ class Counting:
         self.calls = 0
         self.count = sft.count
 
-    def loss_sum(self, model: Any, examples: Any) -> torch.Tensor:
+    def loss_sum(self, model: Any, examples: Any, weights: Any = None) -> torch.Tensor:
         self.calls += 1
-        return sft.loss_sum(model, examples)
+        return sft.loss_sum(model, examples, weights)
 
 
 def through_train(tree: dict[str, Any], folder: Path) -> object:
@@ -180,6 +181,8 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     settings = Train.model_validate({**usual, "validations": 5, "patience": 9, **tree.get("train", {})})
     scores, method, steps = iter(range(1000, 0, -1)), Counting(), list[str]()
     out = Path(tempfile.mkdtemp(dir=folder))
+    rows = [replace(one, answer="rare" if n % 6 == 0 else "usual") for n, one in enumerate(test_train_loop.EXAMPLES)]
+    inputs = replace(test_train_loop.INPUTS, examples=rows)
     validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
 
     def watch(event: Any, *, total_steps: int) -> None:
@@ -187,7 +190,7 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
         steps.append(f"{event.kind} {event.step} {event.loss:.4f} {checkpoints}")
 
     result = loop.train(
-        test_train_loop.fresh(), method, test_train_loop.INPUTS, settings=settings, method_name="sft",
+        test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
         validation=validation, out=out, watch=watch, stop_asked=lambda: False,
     )  # fmt: skip
     return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
@@ -328,6 +331,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.save_steps": (1, TRAIN),
     "train.seed": (7, TRAIN),
     "train.threads": (3, TRAIN),
+    "train.class_weight": ("balanced", TRAIN),
+    "train.class_weight_beta": (0.5, TRAIN),
+    "train.sampler": ("balanced", TRAIN),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
@@ -347,6 +353,7 @@ NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
+    "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
 }
 _USUAL: dict[Consumer, object] = {}
 

@@ -21,6 +21,7 @@ from luthier.data.guard import (
     personal_wording,
     refuse_secrets_in_wording,
 )
+from luthier.data.imbalance import balance
 from luthier.data.interpret import interpret
 from luthier.data.items import Item, Ledger, Verdict, load, name_group
 from luthier.data.labels import rare_labels, similar_names, suspected
@@ -277,6 +278,7 @@ def _report(
         leakage=separated.leakage,
         benchmarks=separated.benchmarks,
         rows_left_apart=separated.rows_left_apart,
+        balance=balance(splits["train"].labels, resolved.recipe.train),
         end_of_turn_supervised=sum(audit.rows_ended for audit in audits) == rows_out,
         truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",

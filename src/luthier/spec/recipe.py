@@ -226,6 +226,12 @@ class Adapter(Section):
         return value
 
 
+Positive = Annotated[float, Field(gt=0)]
+ClassWeight = Literal["balanced", "effective"] | dict[str, Positive]
+"""Of rows by their label; see `luthier.data.imbalance`."""
+Sampler = Literal["shuffle", "balanced", "sqrt"] | float
+
+
 class Train(Section):
     learning_rate: float | None = Field(None, gt=0)
     num_train_epochs: int | None = Field(None, gt=0)
@@ -242,6 +248,42 @@ class Train(Section):
     save_steps: int | None = Field(None, gt=0, description="Steps between checkpoints.")
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
+    class_weight: ClassWeight | None = Field(
+        None, description="What rows count in the loss by label: 'balanced', 'effective', or a number for each label."
+    )
+    class_weight_beta: Share | None = Field(None, description="Of 'effective', 0.999 where open: nearer 1, more even.")
+    sampler: Sampler = Field(
+        "shuffle", description="Which rows an epoch draws: each once, labels evenly, by 'sqrt' or by a temperature."
+    )
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _is_a_way_to_weigh(cls, value: object) -> object:
+        """One message for a union."""
+        numbers = isinstance(value, dict) and all(
+            isinstance(one, int | float) and not isinstance(one, bool) and 0 < one < float("inf")
+            for one in value.values()
+        )
+        if value is None or value in ("balanced", "effective") or (numbers and value):
+            return value
+        raise ValueError("is 'balanced', 'effective', or a number above 0 for each label")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _is_a_way_to_draw(cls, value: object) -> object:
+        """One message for a union."""
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < float("inf")
+        if number or value in ("shuffle", "balanced", "sqrt"):
+            return value
+        raise ValueError("is 'shuffle', 'balanced', 'sqrt' or a temperature of at least 1")
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> Train:
+        if self.class_weight is not None and self.sampler != "shuffle":
+            raise ValueError("class_weight and sampler make up for the same thing; keep one")
+        if self.class_weight_beta is not None and self.class_weight != "effective":
+            raise ValueError("class_weight_beta belongs to class_weight: effective; set it, or leave the number out")
+        return self
 
 
 class Evaluate(Section):

@@ -152,6 +152,7 @@ def resolve(
         model_sha256=shape.sha256,
         luthier_version=luthier_version,
     )
+    _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
     return resolved
@@ -392,6 +393,17 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.patience", 2, "two validations without a better metric")
     filler.fill("train.save_steps", 20, "little is lost when a run is killed")
     filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def _refuse_balance_without_labels(recipe: Recipe) -> None:
+    """Weights and samplers go by label."""
+    given = {"class_weight": recipe.train.class_weight is not None, "sampler": recipe.train.sampler != "shuffle"}
+    for key, is_given in given.items():
+        if is_given and not is_closed(recipe.entry.task):
+            raise RecipeError(
+                f"train.{key} goes by label, and {recipe.entry.task} has none",
+                way_out=f"leave train.{key} out, or set data.train[0].task",
+            )
 
 
 def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
