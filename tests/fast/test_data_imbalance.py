@@ -20,7 +20,7 @@ from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe, Sampler, Train
-from luthier.spec.resolve import Machine, resolve
+from luthier.spec.resolve import EFFECTIVE_BETA, Machine, resolve
 from luthier.train.batches import plan_steps
 
 COUNTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 400), min_size=1, max_size=8)
@@ -178,3 +178,16 @@ def test_prepare_reports_it_and_refuses_labels_that_are_not_there(tmp_path: Path
     with pytest.raises(DataError, match=r"train\.class_weight names the label 'odd'"):
         again(class_weight={"odd": 2.0})
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_the_open_number_of_effective_is_filled_in() -> None:
+    tree = {
+        "name": "r", "model": {"name": "m"}, "train": {"class_weight": "effective"},
+        "data": {"train": [{"path": "d.csv", "task": "classification", "input": "{message}", "label": "intent"}]},
+    }  # fmt: skip
+    loaded = LoadedRecipe(Recipe.model_validate(tree), Path("r.yaml"), "", ())
+    made_of = resolve(
+        loaded, samples.profile(), samples.shape(), machine=Machine(threads=1), data_sha256={}, luthier_version="0"
+    )
+    assert made_of.recipe.train.class_weight_beta == EFFECTIVE_BETA
+    assert made_of.reasons["train.class_weight_beta"].startswith("evens out")

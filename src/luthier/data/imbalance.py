@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from luthier.data_report import LabelBalance
 from luthier.errors import DataError
 from luthier.spec.recipe import ClassWeight, Sampler, Train
+from luthier.spec.resolve import EFFECTIVE_BETA
 
-DEFAULT_BETA = 0.999
 
-
-def label_weights(counts: Mapping[str, int], asked: ClassWeight, *, beta: float = DEFAULT_BETA) -> dict[str, float]:
+def label_weights(counts: Mapping[str, int], asked: ClassWeight, *, beta: float = EFFECTIVE_BETA) -> dict[str, float]:
     """What a row of each label counts in the loss.
 
     Raises:
@@ -54,7 +53,7 @@ def row_weights(labels: Sequence[str], settings: Train) -> list[float] | None:
     """What each row counts in the loss; None where all count alike. Shape [N]."""
     if settings.class_weight is None:
         return None
-    weights = label_weights(Counter(labels), settings.class_weight, beta=settings.class_weight_beta or DEFAULT_BETA)
+    weights = label_weights(Counter(labels), settings.class_weight, beta=settings.class_weight_beta or EFFECTIVE_BETA)
     return [weights[label] for label in labels]
 
 
@@ -100,7 +99,7 @@ def balance(counts: Mapping[str, int], settings: Train) -> tuple[LabelBalance, .
         return ()
     weights = dict.fromkeys(counts, 1.0)
     if asked is not None:
-        weights = label_weights(counts, asked, beta=settings.class_weight_beta or DEFAULT_BETA)
+        weights = label_weights(counts, asked, beta=settings.class_weight_beta or EFFECTIVE_BETA)
     rows = quotas(counts, settings.sampler)
     total = sum(counts.values())
     return tuple(
