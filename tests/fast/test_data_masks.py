@@ -18,7 +18,7 @@ from luthier.data.contract import Renderer
 from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.shards import Shard
-from luthier.errors import DataError
+from luthier.errors import DataError, RecipeError
 from luthier.records import Message, Role
 from luthier.spec.load import load_recipe
 
@@ -261,3 +261,35 @@ def test_roles_without_answers_are_refused(tmp_path: Path) -> None:
         load_recipe(path)
     path.write_text(text % "[assistant, user, user]")
     assert load_recipe(path).recipe.entry.roles_to_train == ("user", "assistant")
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ("train_on_inputs: true", r"here that is data\.train\[0\]\.roles_to_train: \[user, assistant\]"),
+        ("train: {completion_only_loss: true}", "here that is the default: answers alone are learned"),
+        ("mask_history: true", r"here that is data\.train\[0\]\.mask_history"),
+        ("train: {class_weights: {a: 2}}", r"here that is train\.class_weight"),
+    ],
+)
+def test_keys_of_other_tools_are_refused_with_their_name_here(tmp_path: Path, keys: str, hint: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"name: r\nmodel: {{name: m}}\ndata: {{train: [{{path: d.csv}}]}}\n{keys}\n")
+    with pytest.raises(RecipeError, match=rf"r\.yaml:4: unknown key .*\n  -> {hint}"):
+        load_recipe(path)
+
+
+def test_a_template_that_refuses_every_row_is_told_as_such(tmp_path: Path) -> None:
+    rows = [{"messages": [turn.model_dump() for turn in turns_of(f"a {n}", "b", "c", f"d {n}")]} for n in range(20)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = resolved(tmp_path, path="data.jsonl", task="generation", input="", label="", system="")
+    folder = tokenizer_folder(tmp_path / "tokenizer", template=THINKING)
+    with pytest.raises(DataError, match=r"^data\.jsonl:1 and all other rows, 20: .*turn 2 differently") as error:
+        prepare(made, tokenizer_folder=folder, out=tmp_path / "out")
+    assert error.value.way_out.startswith("learn the last answer only (data.train[0].mask_history: true)")
+    rows[0]["messages"] = rows[0]["messages"][:2]
+    rows += [{"messages": [turn.model_dump() for turn in turns_of(f"e {n}", f"f {n}")]} for n in range(20)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = prepare(made, tokenizer_folder=folder, out=tmp_path / "out")
+    assert report.dropped == {"template": 19}
+    assert "mask_history: true" in report.fates[0].detail

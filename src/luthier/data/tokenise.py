@@ -38,7 +38,7 @@ def render_rows(
         The items that are left, in the order of the rows in the file.
 
     Raises:
-        DataError: rows have nothing to learn, or an end of turn that is not supervised.
+        DataError: rows have nothing to learn, or an end of turn that is not supervised; or the template refuses all.
     """
     verdicts: list[Verdict | None] = []
     faults = Faults()
@@ -64,7 +64,16 @@ def render_rows(
                 verdicts.append(None)
                 writer.add(made)
     faults.refuse()
+    _refuse_template(items, verdicts)
     return ledger.sift("length", items, verdicts)
+
+
+def _refuse_template(items: Sequence[Item], verdicts: Sequence[Verdict | None]) -> None:
+    """Where the template refuses every row, that is what is to be told, not that no row is left."""
+    refused = [verdict[1] for verdict in verdicts if verdict is not None and verdict[0] == "template"]
+    if refused and len(refused) == len(items):
+        what, _, way_out = refused[0].partition("; ")
+        raise DataError(f"{items[0].file}:{items[0].line} and all other rows, {len(items)}: {what}", way_out=way_out)
 
 
 def _examples(
@@ -79,7 +88,7 @@ def _examples(
             try:
                 yield _conversation(item, renderer, asked)
             except (DataError, ModelError) as error:
-                yield error.what
+                yield f"{error.what}; {error.way_out}"
         return
     prompts = renderer.encode_all([renderer.prompt_text(renderer.messages(item.text)) for item in items])
     answers = (

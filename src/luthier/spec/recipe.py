@@ -236,7 +236,7 @@ class Train(Section):
     learning_rate: float | None = Field(None, gt=0)
     num_train_epochs: int | None = Field(None, gt=0)
     max_tokens: int | None = Field(None, gt=0, description="Stop before more than so many tokens were computed.")
-    max_length: int | None = Field(None, gt=8, description="Longest row in tokens; longer rows are set aside.")
+    max_length: int | None = Field(None, gt=8, description="Longest row in tokens; see data.too_long.")
     batch_size: int | None = Field(None, gt=0, description="Rows an optimizer step, over all micro-batches.")
     micro_batch_tokens: int | None = Field(None, gt=0, description="Tokens computed at once; no effect on the result.")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] | None = None
