@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.records import Record, SplitName, Task
+from luthier.records import Record, Role, SplitName, Task
 
 
 class RowFate(Record):
@@ -42,6 +42,27 @@ class StepCount(Record):
     rows_changed: int
 
 
+class SupervisionAudit(Record):
+    """What the rows of a split really teach, counted from the tokens of its shard."""
+
+    rows_unsupervised: int = Field(description="Rows without a supervised token; prepare stops if there is one.")
+    rows_ended: int = Field(description="Rows that end with a supervised end of turn.")
+    stretches: int = Field(description="Unbroken stretches of supervised tokens: answers, or other turns.")
+    stretches_ended: int = Field(description="Of these, those that end with a supervised end of turn.")
+    per_row_min: int
+    per_row_p50: int
+    per_row_p95: int
+    per_row_max: int
+    per_row_counts: tuple[int, ...] = Field(
+        description="Rows by supervised tokens, in bins of equal width from 0 to the row with the most."
+    )
+    by_role: dict[Role, int] = Field(description="Supervised tokens by whose turn they stand in.")
+    by_label: dict[str, int] = Field(description="Supervised tokens by label; empty for free text.")
+    rows_cut: int = Field(description="Rows whose text was cut to fit.")
+    tokens_lost: int = Field(description="Tokens that were cut out; none of them of an answer.")
+    first_cut_lines: tuple[int, ...]
+
+
 class SplitReport(Record):
     rows: int
     tokens: int
@@ -56,6 +77,7 @@ class SplitReport(Record):
     )
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
     contaminated: int = Field(0, description="Rows (of test) that training has seen in some way; they do not count.")
+    supervision: SupervisionAudit | None = Field(None, description="None in reports of older versions.")
 
 
 class NearConflict(Record):
@@ -237,6 +259,17 @@ class PlantedCanaries(Record):
     rows: int = Field(description="Rows of the training split.")
 
 
+class LabelBalance(Record):
+    """What a label counts in training where train.class_weight or train.sampler makes up for unequal numbers."""
+
+    label: str
+    rows: int = Field(description="Training rows.")
+    share: float
+    weight: float = Field(description="What a row of it counts in the loss; 1 on average over all rows.")
+    rows_an_epoch: int = Field(description="How many rows of it an epoch draws.")
+    effective_share: float = Field(description="Its share of the loss: rows an epoch times weight.")
+
+
 class DataReport(Record):
     name: str
     task: Task
@@ -268,6 +301,7 @@ class DataReport(Record):
         0, description="Rows in chains of near-duplicates that were too long to be kept in one split."
     )
     meaning: MeaningReport | None = Field(None, description="None where nothing was compared by meaning.")
+    balance: tuple[LabelBalance, ...] = Field((), description="Empty where all rows count and are drawn alike.")
     end_of_turn_supervised: bool
     truncated_rows: int
     license: str

@@ -17,6 +17,9 @@ PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
 """The types of work that can be asked for today; `domain` and `preference` come with their methods."""
 
+TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
+"""What becomes of a prompt that is too long."""
+
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
 
@@ -202,9 +205,13 @@ class Plan(Record):
 # --- step 3: data ----------------------------------------------------------------------------------------------------
 
 
+Role = Literal["system", "user", "assistant"]
+
+
 class Message(Record):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
+    weight: Literal[0, 1] = Field(1, description="0 in a row of training data: this turn is not learned.")
 
 
 class RequestContract(Record):
@@ -233,6 +240,8 @@ class RequestContract(Record):
     tokenizer_sha256: str
     max_length: int
     max_new_tokens: int
+    too_long: TooLong = Field("drop", description="Where a prompt that is too long is cut; 'drop': it is refused.")
+    max_prompt_tokens: int | None = Field(None, description="To what length it is cut; None where it is not.")
 
 
 class Golden(Record):
@@ -253,7 +262,9 @@ class StepEvent(Record):
     kind: Literal["step", "validation"]
     step: int
     epoch: float
-    loss: float = Field(description="Mean negative log-likelihood a supervised token, in nats.")
+    loss: float = Field(
+        description="Mean negative log-likelihood a supervised token, in nats; weighted where train.class_weight is."
+    )
     learning_rate: float
     grad_norm: float
     num_tokens: int = Field(description="Tokens computed in this step.")
@@ -451,3 +462,4 @@ class Answer(Record):
     )
     prompt_tokens: int
     answer_tokens: int
+    lost_tokens: int = Field(0, description="Tokens that were cut out of the text, because it was too long.")

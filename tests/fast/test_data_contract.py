@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.contract import Renderer, make_contract
+from luthier.data.masks import Supervision, mask
 from luthier.data.template import render
 from luthier.errors import DataError, ModelError, RecipeError, RunError
 from luthier.records import Message
@@ -63,7 +64,7 @@ def test_ids_equal_those_of_transformers(tmp_path: Path, template: str) -> None:
 
     assert ours.prompt_ids(messages[:2]) == reference(turns[:2], True)
     assert ours.prompt_ids(messages[:4]) == reference(turns[:4], True)
-    ids, whole = ours.conversation(messages)[0], reference(turns, False)
+    ids, whole = mask(ours, messages, Supervision()).ids, reference(turns, False)
     # A row ends where generation stops; what the template still writes there opens the next prompt, if there is one.
     assert ids == whole[: len(ids)]
     assert ours._tokenizer.decode(whole[len(ids) :]) == ("\n" if template == CHATML else "")
@@ -77,15 +78,16 @@ def test_supervised_is_exactly_each_answer_and_its_end_of_turn(asker: Renderer, 
         for pair in turns
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    ids, supervised = asker.conversation(messages)
+    ids, supervised, _, learned = mask(asker, messages, Supervision())
+    assert learned == {"system": 0, "user": 0, "assistant": sum(supervised)}
     whole = render(
         asker.contract.chat_template,
         [(message.role, asker.defuse(message.content)) for message in messages],
         tokens={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         add_generation_prompt=False,
     )
-    newline = asker._encode("\n")
-    assert ids + newline == asker._encode(whole)  # the template's last newline comes after the token that stops
+    newline = asker.encode("\n")
+    assert ids + newline == asker.encode(whole)  # the template's last newline comes after the token that stops
     expected: list[int] = []
     for _, answer in turns:
         expected += asker.answer_ids(answer)
@@ -151,7 +153,7 @@ def test_what_stands_before_an_answer_is_part_of_it(tmp_path: Path) -> None:
     ours = renderer(tmp_path, template=LLAMA2, task="generation", system="")
     assert ours.answer_prefix == " "
     messages = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    ids, supervised = ours.conversation([*messages, *messages])
+    ids, supervised, _, _ = mask(ours, [*messages, *messages], Supervision())
     assert ours._tokenizer.decode(ids, skip_special_tokens=False) == "[INST] a [/INST] b <|im_end|>" * 2
     assert sum(supervised) == 2 * len(ours.answer_ids("b"))
     assert ours.contract.stop_ids == (2,)
@@ -162,11 +164,14 @@ def test_what_stands_before_an_answer_is_part_of_it(tmp_path: Path) -> None:
 def test_conversations_that_the_template_retells_are_refused(tmp_path: Path) -> None:
     ours = renderer(tmp_path, template=FORGETFUL, task="generation", system="")
     turn = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    assert ours.conversation(turn)
-    with pytest.raises(DataError, match="renders turn 4 differently"):
-        ours.conversation([*turn, *turn])
+    assert mask(ours, turn, Supervision())
+    with pytest.raises(DataError, match=r"renders turn 2 differently once .*\n  -> .*mask_history: true"):
+        mask(ours, [*turn, *turn], Supervision())
+    last = mask(ours, [*turn, *turn], Supervision(mask_history=True))
+    assert last.ids == ours.prompt_ids([*turn, *turn[:1]]) + ours.answer_ids("b")
+    assert sum(last.supervised) == len(ours.answer_ids("b"))
     with pytest.raises(DataError, match="the last turn is not an answer"):
-        ours.conversation(turn[:1])
+        mask(ours, turn[:1], Supervision())
 
 
 def test_base_models_get_the_plain_template(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from data_kit import resolved, shape, tokenizer_folder
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from luthier.data.audit import Faults, fault_of
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import SPLITS, prepare
@@ -24,7 +25,6 @@ from luthier.data.privacy.ner import missing_package
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.data.shards import Example, Shard
-from luthier.data.tokenise import audit_row
 from luthier.data_report import DataReport, Finding
 from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
@@ -529,15 +529,30 @@ def test_the_audit_names_the_row(tmp_path: Path) -> None:
     contract = Renderer.open(tmp_path / "out" / "contract.json", tmp_path / "tokenizer" / "tokenizer.json").contract
     good = shards(tmp_path)["train"][0]
     length = len(good.input_ids)
-    audit_row(good, contract, split="train")
+    assert not fault_of(good, contract)
+    faults = Faults()
+    faults.add("data.csv:7", "")
+    faults.refuse()
     bad = {
         "no token is supervised": replace(good, supervised=[False] * length),
         "an answer's end of turn is not supervised": replace(good, supervised=[*good.supervised[:-1], False]),
         "the row does not consist of a prompt and its answer": replace(good, prompt_tokens=length),
     }
-    for problem, example in bad.items():
-        with pytest.raises(DataError, match=f"train split, line {good.line}: {problem}"):
-            audit_row(example, contract, split="train")
+    for number, (problem, example) in enumerate(bad.items()):
+        assert fault_of(example, contract) == problem
+        for line in range(number, 8):
+            faults.add(f"data.csv:{line}", problem)
+    with pytest.raises(DataError) as error:
+        faults.refuse()
+    assert str(error.value) == (
+        "21 rows would teach something wrong: "
+        "no token is supervised: data.csv:0, data.csv:1, data.csv:2, data.csv:3, data.csv:4; "
+        "an answer's end of turn is not supervised: "
+        "data.csv:1, data.csv:2, data.csv:3, data.csv:4, data.csv:5; "
+        "the row does not consist of a prompt and its answer: "
+        "data.csv:2, data.csv:3, data.csv:4, data.csv:5, data.csv:6\n"
+        "  -> take these rows out of the file, or use a model with another chat template"
+    )
 
 
 def test_goldens(tmp_path: Path) -> None:

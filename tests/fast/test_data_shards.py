@@ -96,6 +96,7 @@ def test_a_batch_of_pairs_is_the_rows_one_by_one(pairs: list[tuple[list[int], li
     prompts, answers = [one for one, _ in pairs], [other for _, other in pairs]
     marks: dict[str, Any] = dict.fromkeys(MARKS, names) | {"line": range(len(pairs))}
     marks |= dict.fromkeys(("contaminated", "made_by", "parent"), [""] * len(pairs))
+    marks["lost_tokens"] = [0] * len(pairs)
     batch = pairs_batch(marks, prompts, answers)
     with tempfile.TemporaryDirectory() as folder:
         with shard_writer(Path(folder) / "a.arrow") as writer:

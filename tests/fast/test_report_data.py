@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from data_kit import resolved, tokenizer_folder
+from test_data_cut import made as cut
+from test_data_cut import text_of
 
 from luthier.data.contract import Renderer
 from luthier.data.prepare import prepare
@@ -117,3 +119,34 @@ def test_it_shows_what_was_made(tmp_path: Path) -> None:
     for told in ("m was asked 3 times (9 tokens)", "the budget did not reach for 4 rows", "(set aside: 7 too long)"):
         assert told in "\n".join(data_lines(report, RunFolder(tmp_path)))
     assert "The budget was used up before 4 rows were asked about." in render_data(report)
+
+
+def test_what_is_supervised_and_what_was_cut_is_shown(tmp_path: Path) -> None:
+    rows = [{"message": text_of(n), "intent": "rare" if n % 5 == 0 else "usual"} for n in range(60)]
+    cut(tmp_path, rows, max_length=128)
+    recipe = resolved(tmp_path, max_length=128, too_long="cut_middle")
+    train = recipe.recipe.train.model_copy(update={"class_weight": "balanced"})
+    recipe = recipe.model_copy(update={"recipe": recipe.recipe.model_copy(update={"train": train})})
+    report = prepare(recipe, tokenizer_folder=tmp_path / "tokenizer", out=tmp_path / "out")
+    page = render_data(report)
+    assert "The text of 20 rows was cut to fit" in page
+    lost = sum(split.supervision.tokens_lost for split in report.splits.values() if split.supervision)
+    share = 100 * lost / (lost + sum(split.tokens for split in report.splits.values()))
+    assert f"{round(share, 2)} % of all tokens were lost by it" in page
+    audit = report.splits["train"].supervision
+    assert audit is not None
+    for number in (audit.rows_ended, audit.per_row_p50, audit.per_row_max, audit.by_role["assistant"]):
+        assert f'<td class="n">{number}</td>' in page
+    assert f"lines {', '.join(map(str, audit.first_cut_lines))}" in page
+    assert "Every row ends with an end of turn that is learned." in page
+    assert "share that counts" in page
+    for one in report.balance:
+        assert f'<td>{one.label}</td><td class="n">{one.rows}</td>' in page
+        assert f'<td class="n">{round(100 * one.effective_share, 1)}</td></tr>' in page
+    without = render_data(report.model_copy(update={"balance": (), "end_of_turn_supervised": False}))
+    assert "share that counts" not in without
+    assert "the model may not stop" in without
+    told = "\n".join(data_lines(report, RunFolder(tmp_path)))
+    assert f"cut to fit: 20 rows, {lost} tokens of their texts" in told
+    usual, rare = (one.share for one in report.balance)
+    assert f"what labels count in training: usual {usual:.0%} -> 50%, rare {rare:.0%} -> 50%" in told

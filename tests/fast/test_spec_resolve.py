@@ -39,6 +39,8 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.split.column",
     "objective.budget.hours",
     "objective.budget.ram_gib",
+    "train.class_weight",
+    "train.class_weight_beta",
 }
 
 

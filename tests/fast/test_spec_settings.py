@@ -10,6 +10,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -27,6 +28,7 @@ from echo_engine import asker
 from openai_fake import serving
 from pydantic import BaseModel
 
+from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
@@ -39,6 +41,7 @@ from luthier.models.source import locate
 from luthier.pipeline.drive import begin
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
+from luthier.records import Message
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
@@ -139,6 +142,13 @@ def through_learning(tree: dict[str, Any], folder: Path) -> object:
     return [json.loads(contract)["privacy_tagger_sha256"]]
 
 
+def through_masks(tree: dict[str, Any], folder: Path) -> object:
+    """What is learned of a conversation with two answers."""
+    turns = [Message(role=("user", "assistant")[n % 2], content="a") for n in range(4)]
+    made = asker(0.0).renderer
+    return mask(made, turns, Supervision.of(resolved(tree, folder).recipe.entry)).supervised
+
+
 def through_mapping(tree: dict[str, Any], folder: Path) -> object:
     """How many pseudonyms the file holds that the recipe names."""
     with pytest.MonkeyPatch.context() as patch:
@@ -209,9 +219,9 @@ class Counting:
         self.calls = 0
         self.count = sft.count
 
-    def loss_sum(self, model: Any, examples: Any) -> torch.Tensor:
+    def loss_sum(self, model: Any, examples: Any, weights: Any = None) -> torch.Tensor:
         self.calls += 1
-        return sft.loss_sum(model, examples)
+        return sft.loss_sum(model, examples, weights)
 
 
 def through_train(tree: dict[str, Any], folder: Path) -> object:
@@ -220,6 +230,8 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     settings = Train.model_validate({**usual, "validations": 5, "patience": 9, **tree.get("train", {})})
     scores, method, steps = iter(range(1000, 0, -1)), Counting(), list[str]()
     out = Path(tempfile.mkdtemp(dir=folder))
+    rows = [replace(one, answer="rare" if n % 6 == 0 else "usual") for n, one in enumerate(test_train_loop.EXAMPLES)]
+    inputs = replace(test_train_loop.INPUTS, examples=rows)
     validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
 
     def watch(event: Any, *, total_steps: int) -> None:
@@ -227,7 +239,7 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
         steps.append(f"{event.kind} {event.step} {event.loss:.4f} {checkpoints}")
 
     result = loop.train(
-        test_train_loop.fresh(), method, test_train_loop.INPUTS, settings=settings, method_name="sft",
+        test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
         validation=validation, out=out, watch=watch, stop_asked=lambda: False,
     )  # fmt: skip
     return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
@@ -313,6 +325,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.system": ("Say what it is.", PREPARE),
     "data.train.0.license": ("MIT", PREPARE),
     "data.train.0.synthetic": (True, PREPARE),
+    "data.train.0.roles_to_train": (["user", "assistant"], PREPARE),
+    "data.train.0.mask_history": (True, through_masks),
     "data.validation": ("extra.csv", PREPARE),
     "data.test": ("extra.csv", PREPARE),
     "data.split.test": (0.4, PREPARE),
@@ -328,6 +342,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.limit.test": (3, PREPARE),
     "data.privacy.action": ("redact", PREPARE),
     "data.privacy.secrets": ("stop", PREPARE),
+    "data.too_long": ("cut_middle", PREPARE),
     "data.bad_rows": ("fail", PREPARE),
     "data.max_bad_rows": (0.01, PREPARE),
     "data.clean": (["strip_ends"], PREPARE),
@@ -392,6 +407,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.save_steps": (1, TRAIN),
     "train.seed": (7, TRAIN),
     "train.threads": (3, TRAIN),
+    "train.class_weight": ("balanced", TRAIN),
+    "train.class_weight_beta": (0.5, TRAIN),
+    "train.sampler": ("balanced", TRAIN),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
@@ -420,6 +438,7 @@ NEEDS = {  # keys that are refused without another
     },
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
+    "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
 }
 _USUAL: dict[Consumer, object] = {}
 

@@ -26,8 +26,8 @@ def looks_like_chat(value: object) -> bool:
 def parse_chat(value: object) -> tuple[Message, ...] | str:
     """The turns of a cell; or, as text, why it is no conversation that can be learned from.
 
-    Turns after the last answer are left out: nothing in them is learned. ShareGPT's keys ('from', 'value') and names
-    ('human', 'gpt') are taken as well.
+    Turns after the last answer that is learned are left out: nothing in them is. ShareGPT's keys ('from', 'value') and
+    names ('human', 'gpt') are taken as well, and OpenAI's `weight` of a turn, 0 where it is not to be learned.
     """
     if not looks_like_chat(value) or not isinstance(value, list):
         return "not a list of turns with 'role' and 'content'"
@@ -43,8 +43,13 @@ def parse_chat(value: object) -> tuple[Message, ...] | str:
             return f"turn {number} is a system turn, which only the first may be"
         if turns and turns[-1].role == role:
             return f"turns {number - 1} and {number} are both the {role}'s"
-        turns.append(Message.model_validate({"role": role, "content": content}))
-    while turns and turns[-1].role != "assistant":
+        weight = 1 if turn.get("weight") is None else turn["weight"]
+        if isinstance(weight, bool) or weight not in (0, 1):
+            return f"turn {number} has a weight that is neither 0 nor 1"
+        turns.append(Message.model_validate({"role": role, "content": content, "weight": int(weight)}))
+    if (answers := [turn.weight for turn in turns if turn.role == "assistant"]) and not any(answers):
+        return "every answer has the weight 0"
+    while turns and not (turns[-1].role == "assistant" and turns[-1].weight):
         turns.pop()
     if not any(turn.role == "user" for turn in turns):
         return "no answer to a user's turn"

@@ -22,7 +22,7 @@ from luthier.data.privacy.profiles import FAST, Detector, open_detector
 from luthier.data.privacy.spans import Span
 from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, render
-from luthier.errors import DataError, ModelError, RunError
+from luthier.errors import ModelError, RunError
 from luthier.records import Message, RequestContract
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
@@ -74,6 +74,10 @@ class Renderer:
             )
         return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
 
+    def under(self, contract: RequestContract) -> Renderer:
+        """The same tokenizer and detector under another contract."""
+        return Renderer(contract, self._tokenizer, self._detector)
+
     def user_text(self, values: Mapping[str, object]) -> str:
         """The user's turn for one row: input template, then `clean_text`.
 
@@ -108,8 +112,13 @@ class Renderer:
 
     def messages(self, user_text: str) -> tuple[Message, ...]:
         """The conversation that asks for an answer to a prepared text."""
-        user = Message(role="user", content=user_text)
-        return (Message(role="system", content=self.contract.system), user) if self.contract.system else (user,)
+        return self.with_system((Message(role="user", content=user_text),))
+
+    def with_system(self, turns: Sequence[Message]) -> tuple[Message, ...]:
+        """A conversation under the contract's system prompt, unless it brings its own."""
+        if not self.contract.system or any(turn.role == "system" for turn in turns):
+            return tuple(turns)
+        return (Message(role="system", content=self.contract.system), *turns)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """What the model reads before it answers, as text.
@@ -121,37 +130,23 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What the model reads before it answers; no special tokens beyond those that the template writes."""
-        return self._encode(self.prompt_text(messages))
+        return self.encode(self.prompt_text(messages))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer, end of turn included, on its own, so that they are the same after every prompt."""
-        return [*self._encode(self.answer_prefix + self.defuse(answer)), *self.contract.end_of_turn_ids]
+        return [*self.encode(self.answer_prefix + self.defuse(answer)), *self.contract.end_of_turn_ids]
 
-    def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """A row of several turns: ids, and whether each is supervised (answers with their ends of turn).
+    def answer_text(self, answer: str) -> str:
+        """What stands after a prompt: the answer as the template writes it, and its end of turn."""
+        return self.answer_prefix + self.defuse(answer) + self.contract.end_of_turn
+
+    def whole_text(self, messages: Sequence[Message]) -> str:
+        """A conversation that ends with an answer, up to its end of turn.
 
         Raises:
-            DataError: the last turn is no answer, or the template renders the whole conversation in another way than
-                turn by turn, so that what would be learned is not what would be asked.
+            ModelError: the template cannot render these turns.
         """
-        if not messages or messages[-1].role != "assistant":
-            raise DataError("the last turn is not an answer", way_out="end the conversation with an assistant turn")
-        ids: list[int] = []
-        supervised: list[bool] = []
-        text = ""
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prompt = self.prompt_text(messages[:index])
-            if not prompt.startswith(text):
-                raise self._template_differs(index)
-            prompt_part, answer_part = self._encode(prompt[len(text) :]), self.answer_ids(message.content)
-            ids += prompt_part + answer_part
-            supervised += [False] * len(prompt_part) + [True] * len(answer_part)
-            text = prompt + self.answer_prefix + self.defuse(message.content) + self.contract.end_of_turn
-        if text + self._turn_tail != self._render(messages, add_generation_prompt=False) or ids != self._encode(text):
-            raise self._template_differs(len(messages) - 1)
-        return ids, supervised
+        return self._render(messages, add_generation_prompt=False).removesuffix(self._turn_tail)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control tokens left out, stripped."""
@@ -197,18 +192,17 @@ class Renderer:
         found = self.encode_all([self.answer_prefix + self.defuse(answer) for answer in answers])
         return [[*ids, *self.contract.end_of_turn_ids] for ids in found]
 
-    def _encode(self, text: str) -> list[int]:
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands in it: first character, and the one after the last."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered text; no special tokens beyond those that stand in it."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def defuse(self, text: str) -> str:
         """A blank breaks up what the tokenizer would read as a control token: '<|im_end|>' becomes '< |im_end|>'."""
         return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) if self._control else text
-
-    def _template_differs(self, turn: int) -> DataError:
-        return DataError(
-            f"the chat template renders turn {turn + 1} differently once the conversation goes on",
-            way_out="split the conversation into rows with one answer each",
-        )
 
 
 def open_frozen(contract: RequestContract, folder: Path) -> Detector:
@@ -301,6 +295,7 @@ def make_contract(
         tokenizer_sha256=sha256_file(tokenizer_folder / "tokenizer.json"),
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
+        too_long=resolved.recipe.data.too_long,
         **tokens,
     )
     closed = set(labels)

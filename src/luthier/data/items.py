@@ -54,6 +54,8 @@ class Item:
     """Technique that made the row, or 'canary'; '' for a row of a file."""
     parent: str = ""
     """File and line of the row that an offspring was made from; '' for all other rows."""
+    lost_tokens: int = 0
+    """Cut out of the text, so that the row fits."""
 
     @property
     def key(self) -> str:

@@ -15,7 +15,8 @@ from luthier.data.by_meaning import open_meanings
 from luthier.data.canaries import plant
 from luthier.data.canaries import reported as report_canaries
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer, with_labels
-from luthier.data.crew import Alone, Crew
+from luthier.data.crew import Alone, Crew, in_parts
+from luthier.data.cut import SHORTEST_OPEN_ANSWER, cut_rows
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.encoder import Embedder
 from luthier.data.goldens import make_goldens, write_goldens
@@ -28,15 +29,17 @@ from luthier.data.guard import (
     refuse_secrets_in_wording,
     stop_at_secrets,
 )
+from luthier.data.imbalance import balance
 from luthier.data.interpret import chat_column
 from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of, read_parts
 from luthier.data.labels import rare_labels, refuse_unknown, similar_names, suspected
 from luthier.data.likeness import Likeness
+from luthier.data.masks import Supervision
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.privacy.pseudonyms import mapping_passphrase, write_mapping
-from luthier.data.refine import Refine, part_rows
+from luthier.data.refine import Name, Refine, part_rows
 from luthier.data.separate import Separated, check_labels, comparisons, separate, set_near_aside, split_rule
-from luthier.data.shards import Shard, distribute
+from luthier.data.shards import ROWS_PER_BATCH, Shard, distribute
 from luthier.data.show import row_views
 from luthier.data.source import fingerprint
 from luthier.data.tokenise import render_rows, split_reports
@@ -48,7 +51,6 @@ from luthier.store.files import sha256_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
-_SHORTEST_OPEN_ANSWER = 16
 _OVERLAP: dict[Contamination, str] = {
     "exact": "by text", "near": "by nearly the same text", "group": "by group", "meaning": "by meaning",
 }  # fmt: skip
@@ -91,7 +93,7 @@ def prepare(
     renderer = Renderer(contract, tokenizer, detector)
     meanings = open_meanings(resolved, contract, ledger, embedder)
     crew = crew or Alone()
-    items, findings, likeness = _refine(resolved, contract, ledger, out=out, crew=crew)
+    items, findings, likeness, renderer = _refine(resolved, renderer, ledger, out=out, crew=crew)
     items, conflicts = _settle(items, contract, ledger)
     items, near = set_near_aside(items, contract, resolved, likeness, ledger)
     items = meanings.set_aside(items) if meanings is not None else items
@@ -121,16 +123,22 @@ def prepare(
 
 
 def _refine(
-    resolved: ResolvedRecipe, contract: RequestContract, ledger: Ledger, *, out: Path, crew: Crew
-) -> tuple[list[Item], list[Finding], Likeness]:
-    """Read the rows, let the crew refine them part by part, and look at what only all of them tell."""
-    data, label = resolved.recipe.data, resolved.recipe.entry.label or ""
+    resolved: ResolvedRecipe, renderer: Renderer, ledger: Ledger, *, out: Path, crew: Crew
+) -> tuple[list[Item], list[Finding], Likeness, Renderer]:
+    """Read the rows, let the crew refine them part by part, and look at what only all of them tell.
+
+    Returns:
+        The rows, what was found in them, which of them are alike, and a renderer that knows how long a prompt may be.
+    """
+    contract, data, label = renderer.contract, resolved.recipe.data, resolved.recipe.entry.label or ""
     rules = data.privacy
     assert rules is not None  # resolved
     parts = read_parts(resolved, ledger, size=part_rows(contract.privacy_profile), bad=out / "quarantine.jsonl")
     chat = ""
     if not contract.input and (first := next(parts, None)):
         chat, parts = chat_column(first), itertools.chain([first], parts)
+    name = Name(data.split, comparisons(resolved, contract))
+    cuts = contract.too_long != "drop"
     work = Refine(
         data=data,
         contract=contract,
@@ -139,7 +147,7 @@ def _refine(
         chat_column=chat,
         hmac_key=(key := random_key.token_bytes(32)),
         pseudonym_key=pseudonym_key(rules),
-        comparisons=comparisons(resolved, contract),
+        name=None if cuts else name,
     )
     items: list[Item] = []
     findings: list[Finding] = []
@@ -158,7 +166,12 @@ def _refine(
     findings = sorted([*found, *findings], key=lambda one: (one.file, one.line)) if found else findings
     if rules.keep_mapping is not None:
         write_mapping(resolved.file(rules.keep_mapping), mapping, passphrase=mapping_passphrase())
-    return items, findings, Likeness([item.row for item in items], signatures)
+    if cuts:
+        items, renderer = cut_rows(items, renderer, Supervision.of(resolved.recipe.entry), ledger)
+        named = list(crew.each(name, in_parts(items, ROWS_PER_BATCH)))
+        items = [item for part, _ in named for item in part]
+        signatures = [made for _, made in named]
+    return items, findings, Likeness([item.row for item in items], signatures), renderer
 
 
 def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tuple[list[Item], int]:
@@ -225,7 +238,8 @@ def _render(
 ) -> None:
     """Tokenise; rows that are too long may have been the last of their label, so labels are looked at once more."""
     parts = out / "parts"
-    rendered, files = render_rows(items, renderer, ledger, tokenizer=tokenizer, parts=parts, crew=crew)
+    asked = Supervision.of(resolved.recipe.entry)
+    rendered, files = render_rows(items, renderer, ledger, asked=asked, tokenizer=tokenizer, parts=parts, crew=crew)
     _refuse_short_length(items, rendered, renderer.contract, ledger)
     kept = set_orphans_aside(rendered, ledger)
     kept = check_labels(kept, resolved, ledger, step="labels after length")
@@ -282,7 +296,7 @@ def _completed(renderer: Renderer, train: Shard) -> RequestContract:
         return with_labels(renderer, {answer for answer, made_by in answers if made_by != CANARY})
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
-        update={"max_new_tokens": min(max(int(longest), _SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
+        update={"max_new_tokens": min(max(int(longest), SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
     )
 
 
@@ -299,8 +313,9 @@ def _report(
     separated: Separated,
 ) -> DataReport:
     data, entry = resolved.recipe.data, resolved.recipe.entry
-    closed = is_closed(entry.task)
-    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, closed=closed)
+    contract = RequestContract.read(out / "contract.json")
+    splits = split_reports({split: out / f"{split}.arrow" for split in SPLITS}, contract)
+    audits = [split.supervision for split in splits.values() if split.supervision is not None]
     rows_out = sum(split.rows for split in splits.values())
     added = sum(one.rows for one in (ledger.augmentation, ledger.canaries) if one is not None)
     assert ledger.rows_in + added == rows_out + len(ledger.fates), (
@@ -337,8 +352,9 @@ def _report(
         benchmarks=separated.benchmarks,
         rows_left_apart=separated.rows_left_apart,
         meaning=separated.meaning,
-        end_of_turn_supervised=True,  # `audit_row` stops otherwise
-        truncated_rows=0,  # rows that are too long are set aside, never cut
+        balance=balance(splits["train"].labels, resolved.recipe.train),
+        end_of_turn_supervised=sum(audit.rows_ended for audit in audits) == rows_out,
+        truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),

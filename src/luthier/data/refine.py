@@ -18,7 +18,7 @@ from luthier.data.privacy.profiles import Detector
 from luthier.data.privacy.pseudonyms import Pseudonyms
 from luthier.data_report import Finding
 from luthier.records import PrivacyProfile, RequestContract
-from luthier.spec.recipe import Data
+from luthier.spec.recipe import Data, Split
 
 
 def part_rows(profile: PrivacyProfile) -> int:
@@ -46,6 +46,24 @@ class Refined:
 
 
 @dataclass(frozen=True)
+class Name:
+    """Gives the items of a part what they are told apart by, once nothing changes their texts any more."""
+
+    split: Split
+    comparisons: tuple[Comparison, ...]
+    """For which signatures are made."""
+
+    def __call__(self, part: Sequence[Item]) -> tuple[Sequence[Item], Mapping[Comparison, Signatures]]:
+        """Set groups and digests, keep of the cells what the split asks for, and sign."""
+        asked = [column for column in (self.split.by_time, self.split.column) if column]
+        nothing: dict[str, object] = {}
+        for item in part:
+            name_item(item, self.split.group_by or "")
+            item.values = {column: item.values.get(column) for column in asked} if asked else nothing
+        return part, sign_all(part, self.comparisons)
+
+
+@dataclass(frozen=True)
 class Refine:
     """Refines one part, wherever that is; nothing that it does depends on other parts."""
 
@@ -59,8 +77,8 @@ class Refine:
     hmac_key: bytes
     pseudonym_key: bytes
     """b'' unless the action is 'pseudonymise'."""
-    comparisons: tuple[Comparison, ...]
-    """For which signatures are made."""
+    name: Name | None
+    """None where texts may still be cut; then it is for later."""
 
     def __call__(self, part: Sequence[Item]) -> Refined:
         """Set texts, answers and groups of the items of a part, and set aside those that cannot be used."""
@@ -79,12 +97,7 @@ class Refine:
         items = ledger.sift("privacy", items, verdicts, changed=changed)
         if self.data.filter is not None:
             items = ledger.sift("filter", items, filtered(items, self.data.filter))
-        split = self.data.split
-        asked = [column for column in (split.by_time, split.column) if column]
-        nothing: dict[str, object] = {}
-        for item in items:
-            name_item(item, split.group_by or "")
-            item.values = {column: item.values.get(column) for column in asked} if asked else nothing
         keeps = pseudonyms is not None and rules.keep_mapping is not None
         mapping = pseudonyms.mapping if keeps and pseudonyms else {}
-        return Refined(items, ledger, findings, labels, mapping, sign_all(items, self.comparisons))
+        signatures = self.name(items)[1] if self.name is not None else {}
+        return Refined(items, ledger, findings, labels, mapping, signatures)

@@ -33,13 +33,19 @@ SCHEMA = pa.schema(
         ("contaminated", pa.string()),
         ("made_by", pa.string()),
         ("parent", pa.string()),
+        ("supervised_user", pa.int32()),
+        ("supervised_system", pa.int32()),
+        ("lost_tokens", pa.int32()),
     ],
     metadata={"luthier": SHARD_VERSION},
 )
 
-_SCALARS = ("line", "group", "text", "answer", "prompt_tokens", "contaminated", "made_by", "parent")
+_SCALARS = (
+    "line", "group", "text", "answer", "prompt_tokens", "contaminated", "made_by", "parent", "supervised_user",
+    "supervised_system", "lost_tokens",
+)  # fmt: skip
 
-MARKS = tuple(name for name in _SCALARS if name != "prompt_tokens")
+MARKS = ("line", "group", "text", "answer", "contaminated", "made_by", "parent", "lost_tokens")
 """Columns of what is known of a row beside its tokens; an item has attributes of these names."""
 
 ROWS_PER_BATCH = 4096
@@ -63,13 +69,19 @@ class Example:
     input_ids: list[int]
     """The whole row."""
     supervised: list[bool]
-    """As long as `input_ids`: true where the token belongs to an answer or its end of turn."""
+    """As long as `input_ids`: true where the token is learned, as those of answers and their ends of turn are."""
     contaminated: Contamination = ""
     """How training has seen a row of test, which then does not count; '' for all other rows."""
     made_by: str = ""
     """Technique that made a row of train from another, or 'canary'; '' for a row of a file."""
     parent: str = ""
     """File and line of the row that it was made from; '' for all other rows."""
+    supervised_user: int = 0
+    """Of the supervised tokens, those of the user's turns."""
+    supervised_system: int = 0
+    """Of the supervised tokens, those of the system's turn."""
+    lost_tokens: int = 0
+    """Tokens that were cut out of the text, so that the row fits."""
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -146,6 +158,8 @@ def pairs_batch(
     columns = {
         **{name: pa.array(marks[name], SCHEMA.field(name).type) for name in MARKS},
         "prompt_tokens": pa.array(lengths_N2[:, 0]),
+        "supervised_user": pa.array(np.zeros(len(lengths_N2), np.int32)),
+        "supervised_system": pa.array(np.zeros(len(lengths_N2), np.int32)),
         "input_ids": pa.ListArray.from_arrays(offsets, ids),
         "supervised": pa.ListArray.from_arrays(offsets, supervised),
     }
@@ -172,6 +186,15 @@ def distribute(sources: Sequence[Path], paths: Mapping[SplitName, Path], splits:
                     for split, writer in writers.items():
                         writer.add_batch(batch.filter(pa.array([one == split for one in own], pa.bool_())))
         assert start == len(splits), f"{start} rows, {len(splits)} splits"
+
+
+class Part(NamedTuple):
+    """Tokens of some rows, one after the other."""
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    offsets: NDArray[np.int32]
+    """Row r is ids[offsets[r] : offsets[r + 1]]."""
 
 
 class _Batch(NamedTuple):
@@ -242,6 +265,12 @@ class Shard(Sequence[Example]):
     def supervised_tokens(self) -> int:
         """Supervised tokens of all rows."""
         return sum(int(batch.supervised.true_count) for batch in self._columns)
+
+    def parts(self) -> Iterator[Part]:
+        """Tokens of all rows, some rows at a time; ids are not copied."""
+        for batch in self._columns:
+            if len(batch.offsets) > 1:
+                yield Part(batch.ids, batch.supervised.to_numpy(zero_copy_only=False), batch.offsets)
 
     def column(self, name: str) -> list[Any]:
         """Values of a column that holds one value a row."""

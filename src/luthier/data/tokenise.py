@@ -7,16 +7,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from luthier import __version__
+from luthier.data.audit import Faults, fault_of, supervision
 from luthier.data.contract import Renderer, open_tokenizer
 from luthier.data.crew import Crew, in_parts
 from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of
+from luthier.data.masks import Supervision, mask
 from luthier.data.shards import (
     MARKS,
     ROWS_PER_BATCH,
@@ -33,10 +35,18 @@ from luthier.records import Message, RequestContract, SplitName, is_closed
 from luthier.store.files import sha256_file, write_atomic
 
 LENGTH_BINS = 32
+_ANSWERS = Supervision()
 
 
 def render_rows(
-    items: Sequence[Item], renderer: Renderer, ledger: Ledger, *, tokenizer: Path, parts: Path, crew: Crew
+    items: Sequence[Item],
+    renderer: Renderer,
+    ledger: Ledger,
+    *,
+    asked: Supervision,
+    tokenizer: Path,
+    parts: Path,
+    crew: Crew,
 ) -> tuple[list[Item], list[Path]]:
     """Tokenise the items, a part at a time; what the template refuses and rows above `max_length` are set aside.
 
@@ -46,6 +56,7 @@ def render_rows(
         items: rows with their splits.
         renderer: of the contract.
         ledger: learns of rows that are set aside.
+        asked: which turns are learned.
         tokenizer: the renderer's tokenizer.json.
         parts: folder for the shards of the parts.
         crew: does the work.
@@ -54,23 +65,34 @@ def render_rows(
         The items that are left, and the parts, whose rows are these in this order.
 
     Raises:
-        DataError: a row has nothing to learn, or an end of turn that is not supervised.
+        DataError: rows have nothing to learn, or an end of turn that is not supervised; or the template refuses all.
     """
     contract = renderer.contract
     # A prompt must leave room for whichever label the model may choose, not only for its own.
     labels = labels_of(items) if is_closed(contract.task) else ()
     longest = max((len(renderer.answer_ids(label)) for label in labels), default=0)
     parts.mkdir(parents=True, exist_ok=True)
-    work = RenderPart(contract, tokenizer, parts, longest)
-    verdicts: list[Verdict | None] = []
-    files = []
+    work = RenderPart(contract, asked, tokenizer, parts, longest)
+    verdicts: list[Verdict | None] = [None] * len(items)
+    faults, files = Faults(), []
     for number, made in enumerate(crew.each(work, in_parts(items, ROWS_PER_BATCH))):
-        here: list[Verdict | None] = [None] * len(items[number * ROWS_PER_BATCH : (number + 1) * ROWS_PER_BATCH])
+        first = number * ROWS_PER_BATCH
         for place, verdict in made.verdicts.items():
-            here[place] = verdict
-        verdicts += here
+            verdicts[first + place] = verdict
+        for place, fault in made.faults.items():
+            faults.add(f"{items[first + place].file}:{items[first + place].line}", fault)
         files.append(made.path)
+    faults.refuse()
+    _refuse_template(items, verdicts)
     return ledger.sift("length", items, verdicts), files
+
+
+def _refuse_template(items: Sequence[Item], verdicts: Sequence[Verdict | None]) -> None:
+    """Where the template refuses every row, that is what is to be told, not that no row is left."""
+    refused = [verdict[1] for verdict in verdicts if verdict is not None and verdict[0] == "template"]
+    if refused and len(refused) == len(items):
+        what, _, way_out = refused[0].partition("; ")
+        raise DataError(f"{items[0].file}:{items[0].line} and all other rows, {len(items)}: {what}", way_out=way_out)
 
 
 @dataclass(frozen=True)
@@ -78,8 +100,10 @@ class RenderedPart:
     """A part on disk."""
 
     path: Path
-    verdicts: dict[int, Verdict]
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
     """Place of each row that is not in the file -> why."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Place of each row that would teach something wrong -> what."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,7 @@ class RenderPart:
     """Tokenises one part, wherever that is."""
 
     contract: RequestContract
+    asked: Supervision
     tokenizer: Path
     folder: Path
     longest: int
@@ -95,63 +120,75 @@ class RenderPart:
     def __call__(self, rows: Sequence[Item]) -> RenderedPart:
         """Write the part, unless it is there."""
         path = self.folder / f"{self._name(rows)}.arrow"
-        fates = path.with_suffix(".json")
-        if path.is_file() and fates.is_file():
-            known = json.loads(fates.read_text(encoding="utf-8"))
-            return RenderedPart(path, {int(place): (reason, detail) for place, (reason, detail) in known.items()})
+        notes = path.with_suffix(".json")
+        if path.is_file() and notes.is_file():
+            known = json.loads(notes.read_text(encoding="utf-8"))
+            verdicts = {int(place): (reason, detail) for place, (reason, detail) in known["verdicts"].items()}
+            return RenderedPart(path, verdicts, {int(place): fault for place, fault in known["faults"].items()})
+        made = RenderedPart(path)
         renderer = _open(self.contract, self.tokenizer)
-        verdicts: dict[int, Verdict] = {}
         with shard_writer(path) as writer:
-            self._write(rows, renderer, writer, verdicts)
-            write_atomic(fates, json.dumps(verdicts))
-        return RenderedPart(path, verdicts)
+            if any(row.turns for row in rows) or not self.asked.answers_only:
+                self._write_conversations(rows, renderer, writer, made)
+            else:
+                self._write_pairs(rows, renderer, writer, made)
+            write_atomic(notes, json.dumps({"verdicts": made.verdicts, "faults": made.faults}))
+        return made
 
     def _name(self, rows: Sequence[Item]) -> str:
         """Hash of all that the part follows from."""
         what = blake2b(digest_size=16)
-        what.update(f"{SHARD_VERSION}\n{__version__}\n{self.longest}\n{self.contract.to_json()}".encode())
+        settings = (SHARD_VERSION, __version__, str(self.longest), repr(self.asked), self.contract.to_json())
+        what.update("\n".join(settings).encode())
         for row in rows:
             marks = [getattr(row, name) for name in MARKS]
-            what.update(repr([*marks, row.split, row.turns]).encode(errors="surrogatepass"))
+            what.update(repr([*marks, row.turns]).encode(errors="surrogatepass"))
         return what.hexdigest()
 
-    def _write(
-        self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, verdicts: dict[int, Verdict]
+    def _write_conversations(
+        self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart
     ) -> None:
-        most = self.contract.max_length
+        for place, row in enumerate(rows):
+            try:
+                example = _conversation(row, renderer, self.asked)
+            except (DataError, ModelError) as error:
+                made.verdicts[place] = ("template", f"{error.what}; {error.way_out}")
+                continue
+            if self._fits(place, max(len(example.input_ids), example.prompt_tokens + self.longest), made):
+                if fault := fault_of(example, self.contract):
+                    made.faults[place] = fault
+                writer.add(example)
 
-        def fits(place: int, length: int) -> bool:
-            if length > most:
-                verdicts[place] = ("too_long", f"{length} tokens, train.max_length is {most}")
-            return length <= most
-
-        if rows and rows[0].turns:
-            for place, row in enumerate(rows):
-                try:
-                    made = _conversation(row, renderer)
-                except (DataError, ModelError) as error:
-                    verdicts[place] = ("template", error.what)
-                    continue
-                if fits(place, max(len(made.input_ids), made.prompt_tokens + self.longest)):
-                    audit_row(made, self.contract, split=row.split)
-                    writer.add(made)
-            return
+    def _write_pairs(self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart) -> None:
         prompts = renderer.all_prompt_ids([row.text for row in rows])
         answers = _answer_ids(rows, renderer)
         kept = [
             place
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-            if fits(place, len(prompt) + max(len(answer), self.longest))
+            if self._fits(place, len(prompt) + max(len(answer), self.longest), made)
         ]
         for place in kept:
-            audit_pair(prompts[place], answers[place], self.contract, split=rows[place].split, line=rows[place].line)
-        writer.add_batch(
-            pairs_batch(
-                {name: [getattr(rows[place], name) for place in kept] for name in MARKS},
-                [prompts[place] for place in kept],
-                [answers[place] for place in kept],
-            )
-        )
+            if fault := _fault_of_pair(prompts[place], answers[place], self.contract):
+                made.faults[place] = fault
+        marks = {name: [getattr(rows[place], name) for place in kept] for name in MARKS}
+        writer.add_batch(pairs_batch(marks, [prompts[place] for place in kept], [answers[place] for place in kept]))
+
+    def _fits(self, place: int, length: int, made: RenderedPart) -> bool:
+        most = self.contract.max_length
+        if length <= most:
+            return True
+        uncut = "" if self.contract.too_long == "drop" else "; no cut of the user's text makes it fit"
+        made.verdicts[place] = ("too_long", f"{length} tokens, train.max_length is {most}{uncut}")
+        return False
+
+
+def _fault_of_pair(prompt: Sequence[int], answer: Sequence[int], contract: RequestContract) -> str:
+    """As `fault_of`, for a row whose answer is supervised as a whole and stands at its end."""
+    end = list(contract.end_of_turn_ids)
+    if prompt and answer and answer[-len(end) :] == end:
+        return ""
+    supervised = [False] * len(prompt) + [True] * len(answer)
+    return fault_of(Example(0, "", "", "", len(prompt), [*prompt, *answer], supervised), contract)
 
 
 def _answer_ids(rows: Sequence[Item], renderer: Renderer) -> list[list[int]]:
@@ -166,79 +203,38 @@ def _open(contract: RequestContract, tokenizer: Path) -> Renderer:
     return Renderer(contract, open_tokenizer(tokenizer))
 
 
-def _conversation(item: Item, renderer: Renderer) -> Example:
-    system = renderer.contract.system
-    turns = item.turns
-    if system and turns[0].role != "system":
-        turns = (Message(role="system", content=system), *turns)
-    ids, supervised = renderer.conversation(turns)
+def _conversation(item: Item, renderer: Renderer, asked: Supervision) -> Example:
+    turns = item.turns or (*renderer.messages(item.text), Message(role="assistant", content=item.answer))
+    masked = mask(renderer, renderer.with_system(turns), asked)
     return Example(
         line=item.line,
         group=item.group,
         text=next(turn.content for turn in reversed(turns) if turn.role == "user"),
         answer=turns[-1].content,
-        prompt_tokens=len(ids) - len(renderer.answer_ids(turns[-1].content)),
-        input_ids=ids,
-        supervised=supervised,
+        prompt_tokens=masked.prompt_tokens,
+        input_ids=masked.ids,
+        supervised=masked.supervised,
         contaminated=item.contaminated,
         made_by=item.made_by,
         parent=item.parent,
+        supervised_user=masked.learned["user"],
+        supervised_system=masked.learned["system"],
+        lost_tokens=item.lost_tokens,
     )
 
 
-def audit_row(row: Example, contract: RequestContract, *, split: SplitName) -> None:
-    """Check that a row has supervised tokens and that each of its answers ends in a supervised end of turn.
-
-    Raises:
-        DataError: it has not, with its split and line.
-    """
-    end = list(contract.end_of_turn_ids)
-    stops = [
-        index + 1
-        for index, (now, after) in enumerate(zip(row.supervised, [*row.supervised[1:], False], strict=True))
-        if now and not after
-    ]
-    problem = None
-    if not stops:
-        problem = "no token is supervised"
-    elif any(row.input_ids[stop - len(end) : stop] != end for stop in stops):
-        problem = "an answer's end of turn is not supervised"
-    elif stops[-1] != len(row.input_ids) or not 0 < row.prompt_tokens < len(row.input_ids):
-        problem = "the row does not consist of a prompt and its answer"
-    if problem is not None:
-        raise DataError(
-            f"{split} split, line {row.line}: {problem}",
-            way_out="take the row out of the file, or use a model with another chat template",
-        )
-
-
-def audit_pair(
-    prompt: Sequence[int], answer: Sequence[int], contract: RequestContract, *, split: SplitName, line: int
-) -> None:
-    """As `audit_row`, for a row whose answer is supervised as a whole and stands at its end.
-
-    Raises:
-        DataError: there is no prompt or answer, or the answer does not end in an end of turn.
-    """
-    end = list(contract.end_of_turn_ids)
-    if prompt and answer and answer[-len(end) :] == end:
-        return
-    ids = [*prompt, *answer]
-    supervised = [False] * len(prompt) + [True] * len(answer)
-    audit_row(Example(line, "", "", "", len(prompt), ids, supervised), contract, split=split)
-
-
-def split_reports(shards: Mapping[SplitName, Path], *, closed: bool) -> dict[SplitName, SplitReport]:
+def split_reports(shards: Mapping[SplitName, Path], contract: RequestContract) -> dict[SplitName, SplitReport]:
     """Counts of each split."""
     longest = max(max(Shard(path).lengths, default=0) for path in shards.values())
-    return {split: _split_report(path, closed=closed, longest=int(longest)) for split, path in shards.items()}
+    return {split: _split_report(path, contract, longest=int(longest)) for split, path in shards.items()}
 
 
-def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
+def _split_report(path: Path, contract: RequestContract, *, longest: int) -> SplitReport:
     """Lengths are in tokens, percentiles by nearest rank."""
     shard = Shard(path)
     counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
     lengths = sorted(shard.lengths.tolist())
+    closed = is_closed(contract.task)
     columns = zip(shard.column("answer"), shard.column("made_by"), strict=True) if closed else ()
     labels = Counter(answer for answer, made_by in columns if made_by != CANARY)
     return SplitReport(
@@ -253,6 +249,7 @@ def _split_report(path: Path, *, closed: bool, longest: int) -> SplitReport:
         length_counts=tuple(counts.tolist()),
         sha256=sha256_file(path) if len(shard) else "",
         contaminated=sum(map(bool, shard.column("contaminated"))),
+        supervision=supervision(shard, end_ids=contract.end_of_turn_ids, closed=closed),
     )
 
 

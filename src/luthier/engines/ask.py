@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from luthier.data.contract import Renderer
+from luthier.data.cut import fit
 from luthier.data.inputs import as_text
 from luthier.engines.protocol import Engine
 from luthier.errors import UserError
@@ -63,33 +64,36 @@ class Asker:
                 f"this version labels one text; found {len(turns)} turns and {len(systems)} system prompts",
                 way_out="send one user message without a system prompt",
             )
-        cleaned = [
-            message.model_copy(update={"content": _something(self.renderer.clean_text(message.content))})
-            if message.role == "user"
-            else message
-            for message in messages
-        ]
-        if not systems and self.contract.system:
-            cleaned.insert(0, Message(role="system", content=self.contract.system))
-        return self._answer(tuple(cleaned))
+        return self._answer(self.renderer.with_system([self._cleaned(message) for message in messages]))
+
+    def _cleaned(self, message: Message) -> Message:
+        """A turn as training cleans the turns of a row; the recipe's own system prompt is never cleaned."""
+        if message.role == "system" and message.content == self.contract.system:
+            return message
+        text = self.renderer.clean_text(message.content)
+        return message.model_copy(update={"content": _something(text) if message.role == "user" else text})
 
     def free_text(self, prepared: str) -> str:
         """Greedy text for a prepared user turn, whatever the task."""
-        return self._generate(self._prompt(self.renderer.messages(prepared)))[0]
+        return self._generate(self._prompt(self.renderer.messages(prepared))[0])[0]
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
+        """Ids of the prompt, and how many tokens it has lost, which it only may where training cut such texts too."""
+        messages, lost = fit(self.renderer, messages)
         prompt = self.renderer.prompt_ids(messages)
         limit = self.contract.max_length
         room = limit - max((len(ids) for ids in self._label_ids), default=1)
+        if self.contract.max_prompt_tokens is not None:
+            room = self.contract.max_prompt_tokens
         if len(prompt) > room:
             raise UserError(
                 f"the prompt has {len(prompt)} tokens, {room} fit beside the answer (max_length {limit})",
                 way_out="shorten the text, or train with a larger train.max_length",
             )
-        return prompt
+        return prompt, lost
 
     def _answer(self, messages: Sequence[Message]) -> Answer:
-        prompt = self._prompt(messages)
+        prompt, lost = self._prompt(messages)
         if not self.contract.labels:
             text, count = self._generate(prompt)
             return Answer(
@@ -98,6 +102,7 @@ class Asker:
                 probabilities={},
                 prompt_tokens=len(prompt),
                 answer_tokens=count,
+                lost_tokens=lost,
                 log_mass=None,
                 greedy_label=None,
             )
@@ -114,6 +119,7 @@ class Asker:
             probabilities={name: float(p) for name, p in zip(self.contract.labels, probabilities, strict=True)},
             prompt_tokens=len(prompt),
             answer_tokens=len(self._label_ids[best]),
+            lost_tokens=lost,
             log_mass=float(scores[best] + np.log(weights.sum())),
             greedy_label=written[0] if written else "",  # at most one: the end of turn makes labels prefix-free
         )

@@ -132,9 +132,10 @@ def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
         answer = asker.answer_values(row.values)
     except UserError as error:
         return {"line": row.line, "error": "cannot_be_asked", "detail": error.what}
+    cut = {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
     if answer.label:
-        return {"line": row.line, "label": answer.label, "probabilities": answer.probabilities}
-    return {"line": row.line, "text": answer.text}
+        return {"line": row.line, "label": answer.label, "probabilities": answer.probabilities, **cut}
+    return {"line": row.line, "text": answer.text, **cut}
 
 
 def _refuse_missing_columns(file: Path, template: str, read: Sequence[Row | Fault]) -> None:

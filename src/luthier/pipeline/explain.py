@@ -34,6 +34,14 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
         for name, split in report.splits.items()
     ]
+    if report.truncated_rows:
+        audits = [split.supervision for split in report.splits.values() if split.supervision]
+        lost = sum(audit.tokens_lost for audit in audits)
+        lines.append(f"  cut to fit: {report.truncated_rows} rows, {lost} tokens of their texts")
+    if report.balance:
+        shares = ", ".join(f"{one.label} {one.share:.0%} -> {one.effective_share:.0%}" for one in report.balance[:12])
+        more = ", ..." if len(report.balance) > 12 else ""
+        lines.append(f"  what labels count in training: {shares}{more}")
     lines += [
         f"  seen in training: {leak.exact} rows of {leak.split} by text, {leak.near} nearly, {leak.group} by group"
         + (f", {leak.meaning} by meaning; " if report.meaning else "; ")

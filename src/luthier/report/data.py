@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -34,17 +34,39 @@ def render_data(data: DataReport) -> str:
             ),
             lengths=lengths({name: split.length_counts for name, split in data.splits.items()}, data),
             labels=labels({name: split.labels for name, split in data.splits.items()}),
+            supervised=supervised(data),
+            lost=lost_share(data),
             actions=ACTIONS,
             not_looked_for=not_looked_for(data),
         )
     )
 
 
+def lost_share(data: DataReport) -> float:
+    """Share of all tokens, those that were cut out among them, that were cut out."""
+    lost = sum(split.supervision.tokens_lost for split in data.splits.values() if split.supervision)
+    return lost / max(1, lost + sum(split.tokens for split in data.splits.values()))
+
+
 def lengths(counts: Mapping[SplitName, tuple[int, ...]], data: DataReport) -> Markup:
     """Rows by number of tokens, all splits together; the bins are equally wide from 0 to the longest row."""
     longest = max(split.length_max for split in data.splits.values())
     bins = [sum(split) for split in zip(*(one for one in counts.values() if one), strict=True)]
-    if not bins:
+    return histogram(bins, longest, of="tokens in a row", spoken="rows by length")
+
+
+def supervised(data: DataReport) -> Markup:
+    """Training rows by number of supervised tokens."""
+    audit = data.splits["train"].supervision if "train" in data.splits else None
+    if audit is None:
+        return Markup("")
+    of = "supervised tokens in a row of training"
+    return histogram(audit.per_row_counts, audit.per_row_max, of=of, spoken=f"rows by {of}")
+
+
+def histogram(bins: Sequence[int], longest: int, *, of: str, spoken: str) -> Markup:
+    """Rows in bins of equal width from 0 to `longest` tokens."""
+    if not any(bins):
         return Markup("")
     height, left, right, top = 190.0, 60.0, charts.WIDTH - 20, 14.0
     marks = ticks(0, max(bins), about=4)
@@ -60,9 +82,9 @@ def lengths(counts: Mapping[SplitName, tuple[int, ...]], data: DataReport) -> Ma
     for mark in ticks(0, longest, about=8):
         if mark <= longest:
             parts.append(text(along(mark), height + 18, plain(mark), anchor="middle", kind="small"))
-    parts.append(text((left + right) / 2, height + 38, "tokens in a row", anchor="middle", kind="small"))
-    spoken = f"rows by length: {len(bins)} bins from 0 to {longest} tokens: {', '.join(map(str, bins))}"
-    return figure(parts, width=charts.WIDTH, height=height + 46, label=spoken)
+    parts.append(text((left + right) / 2, height + 38, of, anchor="middle", kind="small"))
+    label = f"{spoken}: {len(bins)} bins from 0 to {longest} tokens: {', '.join(map(str, bins))}"
+    return figure(parts, width=charts.WIDTH, height=height + 46, label=label)
 
 
 def labels(counts: Mapping[SplitName, Mapping[str, int]]) -> Markup:

@@ -72,7 +72,7 @@ class Service:
             )
         answers = list(self._asker.engine.each(self._answer, self._placed(request.input)))
         data = [
-            {"index": index, "label": answer.label, "probabilities": answer.probabilities}
+            {"index": index, "label": answer.label, "probabilities": answer.probabilities, **_cut(answer)}
             for index, answer in enumerate(answers)
         ]
         return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
@@ -105,6 +105,7 @@ class Service:
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": None,
             "finish_reason": self._finish_reason(answer),
+            **_cut(answer),
         }
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -146,6 +147,11 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     if include_usage:
         events = [event | {"usage": None} for event in events] + [frame | {"choices": [], "usage": completion["usage"]}]
     return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+def _cut(answer: Answer) -> Json:
+    """A text that was too long and was cut, as in training, says so."""
+    return {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
 
 
 def _usage(*answers: Answer) -> Json:

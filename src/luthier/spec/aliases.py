@@ -40,3 +40,20 @@ NOT_BUILT: dict[str, str] = {
     "data.features": "computed columns",
 }
 """Sections of the design that this version refuses rather than ignores."""
+
+_PROMPT = "data.train[0].roles_to_train: [user, assistant]; answers alone are learned without it"
+_ANSWERS = "the default: answers alone are learned, of a conversation the last one only with mask_history: true"
+
+ELSEWHERE: dict[str, str] = {
+    "assistant_only_loss": _ANSWERS,
+    "completion_only_loss": _ANSWERS,
+    "train_on_inputs": _PROMPT,
+    "train_on_prompt": _PROMPT,
+    "train_on_responses_only": _ANSWERS,
+    "roles_to_train": "data.train[0].roles_to_train",
+    "mask_history": "data.train[0].mask_history",
+    "class_weights": "train.class_weight",
+    "truncation_mode": "data.too_long: cut_start, cut_middle or cut_end",
+    "excess_length_strategy": "data.too_long",
+}
+"""Keys of other tools -> how their meaning is written here; they are refused, because a value means something else."""

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.spec.aliases import ALIASES, NOT_BUILT
+from luthier.spec.aliases import ALIASES, ELSEWHERE, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
 from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS
 from luthier.spec.recipe import Recipe, Section
@@ -384,6 +384,7 @@ def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Ma
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {prefix + close[0]!r}? " if close else ""
+            hint = f"here that is {ELSEWHERE[key]}; " if key in ELSEWHERE else hint
             raise RecipeError(f"{where}: unknown key {full!r}", way_out=f"{hint}known here: {', '.join(known)}")
         inner = _section_of(section.model_fields[key].annotation)
         if inner is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from luthier.records import PrivacyAction, PrivacyProfile, Task
+from luthier.records import PrivacyAction, PrivacyProfile, Role, Task, TooLong
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -60,6 +60,16 @@ class DataEntry(Section):
     system: str | None = Field(None, description="System prompt; '' for none.")
     license: str | None = Field(None, description="SPDX id or words; noted in the card.")
     synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
+    roles_to_train: tuple[Role, ...] = Field(("assistant",), description="Whose turns are learned; 'assistant' always.")
+    mask_history: bool = Field(False, description="Of a conversation's answers learn the last one only.")
+
+    @field_validator("roles_to_train")
+    @classmethod
+    def _learns_answers(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
+        """In one order, so that the same roles are the same recipe."""
+        if "assistant" not in value:
+            raise ValueError("must name 'assistant': what the model answers is what is measured")
+        return tuple(role for role in ("system", "user", "assistant") if role in value)
 
 
 class Split(Section):
@@ -315,6 +325,10 @@ class Data(Section):
             raise ValueError("embeddings serve dedupe.meaning and leakage.meaning; set one, e.g. 0.95, or leave it out")
         return self
 
+    too_long: TooLong = Field(
+        "drop", description="Rows above train.max_length: set aside, or the user's text cut, in requests as well."
+    )
+
     @model_validator(mode="after")
     def _one_entry(self) -> Data:
         if len(self.train) > 1:
@@ -341,11 +355,17 @@ class Adapter(Section):
         return value
 
 
+Positive = Annotated[float, Field(gt=0)]
+ClassWeight = Literal["balanced", "effective"] | dict[str, Positive]
+"""Of rows by their label; see `luthier.data.imbalance`."""
+Sampler = Literal["shuffle", "balanced", "sqrt"] | float
+
+
 class Train(Section):
     learning_rate: float | None = Field(None, gt=0)
     num_train_epochs: int | None = Field(None, gt=0)
     max_tokens: int | None = Field(None, gt=0, description="Stop before more than so many tokens were computed.")
-    max_length: int | None = Field(None, gt=8, description="Longest row in tokens; longer rows are set aside.")
+    max_length: int | None = Field(None, gt=8, description="Longest row in tokens; see data.too_long.")
     batch_size: int | None = Field(None, gt=0, description="Rows an optimizer step, over all micro-batches.")
     micro_batch_tokens: int | None = Field(None, gt=0, description="Tokens computed at once; no effect on the result.")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] | None = None
@@ -357,6 +377,42 @@ class Train(Section):
     save_steps: int | None = Field(None, gt=0, description="Steps between checkpoints.")
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
+    class_weight: ClassWeight | None = Field(
+        None, description="What rows count in the loss by label: 'balanced', 'effective', or a number for each label."
+    )
+    class_weight_beta: Share | None = Field(None, description="Of 'effective', 0.999 where open: nearer 1, more even.")
+    sampler: Sampler = Field(
+        "shuffle", description="Which rows an epoch draws: each once, labels evenly, by 'sqrt' or by a temperature."
+    )
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _is_a_way_to_weigh(cls, value: object) -> object:
+        """One message for a union."""
+        numbers = isinstance(value, dict) and all(
+            isinstance(one, int | float) and not isinstance(one, bool) and 0 < one < float("inf")
+            for one in value.values()
+        )
+        if value is None or value in ("balanced", "effective") or (numbers and value):
+            return value
+        raise ValueError("is 'balanced', 'effective', or a number above 0 for each label")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _is_a_way_to_draw(cls, value: object) -> object:
+        """One message for a union."""
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < float("inf")
+        if number or value in ("shuffle", "balanced", "sqrt"):
+            return value
+        raise ValueError("is 'shuffle', 'balanced', 'sqrt' or a temperature of at least 1")
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> Train:
+        if self.class_weight is not None and self.sampler != "shuffle":
+            raise ValueError("class_weight and sampler make up for the same thing; keep one")
+        if self.class_weight_beta is not None and self.class_weight != "effective":
+            raise ValueError("class_weight_beta belongs to class_weight: effective; set it, or leave the number out")
+        return self
 
 
 class Evaluate(Section):

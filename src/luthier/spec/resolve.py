@@ -25,6 +25,9 @@ CLEAN_CLOSED: tuple[CleanStep, ...] = (
 )  # fmt: skip
 CLEAN_OPEN: tuple[CleanStep, ...] = ("repair_mojibake", "strip_control", "normalise_unicode", "strip_ends")
 
+EFFECTIVE_BETA = 0.999
+"""Of Cui et al. (2019): about how many rows of a label count as different ones, 1 / (1 - beta)."""
+
 REVIEWED = 200_000
 """Rows times labels up to which labels are reviewed unasked; the time grows with both."""
 
@@ -154,6 +157,7 @@ def resolve(
         model_sha256=shape.sha256,
         luthier_version=luthier_version,
     )
+    _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
     return resolved
@@ -425,7 +429,22 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.validations", 4, "one in each quarter of training")
     filler.fill("train.patience", 2, "two validations without a better metric")
     filler.fill("train.save_steps", 20, "little is lost when a run is killed")
+    if filler.tree["train"]["class_weight"] is None:
+        filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
+    elif filler.tree["train"]["class_weight"] == "effective":
+        filler.fill("train.class_weight_beta", EFFECTIVE_BETA, "evens out labels of up to about a thousand rows")
     filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def _refuse_balance_without_labels(recipe: Recipe) -> None:
+    """Weights and samplers go by label."""
+    given = {"class_weight": recipe.train.class_weight is not None, "sampler": recipe.train.sampler != "shuffle"}
+    for key, is_given in given.items():
+        if is_given and not is_closed(recipe.entry.task):
+            raise RecipeError(
+                f"train.{key} goes by label, and {recipe.entry.task} has none",
+                way_out=f"leave train.{key} out, or set data.train[0].task",
+            )
 
 
 def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.data.imbalance import drawn_epoch
+from luthier.spec.recipe import Sampler
+
 
 @dataclass(frozen=True)
 class Step:
@@ -18,11 +21,19 @@ class Step:
 
 
 def plan_steps(
-    lengths: Sequence[int], *, batch_size: int, num_epochs: int, max_tokens: int | None, seed: int
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    num_epochs: int,
+    max_tokens: int | None,
+    seed: int,
+    labels: Sequence[str] = (),
+    sampler: Sampler = "shuffle",
 ) -> list[Step]:
     """The whole run as a list, so that a resumed run needs nothing but the number of the step.
 
-    Every epoch is a fresh permutation. The last step of an epoch may be smaller; rows are never repeated to fill it.
+    Every epoch is a fresh permutation, or, with a sampler, as many rows, drawn by label. The last step of an epoch may
+    be smaller; rows are never repeated to fill it.
 
     Args:
         lengths: tokens of each row.
@@ -30,11 +41,16 @@ def plan_steps(
         num_epochs: passes over the rows.
         max_tokens: no step begins that would take the total above this; None for no limit.
         seed: of the permutations.
+        labels: of each row, for a sampler.
+        sampler: which rows an epoch draws.
     """
     steps: list[Step] = []
     spent = 0
     for epoch in range(num_epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        if sampler == "shuffle":
+            order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        else:
+            order = drawn_epoch(labels, sampler, seed=seed, epoch=epoch)
         for start in range(0, len(order), batch_size):
             rows = tuple(int(row) for row in order[start : start + batch_size])
             spent += sum(lengths[row] for row in rows)

@@ -3,7 +3,9 @@
 Exactness: loss = sum over the step's supervised tokens of -log p, divided once by their number N over all
 micro-batches: grad = sum_m grad(L_m) / N. So the cut into micro-batches cannot change it beyond rounding, and a mean of
 means never appears. What a step does follows from (seed, step, weights, optimizer state) alone, so a resumed run is the
-same run.
+same run. Where rows have weights w (train.class_weight), which are 1 on average over all rows, loss = sum over rows r
+of w_r sum over its tokens of -log p, divided by the same N: dividing by the step's own weights instead would take the
+weight away again from a step whose rows are all of one label.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import save_adapter
@@ -100,6 +103,8 @@ def train(
         num_epochs=settings.num_train_epochs,
         max_tokens=settings.max_tokens,
         seed=settings.seed,
+        labels=[example.answer for example in inputs.examples] if settings.sampler != "shuffle" else (),
+        sampler=settings.sampler,
     )
     if not steps:
         first = sum(sorted(lengths)[: settings.batch_size])
@@ -154,6 +159,7 @@ class _Loop:
         self.model, self.method, self.examples, self.settings = model, method, examples, settings
         self.parameters, self.optimizer, self.total, self.watch = parameters, optimizer, total, watch
         self.lengths = [len(example.input_ids) for example in examples]
+        self.weights = row_weights([example.answer for example in examples], settings)
 
     def step(self, state: LoopState, step: Step) -> LoopState:
         began = time.monotonic()
@@ -162,7 +168,8 @@ class _Loop:
         total_loss = 0.0
         self.model.train()
         for rows in micro_batches(step.rows, self.lengths, max_tokens=self.settings.micro_batch_tokens):
-            loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows])
+            weights = None if self.weights is None else [self.weights[row] for row in rows]
+            loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
             (loss / count).backward()  # type: ignore[no-untyped-call]
             total_loss += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm or 1.0))

@@ -85,7 +85,10 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tu
 
     def encode(user_text: str) -> tuple[str, list[int]]:
         system = [Message(role="system", content=contract.system)] if contract.system else []
-        turns = [message.model_dump() for message in (*system, Message(role="user", content=user_text))]
+        turns = [
+            message.model_dump(include={"role", "content"})
+            for message in (*system, Message(role="user", content=user_text))
+        ]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
         return text, list(ids)

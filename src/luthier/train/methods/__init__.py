@@ -19,8 +19,11 @@ class Method(Protocol):
         """Units that this row adds to the step's count, e.g. its supervised tokens."""
         ...
 
-    def loss_sum(self, model: Any, examples: Sequence[Example]) -> Tensor:
-        """Sum of the loss over the units of these rows, computed in one forward pass; scalar, in nats."""
+    def loss_sum(self, model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
+        """Sum of the loss over the units of these rows, computed in one forward pass; scalar, in nats.
+
+        Where there are weights, one for each row, the loss of each of its units is multiplied by its row's.
+        """
         ...
 
 

@@ -20,21 +20,28 @@ def count(example: Example) -> int:
     return sum(example.supervised[1:])
 
 
-def loss_sum(model: Any, examples: Sequence[Example]) -> Tensor:
-    """Negative log-likelihood of the supervised tokens, summed, in nats; what all rows begin with is computed once."""
+def loss_sum(model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
+    """Negative log-likelihood of the supervised tokens, summed, in nats; what all rows begin with is computed once.
+
+    With weights w of the rows: - sum over rows r of w[r] sum over supervised t of log p(ids[t] | ids[:t]).
+    """
     shared = _shared_start(model, examples)
     segments = [Segment(examples[0].input_ids[:shared])] if shared else []
     parent = 0 if shared else None
     layout = lay_out(segments + [Segment(example.input_ids[shared:], parent) for example in examples])
-    before, targets = [], []
-    for start, example in zip(layout.starts[len(segments) :], examples, strict=True):
+    before, targets, owners = [], [], []
+    for row, (start, example) in enumerate(zip(layout.starts[len(segments) :], examples, strict=True)):
         for place, (token, supervised) in enumerate(zip(example.input_ids, example.supervised, strict=True)):
             if supervised and place > 0:
                 # A token is predicted at the position before it: in the shared start up to the row's first own token.
                 before.append(place - 1 if place <= shared else start + place - shared - 1)
                 targets.append(token)
+                owners.append(row)
     logits = forward_logits(bare(model), layout, torch.tensor(before))
-    return cross_entropy(logits.float(), torch.tensor(targets), reduction="sum")
+    if weights is None:
+        return cross_entropy(logits.float(), torch.tensor(targets), reduction="sum")
+    losses = cross_entropy(logits.float(), torch.tensor(targets), reduction="none")
+    return (losses * torch.tensor([weights[row] for row in owners], dtype=losses.dtype)).sum()
 
 
 def _shared_start(model: Any, examples: Sequence[Example]) -> int:
