@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import samples
 
-from luthier.data_report import BenchmarkOverlap, Leakage, NearConflict, NearReport
+from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
 from luthier.records import AllItems, GateLine, Interval, Mistake, SystemScore
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
@@ -175,6 +175,23 @@ def test_overlap_with_training_and_benchmarks_is_told() -> None:
     ):
         assert part in shown.text, part
     assert "overlap with training" not in page().text.replace("rows overlap", "")
+
+
+def test_what_was_found_by_meaning_is_told_where_it_was_looked_for() -> None:
+    told = MeaningReport(
+        model="m", model_sha256="0" * 64, dedupe=None, leakage=0.9, texts=9, too_long=0, num_conflicts=0,
+        rows_left_apart=0, pairs=(),
+    )  # fmt: skip
+    found = {
+        "leakage": (Leakage(split="test", exact=4, group=5, near=12, meaning=1234),),
+        "benchmarks": (BenchmarkOverlap(file="bench.jsonl", rows=1200, exact=6, near=7, meaning=8),),
+    }
+    shown = page(data=samples.data_report(meaning=told, **found)).text
+    assert "a group that training has (1,234 more the meaning of a row that it has); they are marked" in shown
+    assert "stand in it and 7 nearly, 8 more by meaning; they were set aside." in shown
+    without = page(data=samples.data_report(**found)).text
+    assert "more the meaning" not in without
+    assert "by meaning" not in without
 
 
 def test_every_dropped_row_is_counted_and_placed() -> None:
