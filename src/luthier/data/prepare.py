@@ -66,14 +66,16 @@ def prepare(
 ) -> DataReport:
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
-    The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew.
+    The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew, and
+    for paraphrases that are asked for anew.
 
     Rows that cannot be read are kept in quarantine.jsonl, which is not left where there are none.
 
     Args:
         resolved: the recipe with nothing left open.
         tokenizer_folder: holds tokenizer.json, tokenizer_config.json and the chat template of the base model.
-        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl and, last, report.json.
+        out: receives {train,validation,test}.arrow, contract.json, goldens.json, findings.jsonl, canaries.json where
+            there are any and, last, report.json.
         crew: shares the work on the rows; None does it all in this process. The result is the same.
         embedder: what compares by meaning, where the recipe asks for it; None opens `data.embeddings.model`.
 
