@@ -57,7 +57,7 @@ class FaultCounts:
         )
 
 
-def refuse_bad_rows(file: Path, faults: Sequence[FaultCount], num_rows: int, data: Data) -> None:
+def refuse_bad_rows(file: Path | str, faults: Sequence[FaultCount], num_rows: int, data: Data) -> None:
     """Stop where the recipe allows fewer unreadable rows than there are.
 
     Raises:

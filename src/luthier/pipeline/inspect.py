@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from luthier.data.inputs import as_text
 from luthier.data.privacy import scrub
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
-from luthier.data.profile import profile
 from luthier.data.read import Row, read_source
-from luthier.data.source import open_source
-from luthier.pipeline.init import default_target, recipe_text
+from luthier.pipeline.init import default_target, no_recipe, recipe_text
+from luthier.pipeline.named import Named, opened
 from luthier.records import ColumnProfile, DataProfile, Record
 
 _EXAMPLES = 3
@@ -38,17 +36,17 @@ class Inspection(Record):
     """What `luthier init` would write; '' where no task can be told from the columns."""
 
 
-def inspect(path: Path, *, format: str | None = None, sheet: str | None = None, query: str | None = None) -> Inspection:
-    """Look at a file or folder; nothing is written.
+def inspect(data: Named, *, offline: bool = False) -> Inspection:
+    """Look at a file, a folder or what is behind a URL; nothing is written but the local copy of the latter.
 
     Raises:
         DataError: it cannot be read.
     """
-    found = profile(path, format=format, sheet=sheet, query=query)
-    source = open_source(path, format=format, sheet=sheet, query=query)
-    rows = (item for item in read_source(source) if isinstance(item, Row))
+    local = opened(data, offline=offline)
+    found = local.profile()
+    rows = (item for item in read_source(local.source()) if isinstance(item, Row))
     examples = tuple(_example(row) for row in islice(rows, _EXAMPLES))
-    recipe = recipe_text(path, default_target(path), found) if found.task is not None else ""
+    recipe = recipe_text(data, default_target(data), found) if found.task is not None else ""
     return Inspection(profile=found, examples=examples, recipe=recipe)
 
 
@@ -79,7 +77,8 @@ def inspect_lines(seen: Inspection) -> list[str]:
         lines += [f"  line {example.place}"]
         lines += [f"    {name}: {' '.join(cell.split())}" for name, cell in example.cells.items() if cell]
     if not seen.recipe:
-        return [*lines, "", "no recipe: set data.train[0].task, .input (e.g. '{text}') and .label yourself"]
+        what, way_out = no_recipe(found)
+        return [*lines, "", f"no recipe: {what}", f"  -> {way_out}"]
     return [*lines, "", "`luthier init` writes:", *(f"  {line}" for line in seen.recipe.splitlines())]
 
 

@@ -9,20 +9,22 @@ from pathlib import Path
 
 from luthier import __version__
 from luthier.data.bad_rows import refuse_bad_rows
+from luthier.data.copies import Copy
 from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.privacy.ner import missing_package
-from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.pipeline.named import Named, Opened
 from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan
-from luthier.recipes import copy, find, names
+from luthier.recipes import copy as copy_shipped
+from luthier.recipes import find, names
 from luthier.records import DataProfile, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
@@ -78,7 +80,7 @@ def copy_recipe(name: str, destination: Path) -> Path:
         RecipeError: there is none of that name, or the destination exists.
     """
     try:
-        return copy(name, destination)
+        return copy_shipped(name, destination)
     except KeyError:
         raise RecipeError(f"no shipped recipe is called {name!r}", way_out=f"shipped: {', '.join(names())}") from None
     except FileExistsError:
@@ -97,17 +99,22 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     entry = loaded.recipe.entry
     fetched = _fetch(loaded, offline=offline)
     hashes = _data_hashes(loaded, fetched)
-    path = fetched.get(entry.path, loaded.folder / entry.path)
-    query = None if entry.path in fetched else entry.query
-    facts = profile(path, format=entry.format, sheet=entry.sheet, query=query)
-    refuse_bad_rows(path, facts.faults, facts.num_rows, loaded.recipe.data)
+    path = fetched[entry.path].path if entry.path in fetched else loaded.folder / entry.path
+    called = entry.path if entry.path in fetched else str(path)
+    facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
+    refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
     machine = Machine(threads=usable_threads(), missing_for_privacy=missing_package())
     resolved = resolve(
         loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
-    ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
+    ).model_copy(
+        update={
+            "fetched": {named: str(one.path) for named, one in fetched.items()},
+            "versions": {named: one.version for named, one in fetched.items() if one.version},
+        }
+    )
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
     _refuse_missing_detectors(resolved, machine)
@@ -139,20 +146,20 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     return {key: file for key, file in files.items() if file is not None}
 
 
-def _fetch(loaded: LoadedRecipe, *, offline: bool) -> dict[str, Path]:
+def _fetch(loaded: LoadedRecipe, *, offline: bool) -> dict[str, Copy]:
     """URL as the recipe has it -> its local copy."""
     entry, copies = loaded.recipe.entry, {}
     for named in set(_data_files(loaded).values()):
-        local = fetch(named, query=entry.query if named == entry.path else None, offline=offline)
-        if local is not None:
-            copies[named] = local
+        copy = fetch(named, query=entry.query if named == entry.path else None, offline=offline)
+        if copy is not None:
+            copies[named] = copy
     return copies
 
 
-def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Path]) -> dict[str, str]:
+def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Copy]) -> dict[str, str]:
     hashes = {}
     for key, file in _data_files(loaded).items():
-        path = fetched.get(file, loaded.folder / file)
+        path = fetched[file].path if file in fetched else loaded.folder / file
         if not path.exists():
             raise DataError(
                 f"{key}: {file!r}: it does not exist (looked in {loaded.folder})",

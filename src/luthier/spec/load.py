@@ -23,8 +23,12 @@ from luthier.spec.recipe import Recipe, Section
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test)")
-_CREDENTIAL = re.compile(r"://[^/@:]*:([^/]*)@|[?&](?:password|passwd|pwd|token|secret|sig|key)=([^&]*)", re.IGNORECASE)
+_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test|leakage\.benchmarks\.\d+|privacy\.annotations)")
+_CREDENTIAL = re.compile(
+    r"://[^/@:]*:([^/]*)@"
+    r"|[?&;][\w.-]*(?:password|passwd|pwd|token|secret|sig|signature|key|credential)=([^&;]*)",
+    re.IGNORECASE,
+)
 
 _DOTTED = (["objective", "targets"], ["objective", "non_regression"])
 
@@ -360,12 +364,26 @@ def _refuse_credentials(tree: Any, places: Mapping[str, str], key: str = "") -> 
         for name, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
             _refuse_credentials(item, places, f"{key}.{name}".lstrip("."))
     elif isinstance(tree, str) and _FILE_KEY.fullmatch(key):
-        for match in _CREDENTIAL.finditer(tree):
-            if not _ENVIRONMENT.fullmatch(match[1] or match[2]):
-                raise RecipeError(
-                    f"{_place(places, key)}: {key}: a password stands in the URL",
-                    way_out="put it into the environment and write ${NAME} in its place",
-                )
+        where = _place(places, key)
+        refuse_credentials(tree, where=f"{'--set' if where.startswith('--set') else where}: {key}")
+
+
+def refuse_credentials(text: str, *, where: str) -> None:
+    """Stop where a password stands in a URL.
+
+    Args:
+        text: what may be a URL.
+        where: it was written, for the message.
+
+    Raises:
+        RecipeError: without the value.
+    """
+    for match in _CREDENTIAL.finditer(text):
+        if not _ENVIRONMENT.fullmatch(match[1] or match[2] or ""):
+            raise RecipeError(
+                f"{where}: a password stands in the URL",
+                way_out="put it into the environment and write ${NAME} in its place",
+            )
 
 
 def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Mapping[str, str]) -> None:

@@ -49,11 +49,14 @@ class ResolvedRecipe(Record):
     model_sha256: str
     luthier_version: str
     fetched: dict[str, str] = Field(default_factory=dict, description="URL as in the recipe -> its local copy.")
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
+    )
 
     @property
     def sha256(self) -> str:
         """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched"})
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions"})
         content["recipe"].pop("output_dir")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
