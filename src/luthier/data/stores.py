@@ -8,10 +8,11 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from luthier.data.copies import Copy, Write, keep_file, keep_folder, known_copy, remember, safe_name
-from luthier.data.readers.folder import is_data_file
+from luthier.data.readers.folder import is_data_file, splits_of
 from luthier.errors import DataError, MissingExtra
 from luthier.store.files import sha256_json
 
@@ -189,6 +190,7 @@ def _copied_folder(named: str, url: str, place: _Place, files: Mapping[str, Any]
         )
     if len(wanted) > _MOST_FILES:
         raise DataError(f"{named} holds {len(wanted):,} files", way_out=f"give a folder of at most {_MOST_FILES:,}")
+    _refuse_several_splits(named, list(wanted))
     version = place.version or sha256_json({one: str(place.store.ukey(at["name"])) for one, at in wanted.items()})
     known = known_copy(url, version)
     if known is None:
@@ -198,6 +200,20 @@ def _copied_folder(named: str, url: str, place: _Place, files: Mapping[str, Any]
         known = keep_folder(safe_name(named, name), writers)
         remember(url, version, known)
     return Copy(known, place.version)
+
+
+def _refuse_several_splits(named: str, names: list[str]) -> None:
+    """Before anything is copied; a pattern names the files of one."""
+    splits = splits_of(names)
+    if len(splits) > 1:
+        split, first = next(iter(splits.items()))
+        folder = first.rpartition("/")[0]
+        pattern = "/".join(part for part in (named.rstrip("/"), folder, f"{split}-*{''.join(PurePosixPath(first).suffixes)}") if part)
+        raise DataError(
+            f"{named} holds several splits: {', '.join(sorted(splits))}",
+            way_out=f"give each by itself, by its folder, file or a pattern, e.g. data.train[0].path: {pattern}, and the "
+            "others as data.validation and data.test",
+        )
 
 
 def _writer(store: Any, path: str, facts: Mapping[str, Any]) -> Write:

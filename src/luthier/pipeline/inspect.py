@@ -66,6 +66,7 @@ def inspect_lines(seen: Inspection) -> list[str]:
     how = [found.format, found.encoding, f"delimiter {found.delimiter!r}" if found.delimiter else ""]
     how += [f"sheet {found.sheet!r}" if found.sheet else "", found.query]
     lines = [f"{found.path}: {', '.join(part for part in how if part)}, {found.num_rows} rows"]
+    lines += [f"license: {found.license}, as the data set states"] if found.license else []
     lines += [f"shape: {found.shape}{_purpose(found)}", "", *_column_lines(found.columns)]
     if found.labels:
         lines += ["", f"labels: {', '.join(f'{label} {count}' for label, count in list(found.labels.items())[:20])}"]

@@ -212,7 +212,8 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     closed = is_closed(task)
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
-    filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    stated = "stated by the data set itself" if profile.license else "not stated in the recipe"
+    filler.fill(f"{entry}.license", profile.license or "unknown", stated)
     filler.fill(
         "data.clean",
         list(CLEAN_CLOSED if closed else CLEAN_OPEN),

@@ -7,7 +7,7 @@ What `datasets` saves is such a folder: `data-00000-of-00002.arrow` beside some 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -89,14 +89,20 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_NUMBER.sub(lambda match: match[0].zfill(12), path.as_posix()), str(path)))
 
 
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Split -> the first file that is named after it."""
+    splits: dict[str, str] = {}
+    for name in names:
+        for match in _SPLIT.finditer(name.lower()):
+            splits.setdefault(match[1], name)
+    return splits
+
+
 def _refuse_several_splits(folder: Path, files: list[Path]) -> None:
     """Reading a test split as training rows would make every number of the evaluation a lie."""
-    splits: dict[str, Path] = {}
-    for file in files:
-        for match in _SPLIT.finditer(file.relative_to(folder).as_posix().lower()):
-            splits.setdefault(match[1], file)
+    splits = splits_of(file.relative_to(folder).as_posix() for file in files)
     if len(splits) > 1:
-        first = next(iter(splits.values())).relative_to(folder).as_posix()
+        first = next(iter(splits.values()))
         raise DataError(
             f"{folder} holds several splits: {', '.join(sorted(splits))}",
             way_out=f"give each by itself, e.g. data.train[0].path: {first}, and the others as data.validation and "

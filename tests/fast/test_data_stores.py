@@ -1,0 +1,133 @@
+"""Object stores through their own protocols: what is named is read, the credentials stay in the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from command import Done, luthier, paper_model
+from store_servers import azure_server, google_server, s3_server
+
+SECRET = "store-secret-9f2c"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""That of every Azurite; it is in its manual."""
+
+
+def lines(first: int, rows: int) -> bytes:
+    made = [{"text": f"where is parcel number {n} of mine", "kind": "ab"[n % 2]} for n in range(first, first + rows)]
+    return "".join(json.dumps(row) + "\n" for row in made).encode()
+
+
+def fill(store: Any) -> None:
+    """A bucket with a table, a folder of parts beside notes and pictures, and a name that leads elsewhere."""
+    files = {
+        "bucket/one/table.csv": b"text,kind\n" + b"".join(b"some text number %d,%d\n" % (n, n % 2) for n in range(60)),
+        "bucket/parts/part-1.jsonl": lines(0, 30),
+        "bucket/parts/part-2.jsonl": lines(30, 30),
+        "bucket/parts/part-10.jsonl": lines(60, 30),
+        "bucket/parts/picture.png": b"\x89PNG",
+        "bucket/parts/README.md": b"notes",
+        "bucket/parts/_SUCCESS": b"",
+    }
+    for path, content in files.items():
+        store.pipe_file(path, content)
+
+
+class Cloud:
+    """A store with what a user must have in the environment."""
+
+    def __init__(self, scheme: str, environment: dict[str, str]) -> None:
+        self.scheme, self.environment = scheme, environment
+
+    def luthier(self, *arguments: str, cwd: Path, **more: str) -> Done:
+        done = luthier(*arguments, cwd=cwd, LUTHIER_HOME=str(cwd / "home"), LUTHIER_OFFLINE="0",
+                       **(self.environment | more))  # fmt: skip
+        for value in self.environment.values():
+            assert value.startswith("http") or len(value) < 6 or value not in done.out + done.err
+        return done
+
+
+@pytest.fixture(scope="module", params=["s3", "gs", "az"])
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    folder = tmp_path_factory.mktemp("cloud")
+    if request.param == "s3":
+        with s3_server(folder) as url:
+            import s3fs
+
+            store = s3fs.S3FileSystem(key="any", secret=SECRET, endpoint_url=url)
+            store.mkdir("bucket")
+            fill(store)
+            yield Cloud("s3", {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a-key-id-77",
+                               "AWS_SECRET_ACCESS_KEY": SECRET})  # fmt: skip
+    elif request.param == "gs":
+        with google_server(folder) as url, pytest.MonkeyPatch.context() as patch:
+            grpc = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # which the emulator does not speak; read at import
+            for name, value in (grpc | {"STORAGE_EMULATOR_HOST": url}).items():
+                patch.setenv(name, value)
+            import gcsfs
+
+            fill(gcsfs.GCSFileSystem(token="anon", project="p"))
+            yield Cloud("gs", grpc | {"STORAGE_EMULATOR_HOST": url})
+    else:
+        with azure_server(folder) as url:
+            import adlfs
+
+            account = "devstoreaccount1"
+            connection = (
+                f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={AZURE_KEY};"
+                f"BlobEndpoint={url}/{account};"
+            )
+            store = adlfs.AzureBlobFileSystem(connection_string=connection)
+            store.mkdir("bucket")
+            fill(store)
+            yield Cloud("az", {"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+def test_a_file_a_folder_and_a_pattern_are_read(cloud: Cloud, tmp_path: Path) -> None:
+    named = {"one/table.csv": 60, "parts": 90, "parts/part-1*.jsonl": 60}
+    for name, rows in named.items():
+        url = f"{cloud.scheme}://bucket/{name}"
+        seen = cloud.luthier("data", "inspect", url, "--json", cwd=tmp_path).succeeds().document
+        assert (seen["profile"]["path"], seen["profile"]["num_rows"]) == (url, rows)
+        assert yaml.safe_load(seen["recipe"])["data"]["train"][0]["path"] == url
+    kept = sorted(path.name for path in (tmp_path / "home" / "data").rglob("*") if path.suffix in (".jsonl", ".png"))
+    assert kept == ["part-1.jsonl", "part-1.jsonl", "part-10.jsonl", "part-10.jsonl", "part-2.jsonl"]
+
+
+def test_what_is_not_there_is_said(cloud: Cloud, tmp_path: Path) -> None:
+    for name in ("nosuch.csv", "nosuch/*.csv"):
+        cloud.luthier("data", "inspect", f"{cloud.scheme}://bucket/{name}", cwd=tmp_path).fails(
+            2, f"{cloud.scheme}://bucket/{name}"
+        )
+    url = f"{cloud.scheme}://bucket/one/table.csv"
+    cloud.luthier("data", "inspect", url, "--offline", cwd=tmp_path).fails(2, f"offline: {url} is on another machine")
+
+
+@pytest.mark.slow
+def test_a_recipe_is_prepared_from_it_and_holds_no_credentials(cloud: Cloud, tmp_path: Path) -> None:
+    url = f"{cloud.scheme}://bucket/parts"
+    cloud.luthier("init", url, cwd=tmp_path).succeeds()
+    model = paper_model(tmp_path / "model")
+    small = ["--set", f"model.name={model}", "--set", "data.privacy.profile=fast"]
+    done = cloud.luthier("prepare", "parts.yaml", *small, "--json", cwd=tmp_path).succeeds()
+    assert done.document["rows_in"] == 90
+    assert list(done.document["source_sha256"]) == [url]
+    for path in tmp_path.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert SECRET.encode() not in content, path
+        assert AZURE_KEY.encode() not in content, path
+
+
+def test_without_credentials_the_environment_is_named(tmp_path: Path) -> None:
+    with s3_server(tmp_path) as url:
+        more = {"AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+        done = Cloud("s3", more).luthier("data", "inspect", "s3://bucket/x.csv", cwd=tmp_path)
+        done.fails(2, "s3://bucket/x.csv cannot be fetched: NoCredentialsError", "AWS_ACCESS_KEY_ID")
+        more = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": SECRET}
+        done = Cloud("s3", more).luthier("data", "inspect", "s3://bucket/x.csv", cwd=tmp_path)
+        done.fails(2, "s3://bucket/x.csv cannot be fetched: EndpointConnectionError", "AWS_ENDPOINT_URL")
