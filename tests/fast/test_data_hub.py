@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: through its protocol, at a commit that is written down, with the license it states."""
+"""Data sets of the hub: through its protocol, at a commit that is written down, with the license they state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from fake_hub import COMMITS, Hub, serving
 
 from command import Done, luthier, paper_model
-from fake_hub import COMMITS, Hub, serving
 
 TOKEN = "hf_" + "secretsecret12345"
 CARD = b"---\nlicense: cc-by-4.0\nlanguage: [en]\n---\n# Parcels\n"
@@ -65,7 +65,12 @@ for url in sys.argv[1:]:
 
 def refusals(hub: Hub, urls: list[str], *, cwd: Path) -> dict[str, str]:
     """What is said about each, by one process: to start one takes longer than to ask."""
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(cwd / "hf"), "LUTHIER_HOME": str(cwd / "h")}
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(cwd / "hf"),
+        "LUTHIER_HOME": str(cwd / "h"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", FETCH, *urls], env=os.environ | settings, capture_output=True, text=True, check=True
     )

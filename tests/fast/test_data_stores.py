@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from store_servers import azure_server, google_server, s3_server
 
 from command import Done, luthier, paper_model
-from store_servers import azure_server, google_server, s3_server
 
 SECRET = "store-secret-9f2c"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -32,7 +33,7 @@ def fill(store: Any) -> None:
         "bucket/parts/part-10.jsonl": lines(60, 30),
         "bucket/parts/picture.png": b"\x89PNG",
         "bucket/parts/README.md": b"notes",
-        "bucket/parts/_SUCCESS": b"",
+        "bucket/parts/_SUCCESS": b"done",
     }
     for path, content in files.items():
         store.pipe_file(path, content)
@@ -52,40 +53,49 @@ class Cloud:
         return done
 
 
-@pytest.fixture(scope="module", params=["s3", "gs", "az"])
+def _s3(folder: Path, stack: contextlib.ExitStack) -> Cloud:
+    url = stack.enter_context(s3_server(folder))
+    import s3fs
+
+    store = s3fs.S3FileSystem(key="any", secret=SECRET, endpoint_url=url)
+    store.mkdir("bucket")
+    fill(store)
+    keys = {"AWS_ACCESS_KEY_ID": "a-key-id-77", "AWS_SECRET_ACCESS_KEY": SECRET}
+    return Cloud("s3", {"AWS_ENDPOINT_URL": url, **keys})
+
+
+def _gs(folder: Path, stack: contextlib.ExitStack) -> Cloud:
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # gRPC, which no emulator speaks; read at import
+    url = stack.enter_context(google_server(folder))
+    patch.setenv("STORAGE_EMULATOR_HOST", url)
+    import gcsfs
+
+    fill(gcsfs.GCSFileSystem(token="anon", project="p"))
+    return Cloud("gs", {})
+
+
+def _az(folder: Path, stack: contextlib.ExitStack) -> Cloud:
+    url = stack.enter_context(azure_server(folder))
+    import adlfs
+
+    account = "devstoreaccount1"
+    connection = (
+        f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={AZURE_KEY};BlobEndpoint={url}/{account};"
+    )
+    store = adlfs.AzureBlobFileSystem(connection_string=connection)
+    store.mkdir("bucket")
+    fill(store)
+    return Cloud("az", {"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+CLOUDS = {"s3": _s3, "gs": _gs, "az": _az}
+
+
+@pytest.fixture(scope="module", params=CLOUDS)
 def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    folder = tmp_path_factory.mktemp("cloud")
-    if request.param == "s3":
-        with s3_server(folder) as url:
-            import s3fs
-
-            store = s3fs.S3FileSystem(key="any", secret=SECRET, endpoint_url=url)
-            store.mkdir("bucket")
-            fill(store)
-            yield Cloud("s3", {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a-key-id-77",
-                               "AWS_SECRET_ACCESS_KEY": SECRET})  # fmt: skip
-    elif request.param == "gs":
-        with google_server(folder) as url, pytest.MonkeyPatch.context() as patch:
-            grpc = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # which the emulator does not speak; read at import
-            for name, value in (grpc | {"STORAGE_EMULATOR_HOST": url}).items():
-                patch.setenv(name, value)
-            import gcsfs
-
-            fill(gcsfs.GCSFileSystem(token="anon", project="p"))
-            yield Cloud("gs", grpc | {"STORAGE_EMULATOR_HOST": url})
-    else:
-        with azure_server(folder) as url:
-            import adlfs
-
-            account = "devstoreaccount1"
-            connection = (
-                f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={AZURE_KEY};"
-                f"BlobEndpoint={url}/{account};"
-            )
-            store = adlfs.AzureBlobFileSystem(connection_string=connection)
-            store.mkdir("bucket")
-            fill(store)
-            yield Cloud("az", {"AZURE_STORAGE_CONNECTION_STRING": connection})
+    with contextlib.ExitStack() as stack:
+        yield CLOUDS[request.param](tmp_path_factory.mktemp("cloud"), stack)
 
 
 def test_a_file_a_folder_and_a_pattern_are_read(cloud: Cloud, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The license that a data set states itself: in its card, as the Hugging Face hub keeps it, or in `dataset_info.json`."""
+"""The license that a data set states itself: in its card, as the hub keeps it, or in `dataset_info.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_CHARS = 200
 
 
 def stated_license(path: Path) -> str:
-    """What is stated for a folder, or for the folder that a file lies in (or its `data` folder); '' where nothing is."""
+    """What is stated for a folder, or for the one that a file lies in; '' where nothing is."""
     folder = path if path.is_dir() else path.parent
     places = [folder, folder.parent] if folder.name == "data" else [folder]
     for place in places:

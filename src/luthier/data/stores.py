@@ -208,11 +208,13 @@ def _refuse_several_splits(named: str, names: list[str]) -> None:
     if len(splits) > 1:
         split, first = next(iter(splits.items()))
         folder = first.rpartition("/")[0]
-        pattern = "/".join(part for part in (named.rstrip("/"), folder, f"{split}-*{''.join(PurePosixPath(first).suffixes)}") if part)
+        pattern = "/".join(
+            part for part in (named.rstrip("/"), folder, f"{split}-*{''.join(PurePosixPath(first).suffixes)}") if part
+        )
         raise DataError(
             f"{named} holds several splits: {', '.join(sorted(splits))}",
-            way_out=f"give each by itself, by its folder, file or a pattern, e.g. data.train[0].path: {pattern}, and the "
-            "others as data.validation and data.test",
+            way_out=f"give each by itself, by its folder, file or a pattern, e.g. data.train[0].path: {pattern}, "
+            "and the others as data.validation and data.test",
         )
 
 
