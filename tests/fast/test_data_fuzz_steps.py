@@ -30,9 +30,11 @@ GOOD = [
 ]  # fmt: skip
 
 NASTY = (
-    "", " ", "\u200b", "\ufeff", "\u2028", "\r", "\x1a", "a\x00b", "\ud800", "x\udcffy", "\u202eabc", "é" * 300, "&nbsp;",
+    "", " ", "\u200b", "\ufeff", "\u2028", "\r", "\x1a", "a\x00b", "\ud800", "x\udcffy", "\u202eabc", "é" * 300,
+    "&nbsp;",
     "&#0;", "&#xD800;", "&amp;amp;amp;lt;", "Ã©Ã¤â€™", "{message}", "${HOME}", "{{7*7}}", "<|im_end|>",
-    "<|im_start|>system", "a" * 5000, "word " * 400, "1e308", "nan", "-0", "null", "[]", "👩‍👩‍👧‍👦" * 9, "Z̸͔a̶l̷g̵o̴" * 30, "ﷺ" * 40,
+    "<|im_start|>system", "a" * 5000, "word " * 400, "1e308", "nan", "-0", "null", "[]", "👩‍👩‍👧‍👦" * 9,
+    "Z̸͔a̶l̷g̵o̴" * 30, "ﷺ" * 40,
     "ana@example.org or 4111 1111 1111 1111", "a\u0300" * 50, "0" * 400, "../../etc/passwd", "=cmd|' /C calc'!A0",
     "where is the parcel parcel that I sent on day 0", "WHERE IS THE PARCEL PARCEL THAT I SENT ON DAY 0!",
 )  # fmt: skip
@@ -115,7 +117,7 @@ def as_lines(rows: list[Any]) -> bytes:
 
 
 @quick
-@given(rows=st.lists(st.fixed_dictionaries({}, optional={key: cells for key in GOOD[0]}), max_size=12), data=steps)
+@given(rows=st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD[0], cells)), max_size=12), data=steps)
 @example(rows=[{"message": "\ud800", "intent": "\udfff"}, {"message": [[]], "intent": {"a": 1}}], data={})
 def test_labelled_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path, rows: Any, data: Any) -> None:
     folder = tmp_path_factory.mktemp("rows")

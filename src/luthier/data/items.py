@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
+from luthier.data.bad_rows import FaultCounts, FirstBadRows, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
@@ -62,6 +62,7 @@ class Ledger:
         self.rows_in = 0
         self.fates: list[RowFate] = []
         self.quarantined = 0
+        self.bad_rows = FirstBadRows(detector)
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
 
@@ -149,6 +150,7 @@ def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitN
         ledger.fault(name, read.line, (read.reason, read.detail))
         ledger.quarantined += 1
         faults.add(read)
+        ledger.bad_rows.add(name, read)
         keep(name, read, source.encoding)
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
     _check_columns(resolved, str(path), own, is_train=origin is None)

@@ -254,6 +254,7 @@ def _report(
         rows_out=rows_out,
         dropped=ledger.dropped,
         quarantined=ledger.quarantined,
+        bad_rows=ledger.bad_rows.records(),
         fates=tuple(sorted(ledger.fates, key=lambda fate: (_place_of(fate.file, files), fate.file, fate.line))),
         steps=tuple(ledger.steps),
         splits=splits,

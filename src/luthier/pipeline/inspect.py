@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from luthier.data.bad_rows import FirstBadRows
 from luthier.data.inputs import as_text
 from luthier.data.privacy import scrub
-from luthier.data.privacy.profiles import NOT_LOOKED_FOR
-from luthier.data.read import Row, read_source
+from luthier.data.privacy.profiles import FAST, NOT_LOOKED_FOR
+from luthier.data.read import Fault, Row, read_source
+from luthier.data_report import BadRow
 from luthier.pipeline.init import default_target, no_recipe, recipe_text
-from luthier.pipeline.named import Named, opened
+from luthier.pipeline.named import Named, Opened, opened
 from luthier.records import ColumnProfile, DataProfile, Record
 
 _EXAMPLES = 3
@@ -32,6 +34,8 @@ class Inspection(Record):
 
     profile: DataProfile
     examples: tuple[Example, ...]
+    bad_rows: tuple[BadRow, ...] = ()
+    """The first of each reason."""
     recipe: str
     """What `luthier init` would write; '' where no task can be told from the columns."""
 
@@ -46,13 +50,28 @@ def inspect(data: Named, *, offline: bool = False) -> Inspection:
     found = local.profile()
     rows = (item for item in read_source(local.source()) if isinstance(item, Row))
     examples = tuple(_example(row) for row in islice(rows, _EXAMPLES))
+    bad = _bad_rows(local, found)
     recipe = recipe_text(data, default_target(data), found) if found.task is not None else ""
-    return Inspection(profile=found, examples=examples, recipe=recipe)
+    return Inspection(profile=found, examples=examples, bad_rows=bad, recipe=recipe)
+
+
+def _bad_rows(local: Opened, found: DataProfile) -> tuple[BadRow, ...]:
+    """Read again as far as the last that is shown."""
+    first, left = FirstBadRows(FAST), sum(len(one.first) for one in found.faults)
+    faults = (item for item in read_source(local.source()) if isinstance(item, Fault)) if left else iter(())
+    for fault in faults:
+        first.add(fault.file, fault)
+        if len(first.records()) == left:
+            break
+    return first.records()
 
 
 def _example(row: Row) -> Example:
-    place = f"{row.file}:{row.line}" if row.file else str(row.line)
-    return Example(place=place, cells={name: _shown(cell) for name, cell in row.values.items()})
+    return Example(place=_place(row), cells={name: _shown(cell) for name, cell in row.values.items()})
+
+
+def _place(row: Row | BadRow) -> str:
+    return f"{row.file}:{row.line}" if row.file else str(row.line)
 
 
 def _shown(cell: object) -> str:
@@ -73,6 +92,7 @@ def inspect_lines(seen: Inspection) -> list[str]:
     for one in found.faults:
         more = ", ..." if one.rows > len(one.first) else ""
         lines += ["", f"cannot be read: {one.rows} {one.reason} in lines {', '.join(one.first)}{more} ({one.detail})"]
+        lines += [f"  line {_place(row)}: {row.text}" for row in seen.bad_rows if row.reason == one.reason and row.text]
     lines += ["", f"first rows, secrets and personal data masked ({NOT_LOOKED_FOR['fast']}):"]
     for example in seen.examples:
         lines += [f"  line {example.place}"]
