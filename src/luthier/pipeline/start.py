@@ -178,7 +178,7 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     named += [(f"data.{key}", name) for key, name in keys.items() if name]
     for key, name in named:
         if name not in columns:
-            raise missing_column(name, columns, key=f"{loaded.path}: {key}")
+            raise missing_column(name, columns, key=f"{loaded.where(key)}: {key}")
 
 
 def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe) -> None:

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,11 +42,17 @@ class LoadedRecipe:
     text: str
     notes: tuple[str, ...]
     """What was translated: aliases taken, one sentence each."""
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Key path -> 'FILE:LINE'."""
 
     @property
     def folder(self) -> Path:
         """Folder that the recipe's paths are relative to."""
         return self.path.parent
+
+    def where(self, key: str) -> str:
+        """'FILE:LINE' of a key, or of the innermost section around it that was written down."""
+        return _place({"": str(self.path), **self.places}, key)
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,7 +104,7 @@ def load_recipe(
     except ValidationError as error:
         raise _translate(error, places) from error
     _refuse_unknown_values(recipe, places)
-    return LoadedRecipe(recipe, path, text, tuple(notes))
+    return LoadedRecipe(recipe, path, text, tuple(notes), places)
 
 
 def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
@@ -115,6 +121,7 @@ def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
             raise RecipeError(
                 f"objective: {limit.key!r} names no data entry (there is {recipe.entry.name!r})",
                 way_out=f"write '{recipe.entry.name}.{limit.metric}', or set data.train[0].name",
+                key=f"objective.targets.{limit.key}",
             )
     return tuple(limits)
 
