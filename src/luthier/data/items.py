@@ -151,7 +151,7 @@ def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitN
         ledger.quarantined += 1
         faults.add(read)
         ledger.bad_rows.add(name, read)
-        keep(name, read, source.encoding)
+        keep(name, read, source.encoding_of(read.file))
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
     _check_columns(resolved, str(path), own, is_train=origin is None)
     return own

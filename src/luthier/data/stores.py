@@ -144,7 +144,7 @@ def _below(place: _Place) -> dict[str, Any]:
     """Path in the folder -> facts, of every file below it."""
     base = place.path.rstrip("/")
     found = cast(dict[str, Any], place.store.find(base, detail=True))
-    return {path.removeprefix(base).lstrip("/"): facts for path, facts in found.items()}
+    return {path.removeprefix(base).removeprefix("/"): facts for path, facts in found.items()}
 
 
 def _matching(place: _Place) -> dict[str, Any]:
@@ -154,7 +154,9 @@ def _matching(place: _Place) -> dict[str, Any]:
     base = "/".join(whole[:first])
     found = cast(dict[str, Any], place.store.glob(place.path, detail=True))
     return {
-        path.removeprefix(base).lstrip("/"): facts for path, facts in found.items() if facts.get("type") != "directory"
+        path.removeprefix(base).removeprefix("/"): facts
+        for path, facts in found.items()
+        if facts.get("type") != "directory"
     }
 
 
