@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,8 +12,31 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+FETCH = """
+import json, sys
+from luthier.data.fetch import fetch
+from luthier.data.read import rows
+from luthier.errors import DataError
+for url in sys.argv[1:]:
+    try:
+        said = sum(1 for _ in rows(fetch(url, query=None, offline=False).path))
+    except DataError as error:
+        said = str(error)
+    print(json.dumps([url, said]))
+"""
+
+
+def fetched(urls: list[str], *, cwd: Path, **more: str) -> dict[str, Any]:
+    """Rows behind each URL, or what is said about it; by one process: to start one takes longer than to ask."""
+    settings = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(cwd / "hf"), "LUTHIER_HOME": str(cwd / "home"), **more}
+    command = [sys.executable, "-c", FETCH, *urls]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
 def free_port() -> int:

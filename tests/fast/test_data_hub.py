@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from fake_hub import COMMITS, Hub, serving
+from store_servers import fetched
 
 from command import Done, luthier, paper_model
 
@@ -51,49 +48,20 @@ def ask(hub: Hub, *arguments: str | Path, cwd: Path, **more: str) -> Done:
     return luthier(*arguments, cwd=cwd, **{**settings, "LUTHIER_HOME": str(cwd / "home"), **more})
 
 
-FETCH = """
-import json, sys
-from luthier.data.fetch import fetch
-from luthier.errors import DataError
-for url in sys.argv[1:]:
-    try:
-        print(fetch(url, query=None, offline=False))
-    except DataError as error:
-        print(json.dumps([url, str(error)]))
-"""
-
-
-def refusals(hub: Hub, urls: list[str], *, cwd: Path) -> dict[str, str]:
-    """What is said about each, by one process: to start one takes longer than to ask."""
-    settings = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(cwd / "hf"),
-        "LUTHIER_HOME": str(cwd / "h"),
+def test_a_data_set_a_folder_a_pattern_and_a_file(hub: Hub, tmp_path: Path) -> None:
+    name = "hf://datasets/owner/parcels"
+    asked = {
+        name: 85,
+        f"{name}/data": 80,
+        f"{name}@v1/extra": 5,
+        f"{name}@v1/data/train-*.parquet": 80,
+        f"{name}@{COMMITS['v1']}/data/test-00000-of-00001.parquet": 7,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", FETCH, *urls], env=os.environ | settings, capture_output=True, text=True, check=True
-    )
-    return dict(json.loads(line) for line in done.stdout.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("named", "rows"),
-    [
-        ("", None),
-        ("/data", 80),
-        ("@v1/extra", 5),
-        ("@v1/data/train-*.parquet", 80),
-        (f"@{COMMITS['v1']}/data/test-00000-of-00001.parquet", 7),
-    ],
-)
-def test_a_data_set_a_folder_a_pattern_and_a_file(hub: Hub, tmp_path: Path, named: str, rows: int | None) -> None:
-    url = f"hf://datasets/owner/parcels{named}"
-    done = ask(hub, "data", "inspect", url, "--json", cwd=tmp_path)
-    found = done.succeeds().document["profile"]
-    assert (found["path"], found["num_rows"]) == (url, rows or 85)
-    assert found["license"] == "cc-by-4.0"
-    assert not [path for path in hub.asked if path.endswith(".png")]
+    assert fetched(list(asked), cwd=tmp_path, HF_ENDPOINT=hub.url) == asked
+    assert not [path for path in hub.asked if path.endswith(".png")], "only data is copied, and the card"
+    for url in (name, f"{name}@v1/data/train-00000-of-00002.parquet"):
+        seen = ask(hub, "data", "inspect", url, "--json", cwd=tmp_path).succeeds().document["profile"]
+        assert (seen["path"], seen["license"]) == (url, "cc-by-4.0")
 
 
 @pytest.mark.slow
@@ -125,7 +93,7 @@ def test_what_cannot_be_had_is_said(hub: Hub, tmp_path: Path) -> None:
         f"{name}@v1": ["several splits: test, train", f"{name}@v1/data/test-*"],
         "hf://owner/parcels": ["no data set of the hub", "hf://datasets/OWNER/NAME"],
     }
-    said = refusals(hub, list(asked), cwd=tmp_path)
+    said = fetched(list(asked), cwd=tmp_path, HF_ENDPOINT=hub.url)
     for url, words in asked.items():
         for word in [url, *words]:
             assert word in said[url]

@@ -51,7 +51,8 @@ def _rows_at_once(batch: Any) -> int:
     except pa.ArrowException:  # each row is looked at by itself, and the damaged ones are faults
         return 1
     dense = sum(column.nbytes for column in batch.columns) // max(1, batch.num_rows)
-    return max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, widest + dense)))
+    at_once: int = _MOST_BYTES // max(1, widest + dense)
+    return max(1, min(_MOST_ROWS, at_once))
 
 
 def _has_length(kind: Any) -> bool:
