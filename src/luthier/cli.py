@@ -50,6 +50,16 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for run folders; default: the recipe's output_dir.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DataName = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A data file, a folder of data files, or a URL (s3, gs, az, https, hf://datasets/OWNER/NAME, a database).",
+    ),
+]
+Format = Annotated[str | None, typer.Option(help="csv, jsonl, ...; default: detected.")]
+Sheet = Annotated[str | None, typer.Option(help="Of a workbook; default: the first with rows.")]
+Query = Annotated[str | None, typer.Option(help="Of a database; default: the only table of a SQLite file.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave this machine.")]
 
 
@@ -125,14 +135,19 @@ def _root(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data file, or a folder of data files.")],
+    data: DataName,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the recipe goes.")] = None,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Write a recipe for a data file: format, columns and task are detected."""
     from luthier.pipeline.init import init as write_recipe
+    from luthier.pipeline.named import Named
 
-    path, found = write_recipe(data, output=output)
+    path, found = write_recipe(Named(data, format, sheet, query), output=output, offline=_go_offline(offline))
     lines = [
         f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
         f"answer {found.label or 'chat turns'!r}",
@@ -300,22 +315,27 @@ def report(run: Run, as_json: Json = False) -> None:
 @app.command()
 def predict(
     target: Annotated[str, typer.Argument(metavar="RUN|NAME@ALIAS", help="A run folder or a registered version.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file with the input's columns.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: FILE.predictions.jsonl")] = None,
+    data: DataName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: DATA.predictions.jsonl")] = None,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Answer every row of a file, as the server would."""
+    """Answer every row of a file that has the input's columns, as the server would."""
     from luthier.pipeline.answers import choose, open_asker, predict, refuse_untrained
+    from luthier.pipeline.named import Named, opened
     from luthier.pipeline.progress import Progress
 
-    _go_offline(offline)
+    offline = _go_offline(offline)
     chosen = choose(target, out=out)
     refuse_untrained(chosen.run)
-    goal = output or file.with_name(file.name + ".predictions.jsonl")
+    rows = opened(Named(data, format, sheet, query), offline=offline)
+    goal = output or rows.named.folder / f"{rows.named.name}.predictions.jsonl"
     with Progress() as progress:
-        counts = predict(open_asker(chosen.run), file, output=goal, progress=progress)
+        counts = predict(open_asker(chosen.run), rows, output=goal, progress=progress)
     lines = [f"{goal}: {counts['answered']} answered, {counts['faults']} faulty rows"]
     _emit({"output": str(goal), **counts}, lines, as_json=as_json)
 
@@ -356,16 +376,18 @@ def stage(name: str, run: Path) -> None:
 
 @data_app.command("inspect")
 def data_inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or a folder of data files.")],
-    format: Annotated[str | None, typer.Option(help="csv, jsonl, ...; default: detected.")] = None,
-    sheet: Annotated[str | None, typer.Option(help="Of a workbook; default: the first with rows.")] = None,
-    query: Annotated[str | None, typer.Option(help="Of a database; default: its only table.")] = None,
+    data: DataName,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Show format, columns, faults, detected shape, some rows with personal data masked, and the recipe for it."""
     from luthier.pipeline.inspect import inspect, inspect_lines
+    from luthier.pipeline.named import Named
 
-    seen = inspect(file, format=format, sheet=sheet, query=query)
+    seen = inspect(Named(data, format, sheet, query), offline=_go_offline(offline))
     _emit(seen.model_dump(mode="json"), inspect_lines(seen), as_json=as_json)
 
 

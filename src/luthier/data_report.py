@@ -18,6 +18,16 @@ class RowFate(Record):
     detail: str = ""
 
 
+class BadRow(Record):
+    """A row that cannot be read, as it may be shown."""
+
+    file: str
+    line: int
+    reason: str
+    detail: str
+    text: str = Field(description="Its beginning; personal data and secrets are masked.")
+
+
 class Finding(Record):
     """A piece of personal data or a secret: place, type and a keyed hash, never the value."""
 
@@ -277,6 +287,7 @@ class DataReport(Record):
     rows_out: int
     dropped: dict[str, int] = Field(description="Reason -> rows. rows_in = rows_out - rows_added + sum of these.")
     quarantined: int = Field(0, description="Of these, rows that cannot be read: they are in quarantine.jsonl.")
+    bad_rows: tuple[BadRow, ...] = Field((), description="Of these, the first of each reason.")
     fates: tuple[RowFate, ...] = Field(description="Each dropped row with its line.")
     steps: tuple[StepCount, ...]
     splits: dict[SplitName, SplitReport]

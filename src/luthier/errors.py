@@ -44,7 +44,17 @@ class UserError(LuthierError):
 
 
 class RecipeError(UserError):
-    """A recipe cannot be read, or says something that cannot be done."""
+    """A recipe cannot be read, or says something that cannot be done.
+
+    Args:
+        what: what was wrong.
+        way_out: what to do about it.
+        key: of the recipe, e.g. 'train.max_length'; whoever knows the file adds where it stands.
+    """
+
+    def __init__(self, what: str, *, way_out: str = "", key: str = "") -> None:
+        super().__init__(what, way_out=way_out)
+        self.key = key
 
 
 class DataError(UserError):

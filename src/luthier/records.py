@@ -121,6 +121,7 @@ class DataProfile(Record):
     mean_answer_chars: float
     sheet: str = Field("", description="Of a workbook.")
     query: str = Field("", description="Of a database.")
+    license: str = Field("", description="What the data set states itself; '' where it states nothing.")
     faults: tuple[FaultCount, ...] = Field((), description="Rows that cannot be read, most frequent reason first.")
 
     @property

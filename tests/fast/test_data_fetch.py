@@ -7,19 +7,26 @@ import sqlite3
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from command import luthier, paper_model
-from luthier.data.fetch import fetch
-from luthier.data.read import Row, rows
+from luthier.data import fetch as fetching
+from luthier.data.read import Fault, Row, rows
 from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.spec.load import load_recipe
 from luthier.store.files import sha256_file
 from tiny import write_recipe
 
 SECRET = "hunter2-secret"
+
+
+def fetch(named: str, **more: Any) -> Path | None:
+    """The local copy."""
+    found = fetching.fetch(named, **more)
+    return found.path if found else None
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +85,10 @@ def test_urls_that_cannot_be_fetched(cache: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("fsspec")
     with pytest.raises(DataError, match=r"memory://bucket/nosuch\.csv cannot be fetched: FileNotFoundError"):
         fetch("memory://bucket/nosuch.csv", query=None, offline=True)
-    for url in ("s3://b/k.csv", "gs://b/k.csv", "az://b/k.csv"):
+    for url in ("s3://b/k.csv", "gs://b/k.csv", "az://b/k.csv", "https://b/k.csv", "hf://datasets/b/k"):
         with pytest.raises(DataError, match=f"offline: {url} is on another machine"):
             fetch(url, query=None, offline=True)
-    with pytest.raises(DataError, match=r"is a file: data.train\[0\].query is for databases"):
+    with pytest.raises(DataError, match=r"is a file: query .* is for databases"):
         fetch("memory://b/k.csv", query="SELECT 1", offline=True)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MissingExtra, match=r"'s3fs', which is not installed\n  -> pip install 'luthier\[cloud\]'"):
@@ -171,14 +178,51 @@ def test_a_run_on_a_database_keeps_no_secret(tmp_path: Path, url: str) -> None:
         f"az://c/x.csv?sig={SECRET}",
     ],
 )
-@pytest.mark.parametrize("key", ["train", "test"])
+@pytest.mark.parametrize("key", ["train", "test", "benchmarks", "annotations"])
 def test_a_password_in_a_recipe_is_refused(tmp_path: Path, url: str, key: str) -> None:
-    data = {"train": [{"path": "a.csv"}], "test": url} if key == "test" else {"train": [{"path": url}]}
+    data = {
+        "train": {"train": [{"path": url}]},
+        "test": {"train": [{"path": "a.csv"}], "test": url},
+        "benchmarks": {"train": [{"path": "a.csv"}], "leakage": {"benchmarks": ["b.csv", url]}},
+        "annotations": {"train": [{"path": "a.csv"}], "privacy": {"profile": "maximum", "annotations": url}},
+    }[key]
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "r", "model": "m", "data": data}))
     with pytest.raises(RecipeError, match=r"r.yaml:\d+: data\.\S+: a password stands in the URL") as error:
         load_recipe(tmp_path / "r.yaml", environment={"PW": "x"})
     assert SECRET not in str(error.value)
     assert "${NAME}" in error.value.way_out
+
+
+def test_a_password_in_an_override_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: r\nmodel: m\ndata: {train: a.csv}\n")
+    with pytest.raises(RecipeError, match=r"--set: data\.test: a password stands in the URL") as error:
+        load_recipe(tmp_path / "r.yaml", overrides=[f"data.test=postgresql://u:{SECRET}@h/d"])
+    assert SECRET not in str(error.value)
+
+
+def test_what_a_store_says_of_a_file_cut_short_is_no_row(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    store.pipe("/bucket/long.csv", b"a,b\n1,2\n" * 99)
+    whole = store.info("/bucket/long.csv")
+    monkeypatch.setattr(type(store), "info", lambda *_: whole | {"size": whole["size"] + 1})
+    with pytest.raises(DataError, match=r"memory://bucket/long\.csv cannot be fetched: CutShort"):
+        fetch("memory://bucket/long.csv", query=None, offline=True)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_bytes_of_a_database_are_text_or_set_aside(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    made = sqlite3.connect(tmp_path / "a.db")
+    made.execute("CREATE TABLE t (a)")
+    made.executemany("INSERT INTO t VALUES (?)", [(b"caf\xc3\xa9",), (b"\xff\xfe",)])
+    made.commit()
+    made.close()
+    local = fetch(f"sqlite:///{tmp_path}/a.db", query="SELECT a FROM t", offline=True)
+    assert local is not None
+    first, second = rows(local)
+    assert first == Row(1, {"a": "café"})
+    assert isinstance(second, Fault)
+    assert second.reason == "undecodable"
 
 
 def test_a_url_keeps_its_names_and_a_file_does_not(tmp_path: Path) -> None:

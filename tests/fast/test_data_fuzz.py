@@ -167,6 +167,9 @@ BOMBS: dict[str, str] = {
     "[f.write(b' ' * 10**6) for _ in range(400)]; f.write(b'\\n{\"a\": 2}\\n'); f.close()",
     "an endless value": "path.open('wb').writelines([b'[{\"a\": 1}, {\"b\": \"', *[b'x' * 10**6] * 300])",
     "an endless cell": "path.open('wb').writelines([b'a,b\\n1,2\\n', *[b'x' * 10**6] * 300, b',2\\n'])",
+    "one text, referred to 3000 times": "import pyarrow.parquet as pq; text = pyarrow.array(['x' * 10**6]); "
+    "places = pyarrow.array([0] * 3000, pyarrow.int32()); "
+    "pq.write_table(pyarrow.table({'a': pyarrow.DictionaryArray.from_arrays(places, text)}), path)",
     "an endless quote": "path.open('wb').writelines([b'a,b\\n1,2\\n\"', *[b'x,\\n' * 10**5] * 600])",
 }
 READ = """
@@ -194,6 +197,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         ("a gzip bomb", "a.jsonl.gz", "('Row', 1), ('Fault', 2), ('Row', 3)"),
         ("an endless value", "a.json", "a value that is longer than"),
         ("an endless cell", "a.csv", "a.csv:3: a cell in the row that starts here has more than"),
+        ("one text, referred to 3000 times", "a.parquet", "('Row', 2999), ('Row', 3000)"),
         ("an endless quote", "a.csv", "a.csv:3: a cell in the row that starts here has more than"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_data_prepare import tickets, write
 from luthier.data import refine, tokenise
 from luthier.data.crew import Alone, Crew
 from luthier.data.prepare import prepare
+from luthier.data.privacy.ner import missing_package
 from luthier.data_report import DataReport
 from luthier.errors import DataError, SecretFound
 from luthier.launch.crew import ProcessCrew
@@ -164,6 +166,28 @@ def test_chat_rows_are_read_from_the_column_of_the_first_part(tmp_path: Path, mo
         out=tmp_path / "out",
     )  # fmt: skip
     assert report.rows_out == 30 - sum(report.dropped.values()) > 20
+
+
+@pytest.mark.skipif(bool(missing_package()), reason=f"{missing_package()} is not installed")
+def test_what_becomes_of_a_part_can_be_sent_whatever_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    class Sends(Alone):
+        def each(self, work: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+            for part in parts:
+                made = ForkingPickler.loads(
+                    ForkingPickler.dumps(ForkingPickler.loads(ForkingPickler.dumps(work))(part))
+                )
+                sent.append(made)
+                yield made
+
+    cut_small(monkeypatch, 50)
+    privacy = {"action": "redact", "secrets": "redact", "profile": "balanced"}
+    plain = prepared(tmp_path / "plain", Alone(), privacy=privacy)
+    assert prepared(tmp_path / "sent", Sends(), privacy=privacy) == plain
+    assert sent
 
 
 def test_a_model_looks_at_fewer_rows_at_a_time() -> None:

@@ -28,6 +28,7 @@ from luthier.data.shards import Example, Shard
 from luthier.data_report import DataReport, Finding
 from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
+from luthier.pipeline.named import Named
 from luthier.plan.workload import workload
 from luthier.spec.load import load_recipe
 from luthier.spec.resolve import Machine, resolve
@@ -366,7 +367,7 @@ def test_columns_of_any_name_go_from_init_to_shards(
     write(
         folder / "export.csv", [{name: message(n) + " and more", label: ("Ana", "Bo", "Cy")[n % 3]} for n in range(60)]
     )
-    path, found = init(folder / "export.csv", output=None)
+    path, found = init(Named(str(folder / "export.csv")), output=None)
     loaded = load_recipe(path)
     recipe = resolve(
         loaded, found, shape(), machine=Machine(threads=1), data_sha256={"data.train.0.path": found.sha256},

@@ -10,6 +10,7 @@ from echo_engine import asker, contract
 from luthier.engines.ask import Asker
 from luthier.errors import UserError
 from luthier.pipeline.answers import predict
+from luthier.pipeline.named import Named, opened
 from luthier.records import Answer, Message
 
 OPEN = contract(task="generation", labels=(), input="")
@@ -49,7 +50,9 @@ def test_an_empty_turn_in_a_conversation_is_refused() -> None:
 def test_predict_names_the_line_of_an_empty_text(tmp_path) -> None:
     (tmp_path / "in.csv").write_text('text,id\n"ggg",1\n"  ",2\n', encoding="utf-8")
     out = tmp_path / "out.jsonl"
-    assert predict(asker(1.0), tmp_path / "in.csv", output=out, progress=lambda *_: None) == {
+    assert predict(
+        asker(1.0), opened(Named(str(tmp_path / "in.csv")), offline=True), output=out, progress=lambda *_: None
+    ) == {
         "answered": 1,
         "faults": 1,
     }

@@ -47,6 +47,26 @@ def test_it_says_what_is_there(place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["messages.csv"]
 
 
+def test_bad_rows_are_shown_masked(tmp_path: Path) -> None:
+    lines = [f'{{"text": "parcel number {n}", "kind": "{"ab"[n % 2]}"}}' for n in range(60)]
+    lines[10:10] = ['{"text": "mail ana@example.org', f'[1, "{KEY}"]', '{"a": 1, "a": 2}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    done = call("data", "inspect", "a.jsonl", cwd=tmp_path).succeeds()
+    for word in (
+        "1 invalid_json in lines 11",
+        '  line 11: {"text": "mail [EMAIL]',
+        'line 12: [1, "[SECRET]"]',
+        "line 13:",
+    ):
+        assert word in done.out
+    for hidden in ("ana@", KEY):
+        assert hidden not in done.out
+    seen = call("data", "inspect", "a.jsonl", "--json", cwd=tmp_path).succeeds().document
+    assert [(row["line"], row["reason"]) for row in seen["bad_rows"]] == [
+        (11, "invalid_json"), (12, "not_an_object"), (13, "duplicate_key"),
+    ]  # fmt: skip
+
+
 def test_json_is_one_document_with_the_recipe_that_init_writes(place: Path) -> None:
     done = call("data", "inspect", "messages.csv", "--json", cwd=place).succeeds()
     seen = Inspection.model_validate(done.document)

@@ -150,3 +150,19 @@ def test_what_is_supervised_and_what_was_cut_is_shown(tmp_path: Path) -> None:
     assert f"cut to fit: 20 rows, {lost} tokens of their texts" in told
     usual, rare = (one.share for one in report.balance)
     assert f"what labels count in training: usual {usual:.0%} -> 50%, rare {rare:.0%} -> 50%" in told
+
+
+def test_rows_that_cannot_be_read_are_shown_by_reason_and_masked(tmp_path: Path) -> None:
+    good = "".join(f"message number {number} of all,{'ab'[number % 2]}\n" for number in range(60))
+    bad = "mail ana@example.org,a,<b>too many</b>\n" + "one\n" * 7
+    (tmp_path / "data.csv").write_text("message,intent\n" + good + bad + "nul \0,a\n")
+    recipe = resolved(tmp_path, max_bad_rows=1.0)
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    assert report.quarantined == 9
+    assert [(row.line, row.reason) for row in report.bad_rows] == [
+        *((line, "wrong_cell_count") for line in range(62, 67)), (70, "nul_character"),
+    ]  # fmt: skip
+    page = render_data(report)
+    assert "9 of 69 rows (13.04 %) are in quarantine.jsonl" in html.unescape(page)
+    assert "mail [EMAIL],a,&lt;b&gt;too many&lt;/b&gt;" in page
+    assert "ana@" not in page + report.to_json()

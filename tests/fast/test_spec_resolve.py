@@ -12,7 +12,7 @@ import samples
 from luthier.errors import RecipeError
 from luthier.pipeline.explain import explained
 from luthier.records import DataProfile
-from luthier.spec.load import LoadedRecipe
+from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, resolve
 
@@ -304,6 +304,61 @@ def test_what_cannot_be_resolved(tree: dict[str, Any], profile: dict[str, Any], 
     with pytest.raises(RecipeError, match=what) as caught:
         resolved(tree, profile=samples.profile(**profile))
     assert re.match(way_out, caught.value.way_out)
+
+
+LINES = """\
+name: r
+model: m
+objective:
+  targets:
+    intent.macro_f1: '>= 0.8'
+    other.accuracy: '>= 0.8'
+data:
+  train:
+    - path: support.csv
+      task: classification
+      input: '{message}'
+      label: intent
+      name: intent
+  split:
+    group_by: intent
+  labels:
+    review: true
+train:
+  batch_size: 8
+  max_length: 100000
+evaluate: {baselines: [majority]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "words"),
+    [
+        (["data.split.group_by=customer", "train.max_length=512"], 21, "evaluate.baselines leaves out 'base'"),
+        ([], 15, "data.split.group_by: 'intent' is the label too"),
+        (["data.split.group_by=c", "evaluate.baselines=[base]"], 20, "train.max_length 100000 is more than"),
+        (
+            ["data.split={stable: true, stratify: true}"],
+            "--set",
+            "data.split.stratify does not go with data.split.stable",
+        ),
+        (["data.train.0.input='{intent}'"], "--set", "which is the answer"),
+        (["data.train.0.task=generation", "data.train.0.name=other"], 16, "data.labels is for tasks"),
+        (["data.split={}", "evaluate={}", "train={}"], 6, "'other.accuracy' names no data entry"),
+    ],
+)
+def test_what_is_found_while_resolving_names_the_line(
+    tmp_path: Path, changes: list[str], line: int | str, words: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(LINES)
+    loaded = load_recipe(tmp_path / "r.yaml", overrides=changes)
+    with pytest.raises(RecipeError) as caught:
+        resolve(
+            loaded, samples.profile(), samples.shape(), machine=Machine(threads=1), data_sha256={}, luthier_version="0"
+        )
+    place = f"--set {changes[0]!r}: " if line == "--set" else f"{tmp_path / 'r.yaml'}:{line}: "
+    assert caught.value.what.startswith(place)
+    assert words in caught.value.what
 
 
 def test_columns_that_say_nothing_are_fine_once_they_are_told() -> None:

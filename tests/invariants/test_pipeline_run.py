@@ -550,6 +550,7 @@ def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, t
 
     from luthier.evals.score import score
     from luthier.pipeline.answers import predict
+    from luthier.pipeline.named import Named, opened
     from luthier.pipeline.progress import Progress
     from luthier.serve.app import create_app
 
@@ -566,7 +567,12 @@ def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, t
 
     def by_file(asker: Asker) -> None:
         (tmp_path / "f.jsonl").write_text("".join(json.dumps({"text": raw[one.line]}) + "\n" for one in examples))
-        predict(asker, tmp_path / "f.jsonl", output=tmp_path / "o.jsonl", progress=Progress())
+        predict(
+            asker,
+            opened(Named(str(tmp_path / "f.jsonl")), offline=True),
+            output=tmp_path / "o.jsonl",
+            progress=Progress(),
+        )
 
     def by_server(asker: Asker) -> None:
         client = TestClient(create_app(asker, model_id="m"), base_url="http://127.0.0.1")

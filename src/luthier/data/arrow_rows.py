@@ -8,7 +8,11 @@ from typing import Any
 
 from luthier.data.read import Fault, Row, bad_text
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 256
+"""Few, because a batch is held whole: texts of a megabyte each are packed into a small file where they are the same."""
+
+_MOST_ROWS, _MOST_BYTES = 8192, 1 << 26
+"""Of a piece that becomes Python values at once."""
 
 
 def batch_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[Row | Fault]:
@@ -20,8 +24,9 @@ def batch_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[
     """
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-            for read in _values(batch.slice(start, ROWS_AT_ONCE)):
+        at_once = _rows_at_once(batch)
+        for start in range(0, batch.num_rows, at_once):
+            for read in _values(batch.slice(start, at_once)):
                 number += 1
                 if isinstance(read, str):
                     yield Fault(number, "unreadable_value", read)
@@ -30,6 +35,33 @@ def batch_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[
                     read[name] = _class_name(read[name], classes)
                 bad = bad_text(text for text in read.values() if isinstance(text, str))
                 yield Fault(number, *bad, text=json.dumps(read, default=str)) if bad else Row(number, read)
+
+
+def _rows_at_once(batch: Any) -> int:
+    """Rows that become Python values at once; a dictionary's value counts as often as it is referred to."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    widest = 0
+    try:
+        for column in batch.columns:
+            if pa.types.is_dictionary(column.type) and _has_length(column.type.value_type):
+                column.dictionary.validate(full=True)
+                widest += pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+    except pa.ArrowException:  # each row is looked at by itself, and the damaged ones are faults
+        return 1
+    dense = sum(column.nbytes for column in batch.columns) // max(1, batch.num_rows)
+    at_once: int = _MOST_BYTES // max(1, widest + dense)
+    return max(1, min(_MOST_ROWS, at_once))
+
+
+def _has_length(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(
+        is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary,
+                                      pa.types.is_large_binary)
+    )  # fmt: skip
 
 
 def _values(piece: Any) -> Iterator[dict[str, object] | str]:

@@ -14,12 +14,14 @@ from typing import IO
 
 from luthier.data.privacy.profiles import Detector
 from luthier.data.read import Fault
+from luthier.data_report import BadRow
 from luthier.errors import DataError
 from luthier.records import FaultCount
 from luthier.spec.recipe import Data
 from luthier.store.files import beside, disk_errors
 
 _FIRST = 5
+_SHOWN_CHARS = 160
 _MOST_CHARS = 1 << 16
 """Of a row that are kept."""
 _MARGIN = 4096
@@ -57,7 +59,7 @@ class FaultCounts:
         )
 
 
-def refuse_bad_rows(file: Path, faults: Sequence[FaultCount], num_rows: int, data: Data) -> None:
+def refuse_bad_rows(file: Path | str, faults: Sequence[FaultCount], num_rows: int, data: Data) -> None:
     """Stop where the recipe allows fewer unreadable rows than there are.
 
     Raises:
@@ -81,6 +83,31 @@ def refuse_bad_rows(file: Path, faults: Sequence[FaultCount], num_rows: int, dat
         way_out="correct these lines, or set data.bad_rows: quarantine and data.max_bad_rows to the share that may go "
         f"missing; `luthier data inspect {file}` shows what was found",
     )
+
+
+def shown(fault: Fault, detector: Detector) -> str:
+    """The beginning of a row as it may be shown: no secret, no personal data, nothing invisible."""
+    plain = " ".join(_plain(fault.text[:_MARGIN]).split())
+    text = detector.scrub(plain, personal=True, secrets=True)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+@dataclass
+class FirstBadRows:
+    """The first rows of each reason, for people to look at."""
+
+    detector: Detector
+    _rows: dict[str, list[BadRow]] = field(default_factory=dict)
+
+    def add(self, file: str, fault: Fault) -> None:
+        rows = self._rows.setdefault(fault.reason, [])
+        if len(rows) < _FIRST:
+            text = shown(fault, self.detector)
+            rows.append(BadRow(file=file, line=fault.line, reason=fault.reason, detail=fault.detail, text=text))
+
+    def records(self) -> tuple[BadRow, ...]:
+        """In the order of the reasons' first rows."""
+        return tuple(row for rows in self._rows.values() for row in rows)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
-from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
+from luthier.data.bad_rows import FaultCounts, FirstBadRows, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
@@ -79,6 +80,14 @@ def labels_of(items: Iterable[Item]) -> set[str]:
     return {item.answer for item in items if item.made_by != CANARY}
 
 
+class Tally(NamedTuple):
+    """What became of some rows, as it goes from process to process."""
+
+    fates: list[RowFate]
+    steps: list[StepCount]
+    changes: list[TextChange]
+
+
 class Ledger:
     """Counts rows in and out of every step and keeps the fate of each row that is set aside."""
 
@@ -88,6 +97,7 @@ class Ledger:
         self.rows_in = 0
         self.fates: list[RowFate] = []
         self.quarantined = 0
+        self.bad_rows = FirstBadRows(detector)
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
         self.unmade: Counter[tuple[str, str]] = Counter()
@@ -124,7 +134,11 @@ class Ledger:
             )
             self.changes.append(change)
 
-    def join(self, part: Ledger) -> None:
+    def tally(self) -> Tally:
+        """What was counted, without what counts."""
+        return Tally(self.fates, self.steps, self.changes)
+
+    def join(self, part: Tally) -> None:
         """Take over what became of some of the rows, counted elsewhere; parts come in the order of their rows."""
         self.fates += part.fates
         self.changes += part.changes[: _SHOWN_CHANGES - len(self.changes)]
@@ -213,7 +227,8 @@ def _read(resolved: ResolvedRecipe, ledger: Ledger, file: str, origin: SplitName
         ledger.fault(name, read.line, (read.reason, read.detail))
         ledger.quarantined += 1
         faults.add(read)
-        keep(name, read, source.encoding)
+        ledger.bad_rows.add(name, read)
+        keep(name, read, source.encoding_of(read.file))
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
     _check_columns(resolved, str(path), columns, is_train=origin is None)
 

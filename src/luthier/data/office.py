@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from luthier.errors import DataError
 
 _MOST_BYTES = 1 << 32
 _MOST_IN_MEMORY = 1 << 28
+_DEEPEST = 512
+"""Elements in elements; a table in a table in a text box has some sixty."""
 _PACKED_TEXT, _HIGHEST_RATIO = 1 << 26, 100
 """XML packs to a tenth or a thirtieth; what packs to less than a hundredth of 64 MiB and more is a bomb."""
 
@@ -47,8 +50,11 @@ def opened(path: Path, what: str, *, in_memory: str = "") -> Iterator[zipfile.Zi
 
 def elements(file: IO[bytes], name: str, inside: str = "") -> Iterator[ElementTree.Element]:
     """Each element of a name, forgotten once it has been handed on."""
-    parent = None
+    parent, depth = None, 0
     for event, element in ElementTree.iterparse(plain(file), events=("start", "end")):
+        depth += 1 if event == "start" else -1
+        if depth > _DEEPEST:  # each would be looked through by all that it lies in
+            raise ValueError("elements are nested too deeply")
         if event == "start":
             parent = element if local_name(element) == inside else parent
         elif local_name(element) == name:
@@ -58,11 +64,29 @@ def elements(file: IO[bytes], name: str, inside: str = "") -> Iterator[ElementTr
 
 
 def plain(file: IO[bytes]) -> IO[bytes]:
-    """The part, if it begins without a document type: that is where entities that grow are declared."""
-    if b"<!DOCTYPE" in file.read(4096):
-        raise ValueError("a part declares a document type")
+    """The part, if it has no document type, whatever its encoding: that is where entities that grow are declared."""
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse_document_type
+    parser.StartElementHandler = _begin
+    try:
+        while chunk := file.read(4096):
+            parser.Parse(chunk)
+    except (_Begun, expat.ExpatError):  # what is no XML is found again, by who reads it
+        pass
     file.seek(0)
     return file
+
+
+class _Begun(Exception):
+    """The first element has been reached."""
+
+
+def _begin(*_: object) -> None:
+    raise _Begun
+
+
+def _refuse_document_type(*_: object) -> None:
+    raise ValueError("a part declares a document type")
 
 
 def local_name(element: ElementTree.Element) -> str:

@@ -161,7 +161,7 @@ def _refine(
         signatures.append(part.signatures)
         labels |= part.labels
         mapping |= part.mapping
-        ledger.join(part.ledger)
+        ledger.join(part.tally)
     refuse_unknown(data.labels.rename, labels, key="data.labels.rename")
     stop_at_secrets(findings, rules)
     found = guard_labels(items, rules, column=label, key=key) if is_closed(contract.task) else []
@@ -334,6 +334,7 @@ def _report(
         rows_out=rows_out,
         dropped=ledger.dropped,
         quarantined=ledger.quarantined,
+        bad_rows=ledger.bad_rows.records(),
         fates=tuple(sorted(ledger.fates, key=lambda fate: (_place_of(fate.file, files), fate.file, fate.line))),
         steps=tuple(ledger.steps),
         splits=splits,

@@ -13,6 +13,7 @@ from typing import Literal
 from luthier.data.bad_rows import FaultCounts
 from luthier.data.chat import looks_like_chat, parse_chat
 from luthier.data.inputs import as_text
+from luthier.data.license import stated_license
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import Source, fingerprint, num_bytes, open_source
@@ -251,6 +252,7 @@ def _record(source: Source, columns: list[_Column], num_rows: int, faults: Fault
         mean_answer_chars=_mean_answer(reading),
         sheet=source.sheet,
         query=source.query,
+        license=stated_license(source.path),
         faults=faults.records(),
     )
 

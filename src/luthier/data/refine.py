@@ -11,7 +11,7 @@ from luthier.data.contract import open_frozen
 from luthier.data.filters import filtered
 from luthier.data.guard import guard
 from luthier.data.interpret import interpret
-from luthier.data.items import Item, Ledger, name_item
+from luthier.data.items import Item, Ledger, Tally, name_item
 from luthier.data.likeness import Comparison, sign_all
 from luthier.data.near import Signatures
 from luthier.data.privacy.profiles import Detector
@@ -36,7 +36,7 @@ class Refined:
     """What became of a part."""
 
     items: list[Item]
-    ledger: Ledger
+    tally: Tally
     findings: list[Finding]
     labels: frozenset[str]
     """As they stand in the file, where some are to be renamed."""
@@ -100,4 +100,4 @@ class Refine:
         keeps = pseudonyms is not None and rules.keep_mapping is not None
         mapping = pseudonyms.mapping if keeps and pseudonyms else {}
         signatures = self.name(items)[1] if self.name is not None else {}
-        return Refined(items, ledger, findings, labels, mapping, signatures)
+        return Refined(items, ledger.tally(), findings, labels, mapping, signatures)

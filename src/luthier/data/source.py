@@ -46,6 +46,10 @@ class Source:
     parts: tuple[Source, ...] = ()
     """The files of a folder, in order."""
 
+    def encoding_of(self, file: str) -> str:
+        """Of a file of a folder; of the file itself for ''."""
+        return next((part.encoding for part in self.parts if part.path == self.path / file), self.encoding)
+
     def open_text(self) -> io.TextIOWrapper:
         """The decoded file."""
         return text_file.open_text(self.path, self.compression, self.encoding)

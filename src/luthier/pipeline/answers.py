@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.inputs import missing_column
-from luthier.data.read import Fault, Row, rows
+from luthier.data.read import Fault, Row, read_source
 from luthier.errors import DataError, GateRefused, RunError, UserError
+from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.stages import Context, set_up_torch
 from luthier.pipeline.start import Say
@@ -96,8 +97,8 @@ def open_asker(run: RunFolder) -> Asker:
     return context.asker(TransformersEngine.open(context.base, adapter))
 
 
-def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> dict[str, int]:
-    """Answer every row of `file`; writes one JSON object a row to `output`, in order, faulty rows with their reason.
+def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> dict[str, int]:
+    """Answer every row of `data`; writes one JSON object a row to `output`, in order, faulty rows with their reason.
 
     Returns:
         Counts: answered, faults.
@@ -112,10 +113,11 @@ def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> di
             "this version was trained on conversations, not on rows of a table",
             way_out="ask it through `luthier serve`",
         )
-    if output.resolve() == file.resolve():
+    if output.resolve() == data.path.resolve():
         raise UserError(f"--output {output} is the input file", way_out="give another file")
-    read = list(rows(file))
-    _refuse_missing_columns(file, template, read)
+    with calling(data.path, data.named.text):
+        read = list(read_source(data.source()))
+    _refuse_missing_columns(data.named.text, template, read)
     lines, faults = [], 0
     for said in asker.engine.each(lambda row: _answer_row(asker, row), read):
         faults += "error" in said
@@ -126,19 +128,20 @@ def predict(asker: Asker, file: Path, *, output: Path, progress: Progress) -> di
 
 
 def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
+    place: dict[str, object] = {"file": row.file, "line": row.line} if row.file else {"line": row.line}
     if isinstance(row, Fault):
-        return {"line": row.line, "error": row.reason, "detail": row.detail}
+        return place | {"error": row.reason, "detail": row.detail}
     try:
         answer = asker.answer_values(row.values)
     except UserError as error:
-        return {"line": row.line, "error": "cannot_be_asked", "detail": error.what}
+        return place | {"error": "cannot_be_asked", "detail": error.what}
     cut = {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
     if answer.label:
-        return {"line": row.line, "label": answer.label, "probabilities": answer.probabilities, **cut}
-    return {"line": row.line, "text": answer.text, **cut}
+        return place | {"label": answer.label, "probabilities": answer.probabilities, **cut}
+    return place | {"text": answer.text, **cut}
 
 
-def _refuse_missing_columns(file: Path, template: str, read: Sequence[Row | Fault]) -> None:
+def _refuse_missing_columns(file: str, template: str, read: Sequence[Row | Fault]) -> None:
     columns = {name for row in read if isinstance(row, Row) for name in row.values}
     if not columns:
         raise DataError(f"{file} has no row that can be read", way_out="give a CSV, JSONL or Parquet file with rows")

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from luthier.data.profile import profile
 from luthier.errors import RecipeError
+from luthier.pipeline.named import Named, opened
 from luthier.records import DataProfile
 from luthier.spec.load import dump_recipe, without_environment
 from luthier.spec.resolve import UNBUILT_SHAPES, entry_name
@@ -19,8 +19,13 @@ _HEAD = """\
 """
 
 
-def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
+def init(data: Named, *, output: Path | None, offline: bool = False) -> tuple[Path, DataProfile]:
     """Write a recipe for `data`.
+
+    Args:
+        data: a file or folder, or a URL.
+        output: where the recipe goes; None puts it beside the file, or here for a URL.
+        offline: whether other machines may be reached.
 
     Returns:
         Path of the recipe and what was found.
@@ -29,35 +34,43 @@ def init(data: Path, *, output: Path | None) -> tuple[Path, DataProfile]:
         DataError: the file cannot be read.
         RecipeError: no task can be told from the columns, or the recipe exists already.
     """
-    found = profile(data)
     target = output or default_target(data)
     if target.exists():
         raise RecipeError(f"{target} exists already", way_out="give another place with --output")
-    columns = ", ".join(f"{column.name} ({column.kind})" for column in found.columns)
+    found = opened(data, offline=offline).profile()
     if found.task is None:
-        unclear = (
-            f"cannot tell input and answer among the columns {columns}",
-            "copy a recipe with `luthier recipes cp` and set data.train[0].input and .label",
-        )
-        what, way_out = UNBUILT_SHAPES.get(found.shape, unclear)
-        raise RecipeError(f"{data}: {what if what == unclear[0] else f'its rows {what}'}", way_out=way_out)
+        what, way_out = no_recipe(found)
+        raise RecipeError(f"{data.text}: {what}", way_out=way_out)
     write_atomic(target, _HEAD.format(file=data.name, recipe=target.name) + recipe_text(data, target, found))
     return target, found
 
 
-def default_target(data: Path) -> Path:
-    """Where the recipe for `data` goes: beside it."""
-    return data.with_name(f"{_name(data)}.yaml")
+def no_recipe(found: DataProfile) -> tuple[str, str]:
+    """Why no recipe is written for this data, and what to do about it."""
+    columns = ", ".join(f"{column.name} ({column.kind})" for column in found.columns)
+    if found.shape in UNBUILT_SHAPES:
+        what, way_out = UNBUILT_SHAPES[found.shape]
+        return f"its rows {what}; columns: {columns}", way_out
+    return (
+        f"cannot tell input and answer among the columns {columns}",
+        "copy a recipe with `luthier recipes cp` and set data.train[0].task, .input (e.g. '{text}') and .label",
+    )
 
 
-def recipe_text(data: Path, target: Path, found: DataProfile) -> str:
+def default_target(data: Named) -> Path:
+    """Where the recipe for `data` goes: beside it, or here where it is a URL."""
+    return data.folder / f"{_name(data)}.yaml"
+
+
+def recipe_text(data: Named, target: Path, found: DataProfile) -> str:
     """The recipe for what was found in `data`, to be written to `target`."""
     return dump_recipe(_tree(data, target, found))
 
 
-def _tree(data: Path, target: Path, found: DataProfile) -> dict[str, object]:
-    path = os.path.relpath(data.resolve(), target.parent.resolve())
-    entry: dict[str, object] = {"path": without_environment(path), "task": found.task}
+def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
+    path = data.text if data.is_url else _relative(Path(data.text), target)
+    options = {key: without_environment(value) for key, value in data.given().items()}
+    entry: dict[str, object] = {"path": path, **options, "task": found.task}
     if not found.is_chat:
         entry = {
             "name": entry_name(found.label, found.task or "task"),
@@ -78,7 +91,11 @@ def _tree(data: Path, target: Path, found: DataProfile) -> dict[str, object]:
     }
 
 
-def _name(data: Path) -> str:
+def _relative(data: Path, target: Path) -> str:
+    return without_environment(os.path.relpath(data.resolve(), target.parent.resolve()))
+
+
+def _name(data: Named) -> str:
     stem = data.name.split(".")[0]
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")
     return name or "recipe"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from luthier.data.bad_rows import FirstBadRows
 from luthier.data.inputs import as_text
 from luthier.data.privacy import scrub
-from luthier.data.privacy.profiles import NOT_LOOKED_FOR
-from luthier.data.profile import profile
-from luthier.data.read import Row, read_source
-from luthier.data.source import open_source
-from luthier.pipeline.init import default_target, recipe_text
+from luthier.data.privacy.profiles import FAST, NOT_LOOKED_FOR
+from luthier.data.read import Fault, Row, read_source
+from luthier.data_report import BadRow
+from luthier.pipeline.init import default_target, no_recipe, recipe_text
+from luthier.pipeline.named import Named, Opened, opened
 from luthier.records import ColumnProfile, DataProfile, Record
 
 _EXAMPLES = 3
@@ -34,27 +34,44 @@ class Inspection(Record):
 
     profile: DataProfile
     examples: tuple[Example, ...]
+    bad_rows: tuple[BadRow, ...] = ()
+    """The first of each reason."""
     recipe: str
     """What `luthier init` would write; '' where no task can be told from the columns."""
 
 
-def inspect(path: Path, *, format: str | None = None, sheet: str | None = None, query: str | None = None) -> Inspection:
-    """Look at a file or folder; nothing is written.
+def inspect(data: Named, *, offline: bool = False) -> Inspection:
+    """Look at a file, a folder or what is behind a URL; nothing is written but the local copy of the latter.
 
     Raises:
         DataError: it cannot be read.
     """
-    found = profile(path, format=format, sheet=sheet, query=query)
-    source = open_source(path, format=format, sheet=sheet, query=query)
-    rows = (item for item in read_source(source) if isinstance(item, Row))
+    local = opened(data, offline=offline)
+    found = local.profile()
+    rows = (item for item in read_source(local.source()) if isinstance(item, Row))
     examples = tuple(_example(row) for row in islice(rows, _EXAMPLES))
-    recipe = recipe_text(path, default_target(path), found) if found.task is not None else ""
-    return Inspection(profile=found, examples=examples, recipe=recipe)
+    bad = _bad_rows(local, found)
+    recipe = recipe_text(data, default_target(data), found) if found.task is not None else ""
+    return Inspection(profile=found, examples=examples, bad_rows=bad, recipe=recipe)
+
+
+def _bad_rows(local: Opened, found: DataProfile) -> tuple[BadRow, ...]:
+    """Read again as far as the last that is shown."""
+    first, left = FirstBadRows(FAST), sum(len(one.first) for one in found.faults)
+    faults = (item for item in read_source(local.source()) if isinstance(item, Fault)) if left else iter(())
+    for fault in faults:
+        first.add(fault.file, fault)
+        if len(first.records()) == left:
+            break
+    return first.records()
 
 
 def _example(row: Row) -> Example:
-    place = f"{row.file}:{row.line}" if row.file else str(row.line)
-    return Example(place=place, cells={name: _shown(cell) for name, cell in row.values.items()})
+    return Example(place=_place(row), cells={name: _shown(cell) for name, cell in row.values.items()})
+
+
+def _place(row: Row | BadRow) -> str:
+    return f"{row.file}:{row.line}" if row.file else str(row.line)
 
 
 def _shown(cell: object) -> str:
@@ -68,18 +85,21 @@ def inspect_lines(seen: Inspection) -> list[str]:
     how = [found.format, found.encoding, f"delimiter {found.delimiter!r}" if found.delimiter else ""]
     how += [f"sheet {found.sheet!r}" if found.sheet else "", found.query]
     lines = [f"{found.path}: {', '.join(part for part in how if part)}, {found.num_rows} rows"]
+    lines += [f"license: {found.license}, as the data set states"] if found.license else []
     lines += [f"shape: {found.shape}{_purpose(found)}", "", *_column_lines(found.columns)]
     if found.labels:
         lines += ["", f"labels: {', '.join(f'{label} {count}' for label, count in list(found.labels.items())[:20])}"]
     for one in found.faults:
         more = ", ..." if one.rows > len(one.first) else ""
         lines += ["", f"cannot be read: {one.rows} {one.reason} in lines {', '.join(one.first)}{more} ({one.detail})"]
+        lines += [f"  line {_place(row)}: {row.text}" for row in seen.bad_rows if row.reason == one.reason and row.text]
     lines += ["", f"first rows, secrets and personal data masked ({NOT_LOOKED_FOR['fast']}):"]
     for example in seen.examples:
         lines += [f"  line {example.place}"]
         lines += [f"    {name}: {' '.join(cell.split())}" for name, cell in example.cells.items() if cell]
     if not seen.recipe:
-        return [*lines, "", "no recipe: set data.train[0].task, .input (e.g. '{text}') and .label yourself"]
+        what, way_out = no_recipe(found)
+        return [*lines, "", f"no recipe: {what}", f"  -> {way_out}"]
     return [*lines, "", "`luthier init` writes:", *(f"  {line}" for line in seen.recipe.splitlines())]
 
 

@@ -11,21 +11,23 @@ from urllib.parse import urlsplit
 from luthier import __version__
 from luthier.data import encoder
 from luthier.data.bad_rows import refuse_bad_rows
+from luthier.data.copies import Copy
 from luthier.data.fetch import fetch
 from luthier.data.guard import refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.privacy.ner import missing_package
-from luthier.data.profile import profile
 from luthier.data.read import Row, rows
 from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.pipeline.named import Named, Opened
 from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan
-from luthier.recipes import copy, find, names
+from luthier.recipes import copy as copy_shipped
+from luthier.recipes import find, names
 from luthier.records import DataProfile, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
@@ -81,7 +83,7 @@ def copy_recipe(name: str, destination: Path) -> Path:
         RecipeError: there is none of that name, or the destination exists.
     """
     try:
-        return copy(name, destination)
+        return copy_shipped(name, destination)
     except KeyError:
         raise RecipeError(f"no shipped recipe is called {name!r}", way_out=f"shipped: {', '.join(names())}") from None
     except FileExistsError:
@@ -101,17 +103,22 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_endpoint_elsewhere(loaded, offline=offline)
     fetched = _fetch(loaded, offline=offline)
     hashes = _data_hashes(loaded, fetched)
-    path = fetched.get(entry.path, loaded.folder / entry.path)
-    query = None if entry.path in fetched else entry.query
-    facts = profile(path, format=entry.format, sheet=entry.sheet, query=query)
-    refuse_bad_rows(path, facts.faults, facts.num_rows, loaded.recipe.data)
+    path = fetched[entry.path].path if entry.path in fetched else loaded.folder / entry.path
+    called = entry.path if entry.path in fetched else str(path)
+    facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
+    refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
     machine = Machine(threads=usable_threads(), missing_for_privacy=missing_package())
     resolved = resolve(
         loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
-    ).model_copy(update={"fetched": {named: str(local) for named, local in fetched.items()}})
+    ).model_copy(
+        update={
+            "fetched": {named: str(one.path) for named, one in fetched.items()},
+            "versions": {named: one.version for named, one in fetched.items() if one.version},
+        }
+    )
     resolved = _with_embeddings(resolved)
     _refuse_missing_columns_of_splits(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
@@ -167,20 +174,20 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     return {key: file for key, file in files.items() if file is not None}
 
 
-def _fetch(loaded: LoadedRecipe, *, offline: bool) -> dict[str, Path]:
+def _fetch(loaded: LoadedRecipe, *, offline: bool) -> dict[str, Copy]:
     """URL as the recipe has it -> its local copy."""
     entry, copies = loaded.recipe.entry, {}
     for named in set(_data_files(loaded).values()):
-        local = fetch(named, query=entry.query if named == entry.path else None, offline=offline)
-        if local is not None:
-            copies[named] = local
+        copy = fetch(named, query=entry.query if named == entry.path else None, offline=offline)
+        if copy is not None:
+            copies[named] = copy
     return copies
 
 
-def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Path]) -> dict[str, str]:
+def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Copy]) -> dict[str, str]:
     hashes = {}
     for key, file in _data_files(loaded).items():
-        path = fetched.get(file, loaded.folder / file)
+        path = fetched[file].path if file in fetched else loaded.folder / file
         if not path.exists():
             raise DataError(
                 f"{key}: {file!r}: it does not exist (looked in {loaded.folder})",
@@ -199,7 +206,7 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     named += [(f"data.{key}", name) for key, name in keys.items() if name]
     for key, name in named:
         if name not in columns:
-            raise missing_column(name, columns, key=f"{loaded.path}: {key}")
+            raise missing_column(name, columns, key=f"{loaded.where(key)}: {key}")
 
 
 def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe) -> None:

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,8 +23,12 @@ from luthier.spec.recipe import Recipe, Section
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test)")
-_CREDENTIAL = re.compile(r"://[^/@:]*:([^/]*)@|[?&](?:password|passwd|pwd|token|secret|sig|key)=([^&]*)", re.IGNORECASE)
+_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test|leakage\.benchmarks\.\d+|privacy\.annotations)")
+_CREDENTIAL = re.compile(
+    r"://[^/@:]*:([^/]*)@"
+    r"|[?&;][\w.-]*(?:password|passwd|pwd|token|secret|sig|signature|key|credential)=([^&;]*)",
+    re.IGNORECASE,
+)
 
 _DOTTED = (["objective", "targets"], ["objective", "non_regression"])
 
@@ -38,11 +42,17 @@ class LoadedRecipe:
     text: str
     notes: tuple[str, ...]
     """What was translated: aliases taken, one sentence each."""
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Key path -> 'FILE:LINE'."""
 
     @property
     def folder(self) -> Path:
         """Folder that the recipe's paths are relative to."""
         return self.path.parent
+
+    def where(self, key: str) -> str:
+        """'FILE:LINE' of a key, or of the innermost section around it that was written down."""
+        return _place({"": str(self.path), **self.places}, key)
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,7 +104,7 @@ def load_recipe(
     except ValidationError as error:
         raise _translate(error, places) from error
     _refuse_unknown_values(recipe, places)
-    return LoadedRecipe(recipe, path, text, tuple(notes))
+    return LoadedRecipe(recipe, path, text, tuple(notes), places)
 
 
 def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
@@ -111,6 +121,7 @@ def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
             raise RecipeError(
                 f"objective: {limit.key!r} names no data entry (there is {recipe.entry.name!r})",
                 way_out=f"write '{recipe.entry.name}.{limit.metric}', or set data.train[0].name",
+                key=f"objective.targets.{limit.key}",
             )
     return tuple(limits)
 
@@ -364,12 +375,26 @@ def _refuse_credentials(tree: Any, places: Mapping[str, str], key: str = "") -> 
         for name, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
             _refuse_credentials(item, places, f"{key}.{name}".lstrip("."))
     elif isinstance(tree, str) and _FILE_KEY.fullmatch(key):
-        for match in _CREDENTIAL.finditer(tree):
-            if not _ENVIRONMENT.fullmatch(match[1] or match[2]):
-                raise RecipeError(
-                    f"{_place(places, key)}: {key}: a password stands in the URL",
-                    way_out="put it into the environment and write ${NAME} in its place",
-                )
+        where = _place(places, key)
+        refuse_credentials(tree, where=f"{'--set' if where.startswith('--set') else where}: {key}")
+
+
+def refuse_credentials(text: str, *, where: str) -> None:
+    """Stop where a password stands in a URL.
+
+    Args:
+        text: what may be a URL.
+        where: it was written, for the message.
+
+    Raises:
+        RecipeError: without the value.
+    """
+    for match in _CREDENTIAL.finditer(text):
+        if not _ENVIRONMENT.fullmatch(match[1] or match[2] or ""):
+            raise RecipeError(
+                f"{where}: a password stands in the URL",
+                way_out="put it into the environment and write ${NAME} in its place",
+            )
 
 
 def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Mapping[str, str]) -> None:

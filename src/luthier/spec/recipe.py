@@ -49,7 +49,7 @@ class Model(Section):
 
 
 class DataEntry(Section):
-    path: str = Field(min_length=1, description="File or folder of files, relative to the recipe.")
+    path: str = Field(min_length=1, description="File or folder of files, relative to the recipe; or a URL.")
     name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
     task: Task | None = None
     format: str | None = Field(None, description="A name of the readers table.")

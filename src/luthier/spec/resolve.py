@@ -52,11 +52,14 @@ class ResolvedRecipe(Record):
     model_sha256: str
     luthier_version: str
     fetched: dict[str, str] = Field(default_factory=dict, description="URL as in the recipe -> its local copy.")
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
+    )
 
     @property
     def sha256(self) -> str:
         """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched"})
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions"})
         content["recipe"].pop("output_dir")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -128,6 +131,22 @@ def resolve(
     Raises:
         RecipeError: a needed value is neither given nor to be found in the data.
     """
+    try:
+        return _resolved(loaded, profile, shape, machine, data_sha256, luthier_version)
+    except RecipeError as error:
+        if not error.key:
+            raise
+        raise RecipeError(f"{loaded.where(error.key)}: {error.what}", way_out=error.way_out, key=error.key) from error
+
+
+def _resolved(
+    loaded: LoadedRecipe,
+    profile: DataProfile,
+    shape: ModelShape,
+    machine: Machine,
+    data_sha256: dict[str, str],
+    luthier_version: str,
+) -> ResolvedRecipe:
     filler = _Filler(loaded.recipe)
     _fill_data(filler, loaded, profile)
     _fill_privacy(filler, machine)
@@ -143,7 +162,9 @@ def resolve(
     )
     if "base" not in filler.tree["evaluate"]["baselines"]:
         raise RecipeError(
-            "evaluate.baselines leaves out 'base'", way_out="add it: every verdict compares with the original"
+            "evaluate.baselines leaves out 'base'",
+            way_out="add it: every verdict compares with the original",
+            key="evaluate.baselines",
         )
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
@@ -174,6 +195,7 @@ def _whole(tree: dict[str, Any]) -> Recipe:
             f"{key}: {problem}, the values that were filled in counted",
             way_out=f"set every value of {key.partition('.')[0]!r} that matters to you; "
             "`luthier check --explain` shows the usual ones",
+            key=key,
         ) from error
 
 
@@ -189,23 +211,29 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
         raise RecipeError(
             f"{profile.path}: cannot tell what the columns are for: {columns}",
             way_out="set data.train[0].task, .input (e.g. '{text}') and .label",
+            key=entry,
         )
     task = filler.fill(f"{entry}.task", profile.task, f"columns look like {profile.shape}")
     if given["input"] is None and not profile.is_chat and not profile.input:
         raise RecipeError(
-            f"{profile.path}: no column looks like an input", way_out="set data.train[0].input, e.g. '{text}'"
+            f"{profile.path}: no column looks like an input",
+            way_out="set data.train[0].input, e.g. '{text}'",
+            key=entry,
         )
     chat = profile.is_chat and given["input"] is None
     if chat and given["label"]:
         raise RecipeError(
             f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
             way_out="leave it out, or set data.train[0].input as well",
+            key=f"{entry}.label",
         )
     filler.fill(
         f"{entry}.input", "" if chat else profile.input, "chat rows bring their turns" if chat else "detected column"
     )
     if not chat and given["label"] is None and not profile.label:
-        raise RecipeError(f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label")
+        raise RecipeError(
+            f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label", key=entry
+        )
     filler.fill(
         f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column"
     )
@@ -215,7 +243,8 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     closed = is_closed(task)
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
     filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
-    filler.fill(f"{entry}.license", "unknown", "not stated in the recipe")
+    stated = "stated by the data set itself" if profile.license else "not stated in the recipe"
+    filler.fill(f"{entry}.license", profile.license or "unknown", stated)
     filler.fill(
         "data.clean",
         list(CLEAN_CLOSED if closed else CLEAN_OPEN),
@@ -266,6 +295,7 @@ def _fill_split(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> 
         raise RecipeError(
             f"data.split.group_by: {given['label']!r} is the label too: every label would be in one split only",
             way_out="name another column, or leave it out",
+            key="data.split.group_by",
         )
     drawn = not (split.by_time or split.column or split.stable)
     closed = is_closed(given["task"])
@@ -291,7 +321,7 @@ def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
         clashes |= {"data.test": data.test, "data.validation": data.validation}
     for key, value in clashes.items():
         if value:
-            raise RecipeError(f"{key} does not go with data.split.{way}", way_out=f"leave {key} or {way} out")
+            raise RecipeError(f"{key} does not go with data.split.{way}", way_out=f"leave {key} or {way} out", key=key)
 
 
 def _fill_likeness(filler: _Filler) -> None:
@@ -353,14 +383,16 @@ def _refuse_unbuilt_shape(profile: DataProfile, given: dict[str, Any]) -> None:
     if profile.shape in UNBUILT_SHAPES and None in (given["task"], given["input"], given["label"]):
         what, way_out = UNBUILT_SHAPES[profile.shape]
         columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
-        raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out)
+        raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out, key="data.train.0")
 
 
 def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:
     given = filler.tree["data"]["labels"]
     if not closed and (given["rename"] or given["review"]):
         raise RecipeError(
-            "data.labels is for tasks with a closed set of answers", way_out="leave it out, or set data.train[0].task"
+            "data.labels is for tasks with a closed set of answers",
+            way_out="leave it out, or set data.train[0].task",
+            key="data.labels",
         )
     few = profile.num_rows * max(1, len(profile.labels)) <= REVIEWED
     filler.fill("data.labels.min_rows", 5 if closed else 0, "fewer can hardly be learned" if closed else "no labels")
@@ -373,6 +405,7 @@ def _refuse_answer_in_input(template: str, label: str) -> None:
         raise RecipeError(
             f"data.train[0].input: {template!r} names the column {label!r}, which is the answer (data.train[0].label)",
             way_out=f"take {field(label)!r} out of the input, or set data.train[0].label to another column",
+            key="data.train.0.input",
         )
 
 
@@ -390,7 +423,11 @@ def _fill_method(filler: _Filler) -> None:
     task = filler.tree["data"]["train"][0]["task"]
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
-        raise RecipeError(f"method {facts.name!r} does not do {task!r}", way_out=f"its tasks: {', '.join(facts.tasks)}")
+        raise RecipeError(
+            f"method {facts.name!r} does not do {task!r}",
+            way_out=f"its tasks: {', '.join(facts.tasks)}",
+            key="method.type",
+        )
     filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
     filler.fill("adapter.r", 16, "a common middle")
     filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
@@ -413,6 +450,7 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
         raise RecipeError(
             f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
             way_out=f"set it to {shape.max_positions} or less",
+            key="train.max_length",
         )
     filler.fill("train.batch_size", 16, "a common middle")
     ram = filler.tree["objective"]["budget"]["ram_gib"]
@@ -454,5 +492,7 @@ def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
     if limit.subject != "general" and task not in METRICS.get(limit.metric).tasks:
         fitting = [name for name, facts in METRICS.entries().items() if task in facts.tasks]
         raise RecipeError(
-            f"objective: {limit.key!r} is not measured for {task}", way_out=f"measured: {', '.join(fitting)}"
+            f"objective: {limit.key!r} is not measured for {task}",
+            way_out=f"measured: {', '.join(fitting)}",
+            key=f"objective.{'non_regression' if limit.subject == 'general' else 'targets'}.{limit.key}",
         )

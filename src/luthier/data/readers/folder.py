@@ -7,8 +7,9 @@ What `datasets` saves is such a folder: `data-00000-of-00002.arrow` beside some 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from luthier.data.read import Fault, Row, read_source
@@ -53,38 +54,55 @@ def read(source: Source) -> Iterator[Row | Fault]:
             yield replace(item, file=name)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Data files, those of folders in it too, in the order of their names with numbers read as numbers."""
-    suffixes = tuple(
+def is_data_file(relative: str) -> bool:
+    """Whether a file of a folder is read as rows; notes, licenses and what tools keep of their own are not.
+
+    Args:
+        relative: its path in the folder, with slashes.
+    """
+    *_, name = parts = relative.split("/")
+    return (
+        name.lower().endswith(_suffixes())
+        and name not in _ABOUT
+        and not name.lower().startswith(("readme", "license", "changelog"))
+        and not name.startswith("cache-")  # what `datasets` keeps of its own computations
+        and not any(part.startswith((".", "_")) for part in parts)
+    )
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> tuple[str, ...]:
+    return tuple(
         suffix + packed
         for facts in READERS.entries().values()
         for suffix in facts.suffixes
         for packed in (("", *SUFFIXES) if facts.is_text else ("",))
     )
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.name.lower().endswith(suffixes)
-        and path.name not in _ABOUT
-        and not path.name.lower().startswith(("readme", "license", "changelog"))
-        and not path.name.startswith("cache-")  # what `datasets` keeps of its own computations
-        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    ]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Data files, those of folders in it too, in the order of their names with numbers read as numbers."""
+    found = [path for path in folder.rglob("*") if is_data_file(path.relative_to(folder).as_posix()) and path.is_file()]
     documents = tuple(suffix for facts in READERS.entries().values() if facts.is_document for suffix in facts.suffixes)
     tables = [path for path in found if not path.name.lower().removesuffix(".gz").endswith(documents)]
     found = tables or found  # notes beside data are about it
     return sorted(found, key=lambda path: (_NUMBER.sub(lambda match: match[0].zfill(12), path.as_posix()), str(path)))
 
 
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Split -> the first file that is named after it."""
+    splits: dict[str, str] = {}
+    for name in names:
+        for match in _SPLIT.finditer(name.lower()):
+            splits.setdefault(match[1], name)
+    return splits
+
+
 def _refuse_several_splits(folder: Path, files: list[Path]) -> None:
     """Reading a test split as training rows would make every number of the evaluation a lie."""
-    splits: dict[str, Path] = {}
-    for file in files:
-        for match in _SPLIT.finditer(file.relative_to(folder).as_posix().lower()):
-            splits.setdefault(match[1], file)
+    splits = splits_of(file.relative_to(folder).as_posix() for file in files)
     if len(splits) > 1:
-        first = next(iter(splits.values())).relative_to(folder).as_posix()
+        first = next(iter(splits.values()))
         raise DataError(
             f"{folder} holds several splits: {', '.join(sorted(splits))}",
             way_out=f"give each by itself, e.g. data.train[0].path: {first}, and the others as data.validation and "

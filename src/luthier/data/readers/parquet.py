@@ -31,7 +31,7 @@ def look(source: Source, start: str) -> Source:
 
 
 def read(source: Source) -> Iterator[Row | Fault]:
-    """All rows, some thousand at once in memory."""
+    """All rows, some hundred at once in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
