@@ -74,12 +74,17 @@ class Interval(Record):
 # --- step 1 and 2: what is there, what will happen -------------------------------------------------------------------
 
 
+ColumnType = Literal["text", "integer", "number", "boolean", "date", "time"]
+"""What a cell is to an expression of `data.features`."""
+
+
 class ColumnProfile(Record):
     name: str
     kind: Literal["text", "label", "number", "date", "id", "messages", "empty"]
     distinct: int = Field(description="Different values; at least so many where there are more than 200,000.")
     empty: int
     mean_chars: float
+    type: ColumnType = Field("text", description="Of its cells as the file holds them; 'text' where they differ.")
 
 
 class FaultCount(Record):
@@ -207,6 +212,15 @@ class Message(Record):
     content: str
 
 
+class Feature(Record):
+    """A column that is computed from the columns of its own row."""
+
+    name: str
+    sql: str = Field(description="A scalar expression in DuckDB's SQL.")
+    uses: tuple[str, ...] = Field(description="Columns and earlier features that it names.")
+    type: str = Field(description="What DuckDB makes of it, e.g. 'string'.")
+
+
 class RequestContract(Record):
     """How the model is asked, frozen at prepare time.
 
@@ -233,6 +247,10 @@ class RequestContract(Record):
     tokenizer_sha256: str
     max_length: int
     max_new_tokens: int
+    features: tuple[Feature, ...] = Field((), description="What the input template needs, in the order of computing.")
+    column_types: dict[str, ColumnType] = Field(
+        default_factory=dict, description="Type of each column that a feature names; a request is held to it."
+    )
 
 
 class Golden(Record):

@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
+from luthier.data.shards import Shard
 from luthier.errors import DataError
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment
@@ -126,6 +127,16 @@ def through_prepare(tree: dict[str, Any], folder: Path) -> object:
     except DataError as error:
         return type(error).__name__
     return made, (out / "contract.json").read_text()
+
+
+def typed(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with an expression that tells the type of a column."""
+    return dict(with_("data.features", {"kind": "typeof(day)"}, with_("data.train.0.input", "{kind} {message}", tree)))
+
+
+def through_types(tree: dict[str, Any], folder: Path) -> object:
+    through_prepare(typed(tree), folder)
+    return {row.text.split()[0] for row in Shard(folder / "out" / "train.arrow")}
 
 
 def through_learning(tree: dict[str, Any], folder: Path) -> object:
@@ -295,6 +306,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.privacy.profile": ("balanced", PREPARE),
     "data.privacy.annotations": ("annotated.jsonl", through_learning),
     "data.privacy.keep_mapping": ("mapping.json", through_mapping),
+    "data.features": ({"size": "length(message) % 9"}, PREPARE),
+    "data.columns": ({"day": "date"}, through_types),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -335,6 +348,7 @@ NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
+    "data.features": ("data.train.0.input", "{size} {message}"),
 }
 _USUAL: dict[Consumer, object] = {}
 
@@ -342,6 +356,7 @@ _USUAL: dict[Consumer, object] = {}
 def told(key: str) -> dict[str, Any]:
     """The recipe with the key's other value, and what that value needs."""
     base = with_(*NEEDS[key]) if key in NEEDS else BASE
+    base = typed(base) if key == "data.columns" else base
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
         tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luthier.data import clean
+from luthier.data.features import Features, freeze, needed, raw_columns
 from luthier.data.inputs import fill
 from luthier.data.privacy.profiles import FAST, Detector, open_detector
 from luthier.data.privacy.spans import Span
@@ -24,6 +25,7 @@ from luthier.errors import DataError, ModelError, RunError
 from luthier.records import Message, RequestContract
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.template import fields
 from luthier.store.files import sha256_file
 
 _SENTINEL = "LuthierAnswer"
@@ -48,6 +50,7 @@ class Renderer:
         self.contract = contract
         self._tokenizer = tokenizer
         self._detector = detector
+        self._features = Features.of(contract)
         self._tokens = {"bos_token": contract.bos_token, "eos_token": contract.eos_token}
         self._control = _control_tokens(tokenizer)
         self.answer_prefix, after = _answer_frame(contract.chat_template, self._tokens, contract.system)
@@ -72,12 +75,24 @@ class Renderer:
             )
         return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
 
-    def user_text(self, values: Mapping[str, object]) -> str:
-        """The user's turn for one row: input template, then `clean_text`.
+    def with_features(self, values: Mapping[str, object]) -> Mapping[str, object]:
+        """A row as it was given, with what the contract computes from it.
 
         Raises:
-            DataError: the template names a column that `values` does not have.
+            DataError: a column is missing, one that is computed here is given, or a feature cannot be computed.
         """
+        return values if self._features is None else self._features.values(values)
+
+    def user_text(self, values: Mapping[str, object]) -> str:
+        """The user's turn for one row: features, input template, then `clean_text`.
+
+        Raises:
+            DataError: the template names a column that `values` does not have; and what `with_features` says.
+        """
+        return self.filled(self.with_features(values))
+
+    def filled(self, values: Mapping[str, object]) -> str:
+        """The user's turn for one row that has its features already."""
         return self.clean_text(fill(self.contract.input, values))
 
     def clean_text(self, text: str) -> str:
@@ -278,10 +293,21 @@ def make_contract(
         tokenizer_sha256=sha256_file(tokenizer_folder / "tokenizer.json"),
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
+        **_computed(resolved),
         **tokens,
     )
     closed = set(labels)
     return with_labels(Renderer(contract, tokenizer), closed) if closed else contract
+
+
+def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:
+    """Of the recipe's features those that reach the input, and the types of the columns behind them."""
+    recipe = resolved.recipe
+    if not recipe.data.features:
+        return {}
+    features = needed(fields(recipe.entry.input or ""), freeze(recipe))
+    columns = raw_columns([feature.name for feature in features], features)
+    return {"features": features, "column_types": {name: recipe.data.columns.get(name, "text") for name in columns}}
 
 
 def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 from luthier.data.bad_rows import FaultCounts, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
+from luthier.data.features import FAILED, Features, freeze, input_columns
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.data_report import RowFate, StepCount, TextChange
-from luthier.records import Contamination, Message, SplitName
-from luthier.spec.recipe import Data
+from luthier.data_report import FeatureExample, FeatureReport, RowFate, StepCount, TextChange
+from luthier.records import Contamination, Feature, Message, SplitName
+from luthier.spec.recipe import Data, Recipe
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.spec.template import fields
 
 _SHOWN_CHANGES = 8
 _SHOWN_CHARS = 400
+_EXAMPLES, _LOOKED_AT = 4, 200
 
 Verdict = tuple[str, str]
 """Why a row is set aside: reason and detail."""
@@ -64,6 +66,7 @@ class Ledger:
         self.quarantined = 0
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
+        self.features: tuple[FeatureReport, ...] = ()
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -123,7 +126,14 @@ def load(resolved: ResolvedRecipe, ledger: Ledger, *, bad: Path | None = None) -
     with quarantine(bad, detector=ledger.detector, keep_personal=keep_personal) as keep:
         for file, origin in files:
             items += _load(resolved, ledger, file=file, origin=origin, keep=keep)
-    ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items), rows_changed=0))
+    failed = ledger.dropped.get(FAILED, 0)
+    ledger.steps.append(StepCount(step="read", rows_in=ledger.rows_in, rows_out=len(items) + failed, rows_changed=0))
+    if data.features:
+        count = StepCount(
+            step="features", rows_in=len(items) + failed, rows_out=len(items), rows_changed=len(items)
+        )  # fmt: skip
+        ledger.steps.append(count)
+        ledger.features = report_features(resolved.recipe, items, ledger)
     return items
 
 
@@ -140,7 +150,9 @@ def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitN
         open_source(path, format=entry.format, sheet=entry.sheet, query=query) if origin is None else open_source(path)
     )
     before = ledger.rows_in
-    for read in read_source(source):
+    frozen = freeze(resolved.recipe)
+    computed = Features(frozen, resolved.recipe.data.columns).each if frozen else iter
+    for read in computed(read_source(source)):
         ledger.rows_in += 1
         name = f"{file}/{read.file}" if read.file else file
         if isinstance(read, Row):
@@ -151,22 +163,57 @@ def _load(resolved: ResolvedRecipe, ledger: Ledger, *, file: str, origin: SplitN
         faults.add(read)
         keep(name, read, source.encoding)
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
-    _check_columns(resolved, str(path), own, is_train=origin is None)
+    _check_columns(resolved, str(path), own, computed=frozen, is_train=origin is None)
     return own
 
 
-def _check_columns(resolved: ResolvedRecipe, file: str, items: Sequence[Item], *, is_train: bool) -> None:
+def _check_columns(
+    resolved: ResolvedRecipe, file: str, items: Sequence[Item], *, computed: Sequence[Feature], is_train: bool
+) -> None:
     columns = dict.fromkeys(name for item in items for name in item.values)
     entry = resolved.recipe.entry
-    for name in fields(entry.input) if entry.input else ():
+    for name in input_columns(entry.input, computed):
         if name not in columns:
-            raise missing_column(name, columns, key=f"{file}: data.train[0].input")
+            raise missing_column(
+                name, columns, key=f"{file}: data.train[0].input{' or data.features' * bool(computed)}"
+            )
     if entry.label and entry.label not in columns:
         raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
     split = resolved.recipe.data.split
     for key, column in (("group_by", split.group_by), ("by_time", split.by_time), ("column", split.column)):
         if is_train and column and column not in columns:
             raise missing_column(column, columns, key=f"{file}: data.split.{key}")
+
+
+def report_features(recipe: Recipe, items: Sequence[Item], ledger: Ledger) -> tuple[FeatureReport, ...]:
+    """Counts of each feature, and its first values in rows in which nothing personal is found."""
+    made = []
+    for feature in freeze(recipe):
+        key = f"data.features.{feature.name}: "
+        made.append(
+            FeatureReport(
+                name=feature.name,
+                sql=feature.sql,
+                type=feature.type,
+                rows=len(items),
+                empty=sum(item.values.get(feature.name) is None for item in items),
+                failed=sum(fate.reason == FAILED and fate.detail.startswith(key) for fate in ledger.fates),
+                examples=tuple(islice(_examples(feature, items[:_LOOKED_AT], ledger.detector), _EXAMPLES)),
+            )
+        )
+    return tuple(made)
+
+
+def _examples(feature: Feature, items: Sequence[Item], detector: Detector) -> Iterator[FeatureExample]:
+    """Rows with values that were not shown yet. An address may be made of cells that are none by themselves."""
+    shown = set[str]()
+    for item in items:
+        cells = {name: as_text(item.values.get(name)) for name in feature.uses}
+        value = as_text(item.values.get(feature.name))
+        if value not in shown and not any(detector.find(text) for text in (value, " ".join(cells.values()))):
+            shown.add(value)
+            short = {name: text[:_SHOWN_CHARS] for name, text in cells.items()}
+            yield FeatureExample(line=item.line, cells=short, value=value[:_SHOWN_CHARS])
 
 
 def name_group(item: Item, group_by: str) -> str:

@@ -18,6 +18,7 @@ from luthier.data.guard import (
     open_pseudonyms,
     open_rules,
     personal_wording,
+    refuse_secrets_in_expressions,
     refuse_secrets_in_wording,
 )
 from luthier.data.interpret import interpret
@@ -60,6 +61,7 @@ def prepare(resolved: ResolvedRecipe, *, tokenizer_folder: Path, out: Path) -> D
         ModelError: the tokenizer or its chat template cannot be used.
     """
     refuse_secrets_in_wording(resolved.recipe.entry)
+    refuse_secrets_in_expressions(resolved.recipe.data.features)
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
     detector, tagger = open_rules(resolved, out / TAGGER_FILE)
@@ -262,7 +264,7 @@ def _report(
         findings_action=rules.action,
         secrets_action=rules.secrets,
         not_looked_for=NOT_LOOKED_FOR[rules.profile or "fast"],
-        personal_wording=personal_wording(entry),
+        personal_wording=personal_wording(entry, data.features),
         conflicts=conflicts,
         similar_labels=tuple(similar_names(splits["train"].labels)),
         rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),
@@ -277,6 +279,7 @@ def _report(
         truncated_rows=0,  # rows that are too long are set aside, never cut
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
+        features=ledger.features,
         contract_sha256=sha256_file(out / "contract.json"),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
     )
