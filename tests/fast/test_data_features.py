@@ -393,6 +393,12 @@ def test_names_that_do_not_fit_are_refused(given: dict[str, str], input: str, me
         check_features(recipe(given, input), COLUMNS)
 
 
+def test_types_of_columns_that_are_not_there_are_refused() -> None:
+    made = recipe({"f": "length(message)"}, "{f}", columns={"prise": "number"})
+    with pytest.raises(DataError, match=r"data\.columns names the column 'prise', which is not there\n.*'price'"):
+        check_features(made, COLUMNS)
+
+
 def test_columns_that_differ_in_capitals_only_are_refused() -> None:
     made = recipe({"f": "a || A"}, "{f}", columns={"a": "text", "A": "text"})
     with pytest.raises(RecipeError, match="the columns 'a' and 'A' differ in capitals only"):

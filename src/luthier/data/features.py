@@ -404,10 +404,14 @@ def check_features(recipe: Recipe, columns: Sequence[str]) -> tuple[Feature, ...
     """`freeze`, and every name held against the columns of the file.
 
     Raises:
+        DataError: a type is given for a column that is not there.
         RecipeError: a feature has the name of a column; and what `freeze` says.
     """
     folded = {column.casefold(): column for column in columns}
     for name in recipe.data.features:
         if name.casefold() in folded:
             raise shadowed(name, folded[name.casefold()])
+    for name in recipe.data.columns:
+        if name not in columns:
+            raise missing_column(name, columns, key="data.columns")
     return freeze(recipe, columns)

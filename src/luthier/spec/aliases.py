@@ -37,9 +37,7 @@ NOT_BUILT: dict[str, str] = {
     "serve": "serving options (use the flags of `luthier serve`)",
     "track": "MLflow, TensorBoard and W&B sinks",
     "distill": "distillation",
-    "data.features": "computed columns",
     "data.augment": "augmentation",
     "data.canaries": "canaries",
-    "data.clean": "a choice of cleaning steps",
 }
 """Sections of the design that this version refuses rather than ignores."""

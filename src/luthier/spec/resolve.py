@@ -224,20 +224,16 @@ def _fill_columns(filler: _Filler, profile: DataProfile) -> None:
     """Types of the columns that may occur in an expression; what a request holds is held to them."""
     data = filler.tree["data"]
     said = " ".join(data["features"].values()).replace('"', "").casefold()
-    known = {column.name: column for column in profile.columns}
     for name in data["columns"]:
-        if name not in known:
+        if name.replace('"', "").casefold() not in said:
             raise RecipeError(
-                f"data.columns names the column {name!r}, which {profile.path} does not have",
-                way_out=f"there are: {', '.join(known)}",
+                f"data.columns.{name}: no expression of data.features names this column", way_out="leave it out"
             )
-    named = [column for column in profile.columns if column.name.replace('"', "").casefold() in said]
-    if named:
-        filler.reasons.pop("data.columns", None)
-    for column in named if said else ():
-        if column.name not in data["columns"]:
+    for column in profile.columns if said else ():
+        if column.name not in data["columns"] and column.name.replace('"', "").casefold() in said:
+            filler.reasons.pop("data.columns", None)
             data["columns"][column.name] = column.type
-            filler.reasons[f"data.columns.{column.name}"] = "type of its cells in the file"
+            filler.reasons[f"data.columns.{column.name}"] = "the type of its cells in the file"
 
 
 def _fill_privacy(filler: _Filler, machine: Machine) -> None:
