@@ -251,6 +251,7 @@ class RequestContract(Record):
     column_types: dict[str, ColumnType] = Field(
         default_factory=dict, description="Type of each column that a feature names; a request is held to it."
     )
+    features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
 
 
 class Golden(Record):

@@ -31,7 +31,7 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
-from luthier.errors import DataError, MissingExtra, RecipeError, SecretFound, UserError
+from luthier.errors import DataError, MissingExtra, RecipeError, RunError, SecretFound, UserError
 from luthier.pipeline.answers import predict
 from luthier.records import ColumnType, Feature, Message
 from luthier.report.data import render_data
@@ -41,6 +41,13 @@ from luthier.spec.recipe import Recipe
 
 ENGINE = connect()
 BAND = "CASE WHEN TRY_CAST(price AS DOUBLE) < 20 THEN 'cheap' ELSE 'dear' END"
+
+
+PIECES = (
+    "a", "(", ")", "'", '"', "--", "/*", "*/", ";", ",", "SELECT", "FROM", "1", "::INT", "CASE WHEN a THEN", "END", "+",
+    "||", "lower(", "read_csv('x')", "glob ('*')", "now()", "random()", "[", "]", "{", "$1", "?", "#1", "*", "OVER ()",
+    "AS b", "TRY(", "\ud800", "\0", "$$", "é",
+)  # fmt: skip
 
 
 def features(given: dict[str, str], **types: ColumnType) -> Features:
@@ -525,6 +532,37 @@ def test_the_same_tokens_in_training_predict_and_both_ways_of_the_server(tmp_pat
     (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in raw))
     predict(asked, tmp_path / "ask.jsonl", output=tmp_path / "said.jsonl", progress=lambda *_: None)
     assert engine.heard == trained
+
+
+def test_features_that_give_other_values_here_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    path = tmp_path / "out" / "contract.json"
+    before = renderer(tmp_path).contract
+    assert before.features_sha256
+    changed = [one.model_copy(update={"sql": one.sql.replace("40", "41")}) for one in before.features]
+    assert changed != list(before.features)
+    path.write_text(before.model_copy(update={"features": tuple(changed)}).to_json())
+    renderer(tmp_path)  # no probe lies between
+    changed = [one.model_copy(update={"sql": one.sql.replace("40", "20")}) for one in before.features]
+    path.write_text(before.model_copy(update={"features": tuple(changed)}).to_json())
+    with pytest.raises(RunError, match=r"gives other values here \(DuckDB \d+\.\d+\.\d+\) than when data was prepared"):
+        renderer(tmp_path)
+
+
+def test_the_fingerprint_is_taken_where_a_probe_fails_even_in_python() -> None:
+    ours = features({"f": "CAST(day AS DATE) + INTERVAL 9000 YEAR"}, day="date")
+    assert ours.fingerprint() == features({"f": "CAST(day AS DATE) + INTERVAL 9000 YEAR"}, day="date").fingerprint()
+    assert isinstance(ours.batch([{"day": date(2026, 3, 1)}])[0], Failure)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sql=st.lists(st.sampled_from(PIECES), max_size=9).map(" ".join) | st.text(max_size=12))
+def test_whatever_stands_there_is_an_expression_or_is_refused(sql: str) -> None:
+    try:
+        made = parse(ENGINE, "f", sql)
+    except RecipeError:
+        return
+    assert not {"read_csv", "glob", "now", "random"} & set(re.findall(r"\w+(?=\s*\()", sql.lower())), made
 
 
 def test_what_the_server_is_told_when_columns_do_not_fit(tmp_path: Path) -> None:

@@ -307,7 +307,12 @@ def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:
         return {}
     features = needed(fields(recipe.entry.input or ""), freeze(recipe))
     columns = raw_columns([feature.name for feature in features], features)
-    return {"features": features, "column_types": {name: recipe.data.columns.get(name, "text") for name in columns}}
+    types = {name: recipe.data.columns.get(name, "text") for name in columns}
+    return {
+        "features": features,
+        "column_types": types,
+        "features_sha256": Features(features, types).fingerprint() if features else "",
+    }
 
 
 def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:

@@ -136,6 +136,8 @@ def parse(engine: Any, name: str, sql: str) -> Expression:
     Raises:
         RecipeError: it cannot be read, or it is more than a scalar expression of its own row.
     """
+    if any("\ud800" <= char <= "\udfff" for char in sql):
+        raise _refuse(name, "half of a character", way_out="write the character itself")
     for token in _tokens(sql):
         if token == "comment":
             raise _refuse(name, "a comment", way_out="write it as a comment of the recipe (# ...)")

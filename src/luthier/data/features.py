@@ -11,17 +11,19 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, datetime
 from itertools import islice
 from typing import Any
 
 from luthier.data.columns import WrongCell, convert
 from luthier.data.expressions import MEMORY_LIMIT, connect, duckdb, first_line, parse, refuse_unknown
-from luthier.data.inputs import missing_column
+from luthier.data.inputs import as_text, missing_column
 from luthier.data.read import Fault, Row
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, RecipeError, RunError
 from luthier.records import ColumnType, Feature, RequestContract
 from luthier.spec.recipe import Recipe
 from luthier.spec.template import fields
+from luthier.store.files import sha256_json
 
 ROWS_AT_ONCE = 8192
 FAILED = "feature_failed"
@@ -70,7 +72,36 @@ class Features:
     @classmethod
     def of(cls, contract: RequestContract) -> Features | None:
         """What a request contract computes; None where that is nothing, and DuckDB is not needed."""
-        return cls(contract.features, contract.column_types) if contract.features else None
+        if not contract.features:
+            return None
+        features = cls(contract.features, contract.column_types)
+        if contract.features_sha256 and features.fingerprint() != contract.features_sha256:
+            raise RunError(
+                f"data.features gives other values here (DuckDB {duckdb().__version__}) than when data was prepared",
+                way_out="install the version of DuckDB that prepared the data, or run `luthier prepare` again",
+            )
+        return features
+
+    def fingerprint(self) -> str:
+        """Hash of what the features make of some rows that hold a bit of everything.
+
+        The version that is tested is the version that is served: another DuckDB may write a number in another way.
+        """
+        most = max(map(len, _PROBES.values()))
+        rows = [
+            {
+                name: _PROBES[kind][(row + place) % len(_PROBES[kind])]
+                for place, (name, kind) in enumerate(self._types.items())
+            }
+            for row in range(most)
+        ]
+        table = self._table([[convert(row[name], kind) for name, kind in self._types.items()] for row in rows])
+        try:
+            with self._lock:
+                found = self._query(table, len(self.features), attempt=True).to_pylist()
+        except _row_errors() as error:  # a probe that TRY does not catch; the fingerprint then tells less
+            return sha256_json([type(error).__name__])
+        return sha256_json([list(map(as_text, one.values())) for one in found])
 
     def values(self, values: Mapping[str, object]) -> dict[str, object]:
         """One row with its features.
@@ -265,6 +296,19 @@ class Features:
             )
         return kind
 
+
+_PROBES: dict[ColumnType, tuple[object, ...]] = {
+    "text": (
+        "", "a", "Äpfel, größer", "19.90", "1e3", "2026-03-01", "2026-03-01T10:42:00", '{"a": [1, "b"]}', '["x", "y"]',
+        "true", "a|b;c d", "-7", " x ", "日本 🎻", None,
+    ),
+    "integer": (0, 1, -1, 7, 1000, 2**40, None),
+    "number": (0.0, 1.5, -2.25, 19.9, 0.1, 1e21, 1e-7, None),
+    "boolean": (True, False, None),
+    "date": (date(2026, 3, 1), date(2024, 2, 29), date(1969, 12, 31), None),
+    "time": (datetime(2026, 3, 1, 10, 42), datetime(1999, 12, 31, 23, 59, 59, 123456), None),
+}  # fmt: skip
+"""Cells of each type that versions of an engine might disagree on."""
 
 _TABLE, _COUNTED, _JUDGED = "luthier_rows", "luthier_row_number", "luthier null "
 
