@@ -192,6 +192,26 @@ class TextChange(Record):
     after: str
 
 
+class FeatureExample(Record):
+    """A row in which nothing personal was found."""
+
+    line: int
+    cells: dict[str, str] = Field(description="Of the columns that the expression names.")
+    value: str
+
+
+class FeatureReport(Record):
+    """What became of a computed column."""
+
+    name: str
+    sql: str
+    type: str = Field(description="What DuckDB makes of it, e.g. 'string'.")
+    rows: int = Field(description="Rows that it was computed for.")
+    empty: int = Field(description="Of these, rows in which it is NULL, which is rendered as an empty column.")
+    failed: int = Field(description="Rows that it could not be computed for; they are in quarantine.")
+    examples: tuple[FeatureExample, ...]
+
+
 class TokenView(Record):
     text: str
     supervised: bool
@@ -317,6 +337,7 @@ class DataReport(Record):
     truncated_rows: int
     license: str
     synthetic: bool
+    features: tuple[FeatureReport, ...] = Field((), description="Of data.features, in the order of computing.")
     contract_sha256: str
     source_sha256: dict[str, str] = Field(description="File -> hash.")
     augmentation: Augmentation | None = Field(None, description="None where data.augment is absent.")

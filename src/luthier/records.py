@@ -77,12 +77,17 @@ class Interval(Record):
 # --- step 1 and 2: what is there, what will happen -------------------------------------------------------------------
 
 
+ColumnType = Literal["text", "integer", "number", "boolean", "date", "time"]
+"""What a cell is to an expression of `data.features`."""
+
+
 class ColumnProfile(Record):
     name: str
     kind: Literal["text", "label", "number", "date", "id", "messages", "empty"]
     distinct: int = Field(description="Different values; at least so many where there are more than 200,000.")
     empty: int
     mean_chars: float
+    type: ColumnType = Field("text", description="Of its cells as the file holds them; 'text' where they differ.")
 
 
 class FaultCount(Record):
@@ -215,6 +220,15 @@ class Message(Record):
     weight: Literal[0, 1] = Field(1, description="0 in a row of training data: this turn is not learned.")
 
 
+class Feature(Record):
+    """A column that is computed from the columns of its own row."""
+
+    name: str
+    sql: str = Field(description="A scalar expression in DuckDB's SQL.")
+    uses: tuple[str, ...] = Field(description="Columns and earlier features that it names.")
+    type: str = Field(description="What DuckDB makes of it, e.g. 'string'.")
+
+
 class RequestContract(Record):
     """How the model is asked, frozen at prepare time.
 
@@ -243,6 +257,11 @@ class RequestContract(Record):
     max_new_tokens: int
     too_long: TooLong = Field("drop", description="Where a prompt that is too long is cut; 'drop': it is refused.")
     max_prompt_tokens: int | None = Field(None, description="To what length it is cut; None where it is not.")
+    features: tuple[Feature, ...] = Field((), description="What the input template needs, in the order of computing.")
+    column_types: dict[str, ColumnType] = Field(
+        default_factory=dict, description="Type of each column that a feature names; a request is held to it."
+    )
+    features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
 
 
 class Golden(Record):

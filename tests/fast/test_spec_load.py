@@ -17,7 +17,7 @@ from luthier.errors import RecipeError
 from luthier.recipes import find, names
 from luthier.spec.aliases import ALIASES, NOT_BUILT
 from luthier.spec.load import LoadedRecipe, load_recipe
-from luthier.spec.recipe import Recipe
+from luthier.spec.recipe import Data, Recipe
 
 HEAD = "name: r\nmodel: m\ndata: d.csv\n"  # the shortest recipe; what a test adds begins in line 4
 
@@ -279,12 +279,16 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
         ("name: ../x\nmodel: m\ndata: d.csv", "r.yaml:1: name: String should match pattern"),
         ("name: r\nmodel: ''\ndata: d.csv", "model.name: String should have at least 1 character"),
         ("name: r\nmodel: [m]\ndata: d.csv", "r.yaml:2: model: Input should be a valid dictionary"),
-        ("name: r\nmodel: m\ndata:\n  features: {}", "r.yaml:4: 'data.features' (computed columns) is not built yet"),
+        ("name: r\nmodel: m\ndata: d.csv\nsearch: {}", "r.yaml:4: 'search' (search over candidates) is not built yet"),
     ],
     ids=lambda value: value[:0] or None,
 )
 def test_wrong_recipes(tmp_path: Path, text: str, what: str) -> None:
     assert what in refusal(tmp_path, text + "\n").what
+
+
+def test_what_is_built_is_not_refused() -> None:
+    assert not {f"data.{name}" for name in Data.model_fields} & set(NOT_BUILT)
 
 
 @pytest.mark.parametrize("key", NOT_BUILT)

@@ -32,6 +32,7 @@ from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
+from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import DataError
 from luthier.evals.evaluate import evaluate
@@ -134,6 +135,16 @@ def through_prepare(tree: dict[str, Any], folder: Path) -> object:
     except DataError as error:
         return type(error).__name__
     return made, (out / "contract.json").read_text()
+
+
+def typed(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with an expression that tells the type of a column."""
+    return dict(with_("data.features", {"kind": "typeof(day)"}, with_("data.train.0.input", "{kind} {message}", tree)))
+
+
+def through_types(tree: dict[str, Any], folder: Path) -> object:
+    through_prepare(typed(tree), folder)
+    return {row.text.split()[0] for row in Shard(folder / "out" / "train.arrow")}
 
 
 def through_learning(tree: dict[str, Any], folder: Path) -> object:
@@ -386,6 +397,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.canaries.prompt": ("PIN of {name}?", through_canaries),
     "data.canaries.digits": (12, through_canaries),
     "data.canaries.seed": (1, through_canaries),
+    "data.features": ({"size": "length(message) % 9"}, PREPARE),
+    "data.columns": ({"day": "date"}, through_types),
     "method.type": ("sft", through_tables),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
@@ -439,6 +452,7 @@ NEEDS = {  # keys that are refused without another
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
+    "data.features": ("data.train.0.input", "{size} {message}"),
 }
 _USUAL: dict[Consumer, object] = {}
 
@@ -446,6 +460,7 @@ _USUAL: dict[Consumer, object] = {}
 def told(key: str) -> dict[str, Any]:
     """The recipe with the key's other value, and what that value needs."""
     base = with_(*NEEDS[key]) if key in NEEDS else BASE
+    base = typed(base) if key == "data.columns" else base
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
         tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}

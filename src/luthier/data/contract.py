@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luthier.data import clean
+from luthier.data.features import Features, freeze, needed, raw_columns
 from luthier.data.frame import SENTINEL, Frame, make_frame, only_places_contents, reads_pieces_alone
 from luthier.data.inputs import fill
 from luthier.data.privacy.profiles import FAST, Detector, open_detector
@@ -26,6 +27,7 @@ from luthier.errors import ModelError, RunError
 from luthier.records import Message, RequestContract
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.template import fields
 from luthier.store.files import sha256_file
 
 _SENTINEL = "LuthierAnswer"
@@ -50,6 +52,7 @@ class Renderer:
         self.contract = contract
         self._tokenizer = tokenizer
         self._detector = detector
+        self._features = Features.of(contract)
         self._tokens = {"bos_token": contract.bos_token, "eos_token": contract.eos_token}
         self._control = _control_tokens(tokenizer)
         self.answer_prefix, after = _answer_frame(contract.chat_template, self._tokens, contract.system)
@@ -78,12 +81,24 @@ class Renderer:
         """The same tokenizer and detector under another contract."""
         return Renderer(contract, self._tokenizer, self._detector)
 
-    def user_text(self, values: Mapping[str, object]) -> str:
-        """The user's turn for one row: input template, then `clean_text`.
+    def with_features(self, values: Mapping[str, object]) -> Mapping[str, object]:
+        """A row as it was given, with what the contract computes from it.
 
         Raises:
-            DataError: the template names a column that `values` does not have.
+            DataError: a column is missing, one that is computed here is given, or a feature cannot be computed.
         """
+        return values if self._features is None else self._features.values(values)
+
+    def user_text(self, values: Mapping[str, object]) -> str:
+        """The user's turn for one row: features, input template, then `clean_text`.
+
+        Raises:
+            DataError: the template names a column that `values` does not have; and what `with_features` says.
+        """
+        return self.filled(self.with_features(values))
+
+    def filled(self, values: Mapping[str, object]) -> str:
+        """The user's turn for one row that has its features already."""
         return self.clean_text(fill(self.contract.input, values))
 
     def clean_text(self, text: str) -> str:
@@ -296,10 +311,26 @@ def make_contract(
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
         too_long=resolved.recipe.data.too_long,
+        **_computed(resolved),
         **tokens,
     )
     closed = set(labels)
     return with_labels(Renderer(contract, tokenizer), closed) if closed else contract
+
+
+def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:
+    """Of the recipe's features those that reach the input, and the types of the columns behind them."""
+    recipe = resolved.recipe
+    if not recipe.data.features:
+        return {}
+    features = needed(fields(recipe.entry.input or ""), freeze(recipe))
+    columns = raw_columns([feature.name for feature in features], features)
+    types = {name: recipe.data.columns.get(name, "text") for name in columns}
+    return {
+        "features": features,
+        "column_types": types,
+        "features_sha256": Features(features, types).fingerprint() if features else "",
+    }
 
 
 def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from luthier.data.contract import prepare_text
 from luthier.data.dedupe import text_key, without_wording
+from luthier.data.features import Features
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.likeness import Comparison, Likeness, compared_text
@@ -208,8 +209,10 @@ def _benchmark_texts(file: str, contract: RequestContract, resolved: ResolvedRec
     """Lines and texts of a benchmark: our input where it has our columns, else each longer cell for itself."""
     path = resolved.file(file)
     columns = fields(contract.input) if contract.input else ()
+    features = Features.of(contract)
+    read = read_source(open_source(path))
     lines, texts = [], []
-    for row in read_source(open_source(path)):
+    for row in features.each(read, whole_only=True) if features else read:
         if not isinstance(row, Row):
             continue
         if columns and all(name in row.values for name in columns):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luthier.data.contract import prepare_text
@@ -140,15 +140,31 @@ def refuse_secrets_in_wording(entry: DataEntry) -> None:
             )
 
 
-def personal_wording(entry: DataEntry) -> tuple[str, ...]:
+def personal_wording(entry: DataEntry, features: Mapping[str, str]) -> tuple[str, ...]:
     """Personal data in the recipe's own words, which stay as they are: 'system holds 1 email'."""
     found = []
-    for name, text in _wording(entry):
+    written = [(f"data.train[0].{name}", text) for name, text in _wording(entry)]
+    for key, text in [*written, *((f"data.features.{name}", sql) for name, sql in features.items())]:
         counts = Counter(span.kind for span in FAST.find(text) if not span.is_secret)
         if counts:
             listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-            found.append(f"data.train[0].{name} holds {listed}")
+            found.append(f"{key} holds {listed}")
     return tuple(found)
+
+
+def refuse_secrets_in_expressions(features: Mapping[str, str]) -> None:
+    """Look at what the recipe's expressions may write into a request.
+
+    Raises:
+        SecretFound: there is a secret.
+    """
+    for name, sql in features.items():
+        kinds = sorted({span.kind.removeprefix("secret.") for span in FAST.find(sql) if span.is_secret})
+        if kinds:
+            raise SecretFound(
+                f"data.features.{name} holds a secret ({', '.join(kinds)})",
+                way_out="revoke it and take it out of there",
+            )
 
 
 def _wording(entry: DataEntry) -> list[tuple[str, str]]:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 from luthier.data.bad_rows import FaultCounts, FirstBadRows, Keep, quarantine, refuse_bad_rows
 from luthier.data.dedupe import text_key
+from luthier.data.feature_report import FeatureTally
+from luthier.data.features import FAILED, Features, freeze, input_columns
 from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.data_report import Augmentation, PlantedCanaries, RowFate, StepCount, TextChange
-from luthier.records import Contamination, Message, SplitName
+from luthier.data_report import Augmentation, FeatureReport, PlantedCanaries, RowFate, StepCount, TextChange
+from luthier.records import Contamination, Feature, Message, SplitName
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.spec.template import fields
 
 _SHOWN_CHANGES = 8
 _SHOWN_CHARS = 400
@@ -104,6 +105,7 @@ class Ledger:
         """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
         self.augmentation: Augmentation | None = None
         self.canaries: PlantedCanaries | None = None
+        self.features: tuple[FeatureReport, ...] = ()
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -187,20 +189,28 @@ def read_parts(resolved: ResolvedRecipe, ledger: Ledger, *, size: int, bad: Path
     files: list[tuple[str, SplitName | None]] = [(entry.path, None)]
     files += [(file, name) for file, name in _own_splits(data) if file is not None]
     keep_personal = data.privacy is None or data.privacy.action == "report"
-    step = len(ledger.steps)
-    ledger.steps.append(StepCount(step="read", rows_in=0, rows_out=0, rows_changed=0))
+    computed = freeze(resolved.recipe)
+    tally = FeatureTally(computed, ledger.detector)
+    first, names = len(ledger.steps), ["read", "features"] if computed else ["read"]
+    ledger.steps += [StepCount(step=name, rows_in=0, rows_out=0, rows_changed=0) for name in names]
     with quarantine(bad, detector=ledger.detector, keep_personal=keep_personal) as keep:
         readable = (item for file, origin in files for item in _read(resolved, ledger, file, origin, keep))
-        numbered = _numbered(readable)
+        numbered = _numbered(readable, tally)
         while part := list(itertools.islice(numbered, size)):
             yield part
+    failures = [fate for fate in ledger.fates if fate.reason == FAILED]
     good = ledger.rows_in - ledger.quarantined
-    ledger.steps[step] = StepCount(step="read", rows_in=ledger.rows_in, rows_out=good, rows_changed=0)
+    had = good + len(failures)
+    ledger.steps[first] = StepCount(step="read", rows_in=ledger.rows_in, rows_out=had, rows_changed=0)
+    if computed:
+        ledger.steps[first + 1] = StepCount(step="features", rows_in=had, rows_out=good, rows_changed=good)
+        ledger.features = tally.records(failures)
 
 
-def _numbered(items: Iterable[Item]) -> Iterator[Item]:
+def _numbered(items: Iterable[Item], tally: FeatureTally) -> Iterator[Item]:
     for number, item in enumerate(items):
         item.row = number
+        tally.add(item.line, item.values)
         yield item
 
 
@@ -217,7 +227,9 @@ def _read(resolved: ResolvedRecipe, ledger: Ledger, file: str, origin: SplitName
     )
     before = ledger.rows_in
     columns: dict[str, None] = {}
-    for read in read_source(source):
+    frozen = freeze(resolved.recipe)
+    computed = Features(frozen, resolved.recipe.data.columns).each if frozen else iter
+    for read in computed(read_source(source)):
         ledger.rows_in += 1
         name = f"{file}/{read.file}" if read.file else file
         if isinstance(read, Row):
@@ -230,14 +242,18 @@ def _read(resolved: ResolvedRecipe, ledger: Ledger, file: str, origin: SplitName
         ledger.bad_rows.add(name, read)
         keep(name, read, source.encoding_of(read.file))
     refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
-    _check_columns(resolved, str(path), columns, is_train=origin is None)
+    _check_columns(resolved, str(path), columns, computed=frozen, is_train=origin is None)
 
 
-def _check_columns(resolved: ResolvedRecipe, file: str, columns: Collection[str], *, is_train: bool) -> None:
+def _check_columns(
+    resolved: ResolvedRecipe, file: str, columns: Collection[str], *, computed: Sequence[Feature], is_train: bool
+) -> None:
     entry = resolved.recipe.entry
-    for name in fields(entry.input) if entry.input else ():
+    for name in input_columns(entry.input, computed):
         if name not in columns:
-            raise missing_column(name, columns, key=f"{file}: data.train[0].input")
+            raise missing_column(
+                name, columns, key=f"{file}: data.train[0].input{' or data.features' * bool(computed)}"
+            )
     if entry.label and entry.label not in columns:
         raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
     split = resolved.recipe.data.split

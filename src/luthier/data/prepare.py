@@ -26,6 +26,7 @@ from luthier.data.guard import (
     open_rules,
     personal_wording,
     pseudonym_key,
+    refuse_secrets_in_expressions,
     refuse_secrets_in_wording,
     stop_at_secrets,
 )
@@ -85,6 +86,7 @@ def prepare(
         ModelError: the tokenizer or its chat template cannot be used.
     """
     refuse_secrets_in_wording(resolved.recipe.entry)
+    refuse_secrets_in_expressions(resolved.recipe.data.features)
     (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
     detector, tagger = open_rules(resolved, out / TAGGER_FILE)
@@ -343,7 +345,7 @@ def _report(
         findings_action=rules.action,
         secrets_action=rules.secrets,
         not_looked_for=NOT_LOOKED_FOR[rules.profile or "fast"],
-        personal_wording=personal_wording(entry),
+        personal_wording=personal_wording(entry, data.features),
         conflicts=conflicts,
         similar_labels=tuple(similar_names(splits["train"].labels)),
         rare_labels=rare_labels(splits["train"].labels, fewer_than=data.labels.min_rows or 0),
@@ -360,6 +362,7 @@ def _report(
         truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
+        features=ledger.features,
         contract_sha256=sha256_file(out / "contract.json"),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
         augmentation=ledger.augmentation,

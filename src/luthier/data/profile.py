@@ -12,12 +12,13 @@ from typing import Literal
 
 from luthier.data.bad_rows import FaultCounts
 from luthier.data.chat import looks_like_chat, parse_chat
+from luthier.data.columns import common_type, type_of
 from luthier.data.inputs import as_text
 from luthier.data.license import stated_license
 from luthier.data.privacy import scrub
 from luthier.data.read import Row, read_source
 from luthier.data.source import Source, fingerprint, num_bytes, open_source
-from luthier.records import ColumnProfile, DataProfile, Shape, Task
+from luthier.records import ColumnProfile, ColumnType, DataProfile, Shape, Task
 from luthier.spec.plugins import READERS
 from luthier.spec.template import field as field_of
 
@@ -97,12 +98,15 @@ class _Column:
     """Values such as 'a|b|c'."""
     answer_chars: int = 0
     """Characters of the assistant's turns, for chats."""
+    cell_types: set[ColumnType] = field(default_factory=set)
+    """Of cells that are not empty."""
 
     def add(self, cell: object) -> None:
         text = cell.strip() if isinstance(cell, str) else as_text(cell).strip()
         if not text or cell == []:
             self.empty += 1
             return
+        self.cell_types.add("text" if isinstance(cell, str) else type_of(cell))
         length = len(text)
         self.filled += 1
         self.chars += length
@@ -179,6 +183,7 @@ class _Column:
             distinct=len(self.values),
             empty=self.empty,
             mean_chars=self.mean_chars,
+            type=common_type(self.cell_types),
         )
 
 

@@ -27,8 +27,8 @@ def part_rows(profile: PrivacyProfile) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _detector(contract: RequestContract, folder: Path) -> Detector:
-    return open_frozen(contract, folder)
+def _detector(contract_json: str, folder: Path) -> Detector:
+    return open_frozen(RequestContract.model_validate_json(contract_json), folder)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Refine:
         """Set texts, answers and groups of the items of a part, and set aside those that cannot be used."""
         rules = self.data.privacy
         assert rules is not None  # resolved
-        detector = _detector(self.contract, self.folder)
+        detector = _detector(self.contract.to_json(), self.folder)
         ledger = Ledger(detector)
         rename = self.data.labels.rename
         items, labels = interpret(

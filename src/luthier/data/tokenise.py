@@ -126,7 +126,7 @@ class RenderPart:
             verdicts = {int(place): (reason, detail) for place, (reason, detail) in known["verdicts"].items()}
             return RenderedPart(path, verdicts, {int(place): fault for place, fault in known["faults"].items()})
         made = RenderedPart(path)
-        renderer = _open(self.contract, self.tokenizer)
+        renderer = _open(self.contract.to_json(), self.tokenizer)
         with shard_writer(path) as writer:
             if any(row.turns for row in rows) or not self.asked.answers_only:
                 self._write_conversations(rows, renderer, writer, made)
@@ -199,8 +199,8 @@ def _answer_ids(rows: Sequence[Item], renderer: Renderer) -> list[list[int]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(contract: RequestContract, tokenizer: Path) -> Renderer:
-    return Renderer(contract, open_tokenizer(tokenizer))
+def _open(contract_json: str, tokenizer: Path) -> Renderer:
+    return Renderer(RequestContract.model_validate_json(contract_json), open_tokenizer(tokenizer))
 
 
 def _conversation(item: Item, renderer: Renderer, asked: Supervision) -> Example:

@@ -8,7 +8,10 @@ import numpy as np
 
 from luthier.data.contract import Renderer
 from luthier.data.cut import fit
+from luthier.data.features import input_columns
 from luthier.data.inputs import as_text
+from luthier.data.json_values import parse_row
+from luthier.data.read import Row
 from luthier.engines.protocol import Engine
 from luthier.errors import UserError
 from luthier.records import Answer, Message, RequestContract
@@ -25,21 +28,28 @@ class Asker:
         self._label_ids = [renderer.answer_ids(label) for label in contract.labels]
 
     def answer_values(self, values: Mapping[str, object]) -> Answer:
-        """Answer a row of a table: the input template, cleaning and redaction are applied to it.
+        """Answer a row of a table: features, the input template, cleaning and redaction are applied to it.
 
         Raises:
             UserError: nothing is left of the text after cleaning, or it is too long.
         """
-        text = self.renderer.user_text(values)
-        said = any(as_text(values[name]).strip() for name in fields(self.contract.input))
+        if not self.contract.input:
+            raise UserError("this version answers conversations, not rows", way_out="ask /v1/chat/completions")
+        cells = self.renderer.with_features(values)
+        text = self.renderer.filled(cells)
+        said = any(as_text(cells[name]).strip() for name in fields(self.contract.input))
         return self._answer(self.renderer.messages(_something(text if said else "")))
 
     def answer_text(self, text: str) -> Answer:
         """Answer a text that is the whole user turn; it is cleaned and redacted as in training.
 
+        Where the version computes features, the text is a row: a JSON object of the columns that they need.
+
         Raises:
-            UserError: nothing is left of the text after cleaning, or it is too long.
+            UserError: nothing is left of the text after cleaning, it is too long, or it is no row where one is needed.
         """
+        if self.contract.features:
+            return self.answer_values(self._row_of(text))
         return self._answer(self.renderer.messages(_something(self.renderer.clean_text(text))))
 
     def answer_prepared(self, text: str) -> Answer:
@@ -59,9 +69,10 @@ class Asker:
             raise UserError("the conversation does not end with a user message", way_out="send the user's turn last")
         if len(turns) == 1 and (not systems or systems == [self.contract.system]):
             return self.answer_text(turns[0].content)
-        if self.contract.labels:
+        if self.contract.labels or self.contract.features:
+            does, one = "labels" if self.contract.labels else "answers", "row" if self.contract.features else "text"
             raise UserError(
-                f"this version labels one text; found {len(turns)} turns and {len(systems)} system prompts",
+                f"this version {does} one {one}; found {len(turns)} turns and {len(systems)} system prompts",
                 way_out="send one user message without a system prompt",
             )
         return self._answer(self.renderer.with_system([self._cleaned(message) for message in messages]))
@@ -72,6 +83,17 @@ class Asker:
             return message
         text = self.renderer.clean_text(message.content)
         return message.model_copy(update={"content": _something(text) if message.role == "user" else text})
+
+    def _row_of(self, text: str) -> dict[str, object]:
+        columns = input_columns(self.contract.input, self.contract.features)
+        way_out = f"send a JSON object with {', '.join(columns)}"
+        parsed = parse_row(1, text)
+        if not isinstance(parsed, Row):
+            raise UserError(
+                f"this version computes what it is asked from columns, and the text is no row: {parsed.detail}",
+                way_out=way_out,
+            )
+        return parsed.values
 
     def free_text(self, prepared: str) -> str:
         """Greedy text for a prepared user turn, whatever the task."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.data.features import input_columns
 from luthier.data.inputs import missing_column
 from luthier.data.read import Fault, Row, read_source
 from luthier.errors import DataError, GateRefused, RunError, UserError
@@ -17,8 +18,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.stages import Context, set_up_torch
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
-from luthier.records import Version
-from luthier.spec.template import fields
+from luthier.records import RequestContract, Version
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 
@@ -117,7 +117,7 @@ def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> 
         raise UserError(f"--output {output} is the input file", way_out="give another file")
     with calling(data.path, data.named.text):
         read = list(read_source(data.source()))
-    _refuse_missing_columns(data.named.text, template, read)
+    _refuse_missing_columns(data.named.text, asker.contract, read)
     lines, faults = [], 0
     for said in asker.engine.each(lambda row: _answer_row(asker, row), read):
         faults += "error" in said
@@ -141,13 +141,17 @@ def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
     return place | {"text": answer.text, **cut}
 
 
-def _refuse_missing_columns(file: str, template: str, read: Sequence[Row | Fault]) -> None:
+def _refuse_missing_columns(file: str, contract: RequestContract, read: Sequence[Row | Fault]) -> None:
     columns = {name for row in read if isinstance(row, Row) for name in row.values}
     if not columns:
         raise DataError(f"{file} has no row that can be read", way_out="give a CSV, JSONL or Parquet file with rows")
-    for name in fields(template):
+    for name in input_columns(contract.input, contract.features):
         if name not in columns:
-            raise missing_column(name, sorted(columns), key=f"{file}: the input template {template!r}")
+            raise missing_column(name, sorted(columns), key=f"{file}: the input template {contract.input!r}")
+    if given := sorted(columns & {feature.name for feature in contract.features}):
+        raise DataError(
+            f"{file} has the column {given[0]!r}, which this version computes itself", way_out="leave the column out"
+        )
 
 
 def refuse_untrained(run: RunFolder) -> None:

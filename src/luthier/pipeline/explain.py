@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport
 from luthier.spec.resolve import ResolvedRecipe, leaves
 from luthier.store.runs import RunFolder
@@ -17,6 +18,16 @@ def explained(resolved: ResolvedRecipe) -> list[str]:
     return [f"{text:<{width}}  {reason}" for text, reason in shown]
 
 
+def feature_lines(resolved: ResolvedRecipe) -> list[str]:
+    """What is computed from which columns, one a line."""
+    types = resolved.recipe.data.columns
+    lines = []
+    for feature in freeze(resolved.recipe):
+        sources = ", ".join(f"{name} ({types[name]})" if name in types else name for name in feature.uses)
+        lines.append(f"  feature {feature.name} ({feature.type}) from {sources or 'nothing'}: {feature.sql}")
+    return lines
+
+
 def _plain(value: object) -> str:
     return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -30,6 +41,7 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     ]
     if report.quarantined:
         lines.append(f"  of these, {report.quarantined} cannot be read: {run.data / 'quarantine.jsonl'}")
+    lines += [f"  feature {one.name}: {one.empty} empty, {one.failed} failed" for one in report.features]
     lines += [
         f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
         for name, split in report.splits.items()

@@ -12,8 +12,9 @@ from luthier import __version__
 from luthier.data import encoder
 from luthier.data.bad_rows import refuse_bad_rows
 from luthier.data.copies import Copy
+from luthier.data.features import check_features, input_columns
 from luthier.data.fetch import fetch
-from luthier.data.guard import refuse_secrets_in_wording
+from luthier.data.guard import refuse_secrets_in_expressions, refuse_secrets_in_wording
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.privacy.ner import missing_package
@@ -28,7 +29,7 @@ from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
-from luthier.records import DataProfile, ModelShape, Plan
+from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
 from luthier.spec.template import fields
@@ -120,8 +121,10 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
         }
     )
     resolved = _with_embeddings(resolved)
-    _refuse_missing_columns_of_splits(resolved)
+    computed = check_features(resolved.recipe, [column.name for column in facts.columns])
+    _refuse_missing_columns_of_splits(resolved, computed)
     refuse_secrets_in_wording(resolved.recipe.entry)
+    refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)
@@ -199,7 +202,7 @@ def _data_hashes(loaded: LoadedRecipe, fetched: Mapping[str, Copy]) -> dict[str,
 
 def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     entry, split = loaded.recipe.entry, loaded.recipe.data.split
-    columns = [column.name for column in facts.columns]
+    columns = [*(column.name for column in facts.columns), *loaded.recipe.data.features]
     named = [("data.train.0.input", name) for name in (fields(entry.input) if entry.input else ())]
     keys = {"train.0.label": entry.label, "split.group_by": split.group_by, "split.by_time": split.by_time}
     keys["split.column"] = split.column
@@ -209,10 +212,10 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
             raise missing_column(name, columns, key=f"{loaded.where(key)}: {key}")
 
 
-def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe) -> None:
+def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe, computed: Sequence[Feature]) -> None:
     """The user's own validation and test files are read as far as it takes to see every column that is needed."""
     entry, data = resolved.recipe.entry, resolved.recipe.data
-    named = [("input", name) for name in (fields(entry.input) if entry.input else ())]
+    named = [("input", name) for name in input_columns(entry.input, computed)]
     named += [("label", entry.label)] if entry.label else []
     for file in (data.validation, data.test):
         if file is None:

@@ -24,6 +24,10 @@ LONG_STEP = 1.5
 """The longest step of a run over the mean one; memory is planned for it."""
 
 
+FEATURE_CHARS = 12
+"""Length that is taken for a computed column."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """Rows and mean lengths; the rows are those of the file, so cleaning can only make them fewer."""
@@ -92,7 +96,11 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
 
     turns = 3 if entry.system else 2
-    input_chars = _template_chars(entry.input, profile) if entry.input else profile.mean_input_chars
+    input_chars = (
+        _template_chars(entry.input, profile, computed=recipe.data.features)
+        if entry.input
+        else profile.mean_input_chars
+    )
     prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
     prompt = min(prompt, train.max_length - 1.0)
@@ -157,10 +165,14 @@ def _column_chars(name: str, key: str, profile: DataProfile) -> float:
     raise RecipeError(f"{key} names the column {name!r}, which {profile.path} does not have", way_out=f"it has: {have}")
 
 
-def _template_chars(template: str, profile: DataProfile) -> float:
-    """Mean length of the filled-in template in characters."""
-    columns = [part.name for part in parse(template) if isinstance(part, Field)]
-    return len(literals(template)) + sum(_column_chars(name, "data.train[0].input", profile) for name in columns)
+def _template_chars(template: str, profile: DataProfile, *, computed: Mapping[str, str]) -> float:
+    """Mean length of the filled-in template in characters; features are taken for short, none is computed yet."""
+    named = [part.name for part in parse(template) if isinstance(part, Field)]
+    columns = [name for name in named if name not in computed]
+    short = FEATURE_CHARS * (len(named) - len(columns))
+    return (
+        len(literals(template)) + short + sum(_column_chars(name, "data.train[0].input", profile) for name in columns)
+    )
 
 
 def _answer_chars(label: str | None, profile: DataProfile) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from luthier.data.inputs import as_text
 from luthier.errors import UserError
 from luthier.records import Message, RequestContract
 
@@ -79,7 +80,7 @@ def _as_parts(content: object) -> object:
 
 
 def _as_list(given: object) -> object:
-    return [given] if isinstance(given, str) else given
+    return [given] if isinstance(given, str | dict) else given
 
 
 class ChatMessage(Body):
@@ -133,13 +134,27 @@ class ChatRequest(Body):
     prompt_cache_key: str | None = Field(None, description="No effect.")
 
 
+def _text_or_row(given: object) -> object:
+    if isinstance(given, str):
+        return _whole_characters(given)
+    if not isinstance(given, dict):
+        raise ValueError("Input should be a valid string, or an object of columns and their cells")
+    for part in (*given, *map(as_text, given.values())):
+        _whole_characters(part)
+    return given
+
+
+Asked = Annotated[str | dict[str, Any], PlainValidator(_text_or_row, json_schema_input_type=str | dict[str, Any])]
+"""A text that is the whole user turn, or a row: column -> cell."""
+
+
 class ClassifyRequest(Body):
     """POST /v1/classify."""
 
     input: Annotated[
-        list[Text],
+        list[Asked],
         Field(min_length=1, max_length=MAX_INPUTS),
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        BeforeValidator(_as_list, json_schema_input_type=str | dict[str, Any] | list[str | dict[str, Any]]),
     ]
     model: str | None = None
 

@@ -77,14 +77,14 @@ class Service:
         ]
         return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
 
-    def _placed(self, texts: Sequence[str]) -> list[tuple[str, str]]:
-        """(place in the request, text) of each."""
-        return [(f"input.{index}" if len(texts) > 1 else "input", text) for index, text in enumerate(texts)]
+    def _placed(self, asked: Sequence[str | Json]) -> list[tuple[str, str | Json]]:
+        """(place in the request, text or row) of each."""
+        return [(f"input.{index}" if len(asked) > 1 else "input", one) for index, one in enumerate(asked)]
 
-    def _answer(self, placed: tuple[str, str]) -> Answer:
-        place, text = placed
+    def _answer(self, placed: tuple[str, str | Json]) -> Answer:
+        place, asked = placed
         try:
-            return self._asker.answer_text(text)
+            return self._asker.answer_values(asked) if isinstance(asked, dict) else self._asker.answer_text(asked)
         except UserError as error:
             raise RequestRefused(f"{place}: {error.what}", way_out=error.way_out, param=place) from error
 

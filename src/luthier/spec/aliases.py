@@ -37,7 +37,6 @@ NOT_BUILT: dict[str, str] = {
     "serve": "serving options (use the flags of `luthier serve`)",
     "track": "MLflow, TensorBoard and W&B sinks",
     "distill": "distillation",
-    "data.features": "computed columns",
 }
 """Sections of the design that this version refuses rather than ignores."""
 

@@ -11,7 +11,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from luthier.records import PrivacyAction, PrivacyProfile, Role, Task, TooLong
+from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
+
+_FEATURE_NAME = re.compile(r"[^\W\d]\w*")
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -328,6 +330,30 @@ class Data(Section):
     too_long: TooLong = Field(
         "drop", description="Rows above train.max_length: set aside, or the user's text cut, in requests as well."
     )
+    features: dict[str, str] = Field(
+        default_factory=dict, description="New column -> SQL expression over the columns of its row."
+    )
+    columns: dict[str, ColumnType] = Field(
+        default_factory=dict, description="Column -> its type in expressions; those left out are as found in the file."
+    )
+
+    @model_validator(mode="after")
+    def _features_have_names(self) -> Data:
+        for name, sql in self.features.items():
+            if not _FEATURE_NAME.fullmatch(name):
+                raise ValueError(f"features: {name!r} is no name; write letters, digits and _, a letter first")
+            if not sql.strip():
+                raise ValueError(f"features.{name} is empty; write an expression such as 'length(message)'")
+        folded = [name.casefold() for name in self.features]
+        if twice := sorted({name for name in folded if folded.count(name) > 1}):
+            raise ValueError(f"features: {twice[0]!r} stands twice, and SQL does not tell capitals apart; rename one")
+        if self.columns and not self.features:
+            raise ValueError("columns are types for the expressions of features, and there are none; leave it out")
+        if self.train[0].label in self.features:
+            raise ValueError(
+                f"train[0].label: {self.train[0].label!r} is a feature; an answer must be a column of the file"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_entry(self) -> Data:

@@ -252,6 +252,23 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     )
     _fill_labels(filler, profile, closed=closed)
     _fill_split(filler, loaded, profile)
+    _fill_columns(filler, profile)
+
+
+def _fill_columns(filler: _Filler, profile: DataProfile) -> None:
+    """Types of the columns that may occur in an expression; what a request holds is held to them."""
+    data = filler.tree["data"]
+    said = " ".join(data["features"].values()).replace('"', "").casefold()
+    for name in data["columns"]:
+        if name.replace('"', "").casefold() not in said:
+            raise RecipeError(
+                f"data.columns.{name}: no expression of data.features names this column", way_out="leave it out"
+            )
+    for column in profile.columns if said else ():
+        if column.name not in data["columns"] and column.name.replace('"', "").casefold() in said:
+            filler.reasons.pop("data.columns", None)
+            data["columns"][column.name] = column.type
+            filler.reasons[f"data.columns.{column.name}"] = "the type of its cells in the file"
 
 
 def _fill_privacy(filler: _Filler, machine: Machine) -> None:
