@@ -102,6 +102,12 @@ CONTEXT = [
     ("social security 853 37 1694", "ssn", "853 37 1694"),
     ("My website is https://anasilva.net/me.", "url", "https://anasilva.net/me"),
     ("see https://www.linkedin.com/in/ana-silva", "url", "https://www.linkedin.com/in/ana-silva"),
+    ("Guest:   Ana Silva\nRoom 4", "name", "Ana Silva"), ("Name:    Ana Silva\nRoom 4", "name", "Ana Silva"),
+    ("meet at the corner of Mill Road and Kuusiku 7, then", "address", "the corner of Mill Road and Kuusiku 7"),
+    ("to 5521 119 Countess Close, please", "address", "5521 119 Countess Close"),
+    ("> 12 High Street\n> Apt. 4\n> Porto 40123", "address", "12 High Street\n> Apt. 4\n> Porto 40123"),
+    ("write to 3421 Fagradalsbraut 71, Pisão 46381 now", "address", "3421 Fagradalsbraut 71, Pisão 46381"),
+    ("at 4 Paseo del Norte 81, today", "address", "4 Paseo del Norte 81"),
     ("she lives at 172 Maneeži 75, Saareküla.", "address", "172 Maneeži 75, Saareküla"),
 ]  # fmt: skip
 
