@@ -110,8 +110,7 @@ class _Models:
             add_extended(taken, cues.trimmed(self._tagger(text, taken), text), closed, text)
         add_cut(taken, list(cues.again(taken, text)), closed, text)
         add_cut(taken, list(cues.titles(taken, text)), closed, text)
-        taken = joined(taken, text)
-        return tuple(sorted(taken, key=lambda span: span.start))
+        return tuple(joined(taken, text))
 
 
 _REMEMBERED = 256
