@@ -15,7 +15,7 @@ class Span:
     end: int
     kind: str
     """A key of `PLACEHOLDERS`, 'secret.' and the sort of secret, or a kind that only the user's annotations know."""
-    detector: str = "patterns/2"
+    detector: str = "patterns/3"
     """Which detector found it, and its version."""
 
     @property
