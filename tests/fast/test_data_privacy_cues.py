@@ -109,6 +109,23 @@ def test_words_that_are_also_written_small_are_not_looked_for() -> None:
     assert shown(text, kept) == [("organization", "Alder")]
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "stays"),
+    [
+        ("Your Order: the order has come", "organization", "Order", False),
+        ("Your Order: the order has come", "name", "Order", False),
+        ("Young Order: the order of young men", "name", "Young Order", True),
+        ("We don't", "location", "n't", False),
+        ("we met ana at noon", "name", "ana", True),
+        ("Hello {Website Name}", "name", "Website Name", False),
+        ("in HTML it is", "name", "HTML", False),
+        ("in USA it is", "location", "USA", True),
+    ],
+)
+def test_what_the_text_speaks_against(text: str, kind: str, value: str, stays: bool) -> None:
+    assert bool(list(cues.unusual(marked(text, [(kind, value)]), text))) == stays
+
+
 def test_titles_stand_before_names() -> None:
     text = "Mr. Silva and Dr Bel, no mr at all"
     assert shown(text, cues.titles(marked(text, [("name", "Silva"), ("name", "Bel")]), text)) == [
@@ -143,7 +160,7 @@ PIECES = st.sampled_from(
 
 
 @installed
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(PIECES, max_size=10).map("".join))
 def test_redaction_comes_to_an_end_and_finds_do_not_overlap(text: str) -> None:
     detector = open_detector("balanced")

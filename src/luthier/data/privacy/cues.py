@@ -2,8 +2,7 @@
 
 Such a model takes an unusual name for a company, and runs from the end of one line into the next. The words around a
 find, its shape, and the other mentions of the same thing are better witnesses. Nothing here knows a list of names or
-places. Finds are taken away only where the text itself speaks against them: labels of a form ('Phone:'), and companies
-whose every word it also writes small.
+places. Finds are taken away only where the text itself speaks against them: see `unusual` and the labels of forms.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PARTICLE = r"(?:d[aeiou]s?|del|den|der|van|von|la|le|bin|al|af|y)"
 
 # --- ends -------------------------------------------------------------------------------------------------------------
 
-_PIECE = re.compile(r"[^\n\r\t\"“”:;|<>]+")
+_PIECE = re.compile(r"[^\n\r\t\"“”:;|<>{}\[\]]+")
 _LEAD = re.compile(r"(?:[\s,.'’)&-]|(?:the|an?|i['’]m|and)\s)+", re.IGNORECASE)
 _POSSESSIVE = re.compile(r"['’]s?$")
 _LABEL = re.compile(
@@ -142,15 +141,27 @@ def said(text: str) -> Iterator[Span]:
 
 
 def unusual(found: Iterable[Span], text: str) -> Iterator[Span]:
-    """Finds without the companies whose every word the text also writes small: 'Create Account' is a button."""
+    """Finds without those that the text itself speaks against.
+
+    No company whose every word it also writes small ('Create Account' is a button), nor a single word of which it does;
+    nothing without a capital in a text that has capitals; no abbreviation as a person; no blank of a form letter.
+    """
     small: set[str] | None = None
+    has_capitals = text != text.lower()
     for span in found:
-        if span.kind == "organization":
+        if span.kind in _SOFT:
             small = set(_SMALL.findall(text)) if small is None else small
-            words = re.findall(r"[^\W\d_]+", text[span.start : span.end])
-            if all(word.lower() in small for word in words):
+            value = text[span.start : span.end]
+            words = re.findall(r"[^\W\d_]+", value)
+            single = span.kind == "organization" or len(words) == 1
+            if has_capitals and (value == value.lower() or (single and all(word.lower() in small for word in words))):
+                continue
+            if text[span.start - 1 : span.start] == "{" or (span.kind == "name" and _ABBREVIATION.fullmatch(value)):
                 continue
         yield span
+
+
+_ABBREVIATION = re.compile(r"[A-Z]{2,4}|[A-Z][a-z][A-Z]")
 
 
 def retyped(found: Iterable[Span], text: str) -> Iterator[Span]:
