@@ -139,6 +139,9 @@ def test_a_learned_find_loses_signs_and_small_words() -> None:
     assert shown(text, cues.trimmed([Span(0, len(text), "name"), Span(9, 16, "name")], text)) == [
         ("name", "Zora, and the 42)")
     ]
+    text = "badge AB-20 or AB-21-x, -7"
+    for start, end, whole in ((6, 9, "AB-20"), (9, 10, "AB-20"), (15, 18, "AB-21-x"), (18, 20, "AB-21-x")):
+        assert shown(text, cues.trimmed([Span(start, end, "badge")], text)) == [("badge", whole)]
 
 
 @given(st.text(st.sampled_from("ABÉßŉab >|#-\n.İǆ"), max_size=40))

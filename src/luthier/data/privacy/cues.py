@@ -66,11 +66,18 @@ _TOKEN = re.compile(r"[\w'’-]+\)?\.?")
 
 
 def trimmed(found: Iterable[Span], text: str) -> Iterator[Span]:
-    """Finds without the signs, blanks and small words at their ends; nothing where nothing else is left."""
+    """Finds without the signs, blanks and small words at their ends, and never half a code such as 'AB-20'."""
     for span in found:
         words = [one for one in _TOKEN.finditer(text, span.start, span.end) if one[0].lower() not in _SMALL_WORDS]
         if words:
-            yield Span(words[0].start(), words[-1].end(), span.kind, span.detector)
+            start, end = words[0].start(), words[-1].end()
+            while start and (text[start - 1].isalnum() or (text[start - 1] == "-" and text[start].isalnum())):
+                start -= 1
+            rest = _REST.match(text, end) if text[end - 1].isalnum() or text[end - 1] == "-" else None
+            yield Span(start, rest.end() if rest else end, span.kind, span.detector)
+
+
+_REST = re.compile(r"\w*(?:-\w+)*")
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
