@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")
-data_app = typer.Typer(no_args_is_help=True, help="A data file by itself, without a recipe: inspect.")
+data_app = typer.Typer(no_args_is_help=True, help="A data file by itself, without a recipe: inspect, mapping.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, ls.")
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
@@ -390,6 +390,21 @@ def data_inspect(
 
     seen = inspect(Named(data, format, sheet, query), offline=_go_offline(offline))
     _emit(seen.model_dump(mode="json"), inspect_lines(seen), as_json=as_json)
+
+
+@data_app.command("mapping")
+def data_mapping(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What data.privacy.keep_mapping wrote.")],
+    surrogate: Annotated[str | None, typer.Option(help="Only what this stands for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open the mapping of pseudonyms: kind, surrogate, value. Its passphrase stands in LUTHIER_MAPPING_PASSPHRASE."""
+    from luthier.data.privacy.pseudonyms import look_up, mapping_passphrase, read_mapping
+
+    mapping = read_mapping(file, passphrase=mapping_passphrase(opening=file))
+    rows = look_up(mapping, surrogate, file=file)
+    lines = ["\t".join(json.dumps(one, ensure_ascii=False)[1:-1] for one in row.values()) for row in rows]
+    _emit(rows, lines, as_json=as_json)
 
 
 @recipes_app.command("ls")

@@ -52,6 +52,7 @@ HARMLESS = [
     "version 1.2.3.4", "since the 0.11.0.0 release",
     "tricyclo[5.5.0.02,4]dodecane", "the order with the number 370795561790", "order number 113542617735902",
     "ISSN 1099-4300", "doi 10.3390/e17127853", "4111 1111 1111 1112", "my password is wrong", "password reset please",
+    "passphrase=ask_for_it(who=me", "token: contract.bos_token,", "the passphrase is MY_PASSPHRASE.",
     "Forgot the password: help!", "passwords? token of love", "I'm @home, ping me", "3.14159265358979", "secret-santa",
     "2000000-400000=1600000", "12:30:45", "std::vector", "000-12-3456", "I am 2 days late", "version 24, really",
     "Dear Sirs,", "Dear Customer Service,", "Hi there!", "i am really sorry", "call me Monday", "in 5 minutes",
@@ -76,7 +77,15 @@ def test_secrets_are_found_exactly(kind: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["password: hunter2x", 'api_key = "a8f5f167f44f"', "Passwort: geheim!1", "pwd=Summer2024!"]
+    "text",
+    [
+        "password: hunter2x",
+        "password: correct_horse",
+        'token="contract.key"',
+        'api_key = "a8f5f167f44f"',
+        "Passwort: geheim!1",
+        "pwd=Summer2024!",
+    ],
 )
 def test_passwords_are_found_after_their_word(text: str) -> None:
     assert [span.kind for span in find(text)] == ["secret.password"]
@@ -102,6 +111,12 @@ CONTEXT = [
     ("social security 853 37 1694", "ssn", "853 37 1694"),
     ("My website is https://anasilva.net/me.", "url", "https://anasilva.net/me"),
     ("see https://www.linkedin.com/in/ana-silva", "url", "https://www.linkedin.com/in/ana-silva"),
+    ("Guest:   Ana Silva\nRoom 4", "name", "Ana Silva"), ("Name:    Ana Silva\nRoom 4", "name", "Ana Silva"),
+    ("meet at the corner of Mill Road and Kuusiku 7, then", "address", "the corner of Mill Road and Kuusiku 7"),
+    ("to 5521 119 Countess Close, please", "address", "5521 119 Countess Close"),
+    ("> 12 High Street\n> Apt. 4\n> Porto 40123", "address", "12 High Street\n> Apt. 4\n> Porto 40123"),
+    ("write to 3421 Fagradalsbraut 71, Pisão 46381 now", "address", "3421 Fagradalsbraut 71, Pisão 46381"),
+    ("at 4 Paseo del Norte 81, today", "address", "4 Paseo del Norte 81"),
     ("she lives at 172 Maneeži 75, Saareküla.", "address", "172 Maneeži 75, Saareküla"),
 ]  # fmt: skip
 

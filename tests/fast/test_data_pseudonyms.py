@@ -45,7 +45,7 @@ VALUES = {
     "location": ["London", "New South Wales"],
     "organization": ["Acme Ltd", "Thomas and Sons"],
     "nationality": ["Czech"],
-    "title": ["Staff development specialist"],
+    "title": ["Staff development specialist", "Mrs.", "Dr"],
     "postcode": ["EC1A 1BB", "90210"],
     "driver_license": ["F162823540116"],
     "medical_record": ["MRN-0012345"],

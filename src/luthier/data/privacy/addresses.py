@@ -21,12 +21,13 @@ _STREET_TAIL = (
     r"katu|tie|utca|vænget|stræde|alléen"
 )
 _WORD = r"[^\W\d_][\w.'’-]*"
-_FLAT = r"(?:,?\s{1,3}(?i:apt|suite|unit|flat|apartment|ste)\b\.? ?#?\d{1,5}[A-Z]?)"
+_GAP = r"[,\s>|]"
+"""What stands between the parts of an address, also in a letter that is quoted."""
+_FLAT = r"(?:,?(?:\s|\n[>|] ?){1,3}(?i:apt|suite|unit|flat|apartment|ste)\b\.? ?#?\d{1,5}[A-Z]?)"
 _CITY = r"[^\W\d_a-zß-öø-ÿ][\w.'’()∆-]*"
-_PLACE = (
-    rf"(?:[,\s]{{1,4}}(?:{_CITY}|nan|de|del|di|la|le|am|an|der)){{1,7}}?"
-    r"(?:[,\s]{1,3}\d{4,6}(?:-\d{3,4})?\b|(?=\s*(?:[.?!;]|\Z|\n\n)))"
-)
+_TOWNS = rf"(?:{_GAP}{{1,4}}(?:{_CITY}|nan|de|del|di|do|da|la|le|am|an|der)){{1,7}}?"
+_ZIP = rf"{_GAP}{{1,3}}\d{{4,6}}(?:-\d{{3,4}})?\b"
+_PLACE = rf"{_TOWNS}{_ZIP}"
 _NUMBER = re.compile(r"\d{1,6}(?![\d%$€£/]|[.,:]\d)[A-Za-z]?(?!\w)")
 _FLAT_HINTS = ("apt", "suite", "unit", "flat", "apartment", "ste ", "ste.")
 _NO_HOUSE_BEFORE = frozenset(".,#/:$€£+-_")
@@ -34,7 +35,8 @@ _ENGLISH = re.compile(  # 12 High Street, 12 Avenue du Golf 3
     rf",? (?:(?:{_CITY}|of|the) ){{1,5}}?(?i:{_STREET_END})\b"
 )
 _NUMBERED_FLAT = re.compile(rf"(?: \d{{1,5}})?(?: {_WORD}){{1,6}}(?: \d{{1,5}}\.?)?(?={_FLAT})")  # 40 Kuuse 53 Apt. 6
-_ROMANCE = re.compile(rf" (?i:{_STREET_START})(?: (?:d[aeiou]s?|del|de la|{_CITY})){{1,5}}(?: \d{{1,5}}\b)?")
+_NUMBER_BEFORE = re.compile(r"(?<![^\s>|])\d{1,5} $")  # of the house, where the street's own comes next
+_ROMANCE = re.compile(rf" (?i:{_STREET_START})(?: (?:(?:d[aeiou]s?|del|las?|les?)\b|{_CITY})){{1,5}}(?: \d{{1,5}}\b)?")
 _LAST = re.compile(  # Hauptstraße 5, Rue du Lac 7
     rf"(?<!\w)(?:\d{{1,6}} )?(?:(?:{_STREET_START}) (?:{_WORD} ){{1,5}}|[^\W\d_][\w-]{{2,24}}(?:{_STREET_TAIL}) )$",
     re.IGNORECASE,
@@ -43,6 +45,7 @@ _LAST_WORDS = f"{_STREET_START}|{_STREET_TAIL}".replace("\\", "").replace("?", "
 _LAST_HINTS = tuple(f"{word} " for word in _LAST_WORDS.split("|"))
 _FLATS = re.compile(rf"{_FLAT}{{0,2}}")
 _TOWN = re.compile(_PLACE)
+_TOWN_AT_END = re.compile(rf"{_TOWNS}(?=\s*(?:[.?!;]|\Z|\n\n))")
 _BOX = re.compile(
     r"(?<!\w)(?:p\.? ?o\.? box \d{1,6}|psc \d{1,5},? box \d{1,5}|unit \d{1,5} box \d{1,5}|US(?:S|NS|NV|CGC) \w+"
     r"(?=\s{1,2}[afd]po))(?:\s{1,2}[afd]po a[aep] \d{5})?",
@@ -55,6 +58,11 @@ _ANNOUNCED = re.compile(  # 'lives at 172 Maneeži 75, Saareküla'
     r"ship(?:ped)? to|corner of))\s{1,2}"
     rf"(?P<address>(?:(?:\d{{1,6}}[A-Za-z]?|{_CITY}|de|del|di|la|le|do|da|des|du|der|u\.|út|utca|tér)(?:[,\s]{{1,3}}|(?=[.?!;]|$)))"
     r"{2,14})"
+)
+_PART = rf"(?:\d{{1,5}}|{_CITY}|d[aeiou]s?|del|la|le)"
+_CORNER = re.compile(rf"(?i:(?<!\w)(?:the )?corner of) {_PART}(?: {_PART}){{0,5}} (?:and|&) {_PART}(?: {_PART}){{0,4}}")
+_UNNAMED = re.compile(  # 3421 Fagradalsbraut 71, Pisão 46381: no word says street, but two numbers and a town do
+    rf" {_WORD}(?: {_WORD}){{0,5}} \d{{1,5}}(?=[,\n]{_TOWNS}{_ZIP})"
 )
 _ANNOUNCING = (
     "ved at",
@@ -74,9 +82,16 @@ def addresses(text: str) -> Iterator[Span]:
     """Street addresses and post boxes, with flat, town and postcode where these follow."""
     if not DIGIT.search(text):
         return
-    end = 0
     low = text.lower()
-    starts = (_ROMANCE, _NUMBERED_FLAT, _ENGLISH) if any(hint in low for hint in _FLAT_HINTS) else (_ROMANCE, _ENGLISH)
+    if "corner of" in low:
+        for match in _CORNER.finditer(text):
+            yield Span(match.start(), match.end() - match[0].endswith("."), "address")
+    end = 0
+    starts = [_ROMANCE, _ENGLISH]
+    if any(hint in low for hint in _FLAT_HINTS):
+        starts.insert(1, _NUMBERED_FLAT)
+    if "\n" in text or "," in text:
+        starts.append(_UNNAMED)
     may_end = any(hint in low for hint in _LAST_HINTS)
     for match in _NUMBER.finditer(text):
         before = text[match.start() - 1 : match.start()]
@@ -84,8 +99,9 @@ def addresses(text: str) -> Iterator[Span]:
             continue
         found = _from(text, match, starts) or (_up_to(text, match, end) if may_end else None)
         if found:
+            unit = _NUMBER_BEFORE.search(text, max(end, found[0] - 7), found[0])
+            yield Span(unit.start() if unit else found[0], found[1], "address")
             end = found[1]
-            yield Span(*found, "address")
     if any(hint in low for hint in _ANNOUNCING):
         for match in _ANNOUNCED.finditer(text):
             address = match["address"].rstrip(", \n.")
@@ -118,6 +134,10 @@ def _tail(text: str, end: int) -> int:
     """Where flat, town and postcode that follow come to an end."""
     flat = _FLATS.match(text, end)
     assert flat is not None  # it may be empty
-    place = _TOWN.match(text, flat.end()) or (None if flat[0] else _ZIP_OF_STATE.match(text, flat.end()))
+    place = (
+        _TOWN.match(text, flat.end())
+        or _TOWN_AT_END.match(text, flat.end())
+        or (None if flat[0] else _ZIP_OF_STATE.match(text, flat.end()))
+    )
     end = place.end() if place and (flat[0] or place[0][-1:].isdigit()) else flat.end()
     return end - 1 if place and text[end - 1] == "." else end

@@ -110,7 +110,15 @@ _INTRODUCED: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("name",),
         re.compile(
             rf"(?i:(?<![a-z])(?:my (?:full |last |first )?name(?:['’]s| is)|(?:last |full |first |account |card )?"
-            rf"name(?: is|[:?])|named))\s(?P<name>{_NAME})"
+            rf"name(?: is|[:?])|named))(?:\s|[ \t]{{2,12}})(?P<name>{_NAME})"
+        ),
+    ),
+    (
+        (":",),
+        re.compile(
+            rf"(?i:(?<![a-z])(?:by|author|attn|contact(?: person)?|employee|manager|patient|client|recipient|sender|"
+            rf"beneficiary|guest|passenger|(?:account|card) ?holder)):[ \t]{{1,12}}"
+            rf"(?P<name>{_FULL_NAME})(?=\s*(?:$|\n))"
         ),
     ),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,16 +32,32 @@ KINDS = {
 }
 """Entity of Presidio -> kind; the others of its recognisers are left to our own patterns."""
 LEAST_SCORE = 0.5
-_POSSESSIVE = re.compile(r"\s*['’]s?$")
-_NO_ORGANIZATION = frozenset(
-    ("IBAN", "ATM", "SSN", "PIN", "VAT", "CVV", "BIC", "SWIFT", "URL", "API", "FAQ", "PDF", "USB", "SMS", "ID", "IP",
-     "CEO", "HR", "IT", "TV", "PC", "DIY", "EMAIL", "E-MAIL", "APT", "APT.", "P.O. BOX", "PO BOX", "SUITE")
-)  # fmt: skip
 
 
 def missing_package() -> str:
     """The first package of the extra that is not installed; '' where all are."""
     return next((package for module, package in PACKAGES.items() if find_spec(module) is None), "")
+
+
+_LINE_MARKS = re.compile(r"^[>|*•?#~=\-\s]+", re.MULTILINE)
+_CAPITALS = re.compile(r"(?<!\w)[^\W\d_a-zß-öø-ÿ]{4,}(?!\w)")
+
+
+def readable(text: str) -> str:
+    """`text` as the model was trained to read, as long: no marks of quoting before a line, no PLACE in capitals.
+
+    What is written in capitals more than once is an abbreviation and stays.
+    """
+    text = _LINE_MARKS.sub(lambda marks: re.sub(r"[^\n]", " ", marks[0]), text)
+    if not any(map(str.islower, text)):
+        return text
+    times = Counter(_CAPITALS.findall(text))
+
+    def lowered(word: re.Match[str]) -> str:
+        low = word[0].capitalize()
+        return low if times[word[0]] == 1 and len(low) == len(word[0]) else word[0]  # lower case may be longer
+
+    return _CAPITALS.sub(lowered, text)
 
 
 class Presidio:
@@ -56,14 +73,11 @@ class Presidio:
         self.name = _name()
 
     def __call__(self, text: str) -> Iterator[Span]:
-        found = _analyzer().analyze(text, language="en", entities=list(KINDS), score_threshold=LEAST_SCORE)
+        found = _analyzer().analyze(readable(text), language="en", entities=list(KINDS), score_threshold=LEAST_SCORE)
         for result in sorted(found, key=lambda one: (one.start, -one.end)):
             kind, value = KINDS[result.entity_type], text[result.start : result.end]
-            if kind == "organization" and value.strip().upper() in _NO_ORGANIZATION:
-                continue
             if kind != "date" or looks_like_a_date(value):
-                ending = len(value) - len(_POSSESSIVE.sub("", value)) if kind == "name" else 0
-                yield Span(result.start, result.end - ending, kind, self.name)
+                yield Span(result.start, result.end, kind, self.name)
 
 
 def _name() -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from luthier.data import privacy
+from luthier.data.privacy import cues
 from luthier.data.privacy.dates import dates
 from luthier.data.privacy.ner import Presidio
 from luthier.data.privacy.patterns import all_urls
@@ -100,11 +101,16 @@ class _Models:
         add_free(taken, all_urls(text))
         add_free(taken, dates(text))
         closed = placeholders(text)
-        add_cut(taken, self._entities(text), closed, text)
-        taken = joined(taken, text)
+        add_cut(taken, cues.firms(text), closed, text)
+        entities = cues.retyped(cues.unusual(cues.tidy(self._entities(text), text), text), text)
+        add_cut(taken, entities, closed, text)
+        add_cut(taken, cues.said(text), closed, text)
+        taken = joined(cues.agreed(taken, text), text)
         if self._tagger is not None:
-            add_extended(taken, self._tagger(text, taken), closed, text)
-        return tuple(sorted(taken, key=lambda span: span.start))
+            add_extended(taken, cues.trimmed(self._tagger(text, taken), text), closed, text)
+        add_cut(taken, list(cues.again(taken, text)), closed, text)
+        add_cut(taken, list(cues.titles(taken, text)), closed, text)
+        return tuple(joined(taken, text))
 
 
 _REMEMBERED = 256

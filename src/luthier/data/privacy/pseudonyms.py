@@ -151,10 +151,13 @@ def read_mapping(path: Path, *, passphrase: str) -> dict[tuple[str, str], str]:
         raise MissingExtra("cryptography", extra="privacy", purpose="the mapping of pseudonyms") from error
     if not path.is_file():
         raise DataError(f"{path} is missing", way_out="name the file that data.privacy.keep_mapping wrote")
+    with disk_errors(path):
+        content = path.read_bytes()
     try:
-        whole = loads(path.read_text(encoding="utf-8"))
+        whole = loads(content.decode())
         salt, token = b64decode(whole["kdf"]["salt"]), whole["token"]
         rows = loads(_fernet(passphrase, salt).decrypt(token.encode()))
+        return {(kind, value): surrogate for kind, value, surrogate in rows}
     except InvalidToken as error:
         raise DataError(
             f"{path} cannot be opened: the passphrase is not its own, or the file was changed",
@@ -162,16 +165,39 @@ def read_mapping(path: Path, *, passphrase: str) -> dict[tuple[str, str], str]:
         ) from error
     except (JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is not a mapping of pseudonyms", way_out="name the file of keep_mapping") from error
-    return {(kind, value): surrogate for kind, value, surrogate in rows}
 
 
-def mapping_passphrase(environment: Mapping[str, str] = os.environ) -> str:
-    """The passphrase of the mapping.
+def look_up(mapping: Mapping[tuple[str, str], str], surrogate: str | None, *, file: Path) -> list[dict[str, str]]:
+    """Rows of a mapping by kind and surrogate: all, or those of one surrogate.
+
+    Raises:
+        DataError: nothing has that surrogate.
+    """
+    rows = [
+        {"kind": kind, "surrogate": stands, "value": value}
+        for (kind, value), stands in sorted(mapping.items(), key=lambda one: (one[0][0], one[1], one[0][1]))
+        if surrogate is None or stands == surrogate
+    ]
+    if surrogate is not None and not rows:
+        raise DataError(
+            f"{file} has no surrogate that is spelled like that",
+            way_out="copy it from the prepared data as it is there; without --surrogate all are shown",
+        )
+    return rows
+
+
+def mapping_passphrase(environment: Mapping[str, str] = os.environ, *, opening: Path | None = None) -> str:
+    """The passphrase of the mapping that is to be written, or of a file that is to be opened.
 
     Raises:
         RecipeError: it is not set.
     """
     passphrase = environment.get(PASSPHRASE_VARIABLE, "")
+    if not passphrase and opening is not None:
+        raise RecipeError(
+            f"{opening} is encrypted, and {PASSPHRASE_VARIABLE} is not set",
+            way_out=f"export {PASSPHRASE_VARIABLE}=... with the passphrase of the run that wrote it",
+        )
     if not passphrase:
         raise RecipeError(
             f"data.privacy.keep_mapping needs a passphrase, and {PASSPHRASE_VARIABLE} is not set",

@@ -32,6 +32,9 @@ _ASSIGNMENT = re.compile(
     r"[\"']?\s{0,3}(?:[:=]|\bis\b:?)\s{0,3}[\"']?(?P<value>[^\s\"'\[\]<>{}]{6,})",
     re.IGNORECASE,
 )
+_EXPRESSION = re.compile(  # what stands there in a program: get_token(, contract.token, API_TOKEN; never between quotes
+    r"[A-Za-z_][\w.]*\([\w=,.]*|[A-Za-z_]\w*(?:\.[A-Za-z_]+)+|[A-Z]+(?:_[A-Z]+)+"
+)
 _ASSIGNMENT_HINTS = ("pass", "pwd", "api", "secret", "token")
 
 
@@ -51,5 +54,8 @@ def passwords(text: str) -> Iterator[Span]:
         value = match["value"].rstrip(".,;:)")
         inner = value[1:-1]
         mixed = any(char.isdigit() for char in value) or any(not (char.isalnum() or char in "-'’/") for char in inner)
+        quoted = text[match.start("value") - 1] in "\"'"
+        if not quoted and _EXPRESSION.fullmatch(value):
+            continue
         if len(value) >= 6 and mixed and any(char.isalpha() for char in value) and "://" not in value:
             yield Span(match.start("value"), match.start("value") + len(value), "secret.password")

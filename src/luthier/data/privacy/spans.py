@@ -15,7 +15,7 @@ class Span:
     end: int
     kind: str
     """A key of `PLACEHOLDERS`, 'secret.' and the sort of secret, or a kind that only the user's annotations know."""
-    detector: str = "patterns/2"
+    detector: str = "patterns/3"
     """Which detector found it, and its version."""
 
     @property
@@ -120,6 +120,10 @@ def joined(spans: Iterable[Span], text: str) -> list[Span]:
     return whole
 
 
+_OPEN_ENDED = frozenset(("name", "address", "location", "organization", "title", "nationality"))
+"""Kinds whose ends no pattern or checksum knows."""
+
+
 def add_extended(taken: list[Span], found: Iterable[Span], closed: Iterable[tuple[int, int]], text: str) -> None:
     """As `add_cut`, but a find of the same kind is made longer rather than left in two pieces; nothing gets shorter."""
     walls = list(closed)
@@ -127,7 +131,9 @@ def add_extended(taken: list[Span], found: Iterable[Span], closed: Iterable[tupl
         touching = [one for one in taken if one.start < span.end and span.start < one.end]
         start, end = min(one.start for one in [*touching, span]), max(one.end for one in [*touching, span])
         shut = any(low < end and start < high for low, high in walls)
-        if touching and not shut and all(one.kind == span.kind for one in touching):
+        if any(one.start <= span.start and span.end <= one.end for one in touching):
+            continue  # all of it is found already
+        if touching and not shut and all(one.kind == span.kind and one.kind in _OPEN_ENDED for one in touching):
             taken[:] = [one for one in taken if one not in touching]
             taken.append(Span(start, end, span.kind, span.detector))
         else:

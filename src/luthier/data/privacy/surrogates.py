@@ -278,6 +278,16 @@ def _day(run: str, draw: Draw) -> str:
     return f"{1 + draw.below(28):0{len(run)}d}"
 
 
+_ADDRESSES = ("Mr", "Ms", "Mx", "Dr", "Prof")
+
+
+def _title(value: str, draw: Draw) -> str:
+    """'Mrs.' by another way to address somebody, with its dot; an occupation by an occupation."""
+    if len(value.rstrip(".")) <= 4 or value.lower() in ("madam", "mister", "professor"):
+        return draw.word(value.rstrip("."), _ADDRESSES) + "." * value.endswith(".")
+    return _words(TITLES)(value, draw)
+
+
 SURROGATES: dict[str, Surrogate] = {
     "email": _email,
     "phone": _phone,
@@ -291,7 +301,7 @@ SURROGATES: dict[str, Surrogate] = {
     "date": _date,
     "date_of_birth": _date,
     "name": _words(NAMES),
-    "title": _words(TITLES),
+    "title": _title,
     "address": _words(PLACES),
     "location": _words(PLACES),
     "organization": _words(COMPANIES),

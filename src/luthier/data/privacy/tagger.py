@@ -22,10 +22,12 @@ from luthier.data.privacy.spans import Span
 from luthier.errors import RunError
 from luthier.store.files import write_atomic
 
-NAME = "tagger/1"
+NAME = "tagger/2"
 _TOKEN = re.compile(r"\n+|\w+|[^\w\s]")
 _BUCKETS = 1 << 16
 _EPOCHS = 5
+_DROPPED = 0.2
+"""Share of the features of a text that training hides each time, so that no single word decides (Srivastava 2014)."""
 _FORBIDDEN = np.float32(-1e9)
 
 Floats = NDArray[np.float32]
@@ -82,7 +84,7 @@ def train(sample: Sequence[tuple[str, Sequence[Span], Sequence[Span]]], *, seed:
     """Learn from texts, each with the spans that are right and with those that the other detectors found."""
     kinds = sorted({span.kind for _, right, _ in sample for span in right})
     size = 2 * len(kinds) + 1
-    emit, move = np.zeros((_BUCKETS, size), np.float32), np.zeros((size, size), np.float32)
+    emit, move = np.zeros((_BUCKETS + 1, size), np.float32), np.zeros((size, size), np.float32)
     # The mean over all updates, without summing the whole table each time: w_mean = w - u / c (Daumé 2006, p. 19).
     emit_sum, move_sum, count = np.zeros_like(emit), np.zeros_like(move), 1
     rows = [(features, _tags(places, right, kinds)) for text, right, known in sample
@@ -92,6 +94,7 @@ def train(sample: Sequence[tuple[str, Sequence[Span], Sequence[Span]]], *, seed:
     for _ in range(_EPOCHS):
         for index in generator.permutation(len(rows)):
             features, gold = rows[index]
+            features = np.where(generator.random(features.shape) < _DROPPED, _BUCKETS, features)
             guess = _decode(emit[features].sum(1), move + allowed)
             for place in np.flatnonzero(guess != gold):
                 for tag, sign in ((gold[place], 1.0), (guess[place], -1.0)):
@@ -100,9 +103,11 @@ def train(sample: Sequence[tuple[str, Sequence[Span], Sequence[Span]]], *, seed:
             for tags, sign in ((gold, 1.0), (guess, -1.0)):
                 np.add.at(move, (tags[:-1], tags[1:]), sign)
                 np.add.at(move_sum, (tags[:-1], tags[1:]), sign * count)
+            emit[_BUCKETS] = emit_sum[_BUCKETS] = 0
             count += 1
     scale = np.float32(1 / count)
-    return Tagger(kinds, emit - emit_sum * scale, move - move_sum * scale)
+    emit = (emit - emit_sum * scale) * np.float32(1 - _DROPPED)
+    return Tagger(kinds, emit[:_BUCKETS], move - move_sum * scale)
 
 
 def _forbidden(num_kinds: int) -> Floats:
