@@ -203,7 +203,7 @@ def test_check_finds_a_column_that_is_not_there(place: Path, key: str, value: st
     assert named in done.err
     if named in ("txet", "knid"):
         assert "did you mean" in done.err
-        assert f"tiny.yaml: data.train.0.{key}" in done.err
+        assert f": data.train.0.{key} names the column" in done.err
 
 
 def test_check_finds_a_group_column_that_is_not_there(place: Path) -> None:

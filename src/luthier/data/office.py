@@ -37,9 +37,11 @@ def opened(path: Path, what: str, *, in_memory: str = "") -> Iterator[zipfile.Zi
         with zipfile.ZipFile(path) as archive:
             _refuse_bombs(path, archive, in_memory)
             yield archive
+    except PermissionError:
+        raise
     except (
         zipfile.BadZipFile, zlib.error, EOFError, ElementTree.ParseError, KeyError, IndexError, ValueError,
-        OverflowError, RuntimeError,
+        OverflowError, RuntimeError, OSError,
     ) as error:  # fmt: skip
         problem = f"part {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(

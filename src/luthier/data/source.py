@@ -156,7 +156,9 @@ def _holds(path: Path, part: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return part in archive.namelist()
-    except zipfile.BadZipFile:
+    except PermissionError:
+        raise
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError):  # whoever reads it says what is wrong with it
         return False
 
 

@@ -118,7 +118,7 @@ def _as_data_errors(named: str, scheme: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtra(STORES[scheme].driver, extra="cloud", purpose=f"reading {scheme}:// files") from error
-    except (OSError, ValueError, *_faults(scheme)) as error:
+    except _faults(scheme) as error:
         credentials = STORES[scheme].credentials
         asked = f", and the credentials in the environment: {credentials}" if credentials else ""
         raise DataError(
@@ -127,7 +127,7 @@ def _as_data_errors(named: str, scheme: str) -> Iterator[None]:
 
 
 def _faults(scheme: str) -> tuple[type[Exception], ...]:
-    found = []
+    found: list[type[Exception]] = [OSError, ValueError]
     for place in STORES[scheme].faults:
         module, _, name = place.partition(":")
         try:
@@ -243,10 +243,10 @@ def _fetch_from_hub(named: str, url: str) -> Copy:
         raise DataError(
             f"{named} is no data set of the hub", way_out="write hf://datasets/OWNER/NAME[@REVISION][/FILE OR FOLDER]"
         )
-    store = HfFileSystem(skip_instance_cache=True)
+    store: Any = HfFileSystem(skip_instance_cache=True)
     found = store.resolve_path(url)
     commit = HfApi().repo_info(found.repo_id, repo_type="dataset", revision=found.revision).sha
-    pinned = replace(found, revision=commit, _raw_revision=None)
+    pinned: Any = replace(found, revision=commit, _raw_revision=None)
     place = _Place(store, pinned.unresolve(), f"commit {commit}")
     if _PATTERN & set(place.path):
         files = _matching(place)

@@ -53,7 +53,7 @@ def no_recipe(found: DataProfile) -> tuple[str, str]:
         return f"its rows {what}; columns: {columns}", way_out
     return (
         f"cannot tell input and answer among the columns {columns}",
-        "copy a recipe with `luthier recipes cp` and set data.train[0].task, .input (e.g. '{text}') and .label",
+        "copy a recipe with `luthier recipes cp` and set data.train[0].input (e.g. '{text}'), .label and .task",
     )
 
 
