@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from test_data_cut import made, rows_of, text_of, tickets
 
 from luthier.data import tokenise
 from luthier.data.audit import supervision
+from luthier.data.contract import Renderer
 from luthier.data.shards import Example, Shard, write_shard
 from luthier.errors import DataError
 
@@ -84,21 +85,23 @@ def test_an_end_of_turn_that_is_not_learned_shows_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check of each row is taken out, and rows are spoilt: the count over the shard still sees it."""
-    real = tokenise._examples
-
-    def spoilt(*given: Any) -> Any:
-        for one in real(*given):
-            yield replace(one, supervised=[*one.supervised[:-1], False]) if isinstance(one, Example) else one
-
-    monkeypatch.setattr(tokenise, "_examples", spoilt)
+    real = Renderer.all_answer_ids
+    monkeypatch.setattr(Renderer, "all_answer_ids", lambda self, texts: [ids[:-1] for ids in real(self, texts)])
     with pytest.raises(DataError, match=r"^60 rows would teach something wrong: an answer's end .*: data\.csv:2, .*:6"):
         made(tmp_path, tickets())
     monkeypatch.setattr(tokenise, "fault_of", lambda *_: "")
+    shutil.rmtree(tmp_path / "out" / "parts")  # what was tokenised before is not looked at again
     report = made(tmp_path, tickets())
     assert not report.end_of_turn_supervised
 
 
 def test_faulty_rows_are_named_with_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenise, "fault_of", lambda one, _: "no token is supervised" if one.text == text_of(4) else "")
+    whole = tokenise.RenderPart._write_pairs
+
+    def spoilt(self: Any, rows: Any, renderer: Any, writer: Any, made: Any) -> None:
+        whole(self, rows, renderer, writer, made)
+        made.faults.update({p: "no token is supervised" for p, row in enumerate(rows) if row.text == text_of(4)})
+
+    monkeypatch.setattr(tokenise.RenderPart, "_write_pairs", spoilt)
     with pytest.raises(DataError, match=r"^1 row would teach something wrong: no token is supervised: data\.csv:6\n"):
         made(tmp_path, tickets())

@@ -31,6 +31,7 @@ from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
 from luthier.errors import DataError, MissingExtra, RecipeError, RunError, SecretFound, UserError
 from luthier.pipeline.answers import predict
+from luthier.pipeline.named import Named, Opened
 from luthier.records import ColumnType, Feature, Message
 from luthier.report.data import render_data
 from luthier.serve.schemas import ClassifyRequest
@@ -359,6 +360,10 @@ def examples(folder: Path) -> list[Any]:
     return [one for split in SPLITS for one in Shard(folder / "out" / f"{split}.arrow")]
 
 
+def through_predict(asked: Asker, data: Path, output: Path) -> dict[str, int]:
+    return predict(asked, Opened(Named(data.name), data), output=output, progress=lambda *_: None)
+
+
 def test_the_same_tokens_in_training_predict_and_both_ways_of_the_server(tmp_path: Path) -> None:
     rows = tickets()
     run(tmp_path, rows)
@@ -387,7 +392,12 @@ def test_the_same_tokens_in_training_predict_and_both_ways_of_the_server(tmp_pat
 
     engine.heard.clear()
     (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in raw))
-    predict(asked, tmp_path / "ask.jsonl", output=tmp_path / "said.jsonl", progress=lambda *_: None)
+    predict(
+        asked,
+        Opened(Named("ask.jsonl"), tmp_path / "ask.jsonl"),
+        output=tmp_path / "said.jsonl",
+        progress=lambda *_: None,
+    )
     assert engine.heard == trained
 
 
@@ -452,7 +462,12 @@ def test_predict_says_which_rows_cannot_be_computed(tmp_path: Path) -> None:
     (tmp_path / "ask.csv").write_text(
         "message,price,created\nwhere,19.90,2026-01-01\nwhere,n/a,2026-01-01\nwhere,3,soon\n"
     )
-    counts = predict(asker(tmp_path), tmp_path / "ask.csv", output=tmp_path / "o.jsonl", progress=lambda *_: None)
+    counts = predict(
+        asker(tmp_path),
+        Opened(Named("ask.csv"), tmp_path / "ask.csv"),
+        output=tmp_path / "o.jsonl",
+        progress=lambda *_: None,
+    )
     assert counts == {"answered": 1, "faults": 2}
     said = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [one.get("detail", "") for one in said] == [
@@ -461,10 +476,20 @@ def test_predict_says_which_rows_cannot_be_computed(tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "ask.csv").write_text("message,created\nwhere,2026-01-01\n")
     with pytest.raises(DataError, match="'price', which is not there"):
-        predict(asker(tmp_path), tmp_path / "ask.csv", output=tmp_path / "o.jsonl", progress=lambda *_: None)
+        predict(
+            asker(tmp_path),
+            Opened(Named("ask.csv"), tmp_path / "ask.csv"),
+            output=tmp_path / "o.jsonl",
+            progress=lambda *_: None,
+        )
     (tmp_path / "ask.csv").write_text("message,price,created,band\nwhere,1,2026-01-01,x\n")
     with pytest.raises(DataError, match="has the column 'band', which this version computes itself"):
-        predict(asker(tmp_path), tmp_path / "ask.csv", output=tmp_path / "o.jsonl", progress=lambda *_: None)
+        predict(
+            asker(tmp_path),
+            Opened(Named("ask.csv"), tmp_path / "ask.csv"),
+            output=tmp_path / "o.jsonl",
+            progress=lambda *_: None,
+        )
 
 
 def test_rows_that_fail_are_set_aside_alone_with_line_feature_and_reason(tmp_path: Path) -> None:
