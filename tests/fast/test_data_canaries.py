@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from test_data_prepare import run, shards, tickets
 
 from luthier.data.canaries import FILE
@@ -17,6 +18,7 @@ from luthier.data_report import CanaryFile
 from luthier.errors import DataError
 from luthier.evals.baselines import majority
 from luthier.report.data import render_data
+from luthier.spec.recipe import Recipe
 
 FEW = {"count": 2, "copies": [0, 1, 4]}
 
@@ -128,3 +130,14 @@ def test_canaries_that_are_too_long_are_refused(tmp_path: Path) -> None:
         run(tmp_path, tickets(200), canaries=long, max_length=200)
     assert "data.canaries.prompt" in error.value.way_out
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "key"), [({"sampler": "sqrt"}, "sampler"), ({"class_weight": "balanced"}, "class_weight")]
+)
+def test_canaries_are_not_weighted_or_drawn_more_often(train: dict[str, str], key: str) -> None:
+    rest = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "f.csv"}], "canaries": {}}}
+    with pytest.raises(
+        ValidationError, match=rf"train\.{key} would change how often data\.canaries are learned; leave"
+    ):
+        Recipe.model_validate({**rest, "train": train})

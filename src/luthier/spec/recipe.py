@@ -461,6 +461,16 @@ class Recipe(Section):
     export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")
     output_dir: str = Field("runs", description="Where run folders go; `--out` overrides.")
 
+    @model_validator(mode="after")
+    def _canaries_are_seen_as_often_as_planted(self) -> Recipe:
+        key = "sampler" if self.train.sampler != "shuffle" else "class_weight"
+        if self.data.canaries is not None and (self.train.class_weight is not None or key == "sampler"):
+            raise ValueError(
+                f"train.{key} would change how often data.canaries are learned; leave one of them out, "
+                "or measure memorisation in a run of its own"
+            )
+        return self
+
     @property
     def entry(self) -> DataEntry:
         """The one data entry."""
