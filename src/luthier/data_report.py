@@ -73,6 +73,25 @@ class SupervisionAudit(Record):
     first_cut_lines: tuple[int, ...]
 
 
+class DuplicateExample(Record):
+    """A row that was set aside for one that was kept; personal data and secrets are masked."""
+
+    file: str
+    line: int
+    of_line: int
+    likeness: float = Field(description="Jaccard index of their shingles; 1 for the same text.")
+    text: str
+    of_text: str
+
+
+class Languages(Record):
+    """Languages of the texts, as a model of letters tells them."""
+
+    looked_at: int = Field(description="Rows that were looked at, evenly spread over those that are used.")
+    rows: dict[str, int] = Field(description="ISO 639-1 code -> rows, most frequent first.")
+    too_short: int = Field(description="Of the rows that were looked at, those too short to tell.")
+
+
 class SplitReport(Record):
     rows: int
     tokens: int
@@ -328,6 +347,8 @@ class DataReport(Record):
     near: NearReport | None = Field(None, description="None where data.dedupe.near is off.")
     leakage: tuple[Leakage, ...]
     benchmarks: tuple[BenchmarkOverlap, ...] = ()
+    duplicates: tuple[DuplicateExample, ...] = Field((), description="The first rows that repeat another one.")
+    languages: Languages | None = Field(None, description="None where the package that tells them is not installed.")
     rows_left_apart: int = Field(
         0, description="Rows in chains of near-duplicates that were too long to be kept in one split."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import random
 import re
 from pathlib import Path
 
@@ -166,3 +167,69 @@ def test_rows_that_cannot_be_read_are_shown_by_reason_and_masked(tmp_path: Path)
     assert "9 of 69 rows (13.04 %) are in quarantine.jsonl" in html.unescape(page)
     assert "mail [EMAIL],a,&lt;b&gt;too many&lt;/b&gt;" in page
     assert "ana@" not in page + report.to_json()
+
+
+ENGLISH = [
+    "please",
+    "where",
+    "guitar",
+    "came",
+    "without",
+    "strings",
+    "order",
+    "money",
+    "return",
+    "broken",
+    "parcel",
+    "invoice",
+    "late",
+    "again",
+    "shipped",
+    "wrong",
+]
+GERMAN = [
+    "bitte",
+    "wohin",
+    "meine",
+    "Bestellung",
+    "ohne",
+    "Saiten",
+    "Rechnung",
+    "zurück",
+    "kaputt",
+    "Paket",
+    "schon",
+    "wieder",
+    "falsch",
+    "geliefert",
+    "nicht",
+]
+
+
+def test_it_shows_what_repeats_and_in_which_languages(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(words, k=9)) for words in [ENGLISH] * 40 + [GERMAN] * 20]
+    texts += [texts[3], f"{texts[4]} ana@x.org", "ok", "no"]
+    rows = [f"{text},{'b' if place in (3, 60) else 'a' if place in (4, 61) else 'ab'[place % 2]}" for place, text in
+            enumerate(texts)]  # fmt: skip
+    (tmp_path / "data.csv").write_text("\n".join(["message,intent", *rows]))
+    rules = {"action": "report", "secrets": "stop", "profile": "fast"}
+    recipe = resolved(tmp_path, dedupe={"near": 0.7}, privacy=rules)
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    exact, near = report.duplicates
+    assert (exact.line, exact.of_line, exact.likeness) == (62, 5, 1.0)
+    assert exact.text == exact.of_text == texts[3]
+    assert (near.line, near.of_line) == (63, 6)
+    assert 0.7 <= near.likeness < 1
+    assert (near.text, near.of_text) == (f"{texts[4]} [EMAIL]", texts[4])
+    told = report.languages
+    assert told is not None
+    assert told.looked_at == report.rows_out == sum(told.rows.values()) + told.too_short
+    assert told.too_short == 2
+    assert told.rows["de"] > 15
+    assert told.rows["en"] > 30
+    page = render_data(report)
+    assert "ana@" not in report.to_json() + page
+    assert f"Languages of {report.rows_out} of these rows" in page
+    assert html.escape(near.text) in page
+    assert "Languages were not told" in render_data(report.model_copy(update={"languages": None}))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from luthier.data.items import Item, Verdict
+from luthier.data_report import Languages
 from luthier.errors import MissingExtra, RecipeError
 from luthier.spec.recipe import Filter
 
@@ -16,6 +19,8 @@ FEWEST_LETTERS = 20
 
 UNLIKELY = 0.05
 """Probability of all wanted languages together below which a row counts as being in another one."""
+
+_TOLD = 1000
 
 FEWEST_WORDS = 12
 """Words below which repetition says nothing; such rows stay."""
@@ -32,6 +37,18 @@ def filtered(items: Sequence[Item], rules: Filter) -> list[Verdict | None]:
     """
     identify = _identifier(rules.languages) if rules.languages else None
     return [_verdict(_text(item), rules, identify) for item in items]
+
+
+def tell_languages(items: Sequence[Item]) -> Languages | None:
+    """Languages of at most `_TOLD` rows, evenly spread; None where the package that tells languages is missing."""
+    if find_spec("py3langid") is None:
+        return None
+    every = range(0, len(items), -(-len(items) // _TOLD) or 1)
+    texts = [_text(items[place]) for place in every]
+    long = [text for text in texts if sum(map(str.isalpha, text)) >= FEWEST_LETTERS]
+    counts = Counter(_model().classify(text)[0] for text in long)
+    rows = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    return Languages(looked_at=len(texts), rows=rows, too_short=len(texts) - len(long))
 
 
 def _text(item: Item) -> str:

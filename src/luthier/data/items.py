@@ -18,12 +18,22 @@ from luthier.data.inputs import as_text, missing_column
 from luthier.data.privacy.profiles import FAST, Detector
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
-from luthier.data_report import Augmentation, FeatureReport, PlantedCanaries, RowFate, StepCount, TextChange
+from luthier.data_report import (
+    Augmentation,
+    DuplicateExample,
+    FeatureReport,
+    Languages,
+    PlantedCanaries,
+    RowFate,
+    StepCount,
+    TextChange,
+)
 from luthier.records import Contamination, Feature, Message, SplitName
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 
 _SHOWN_CHANGES = 8
+_SHOWN_REPEATS = 4
 _SHOWN_CHARS = 400
 
 Verdict = tuple[str, str]
@@ -81,6 +91,10 @@ def labels_of(items: Iterable[Item]) -> set[str]:
     return {item.answer for item in items if item.made_by != CANARY}
 
 
+def _shown(item: Item) -> str:
+    return item.text or "\n".join(turn.content for turn in item.turns)
+
+
 class Tally(NamedTuple):
     """What became of some rows, as it goes from process to process."""
 
@@ -101,6 +115,8 @@ class Ledger:
         self.bad_rows = FirstBadRows(detector)
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
+        self.duplicates: list[DuplicateExample] = []
+        self.languages: Languages | None = None
         self.unmade: Counter[tuple[str, str]] = Counter()
         """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
         self.augmentation: Augmentation | None = None
@@ -156,6 +172,16 @@ class Ledger:
                 rows_out=known.rows_out + one.rows_out,
                 rows_changed=known.rows_changed + one.rows_changed,
             )
+
+    def repeats(self, item: Item, first: Item, likeness: float) -> None:
+        """A row that says what an earlier one says; the first few of each kind are kept, masked."""
+        same = likeness == 1.0
+        if sum((one.likeness == 1.0) == same for one in self.duplicates) < _SHOWN_REPEATS:
+            text, of_text = (self._masked(_shown(one)) for one in (item, first))
+            example = DuplicateExample(
+                file=item.file, line=item.line, of_line=first.line, likeness=likeness, text=text, of_text=of_text
+            )
+            self.duplicates.append(example)
 
     def _masked(self, text: str) -> str:
         """Cut after masking, so that no half of an address is left over."""

@@ -19,6 +19,7 @@ from luthier.data.crew import Alone, Crew, in_parts
 from luthier.data.cut import SHORTEST_OPEN_ANSWER, cut_rows
 from luthier.data.dedupe import conflicting, repeated
 from luthier.data.encoder import Embedder
+from luthier.data.filters import tell_languages
 from luthier.data.goldens import make_goldens, write_goldens
 from luthier.data.guard import (
     count_kinds,
@@ -104,6 +105,7 @@ def prepare(
     separated = separate(items, contract, resolved, ledger, likeness=likeness, meanings=meanings)
     del likeness, meanings  # what they know of each row takes room that rendering needs
     review = _review(separated.items, resolved)
+    ledger.languages = tell_languages(separated.items)
     grown = augment(separated.items, renderer, resolved, ledger)
     planted = plant(grown.items, renderer, resolved, ledger, out=out)
     _render(planted, renderer, resolved, ledger, tokenizer_folder / "tokenizer.json", out=out, crew=crew)
@@ -201,6 +203,9 @@ def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tup
     verdicts: list[Verdict | None] = [
         None if index is None else ("duplicate", f"of line {items[index].line}") for index in first
     ]
+    for item, index in zip(items, first, strict=True):
+        if index is not None:
+            ledger.repeats(item, items[index], 1.0)
     return ledger.sift("duplicates", items, verdicts), conflicts
 
 
@@ -355,6 +360,8 @@ def _report(
         near=near,
         leakage=separated.leakage,
         benchmarks=separated.benchmarks,
+        duplicates=tuple(ledger.duplicates),
+        languages=ledger.languages,
         rows_left_apart=separated.rows_left_apart,
         meaning=separated.meaning,
         balance=balance(splits["train"].labels, resolved.recipe.train),

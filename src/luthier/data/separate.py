@@ -104,6 +104,7 @@ def set_near_aside(
             if match is not None:
                 detail = f"of line {own[match.index].line}, likeness {match.jaccard:.2f}"
                 verdicts[id(item)] = ("near_duplicate", detail)
+                ledger.repeats(item, own[match.index], match.jaccard)
         conflicts += [
             NearConflict(file=own[row].file, line=own[row].line, of_line=own[m.index].line, likeness=m.jaccard)
             for row, m in found.conflicts
