@@ -62,9 +62,10 @@ def test_what_is_found_is_true_and_equal_sets_are_always_found(texts: list[str],
     for (earlier, later), value in found.items():
         assert earlier < later
         assert value == jaccard(sets[earlier], sets[later]) >= threshold
-    # In a bucket of more than 17 the first are not compared with the last; those between link them.
+    # Of many equal texts the first are not compared with the last; those between link them.
     equal = {(a, b) for a, b in combinations(range(len(texts)), 2) if sets[a] == sets[b]}
     assert equal <= set(found) or pairs.crowded
+    assert {b for _, b in equal} <= {b for _, b in found}, "who has an equal one is compared with the likeliest"
     before = pairs.before()
     assert {(match.index, later) for later, matches in before.items() for match in matches} == set(found)
     assert all(
@@ -178,7 +179,19 @@ def test_a_crowd_costs_linear_time() -> None:
     texts = [f"your order number {number:07} has been sent to you today" for number in range(0, 3_000_000, 1000)]
     pairs = NearPairs(texts, 0.8)
     assert pairs.crowded > 0
-    assert pairs.compared <= near._MOST_IN_BUCKET * bands_for(0.8)[0] * len(texts)
+    assert pairs.compared <= near._MOST_COMPARED * len(texts)
+
+
+def test_of_many_like_texts_the_likeliest_are_compared() -> None:
+    base = "please tell me where the parcel with my guitar is now and when it will come"
+    like = [base.replace("guitar", word) for word in ("guitars", "cello", "violin", "fiddle", "banjo", "flute", "harp")]
+    pairs = NearPairs([*like, base], 0.6)
+    mine = [(match.index, match.jaccard) for match in pairs.before()[len(like)]]
+    values = sorted((jaccard(shingles(base), shingles(text)) for text in like), reverse=True)
+    assert len(mine) == near._MOST_COMPARED
+    assert mine[0][0] == 0, "the likeliest of all is among them"
+    assert sum(value for _, value in mine) >= 0.95 * sum(values[: near._MOST_COMPARED])
+    assert pairs.crowded >= 1
 
 
 def test_a_crowd_of_one_text_leaves_one_row() -> None:
@@ -190,6 +203,7 @@ def test_a_crowd_of_one_text_leaves_one_row() -> None:
 def test_a_sketch_spares_comparisons_and_loses_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     halves = [text[: len(text) // 2] for text in corpus(40, seed=5)]
     texts = [f"{one} {other}" for one in halves for other in halves]  # many are half alike
+    monkeypatch.setattr(near, "_MOST_COMPARED", 10**6)
     pairs = NearPairs(texts, 0.7)
     monkeypatch.setattr(near, "_equal_hashes", lambda pairs, sketches: np.full(len(pairs), 10**6))
     every = NearPairs(texts, 0.7)  # no sketch speaks against anything

@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 
+from luthier.data.crew import Crew
 from luthier.data.dedupe import text_key, without_wording
 from luthier.data.items import Item
 from luthier.data.near import Int64s, NearPairs, Signatures, joined, sign
@@ -46,11 +47,13 @@ def sign_all(items: Sequence[Item], comparisons: Sequence[Comparison]) -> dict[C
 class Likeness:
     """The rows under way that are alike; each comparison is made once, and asked for any of its rows."""
 
-    def __init__(self, rows: Sequence[int], parts: Sequence[Mapping[Comparison, Signatures]]) -> None:
+    def __init__(self, rows: Sequence[int], parts: Sequence[Mapping[Comparison, Signatures]], crew: Crew) -> None:
         """Args:
         rows: running numbers of the items, ascending.
         parts: their signatures, in order.
+        crew: compares.
         """
+        self._crew = crew
         self._rows = np.asarray(rows, dtype=np.int64)
         names = dict.fromkeys(one for part in parts for one in part)
         self._signatures = {one: joined([part[one] for part in parts], one.threshold) for one in names}
@@ -66,7 +69,7 @@ class Likeness:
             known, pairs = self._pairs[comparison]
             return pairs.among(_places(known, asked), texts)
         signatures = self._signatures.pop(comparison).of(_places(self._rows, asked))
-        found = NearPairs(texts, comparison.threshold, signatures=signatures)
+        found = NearPairs(texts, comparison.threshold, signatures=signatures, crew=self._crew)
         self._pairs[comparison] = (asked, found)
         return found
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from luthier.data.crew import Alone, Crew
 
 SHINGLE = 5
 """Characters of a shingle: a changed word costs its letters and four more, whatever the language."""
@@ -31,8 +34,12 @@ _BATCH = 2**18
 """Shingle hashes worked on at once: a megabyte, which the processor's cache holds."""
 _MOST_IN_BUCKET = 16
 """Members of a bucket before it that a text is compared with; this keeps the time linear."""
-_MOST_CACHED = 2_000_000
-"""Shingles of recently compared texts that are kept, some 200 MB."""
+_MOST_COMPARED = 4
+"""Earlier texts, the likeliest by their least hashes, that a text is compared with exactly."""
+_MOST_CACHED = 100_000
+"""Shingles of recently compared texts that are kept, some 10 MB."""
+_PAIRS = 8192
+"""Pairs that are compared exactly in one go."""
 
 Int64s = NDArray[np.int64]
 UInt32s = NDArray[np.uint32]
@@ -104,13 +111,15 @@ def joined(parts: Iterable[Signatures], threshold: float) -> Signatures:
 class NearPairs:
     """Pairs of N texts that nearly say the same: each at least as like as the threshold, and nearly all there are.
 
+    Of a text that is like many earlier ones, the pairs with the few that are likeliest by their least hashes.
+
     Attributes:
         threshold: Jaccard index from which on texts are alike.
         earlier: the first text of each pair; shape [P].
         later: the second, in rising order; shape [P].
         jaccard: of each pair; shape [P].
         compared: pairs whose shingles were compared.
-        crowded: texts of which some candidates were not looked at, because a bucket held too many.
+        crowded: texts of which some candidates were not compared, because there were too many.
     """
 
     def __init__(
@@ -120,22 +129,24 @@ class NearPairs:
         *,
         signatures: Signatures | None = None,
         left: int | None = None,
+        crew: Crew | None = None,
     ) -> None:
         """Args:
         texts: N texts.
         threshold: Jaccard index from which on texts are alike.
         signatures: of the texts for the threshold, where they have been made already.
         left: with it, only pairs of one of the first `left` texts and one of the others are looked for.
+        crew: compares; None does it in this process.
         """
         self.threshold = threshold
         self._texts = texts
-        self._cache: dict[int, frozenset[str]] = {}
-        self._num_cached = 0
         signatures = sign(texts, threshold) if signatures is None else signatures
         earlier, later, self.crowded = _candidates(signatures, threshold, left)
         self.compared = len(earlier)
-        values = [self.compare(*pair) for pair in zip(earlier.tolist(), later.tolist(), strict=True)]
-        self.jaccard = np.array(values, dtype=np.float64)
+        pairs = zip(earlier.tolist(), later.tolist(), strict=True)
+        parts = iter(lambda: [(texts[one], texts[other]) for one, other in itertools.islice(pairs, _PAIRS)], [])
+        values = itertools.chain.from_iterable((crew or Alone()).each(likenesses, parts))
+        self.jaccard = np.fromiter(values, dtype=np.float64, count=len(earlier))
         alike = self.jaccard >= threshold
         self.earlier, self.later, self.jaccard = earlier[alike], later[alike], self.jaccard[alike]
 
@@ -147,7 +158,7 @@ class NearPairs:
         here = (numbers[self.earlier] >= 0) & (numbers[self.later] >= 0)
         found.earlier, found.later = numbers[self.earlier[here]], numbers[self.later[here]]
         found.jaccard = self.jaccard[here]
-        found._texts, found._cache, found._num_cached = texts, {}, 0
+        found._texts = texts
         return found
 
     def before(self) -> dict[int, list[Match]]:
@@ -161,18 +172,26 @@ class NearPairs:
 
     def compare(self, one: int, other: int) -> float:
         """The Jaccard index of two of the texts."""
-        return jaccard(self._shingles(one), self._shingles(other))
+        return jaccard(shingles(self._texts[one]), shingles(self._texts[other]))
 
-    def _shingles(self, index: int) -> frozenset[str]:
-        found = self._cache.get(index)
+
+def likenesses(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """The Jaccard index of each pair of texts."""
+    known: dict[str, frozenset[str]] = {}
+    num_kept = 0
+
+    def shingles_of(text: str) -> frozenset[str]:
+        nonlocal num_kept
+        found = known.get(text)
         if found is None:
-            found = shingles(self._texts[index])
-            if self._num_cached + len(found) > _MOST_CACHED:
-                self._cache.clear()
-                self._num_cached = 0
-            self._cache[index] = found
-            self._num_cached += len(found)
+            if num_kept > _MOST_CACHED:
+                known.clear()
+                num_kept = 0
+            found = known[text] = shingles(text)
+            num_kept += len(found)
         return found
+
+    return [jaccard(shingles_of(one), shingles_of(other)) for one, other in pairs]
 
 
 def _candidates(signatures: Signatures, threshold: float, left: int | None) -> tuple[Int64s, Int64s, int]:
@@ -193,7 +212,13 @@ def _candidates(signatures: Signatures, threshold: float, left: int | None) -> t
         new = np.unique(pairs) if len(pairs) else pairs
         found = np.union1d(found, new[_equal_hashes(new, signatures.sketches) >= least_equal])
     later, earlier = np.divmod(found, max(num_texts, 1))
-    return earlier, later, int(crowded.sum())
+    # By the later text, then the likeliest first: each keeps the first of its run.
+    order = np.lexsort((earlier, -_equal_hashes(found, signatures.sketches), later))
+    starts = np.flatnonzero(np.r_[True, later[1:] != later[:-1]]) if len(later) else np.empty(0, dtype=np.int64)
+    rank = np.arange(len(later)) - np.repeat(starts, np.diff(np.r_[starts, len(later)]))
+    few = np.sort(order[rank < _MOST_COMPARED])
+    crowded[later[order[rank >= _MOST_COMPARED]]] = True
+    return earlier[few], later[few], int(crowded.sum())
 
 
 def _pairs_of_band(keys: UInt64s, left: int | None, crowded: NDArray[np.bool_]) -> Int64s:

@@ -177,7 +177,7 @@ def _refine(
         named = list(crew.each(name, in_parts(items, ROWS_PER_BATCH)))
         items = [item for part, _ in named for item in part]
         signatures = [made for _, made in named]
-    return items, findings, Likeness([item.row for item in items], signatures), renderer
+    return items, findings, Likeness([item.row for item in items], signatures, crew), renderer
 
 
 def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tuple[list[Item], int]:
