@@ -211,10 +211,16 @@ def test_a_sketch_spares_comparisons_and_loses_no_pair(monkeypatch: pytest.Monke
     assert pairs.compared < every.compared / 2
 
 
-def test_the_cache_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(deadline=None)
+@given(pairs=st.lists(st.tuples(ANY, ANY | TEXT), max_size=6))
+def test_likenesses_of_many_pairs_are_those_of_each(pairs: list[tuple[str, str]]) -> None:
+    assert near.likenesses(pairs) == [jaccard(shingles(one), shingles(other)) for one, other in pairs]
+
+
+def test_batches_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = corpus(200, seed=3)
     whole = found_in(NearPairs(texts, 0.7))
-    monkeypatch.setattr(near, "_MOST_CACHED", 100)
+    monkeypatch.setattr(near, "_PAIRS", 3)
     monkeypatch.setattr(near, "_BATCH", 7)
     assert found_in(NearPairs(texts, 0.7)) == whole != {}
 

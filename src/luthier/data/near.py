@@ -36,8 +36,6 @@ _MOST_IN_BUCKET = 16
 """Members of a bucket before it that a text is compared with; this keeps the time linear."""
 _MOST_COMPARED = 4
 """Earlier texts, the likeliest by their least hashes, that a text is compared with exactly."""
-_MOST_CACHED = 100_000
-"""Shingles of recently compared texts that are kept, some 10 MB."""
 _PAIRS = 8192
 """Pairs that are compared exactly in one go."""
 
@@ -176,22 +174,29 @@ class NearPairs:
 
 
 def likenesses(pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """The Jaccard index of each pair of texts."""
-    known: dict[str, frozenset[str]] = {}
-    num_kept = 0
+    """The Jaccard index of each pair of texts, as `jaccard` of their shingles.
 
-    def shingles_of(text: str) -> frozenset[str]:
-        nonlocal num_kept
-        found = known.get(text)
-        if found is None:
-            if num_kept > _MOST_CACHED:
-                known.clear()
-                num_kept = 0
-            found = known[text] = shingles(text)
-            num_kept += len(found)
-        return found
-
-    return [jaccard(shingles_of(one), shingles_of(other)) for one, other in pairs]
+    Shingles stand as numbers of 64 bits: sums of their letters, each times its place's own large odd number. Two of the
+    few hundred shingles of a pair share one with a probability below 10^-14.
+    """
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    padded = [text.ljust(SHINGLE, "\0") for text in texts]
+    letters = np.frombuffer("".join(padded).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
+    numbers = np.zeros(max(len(letters) - SHINGLE + 1, 0), dtype=np.uint64)
+    for place, weight in enumerate(_numbers("exact", SHINGLE)):
+        numbers += letters[place : place + len(numbers)].astype(np.uint64) * np.uint64(weight | 1)
+    sets: dict[str, UInt64s] = {}
+    start = 0
+    for text, whole in zip(texts, padded, strict=True):
+        sets[text] = np.unique(numbers[start : start + len(whole) - SHINGLE + 1])
+        start += len(whole)
+    found = []
+    for one, other in pairs:
+        both = np.concatenate((sets[one], sets[other]))
+        both.sort()
+        shared = int(np.count_nonzero(both[1:] == both[:-1]))
+        found.append(shared / (len(both) - shared))
+    return found
 
 
 def _candidates(signatures: Signatures, threshold: float, left: int | None) -> tuple[Int64s, Int64s, int]:
