@@ -298,7 +298,9 @@ def test_known_meanings_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -
     turned = items[::-1]
     again = meanings(tmp_path, lambda: 0.0).joined_groups(turned, [item.group for item in turned])
     assert again[::-1] == groups
-    found = meanings(tmp_path, lambda: 0.0).in_benchmark(items[:1], [told(5), told(0, 99)], [7, 8], "b.csv")
+    found = meanings(tmp_path, lambda: 0.0).in_benchmark(
+        items[:1], [told(5), told(0, 99)], [7, 8], "b.csv", [told(5), told(0, 99)]
+    )
     assert found == {id(items[0]): Like(1, pytest.approx(COSINE, abs=1e-6))}
 
 

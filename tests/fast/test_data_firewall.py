@@ -156,6 +156,55 @@ def test_rows_that_stand_in_a_benchmark_are_not_learned(tmp_path: Path) -> None:
     assert [(one.exact, one.near) for one in report.benchmarks] == [(1, 0), (1, 0)]
 
 
+@pytest.mark.parametrize("dedupe", [0.8, False])
+def test_a_crowd_hides_no_leak(tmp_path: Path, dedupe: float | bool) -> None:
+    """Form letters: a row has more like it in its own split than it is ever compared with."""
+    letter = "dear customer your order number {:07} has been sent to you today, thank you for waiting so long"
+    crowd = [{"message": letter.format(1000 * n), "intent": "order", "customer": f"A{n}"} for n in range(120)]
+    alone = {"message": letter.format(999), "intent": "order", "customer": "B"}
+    other = rows_of(texts(60), first=500)
+    clean = rows_of(texts(6, seed=7), first=900)
+    cases = {"t": ([*other, *crowd], [alone, *clean]), "u": ([*other, alone], [*crowd, *clean])}
+    for name, (train, test) in cases.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "test.csv", test)
+        run(tmp_path / name, train, test="test.csv", dedupe={"near": dedupe}, leakage={"near": 0.8})
+        letters = [row for row in shards(tmp_path / name)["test"] if row.text.startswith("dear")]
+        assert letters
+        assert {row.contaminated for row in letters} == {"near"}
+
+
+@pytest.mark.parametrize("action", ["report", "redact", "pseudonymise"])
+def test_rows_of_a_benchmark_are_found_whatever_became_of_personal_data(
+    tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_PRIVACY_KEY", "k" * 32)
+    train = rows_of([f"{text} write to ana.lopez{n}@shop.example" for n, text in enumerate(texts(60))])
+    write(tmp_path / "bench.csv", [{"question": row["message"]} for row in train])
+    rules = {"action": action, "secrets": "redact", "profile": "fast"}
+    write(tmp_path / "test.csv", rows_of(texts(10, seed=3), first=100))
+    with pytest.raises(DataError, match="54 benchmark"):
+        run(tmp_path, train, test="test.csv", leakage={"near": 0.8, "benchmarks": ["bench.csv"]}, privacy=rules)
+
+
+def test_conversations_are_kept_off_benchmarks(tmp_path: Path) -> None:
+    def chat(number: int, text: str) -> dict[str, Any]:
+        said = [("system", "Be kind."), ("user", text), ("assistant", f"It is {number}.")]
+        return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+    questions = texts(40)
+    chats = [chat(number, text) for number, text in enumerate(questions)]
+    write(tmp_path / "plain.jsonl", [{"question": text} for text in questions[:6]])
+    write(tmp_path / "chats.jsonl", chats[10:15])
+    rules = {"near": 0.8, "benchmarks": ["plain.jsonl", "chats.jsonl"]}
+    report = run(tmp_path, chats, path="data.jsonl", task="generation", input="", label="", leakage=rules)
+    found = {fate.line for fate in report.fates if fate.reason == "benchmark"}
+    held = {row.line for split in ("validation", "test") for row in shards(tmp_path)[split]}
+    assert found | held >= {1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15}
+    assert len(found) > 5
+    assert [one.rows for one in report.benchmarks] == [6, 5]
+
+
 def test_the_terminal_tells_what_was_found(tmp_path: Path) -> None:
     train = rows_of(texts(30))
     train[4] = {**train[0], "message": changed(train[0]["message"]), "intent": train[1]["intent"]}

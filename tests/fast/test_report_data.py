@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import random
 import re
 from pathlib import Path
@@ -64,9 +65,45 @@ def test_it_says_what_happened_to_the_rows(made: tuple[DataReport, Path]) -> Non
 
 def test_it_shows_changes_but_nothing_personal(made: tuple[DataReport, Path]) -> None:
     report, page = made[0], render_data(made[0])
-    assert report.changes[0].before == "message 0 &lt;b&gt; about ðŸŽ¸ r mail [EMAIL]"
-    assert report.changes[0].after == "message 0 <b> about 🎸 r mail [EMAIL]"
+    assert report.changes[0].before == "message 1 &lt;b&gt; about ðŸŽ¸ R"
+    assert report.changes[0].after == "message 1 <b> about 🎸 R"
     assert "ana@example.org" not in page + report.to_json()
+
+
+def test_what_cleaning_uncovers_is_not_shown_as_it_was(tmp_path: Path) -> None:
+    rows = "".join(f"message {n} from ana{n}&#64;example.org,{'ab'[n % 2]}\n" for n in range(60))
+    (tmp_path / "data.csv").write_text("message,intent\n" + rows)
+    recipe = resolved(tmp_path, privacy={"action": "redact", "secrets": "redact", "profile": "fast"})
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    assert report.findings == {"email": 60}
+    assert report.changes == ()
+    assert "example.org" not in report.to_json() + render_data(report)
+
+
+def test_earlier_turns_are_looked_at_before_a_conversation_is_shown(tmp_path: Path) -> None:
+    def chat(number: int, first: str) -> str:
+        said = [f"my guitar {number} is late", "which one?", f"{first} number {number}", f"it comes on day {number}"]
+        roles = ["user", "assistant", "user", "assistant"]
+        return json.dumps({"messages": [{"role": r, "content": c} for r, c in zip(roles, said, strict=True)]})
+
+    chats = [chat(n, "the red one") for n in range(40)]
+    private = [one.replace("my guitar", "mail ana@example.org, my guitar") for one in chats]
+    for name, lines, shown in (("plain", chats, 6), ("private", private, 0)):
+        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        recipe = resolved(
+            tmp_path, path="data.jsonl", task="generation", input="", label="", system="Write to me@x.org."
+        )
+        report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / name)
+        assert len(report.views) == shown
+
+
+def test_many_rows_that_contradict_each_other_make_no_long_report(tmp_path: Path) -> None:
+    rows = "".join(f"ok thanks,{'ab'[n % 2]}\n" for n in range(400))
+    rows += "".join(f"message number {n} of all,{'ab'[n % 2]}\n" for n in range(40))
+    (tmp_path / "data.csv").write_text("message,intent\n" + rows)
+    report = prepare(resolved(tmp_path), tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "o")
+    assert report.dropped == {"conflicting_labels": 400}
+    assert report.fates[0].detail.endswith("in lines " + ", ".join(map(str, range(2, 22))) + " and 380 more")
 
 
 def test_rows_are_shown_as_the_model_reads_them(made: tuple[DataReport, Path]) -> None:

@@ -183,9 +183,12 @@ class Meanings:
         return found
 
     def in_benchmark(
-        self, items: Sequence[Item], texts: Sequence[str], lines: Sequence[int], file: str
+        self, items: Sequence[Item], texts: Sequence[str], lines: Sequence[int], file: str, shown: Sequence[str]
     ) -> dict[int, Like]:
-        """Identity of each item that means what a text of a benchmark means -> that text's place in `texts`."""
+        """Identity of each item that means what a text of a benchmark means -> that text's place in `texts`.
+
+        `shown` are the texts as they are written.
+        """
         found: dict[int, Like] = {}
         if self._leakage is None:
             return found
@@ -194,7 +197,7 @@ class Meanings:
                 found[id(item)] = like
                 place = f"{file}:{lines[like.index]}"
                 own = f"{item.file}:{item.line}"
-                self._seen.append(_Seen("benchmark", like.cosine, own, place, _shown(item), texts[like.index]))
+                self._seen.append(_Seen("benchmark", like.cosine, own, place, _shown(item), shown[like.index]))
         return found
 
     def report(self) -> MeaningReport:
@@ -276,4 +279,5 @@ class Meanings:
 
 
 def _shown(item: Item) -> str:
-    return item.text or item.key
+    """As it is written: what is masked must be found first, and small letters hide names."""
+    return item.text or "\n".join(turn.content for turn in item.turns)

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luthier.data.contract import prepare_text
+from luthier.data.chat import parse_chat
 from luthier.data.dedupe import text_key, without_wording
 from luthier.data.features import Features
+from luthier.data.guard import pseudonym_key, treated
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.likeness import Comparison, Likeness, compared_text
+from luthier.data.likeness import Comparison, Likeness
 from luthier.data.near import NearPairs
+from luthier.data.privacy.pseudonyms import Pseudonyms
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.data_report import BenchmarkOverlap, Leakage
 from luthier.errors import DataError
 from luthier.records import Contamination, RequestContract, SplitName, is_closed
+from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
 
@@ -48,19 +51,20 @@ _REASONS: dict[Contamination, str] = {
 
 @dataclass(frozen=True)
 class Firewall:
-    """One comparison of all rows serves the draw of splits and the check after it."""
+    """What keeps learned rows and those that are evaluated apart: when splits are drawn, and in a check after it."""
 
     contract: RequestContract
     items: Sequence[Item]
-    pairs: NearPairs | None
-    """Of the items that are nearly alike."""
+    likeness: Likeness
+    comparison: Comparison | None
+    """None where only equal texts and groups are looked for."""
 
     @classmethod
     def over(
         cls, items: Sequence[Item], contract: RequestContract, likeness: Likeness, comparison: Comparison | None
     ) -> Firewall:
         """A firewall around `items`; without a comparison only equal texts and groups are looked for."""
-        return cls(contract, items, likeness.pairs(items, comparison) if comparison is not None else None)
+        return cls(contract, items, likeness, comparison)
 
     def joined_groups(self, items: Sequence[Item]) -> tuple[list[str], int]:
         """A group for each item to be drawn by: groups that near-duplicates link are one.
@@ -72,8 +76,9 @@ class Firewall:
             The groups, and the number of rows whose groups were left apart.
         """
         groups = [item.group for item in items]
-        if self.pairs is None:
+        if self.comparison is None:
             return groups, 0
+        pairs = self.likeness.pairs(self.items, self.comparison)
         parent = {group: group for group in groups}
 
         def root(group: str) -> str:
@@ -82,7 +87,7 @@ class Firewall:
             return group
 
         ours = {id(item) for item in items}
-        for earlier, later in zip(self.pairs.earlier.tolist(), self.pairs.later.tolist(), strict=True):
+        for earlier, later in zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True):
             pair = self.items[earlier], self.items[later]
             if all(id(item) in ours for item in pair):
                 one, other = sorted(root(item.group) for item in pair)
@@ -103,17 +108,17 @@ class Firewall:
         """
         learned = [item for item in items if item.split == "train"]
         keys, groups = {item.digest for item in learned}, {item.group for item in learned}
-        seen, alike = {id(item) for item in learned}, self._alike()
         verdicts: dict[int, Verdict] = {}
         leaks = []
         splits: tuple[SplitName, ...] = ("validation", "test")
         for split in splits:
             rows = [item for item in items if item.split == split]
+            near = self._near(learned, rows)
             found: Counter[Contamination] = Counter()
             kinds: dict[int, Contamination] = {}
             for item in rows:
                 kind: Contamination = "exact" if item.digest in keys else ""
-                kind = kind or ("near" if any(id(other) in seen for other in alike.get(id(item), ())) else "")
+                kind = kind or ("near" if id(item) in near else "")
                 kinds[id(item)] = kind or ("group" if item.group in groups else "")
             if meanings is not None:
                 clean = [item for item in rows if not kinds[id(item)]]
@@ -136,24 +141,14 @@ class Firewall:
             keys |= {item.digest for item in rows}
             groups |= {item.group for item in rows}
             learned += [item for item in rows if id(item) not in verdicts]
-            seen |= {id(item) for item in rows if id(item) not in verdicts}
         return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
 
-    def _alike(self) -> dict[int, list[Item]]:
-        """Identity of an item -> those that nearly ask the same and, in a closed set, are answered by the same label.
-
-        Under another label a row does not give the answer away.
-        """
-        found: dict[int, list[Item]] = {}
-        if self.pairs is None:
-            return found
-        closed = is_closed(self.contract.task)
-        for earlier, later in zip(self.pairs.earlier.tolist(), self.pairs.later.tolist(), strict=True):
-            one, other = self.items[earlier], self.items[later]
-            if not closed or one.answer == other.answer:
-                found.setdefault(id(one), []).append(other)
-                found.setdefault(id(other), []).append(one)
-        return found
+    def _near(self, learned: Sequence[Item], rows: Sequence[Item]) -> set[int]:
+        """Rows that nearly say what a learned one says; in a closed set, under another label it gives nothing away."""
+        if self.comparison is None:
+            return set()
+        same_answer = is_closed(self.contract.task)
+        return self.likeness.seen(learned, rows, self.comparison, same_answer=same_answer)
 
 
 def keep_off_benchmarks(
@@ -173,9 +168,10 @@ def keep_off_benchmarks(
     overlaps = []
     learned = [item for item in items if item.split == "train"]
     for file in rules.benchmarks:
-        lines, texts = _benchmark_texts(file, contract, resolved)
+        lines, shown = _benchmark_texts(file, contract, resolved, ledger)
+        texts = [without_wording(text_key(text), contract.input) for text in shown]
         line_of = dict(zip(reversed(texts), reversed(lines), strict=True))
-        keys = [compared_text(item, contract.input) for item in learned]
+        keys = [_question(item, contract.input) for item in learned]
         beside = {}
         if rules.threshold is not None:
             beside = NearPairs([*texts, *keys], rules.threshold, left=len(texts)).before()
@@ -191,7 +187,7 @@ def keep_off_benchmarks(
             counts["exact" if exact is not None else "near"] += 1
             likeness = "" if exact is not None else f", likeness {near[0].jaccard:.2f}"
             verdicts.setdefault(id(item), ("benchmark", f"stands in {file}:{line}{likeness}"))
-        alike = meanings.in_benchmark(others, texts, lines, file) if meanings is not None else {}
+        alike = meanings.in_benchmark(others, texts, lines, file, shown) if meanings is not None else {}
         for item_id, like in alike.items():
             detail = f"stands in {file}:{lines[like.index]} by meaning, likeness {like.cosine:.2f}"
             verdicts.setdefault(item_id, ("benchmark", detail))
@@ -205,11 +201,25 @@ def keep_off_benchmarks(
     return ledger.sift("benchmarks", items, [verdicts.get(id(item)) for item in items]), tuple(overlaps)
 
 
-def _benchmark_texts(file: str, contract: RequestContract, resolved: ResolvedRecipe) -> tuple[list[int], list[str]]:
-    """Lines and texts of a benchmark: our input where it has our columns, else each longer cell for itself."""
+def _question(item: Item, template: str) -> str:
+    """What of a row is compared with a benchmark: the user's turns, without what stands around them."""
+    if item.turns:
+        return text_key("\n".join(turn.content for turn in item.turns[:-1] if turn.role == "user"))
+    return without_wording(item.key, template)
+
+
+def _benchmark_texts(
+    file: str, contract: RequestContract, resolved: ResolvedRecipe, ledger: Ledger
+) -> tuple[list[int], list[str]]:
+    """Lines and texts of a benchmark, treated as our rows were, so that the same texts are the same still.
+
+    Our input where it has our columns; of conversations the user's turns; else each longer cell for itself.
+    """
     path = resolved.file(file)
     columns = fields(contract.input) if contract.input else ()
     features = Features.of(contract)
+    rules = resolved.recipe.data.privacy or Privacy()
+    pseudonyms = Pseudonyms(key) if (key := pseudonym_key(rules)) else None
     read = read_source(open_source(path))
     lines, texts = [], []
     for row in features.each(read, whole_only=True) if features else read:
@@ -218,18 +228,24 @@ def _benchmark_texts(file: str, contract: RequestContract, resolved: ResolvedRec
         if columns and all(name in row.values for name in columns):
             cells = [fill(contract.input, row.values)]
         else:
-            cells = [cell for cell in map(as_text, row.values.values()) if len(cell) >= SHORTEST_CELL]
+            cells = [_asked(cell) for cell in row.values.values()]
+            cells = [cell for cell in cells if len(cell) >= SHORTEST_CELL]
         for cell in cells:
-            cleaned = prepare_text(
-                cell, transforms=contract.transforms, redact_personal=False, redact_secrets=False
-            )  # as the rows were before anything was redacted
-            key = without_wording(text_key(cleaned), contract.input)
-            if key.strip():
+            text = treated(cell, contract, ledger.detector, pseudonyms)
+            if without_wording(text_key(text), contract.input).strip():
                 lines.append(row.line)
-                texts.append(key)
+                texts.append(text)
     if not texts:
         raise DataError(
             f"data.leakage.benchmarks: {path} has no cell of {SHORTEST_CELL} characters or more to compare with",
             way_out="name a file that holds the benchmark's texts",
         )
     return lines, texts
+
+
+def _asked(cell: object) -> str:
+    """A cell as text; of a conversation what the user says before the last answer."""
+    turns = parse_chat(cell)
+    if isinstance(turns, str):
+        return as_text(cell)
+    return "\n".join(turn.content for turn in turns[:-1] if turn.role == "user")

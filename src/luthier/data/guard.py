@@ -206,25 +206,28 @@ def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
     return texts if is_closed(contract.task) else [*texts, ("answer", item.answer)]
 
 
-def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> None:
-    """Redact, or replace, so that the request path leaves the result as it is."""
+def treated(text: str, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> str:
+    """A text redacted, or with pseudonyms, so that the request path leaves the result as it is."""
     assert (pseudonyms is not None) == (contract.privacy_action == "pseudonymise"), "the action and its key go together"
+    return prepare_text(
+        pseudonyms.replace(text, detector.find(text)) if pseudonyms else text,
+        transforms=contract.transforms,
+        redact_personal=contract.privacy_action == "redact",
+        redact_secrets=True,
+        detector=detector,
+    )
 
-    def treated(text: str) -> str:
-        return prepare_text(
-            pseudonyms.replace(text, detector.find(text)) if pseudonyms else text,
-            transforms=contract.transforms,
-            redact_personal=contract.privacy_action == "redact",
-            redact_secrets=True,
-            detector=detector,
-        )
+
+def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> None:
+    def treat(text: str) -> str:
+        return treated(text, contract, detector, pseudonyms)
 
     if item.turns:
-        item.turns = tuple(turn.model_copy(update={"content": treated(turn.content)}) for turn in item.turns)
+        item.turns = tuple(turn.model_copy(update={"content": treat(turn.content)}) for turn in item.turns)
         return
-    item.text = treated(item.text)
+    item.text = treat(item.text)
     if not is_closed(contract.task):
-        item.answer = treated(item.answer)
+        item.answer = treat(item.answer)
 
 
 def stop_at_secrets(findings: Sequence[Finding], rules: Privacy) -> None:

@@ -34,6 +34,7 @@ from luthier.spec.resolve import ResolvedRecipe
 
 _SHOWN_CHANGES = 8
 _SHOWN_REPEATS = 4
+_LOOKED_AT = 100
 _SHOWN_CHARS = 400
 
 Verdict = tuple[str, str]
@@ -115,6 +116,7 @@ class Ledger:
         self.bad_rows = FirstBadRows(detector)
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
+        self._looked_at = 0
         self.duplicates: list[DuplicateExample] = []
         self.languages: Languages | None = None
         self.unmade: Counter[tuple[str, str]] = Counter()
@@ -145,8 +147,14 @@ class Ledger:
         self.steps.append(StepCount(step=step, rows_in=rows, rows_out=rows + added, rows_changed=0))
 
     def changed(self, item: Item, before: str) -> None:
-        """What cleaning made of a text; the first few are kept, masked, for people to look at."""
-        if len(self.changes) < _SHOWN_CHANGES and before.strip() != item.text:
+        """What cleaning made of a text; the first few in which nothing is found are kept, for people to look at.
+
+        Before it was cleaned, a find may be written so that no detector knows it ('ana&#64;example.org').
+        """
+        if len(self.changes) == _SHOWN_CHANGES or self._looked_at == _LOOKED_AT or before.strip() == item.text:
+            return
+        self._looked_at += 1
+        if not self.detector.find(item.text):
             change = TextChange(
                 file=item.file, line=item.line, before=self._masked(before), after=self._masked(item.text)
             )

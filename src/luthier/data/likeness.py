@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.data.crew import Crew
 from luthier.data.dedupe import text_key, without_wording
-from luthier.data.items import Item
+from luthier.data.items import Item, digest_of
 from luthier.data.near import Int64s, NearPairs, Signatures, joined, sign
 
 
@@ -68,10 +68,37 @@ class Likeness:
         if comparison in self._pairs:
             known, pairs = self._pairs[comparison]
             return pairs.among(_places(known, asked), texts)
-        signatures = self._signatures.pop(comparison).of(_places(self._rows, asked))
+        signatures = self._signatures[comparison].of(_places(self._rows, asked))
         found = NearPairs(texts, comparison.threshold, signatures=signatures, crew=self._crew)
         self._pairs[comparison] = (asked, found)
         return found
+
+    def seen(
+        self, learned: Sequence[Item], asked: Sequence[Item], comparison: Comparison, *, same_answer: bool
+    ) -> set[int]:
+        """Identities of those of `asked` that nearly say what a row of `learned` says.
+
+        Looked for anew between the two: among the pairs of all rows, those of a crowd may be left out.
+
+        Args:
+            learned: rows that give others away.
+            asked: rows that are not to be given away.
+            comparison: how they are compared.
+            same_answer: whether a row gives only those of its own answer away.
+        """
+        if not learned or not asked:
+            return set()
+        both = [*learned, *asked]
+        rows = np.fromiter((item.row for item in both), dtype=np.int64, count=len(both))
+        signatures = self._signatures[comparison].of(_places(self._rows, rows))
+        if same_answer:  # rows of different answers get different keys
+            salts = {item.answer: int.from_bytes(digest_of(item.answer)[:8]) for item in both}
+            salt = np.array([salts[item.answer] for item in both], dtype=np.uint64)
+            signatures = Signatures(signatures.keys ^ salt[:, None], signatures.sketches)
+        found = NearPairs(
+            _Texts(both, comparison), comparison.threshold, signatures=signatures, left=len(learned), crew=self._crew
+        )
+        return {id(both[place]) for place in found.later.tolist()}
 
 
 def _places(known: Int64s, asked: Int64s) -> Int64s:

@@ -53,6 +53,7 @@ from luthier.store.files import sha256_file, write_atomic
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
+_NAMED_LINES = 20
 _OVERLAP: dict[Contamination, str] = {
     "exact": "by text", "near": "by nearly the same text", "group": "by group", "meaning": "by meaning",
 }  # fmt: skip
@@ -191,7 +192,7 @@ def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tup
                 lines.setdefault((item.origin, item.digest), []).append(str(item.line))
         conflicts = len(lines)
         found: list[Verdict | None] = [
-            ("conflicting_labels", f"same text, other labels in lines {', '.join(lines[item.origin, item.digest])}")
+            ("conflicting_labels", f"same text, other labels in lines {_few(lines[item.origin, item.digest])}")
             if mark
             else None
             for item, mark in zip(items, marks, strict=True)
@@ -207,6 +208,11 @@ def _settle(items: list[Item], contract: RequestContract, ledger: Ledger) -> tup
         if index is not None:
             ledger.repeats(item, items[index], 1.0)
     return ledger.sift("duplicates", items, verdicts), conflicts
+
+
+def _few(lines: Sequence[str]) -> str:
+    more = f" and {len(lines) - _NAMED_LINES} more" if len(lines) > _NAMED_LINES else ""
+    return ", ".join(lines[:_NAMED_LINES]) + more
 
 
 def _review(items: Sequence[Item], resolved: ResolvedRecipe) -> LabelReview | None:

@@ -28,7 +28,14 @@ def row_views(shards: Mapping[SplitName, Shard], renderer: Renderer) -> tuple[Ro
 
 
 def _is_personal(row: Example, renderer: Renderer) -> bool:
-    return row.made_by == CANARY or bool(renderer.find(row.text) or renderer.find(row.answer))
+    if row.made_by == CANARY or renderer.find(row.text) or renderer.find(row.answer):
+        return True
+    asked = renderer.prompt_ids(renderer.messages(row.text))
+    if row.input_ids[: row.prompt_tokens] == asked:
+        return False
+    # A conversation: earlier turns may hold something too. The recipe's own words are no finding.
+    whole = renderer.raw_text(row.input_ids).replace(renderer.defuse(renderer.contract.system), " ")
+    return bool(renderer.find(whole))
 
 
 def _tokens(row: Example, renderer: Renderer) -> tuple[TokenView, ...]:

@@ -154,6 +154,14 @@ class RenderPart:
             except (DataError, ModelError) as error:
                 made.verdicts[place] = ("template", f"{error.what}; {error.way_out}")
                 continue
+            room = self.contract.max_prompt_tokens
+            if room is not None and example.prompt_tokens > room:
+                # The server would cut this prompt, so nothing may be learned from it uncut.
+                made.verdicts[place] = (
+                    "too_long",
+                    f"its prompt has {example.prompt_tokens} tokens, there is room for {room}",
+                )
+                continue
             if self._fits(place, max(len(example.input_ids), example.prompt_tokens + self.longest), made):
                 if fault := fault_of(example, self.contract):
                     made.faults[place] = fault
@@ -162,11 +170,13 @@ class RenderPart:
     def _write_pairs(self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart) -> None:
         prompts = renderer.all_prompt_ids([row.text for row in rows])
         answers = _answer_ids(rows, renderer)
-        kept = [
-            place
-            for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-            if self._fits(place, len(prompt) + max(len(answer), self.longest), made)
-        ]
+        room = self.contract.max_prompt_tokens
+        kept = []
+        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            if room is not None and len(prompt) > room:
+                made.verdicts[place] = ("too_long", f"its prompt has {len(prompt)} tokens, there is room for {room}")
+            elif self._fits(place, len(prompt) + max(len(answer), self.longest), made):
+                kept.append(place)
         for place in kept:
             if fault := _fault_of_pair(prompts[place], answers[place], self.contract):
                 made.faults[place] = fault
