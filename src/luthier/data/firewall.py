@@ -59,13 +59,6 @@ class Firewall:
     comparison: Comparison | None
     """None where only equal texts and groups are looked for."""
 
-    @classmethod
-    def over(
-        cls, items: Sequence[Item], contract: RequestContract, likeness: Likeness, comparison: Comparison | None
-    ) -> Firewall:
-        """A firewall around `items`; without a comparison only equal texts and groups are looked for."""
-        return cls(contract, items, likeness, comparison)
-
     def joined_groups(self, items: Sequence[Item]) -> tuple[list[str], int]:
         """A group for each item to be drawn by: groups that near-duplicates link are one.
 

@@ -54,7 +54,7 @@ def separate(
             way_out="check data.train[0].input and .label, and the lines that `luthier prepare` reports",
         )
     kept, times = _timed(items, resolved, ledger)
-    firewall = Firewall.over(kept, contract, likeness, leak_comparison(resolved, contract))
+    firewall = Firewall(contract, kept, likeness, leak_comparison(resolved, contract))
     apart = _assign(kept, times, resolved, firewall, meanings)
     kept, overlaps = keep_off_benchmarks(kept, contract, resolved, ledger, meanings)
     kept = check_labels(kept, resolved, ledger, step="labels")
