@@ -240,6 +240,11 @@ def test_the_merged_folder_opens_in_plain_transformers_and_says_the_same(finishe
     )
 
 
+def progress_of(result: dict[str, Any]) -> list[tuple[float, ...]]:
+    """What a training run computed at each step, so that two that part show where."""
+    return [(event["step"], event["loss"], event["grad_norm"]) for event in result["history"]]
+
+
 def test_kill_9_and_the_same_command_end_in_the_same_bits(finished: Any) -> None:
     settings = [
         "--set",
@@ -273,4 +278,6 @@ def test_kill_9_and_the_same_command_end_in_the_same_bits(finished: Any) -> None
     process.wait()
     found = json.loads(finished.call("train", "support-intents", *settings, "--out", "cut", "--json").stdout)
     assert found["resumed_from"]
+    assert found["data_sha256"] == expected["data_sha256"]
+    assert progress_of(found) == progress_of(expected)
     assert found["weights_sha256"] == expected["weights_sha256"]

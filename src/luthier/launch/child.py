@@ -20,6 +20,15 @@ from typing import Self
 from luthier.errors import LuthierError, OutOfMemory, Stopped
 
 _PARENT = "LUTHIER_PARENT"
+COMPUTING = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # small products of two threads otherwise burn their time in spinning
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+    "MKL_CBWR": "AUTO",
+}
+"""What the libraries below torch read when it is loaded. The last three are the conditions under which Intel's library
+gives the same bits from run to run: threads never adjusted to load, work divided and summed in a fixed way (Intel
+oneMKL Developer Guide, "Obtaining Numerically Reproducible Results": outside this mode it does not promise that)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # small products of two threads otherwise burn their time in spinning
+        **COMPUTING,
         "HF_HUB_OFFLINE": "1",  # whatever was to be fetched has been located before a stage starts
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -13,6 +13,7 @@ from luthier.data.features import input_columns
 from luthier.data.inputs import missing_column
 from luthier.data.read import Fault, Row, read_source
 from luthier.errors import DataError, GateRefused, RunError, UserError
+from luthier.launch.child import COMPUTING
 from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.stages import Context, set_up_torch
@@ -87,7 +88,8 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
 
 def open_asker(run: RunFolder) -> Asker:
     """The tuned model of a run, from its exported adapter where there is one."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; stages get it from their parent
+    for name, value in COMPUTING.items():  # read when torch is loaded; stages get it from their parent
+        os.environ.setdefault(name, value)
     from luthier.engines.transformers import TransformersEngine
 
     context = Context(run, Progress())

@@ -107,7 +107,7 @@ def load_latest(
     best = {name: tensors.pop(f"best.{name}") for name in parameters if f"best.{name}" in tensors}
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
-        optimizer.state[parameters[owner]][field] = tensor
+        optimizer.state[parameters[owner]][field] = tensor.clone()  # into aligned memory, as in a run without a stop
     return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)}), best
 
 
