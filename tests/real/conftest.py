@@ -48,7 +48,10 @@ def clean_environment(home: Path) -> dict[str, str]:
         k: v
         for k, v in os.environ.items()
         if k
-        not in ("LUTHIER_OFFLINE", "HF_HUB_OFFLINE", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+        not in (
+            *("LUTHIER_OFFLINE", "HF_HUB_OFFLINE", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+            "PYTHONDONTWRITEBYTECODE",  # each of many processes would compile all libraries anew
+        )
     }
     return kept | {"LUTHIER_HOME": str(home)}
 

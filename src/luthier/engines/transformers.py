@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from luthier.engines.protocol import Item, Result, Score
 from luthier.models.adapters import bare, load_adapter
 from luthier.models.base import load_base
-from luthier.models.packing import Segment, forward_logits, lay_out
+from luthier.models.forward import forward_logits
+from luthier.models.packing import Segment, lay_out, lay_out_rows
 
 _LOGITS_CHUNK = 256  # positions whose vocabulary-wide scores are held at once
 AT_ONCE = 4
@@ -53,15 +54,16 @@ class TransformersEngine:
         """One forward pass for all answers: the prompt and the answers' common starts are computed once."""
         if not prompt_ids or not answers or not all(answers):
             raise ValueError("score needs a prompt and answers that are not empty")
-        segments, paths = _trie(prompt_ids, answers)
-        layout = lay_out(segments)
-        # The score of a token stands at the last position of what comes before it.
-        ends = [start + len(segment.ids) - 1 for start, segment in zip(layout.starts, segments, strict=True)]
-        logits = forward_logits(self.model, layout, torch.tensor(ends)).double()  # [nodes, vocabulary]
+        # An answer's last token is scored but never read, so it takes no place.
+        layout, places = lay_out_rows([[*prompt_ids, *answer[:-1]] for answer in answers], shared=1)
+        # The score of a token stands at the position before it.
+        before = [place[len(prompt_ids) - 1 :] for place in places]
+        keep, where = torch.unique(torch.cat(before), return_inverse=True)
+        logits = forward_logits(self.model, layout, keep).double()  # [distinct positions, vocabulary]
         log_norm, greedy = torch.logsumexp(logits, dim=-1), logits.argmax(dim=-1)
         scores = []
-        for path, answer in zip(paths, answers, strict=True):
-            nodes, tokens = torch.tensor(path), torch.tensor(list(answer))
+        for nodes, answer in zip(where.split([len(answer) for answer in answers]), answers, strict=True):
+            tokens = torch.tensor(list(answer))
             logprob = float((logits[nodes, tokens] - log_norm[nodes]).sum())
             scores.append(Score(logprob, bool((greedy[nodes] == tokens).all())))
         return scores
@@ -120,26 +122,6 @@ class TransformersEngine:
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(self._threads)  # what a worker sets is also the default of threads yet to start
-
-
-def _trie(prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[Segment], list[list[int]]]:
-    """The prompt as node 0, one node a distinct answer prefix; with the node before each token of each answer.
-
-    An answer's last token is scored but never read, so it is no node.
-    """
-    segments = [Segment(list(prompt_ids))]
-    known: dict[tuple[int, int], int] = {}
-    paths = []
-    for answer in answers:
-        path = [0]
-        for token in answer[:-1]:
-            edge = (path[-1], token)
-            if edge not in known:
-                known[edge] = len(segments)
-                segments.append(Segment([token], parent=path[-1]))
-            path.append(known[edge])
-        paths.append(path)
-    return segments, paths
 
 
 class _WithoutAdapter(TransformersEngine):

@@ -39,6 +39,8 @@ def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: in
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
+    from luthier.models.fused import fuse
+
     targets = adapter.target_modules
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -58,6 +60,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: in
                 way_out="use 'all-linear' or names of modules of this base",
             ) from error
     tuned.peft_config["default"].base_model_name_or_path = base_name
+    fuse(tuned)
     return tuned
 
 

@@ -119,12 +119,14 @@ def load_base(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from luthier.models.forward import NAME
+
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         trust_remote_code=False,
         use_safetensors=True,
-        attn_implementation="sdpa",
+        attn_implementation=NAME,
         local_files_only=True,
     )
     model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Several token sequences in one forward pass, laid out so that none sees another.
+"""Several token sequences in one forward pass, laid out so that none sees another and what they share is there once.
 
 A layout is a list of segments. A segment continues its parent (a shared prompt, say) and sees it, its parent's parents
 and its own past: nothing else. Positions restart at each root. Names: T tokens in the row, S segments.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from luthier.models.tree_attention import Blocks, cut
+
+SHARED = 8
+"""Tokens that rows must have in common for them to be computed once: a shorter start saves less than it costs."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +29,53 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """One packed row: what a model is called with."""
+    """One packed row: what a model is called with. Segments stand depth first, in the order of `order`."""
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
-    mask: Tensor  # bool [1, 1, T, T], True where a query (row) may look at a key (column)
     starts: tuple[int, ...]
     """Index in the row of each segment's first token."""
+    lengths: tuple[int, ...]
+    parents: tuple[int | None, ...]
+    order: tuple[int, ...]
+    """The segments from left to right."""
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Which queries look at which keys, for attention that pays for nothing else."""
+        rank = {segment: place for place, segment in enumerate(self.order)}
+        parents = [self.parents[segment] for segment in self.order]
+        return cut(
+            [self.starts[segment] for segment in self.order],
+            [self.lengths[segment] for segment in self.order],
+            [None if parent is None else rank[parent] for parent in parents],
+        )
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest line from a root."""
+        return int(self.position_ids.max()) + 1
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Bool [1, 1, T, T], True where a query (row) may look at a key (column)."""
+        sees = torch.zeros(len(self.starts), len(self.starts), dtype=torch.bool)  # [S, S]
+        for segment in self.order:
+            parent = self.parents[segment]
+            if parent is not None:
+                sees[segment] = sees[parent]
+            sees[segment, segment] = True
+        order = torch.tensor(self.order)
+        owner = torch.repeat_interleave(order, torch.tensor(self.lengths)[order])  # [T]
+        positions = self.position_ids[0]
+        # In a shared past every key with a smaller or equal position is the past; within a segment that is causality.
+        allowed = sees[owner][:, owner] & (positions[:, None] >= positions[None, :])  # [T, T]
+        return allowed[None, None]
+
+    def window(self, width: int) -> Tensor:
+        """`mask` for a layer that looks back `width` tokens only (Gemma 3)."""
+        positions = self.position_ids[0]
+        return self.mask & (positions[:, None] - positions[None, :] < width)
 
 
 def lay_out(segments: Sequence[Segment]) -> Layout:
@@ -41,54 +86,88 @@ def lay_out(segments: Sequence[Segment]) -> Layout:
     """
     if not segments:
         raise ValueError("nothing to lay out")
-    starts: list[int] = []
+    children: dict[int | None, list[int]] = {}
     begins: list[int] = []
-    sees = torch.zeros(len(segments), len(segments), dtype=torch.bool)  # [S, S]
-    total = 0
     for index, segment in enumerate(segments):
         if not segment.ids:
             raise ValueError(f"segment {index} is empty")
         parent = segment.parent
-        if parent is not None:
-            if not 0 <= parent < index:
-                raise ValueError(f"segment {index} has parent {parent}, which does not come before it")
-            sees[index] = sees[parent]
-        sees[index, index] = True
-        starts.append(total)
+        if parent is not None and not 0 <= parent < index:
+            raise ValueError(f"segment {index} has parent {parent}, which does not come before it")
+        children.setdefault(parent, []).append(index)
         begins.append(0 if parent is None else begins[parent] + len(segments[parent].ids))
-        total += len(segment.ids)
-    lengths = torch.tensor([len(segment.ids) for segment in segments])
-    owner = torch.repeat_interleave(torch.arange(len(segments)), lengths)  # [T]
-    positions = torch.arange(total) - torch.tensor(starts)[owner] + torch.tensor(begins)[owner]  # [T]
-    # In a shared past every key with a smaller or equal position is the past; within a segment that is causality.
-    mask = sees[owner][:, owner] & (positions[:, None] >= positions[None, :])  # [T, T]
-    ids = torch.tensor([token for segment in segments for token in segment.ids])
-    return Layout(ids[None], positions[None], mask[None, None], tuple(starts))
-
-
-def forward_logits(model: Any, layout: Layout, keep: Tensor) -> Tensor:
-    """Next-token scores of the packed row at the indices `keep` [K]; shape [K, vocabulary].
-
-    Only the kept positions pass through the output head.
-    """
-    output = model(
-        input_ids=layout.input_ids,
-        position_ids=layout.position_ids,
-        attention_mask=_masks(model, layout),
-        logits_to_keep=keep,
-        use_cache=False,
+    order: list[int] = []
+    waiting = children[None][::-1]
+    while waiting:
+        order.append(waiting.pop())
+        waiting.extend(children.get(order[-1], [])[::-1])
+    starts, total = [0] * len(segments), 0
+    ids: list[int] = []
+    positions = []
+    for index in order:
+        starts[index] = total
+        total += len(segments[index].ids)
+        ids.extend(segments[index].ids)
+        positions.append(torch.arange(begins[index], begins[index] + len(segments[index].ids)))
+    return Layout(
+        torch.tensor([ids]),
+        torch.cat(positions)[None],
+        tuple(starts),
+        tuple(len(segment.ids) for segment in segments),
+        tuple(segment.parent for segment in segments),
+        tuple(order),
     )
-    return output.logits[0]  # type: ignore[no-any-return]
 
 
-def _masks(model: Any, layout: Layout) -> Tensor | dict[str, Tensor]:
-    """One mask, or one a layer type where some layers look back only through a window (Gemma 3)."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds <= {"full_attention"}:
-        return layout.mask
-    if not kinds <= {"full_attention", "sliding_attention"}:
-        raise ValueError(f"layer types {sorted(kinds)} are not known here")
-    positions = layout.position_ids[0]
-    near = positions[:, None] - positions[None, :] < config.sliding_window
-    return {"full_attention": layout.mask, "sliding_attention": layout.mask & near}
+def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tuple[Layout, list[Tensor]]:
+    """Lay out rows so that what some begin with is there once.
+
+    Args:
+        rows: tokens, none of them empty.
+        shared: tokens that must be common beyond what is common already, for a start of its own.
+
+    Returns:
+        The layout, and for each row the index in the packed row of each of its tokens, int64 [tokens].
+    """
+    segments: list[Segment] = []
+    lines: list[list[int]] = [[] for _ in rows]  # of each row: the segments it is made of
+    order = sorted(range(len(rows)), key=lambda row: rows[row])
+    common = [common_start(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False)]
+    waiting: list[tuple[int, int, int, int | None]] = [(0, len(order), 0, None)]  # rows order[low:high] share `depth`
+    while waiting:
+        low, high, depth, parent = waiting.pop()
+        first = low
+        for place in range(low + 1, high + 1):
+            if place < high and common[place - 1] >= depth + shared:
+                continue
+            alike, first = range(first, place), place
+            until = min((common[other] for other in alike[:-1]), default=len(rows[order[alike[0]]]))
+            if until > depth:
+                for other in alike:
+                    lines[order[other]].append(len(segments))
+                segments.append(Segment(rows[order[alike[0]]][depth:until], parent))
+            if len(alike) > 1:
+                longer = [other for other in alike if len(rows[order[other]]) > until]
+                if longer:
+                    waiting.append((longer[0], longer[-1] + 1, until, len(segments) - 1))
+    layout = lay_out(segments)
+    places = [
+        torch.cat([torch.arange(layout.starts[s], layout.starts[s] + layout.lengths[s]) for s in line])
+        for line in lines
+    ]
+    return layout, places
+
+
+def common_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    shorter = min(len(one), len(other))
+    if one[:shorter] == other[:shorter]:
+        return shorter
+    low, high = 0, shorter  # one[:low] is common, one[:high] is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -109,7 +109,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
     )
     own = prompt + answer - shared
-    at_once = max(1.0, min(float(train.batch_size), train.micro_batch_tokens / (prompt + answer)))
+    at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.data.imbalance import drawn_epoch
+from luthier.models.packing import SHARED, common_start
 from luthier.spec.recipe import Sampler
 
 
@@ -60,19 +61,29 @@ def plan_steps(
     return steps
 
 
-def micro_batches(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
-    """Cut a step's rows into groups of at most `max_tokens` tokens, longest first (first-fit decreasing).
+def micro_batches(
+    rows: Sequence[int], tokens: Sequence[Sequence[int]], *, max_tokens: int, share: bool = True
+) -> list[list[int]]:
+    """Cut a step's rows into groups that compute at most `max_tokens` tokens, what rows begin with alike counted once.
 
     A row longer than the budget gets a group of its own. The loss does not depend on the cut.
+
+    Args:
+        rows: of the step.
+        tokens: of each of these rows.
+        max_tokens: computed at once.
+        share: False where every row is computed by itself.
     """
+    order = sorted(range(len(rows)), key=lambda place: (tokens[place], rows[place]))
     groups: list[list[int]] = []
-    room: list[int] = []
-    for row in sorted(rows, key=lambda row: (-lengths[row], row)):
-        place = next((index for index, left in enumerate(room) if left >= lengths[row]), None)
-        if place is None:
+    taken = max_tokens + 1
+    for number, place in enumerate(order):
+        before = tokens[order[number - 1]] if number and share else []
+        # Fewer than SHARED tokens in common are not shared, so a row may share that much less than it has in common.
+        more = len(tokens[place]) - max(0, common_start(before, tokens[place]) - SHARED + 1)
+        if taken + more > max_tokens:
             groups.append([])
-            room.append(max_tokens)
-            place = len(groups) - 1
-        groups[place].append(row)
-        room[place] -= lengths[row]
+            more, taken = len(tokens[place]), 0
+        groups[-1].append(rows[place])
+        taken += more
     return groups

@@ -26,6 +26,7 @@ from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import save_adapter
+from luthier.models.forward import is_noisy
 from luthier.records import StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
@@ -167,7 +168,9 @@ class _Loop:
         assert self.settings.micro_batch_tokens is not None
         total_loss = 0.0
         self.model.train()
-        for rows in micro_batches(step.rows, self.lengths, max_tokens=self.settings.micro_batch_tokens):
+        tokens = [self.method.computed(self.examples[row]) for row in step.rows]
+        budget = self.settings.micro_batch_tokens
+        for rows in micro_batches(step.rows, tokens, max_tokens=budget, share=not is_noisy(self.model)):
             weights = None if self.weights is None else [self.weights[row] for row in rows]
             loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
             (loss / count).backward()  # type: ignore[no-untyped-call]

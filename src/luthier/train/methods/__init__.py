@@ -19,6 +19,10 @@ class Method(Protocol):
         """Units that this row adds to the step's count, e.g. its supervised tokens."""
         ...
 
+    def computed(self, example: Example) -> Sequence[int]:
+        """The tokens that this row's loss is computed from."""
+        ...
+
     def loss_sum(self, model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
         """Sum of the loss over the units of these rows, computed in one forward pass; scalar, in nats.
 

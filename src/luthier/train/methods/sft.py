@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Dropout
 from torch.nn.functional import cross_entropy
 
 from luthier.data.shards import Example
 from luthier.models.adapters import bare
-from luthier.models.packing import Segment, forward_logits, lay_out
+from luthier.models.forward import forward_logits, hidden_states, is_noisy
+from luthier.models.head import has_plain_head, token_losses
+from luthier.models.packing import SHARED, lay_out_rows
 
 
 def count(example: Example) -> int:
@@ -20,34 +21,32 @@ def count(example: Example) -> int:
     return sum(example.supervised[1:])
 
 
+def computed(example: Example) -> Sequence[int]:
+    """The tokens that are computed: all before the last supervised one, which is predicted but never read."""
+    last = max(place for place, supervised in enumerate(example.supervised) if supervised)
+    return example.input_ids[:last]
+
+
 def loss_sum(model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
-    """Negative log-likelihood of the supervised tokens, summed, in nats; what all rows begin with is computed once.
+    """Negative log-likelihood of the supervised tokens, summed, in nats; what rows begin with alike is computed once.
 
     With weights w of the rows: - sum over rows r of w[r] sum over supervised t of log p(ids[t] | ids[:t]).
     """
-    shared = _shared_start(model, examples)
-    segments = [Segment(examples[0].input_ids[:shared])] if shared else []
-    parent = 0 if shared else None
-    layout = lay_out(segments + [Segment(example.input_ids[shared:], parent) for example in examples])
+    model = bare(model)
+    rows = [computed(example) for example in examples]
+    longest = max(map(len, rows))
+    layout, places = lay_out_rows(rows, shared=longest + 1 if is_noisy(model) else SHARED)
     before, targets, owners = [], [], []
-    for row, (start, example) in enumerate(zip(layout.starts[len(segments) :], examples, strict=True)):
-        for place, (token, supervised) in enumerate(zip(example.input_ids, example.supervised, strict=True)):
-            if supervised and place > 0:
-                # A token is predicted at the position before it: in the shared start up to the row's first own token.
-                before.append(place - 1 if place <= shared else start + place - shared - 1)
-                targets.append(token)
-                owners.append(row)
-    logits = forward_logits(bare(model), layout, torch.tensor(before))
-    if weights is None:
-        return cross_entropy(logits.float(), torch.tensor(targets), reduction="sum")
-    losses = cross_entropy(logits.float(), torch.tensor(targets), reduction="none")
-    return (losses * torch.tensor([weights[row] for row in owners], dtype=losses.dtype)).sum()
-
-
-def _shared_start(model: Any, examples: Sequence[Example]) -> int:
-    """Tokens that all rows begin with, at least one of each row left over; 0 where dropout makes every row its own."""
-    if len(examples) < 2 or any(isinstance(part, Dropout) and part.p > 0 and part.training for part in model.modules()):
-        return 0
-    first, last = min(example.input_ids for example in examples), max(example.input_ids for example in examples)
-    longest = min(len(example.input_ids) for example in examples) - 1
-    return next((place for place in range(longest) if first[place] != last[place]), longest)
+    for row, (example, place) in enumerate(zip(examples, places, strict=True)):
+        supervised = torch.tensor(example.supervised[1 : len(place) + 1]).nonzero()[:, 0]
+        before.append(place[supervised])  # a token is predicted at the position before it
+        targets.append(torch.tensor(example.input_ids)[supervised + 1])
+        owners.append(torch.full_like(supervised, row))
+    keep, wanted = torch.cat(before), torch.cat(targets)
+    if has_plain_head(model):
+        losses = token_losses(hidden_states(model, layout)[keep], model.get_output_embeddings(), wanted)
+    else:
+        losses = cross_entropy(forward_logits(model, layout, keep).float(), wanted, reduction="none")
+    if weights is not None:
+        losses = losses * torch.tensor(weights, dtype=losses.dtype)[torch.cat(owners)]
+    return losses.sum()

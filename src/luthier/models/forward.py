@@ -1,0 +1,88 @@
+"""A forward pass over a packed row, through transformers' own modules: only their attention is replaced by ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from luthier.models.packing import Layout
+from luthier.models.tree_attention import attend
+
+NAME = "luthier"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer, as transformers' modules ask for it.
+
+    Args:
+        module: the asking layer.
+        query: [n, H, T, d].
+        key: [n, G, T, d].
+        value: [n, G, T, d].
+        attention_mask: of the library; not read where there is a layout.
+        scaling: of the products; 1 / sqrt(d) where it is None.
+        layout: of the packed row, n = 1; None in a call that is not ours (generation).
+        kwargs: what a kind of layer adds (its window).
+
+    Returns:
+        [n, T, H, d], and no weights.
+    """
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    width = kwargs.get("sliding_window")
+    narrow = width is not None and layout.longest > width
+    if narrow or kwargs.get("dropout") or kwargs.get("softcap") is not None or query.device.type != "cpu":
+        mask = layout.window(width) if width is not None and narrow else layout.mask
+        return sdpa_attention_forward(module, query, key, value, mask.to(query.device), scaling=scaling, **kwargs)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(*rows, layout.blocks, scale=scale)[None], None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def is_noisy(model: Any) -> bool:
+    """Whether dropout makes every row its own at this moment, so that nothing may be computed for several."""
+    return any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in model.modules())
+
+
+def hidden_states(model: Any, layout: Layout) -> Tensor:
+    """What the output head reads, for each token of the packed row; [T, hidden]."""
+    output = model.get_decoder()(**_inputs(model, layout))
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def forward_logits(model: Any, layout: Layout, keep: Tensor) -> Tensor:
+    """Next-token scores of the packed row at the indices `keep` [K]; shape [K, vocabulary].
+
+    Only the kept positions pass through the output head.
+    """
+    return model(**_inputs(model, layout), logits_to_keep=keep).logits[0]  # type: ignore[no-any-return]
+
+
+def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
+    if model.config._attn_implementation != NAME:  # any other would ignore the layout, and rows would see each other
+        model.set_attn_implementation(NAME)
+    return {
+        "input_ids": layout.input_ids,
+        "position_ids": layout.position_ids,
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),  # of four dimensions: no library adds to it
+        "layout": layout,  # read by our attention
+        "use_cache": False,
+    }
