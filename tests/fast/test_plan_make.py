@@ -35,7 +35,7 @@ def test_memory_grows_with_tokens_and_rank(tokens: int, r: int) -> None:
 
 
 def test_saved_floats_of_smollm2_by_hand() -> None:
-    assert memory.saved_floats_per_token(samples.shape(), r=16) == 4 * 576 + 5 * 576 + 4 * 1536 + 7 * 16
+    assert memory.saved_floats_per_token(samples.shape(), r=16) == 4 * 576 + 2 * 576 + 2 * 192 + 4 * 1536 + 7 * 16
     assert memory.weights_gib(samples.shape()) == pytest.approx(134_515_008 * 4 / 2**30)
 
 
@@ -90,7 +90,7 @@ def test_time_is_in_proportion_to_the_rate(share: float) -> None:
 
 
 def test_training_costs_about_four_flops_a_weight_and_token() -> None:
-    flops = cost.training_flops(samples.shape(), adapter=0, tokens=1000, supervised=0, micro_batch=0, backward_factor=2)
+    flops = cost.training_flops(samples.shape(), adapter=0, tokens=1000, supervised=0, context=0, backward_factor=2)
     assert flops == 1000 * 2 * 2 * 106_168_320
 
 

@@ -47,9 +47,7 @@ TOKENS = st.builds(lambda start, end: [1] * start + end, st.integers(0, 40), st.
 
 
 @given(st.lists(TOKENS, max_size=12), st.integers(1, 120), st.booleans())
-def test_micro_batches_partition_the_step_within_the_budget(
-    tokens: list[list[int]], budget: int, share: bool
-) -> None:
+def test_micro_batches_partition_the_step_within_the_budget(tokens: list[list[int]], budget: int, share: bool) -> None:
     rows = [100 + number for number in range(len(tokens))]
     groups = micro_batches(rows, tokens, max_tokens=budget, share=share)
     assert sorted(row for group in groups for row in group) == rows

@@ -42,15 +42,20 @@ def attention(
         [n, T, H, d], and no weights.
     """
     if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return _by_library(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width = kwargs.get("sliding_window")
     narrow = width is not None and layout.longest > width
     if narrow or kwargs.get("dropout") or kwargs.get("softcap") is not None or query.device.type != "cpu":
         mask = layout.window(width) if width is not None and narrow else layout.mask
-        return sdpa_attention_forward(module, query, key, value, mask.to(query.device), scaling=scaling, **kwargs)
+        return _by_library(module, query, key, value, mask.to(query.device), scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(*rows, layout.blocks, scale=scale)[None], None
+    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(queries, keys, values, layout.blocks, scale=scale)[None], None
+
+
+def _by_library(*given: Any, **settings: Any) -> tuple[Tensor, None]:
+    out, _ = sdpa_attention_forward(*given, **settings)
+    return out, None
 
 
 AttentionInterface.register(NAME, attention)

@@ -17,7 +17,7 @@ from torch.nn import Identity, Linear
 from torch.nn.functional import linear
 
 
-class FusedLoraLinear(LoraLinear):
+class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
     """PEFT's layer for one plain adapter; anything else is left to PEFT."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -36,7 +36,7 @@ class FusedLoraLinear(LoraLinear):
         ):
             return cast(Tensor, super().forward(x, *args, **kwargs))
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        out: Tensor = _Fused.apply(x, base.weight, base.bias, down, up, float(self.scaling[name]))
+        out: Tensor = _Fused.apply(x, base.weight, base.bias, down, up, float(self.scaling[name]))  # type: ignore[no-untyped-call]
         return out
 
 

@@ -47,7 +47,7 @@ def token_losses(hidden: Tensor, head: Linear, targets: Tensor) -> Tensor:
     Returns:
         [N].
     """
-    losses: Tensor = _TokenLosses.apply(hidden, head.weight, head.bias, targets)
+    losses: Tensor = _TokenLosses.apply(hidden, head.weight, head.bias, targets)  # type: ignore[no-untyped-call]
     return losses
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -131,8 +132,8 @@ def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tupl
     """
     segments: list[Segment] = []
     lines: list[list[int]] = [[] for _ in rows]  # of each row: the segments it is made of
-    order = sorted(range(len(rows)), key=lambda row: rows[row])
-    common = [common_start(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False)]
+    order = sorted(range(len(rows)), key=lambda row: list(rows[row]))
+    common = [common_start(rows[a], rows[b]) for a, b in pairwise(order)]
     waiting: list[tuple[int, int, int, int | None]] = [(0, len(order), 0, None)]  # rows order[low:high] share `depth`
     while waiting:
         low, high, depth, parent = waiting.pop()

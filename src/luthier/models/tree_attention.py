@@ -165,7 +165,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *, scale: 
     Returns:
         [T, H, d].
     """
-    out: Tensor = _TreeAttention.apply(query, key, value, blocks, scale)
+    out: Tensor = _TreeAttention.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -203,9 +203,7 @@ class _TreeAttention(torch.autograd.Function):
             q, k, v, o, g = (squares.gathered(rows) for rows in (query, key, value, out, grad))
             # Against so large a sum the weights of what fills up are exactly 0, and so are its gradients.
             its_norm = norm[squares.index].masked_fill(~squares.real[..., None], torch.finfo(torch.float32).max)
-            parts = _flash_backward(
-                g, q, k, v, o, its_norm.transpose(1, 2), squares.mask, scale=ctx.scale, causal=True
-            )
+            parts = _flash_backward(g, q, k, v, o, its_norm.transpose(1, 2), squares.mask, scale=ctx.scale, causal=True)
             for whole, part in zip(gradients, parts, strict=True):
                 squares.scatter(part, whole)
         for rectangle in ctx.blocks.rectangles:

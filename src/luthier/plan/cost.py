@@ -79,7 +79,7 @@ def matmul_rate(*, seconds: float = 0.3, size: int = 1024, clock: Callable[[], f
 
 
 def attention_flops(shape: ModelShape, *, tokens: float, context: float) -> float:
-    """Forward of attention: 4 C a a token and layer (scores, then the weighted sum), all C computed, masked or not."""
+    """Forward of attention: 4 C a a token and layer (scores, then the weighted sum)."""
     return 4.0 * tokens * context * shape.num_layers * shape.num_heads * shape.head_dim
 
 
@@ -90,15 +90,15 @@ def forward_flops(shape: ModelShape, *, tokens: float, context: float, with_logi
 
 
 def training_flops(
-    shape: ModelShape, *, adapter: int, tokens: float, supervised: float, micro_batch: float, backward_factor: float
+    shape: ModelShape, *, adapter: int, tokens: float, supervised: float, context: float, backward_factor: float
 ) -> float:
     """Forward and backward of training on `tokens`, of which `supervised` carry a loss.
 
-    backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention over the whole micro-batch)
+    backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention of each token to `context` others)
 
     The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2).
     """
-    attention = attention_flops(shape, tokens=tokens, context=micro_batch)
+    attention = attention_flops(shape, tokens=tokens, context=context)
     products = forward_flops(shape, tokens=tokens, context=0, with_logits=supervised)
     return backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
 
@@ -133,7 +133,6 @@ def training_seconds(
     work: Workload,
     *,
     adapter: int,
-    micro_batch: float,
     backward_factor: float,
     validations: int,
     gflops: float,
@@ -145,7 +144,7 @@ def training_seconds(
         adapter=adapter,
         tokens=work.computed_tokens,
         supervised=rows * work.answer_tokens,
-        micro_batch=micro_batch,
+        context=work.row_tokens,
         backward_factor=backward_factor,
     )
     validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)

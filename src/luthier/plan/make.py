@@ -96,7 +96,6 @@ def _predict(
         shape,
         work,
         adapter=parameters,
-        micro_batch=work.computed_tokens / work.trained_tokens * work.row_tokens * work.micro_batch_rows,
         validations=train.validations,
         gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,

@@ -1,7 +1,7 @@
 """Peak memory of each stage, from shapes alone, for float32 on a processor.
 
-Symbols: h hidden size, i intermediate size, a = heads x head_dim, r rank, L layers, V vocabulary, M tokens computed at
-once, S supervised positions among them, P trainable parameters.
+Symbols: h hidden size, i intermediate size, a = heads x head_dim, g = key-value heads x head_dim, r rank, L layers,
+V vocabulary, M tokens computed at once, S supervised positions among them, P trainable parameters.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ RESIDENT_GIB = 0.55
 TRAINED_COPIES = 4
 """What AdamW holds a trainable parameter: weight, gradient, first and second moment (Kingma & Ba 2015, algorithm 1)."""
 
-LOGIT_COPIES = 3
-"""Logits alive at once at a supervised position: logits, log-probabilities, their gradient."""
+LOGIT_COPIES = 2
+"""Logits alive at once at a position: the scores, and what is made of them."""
+
+LOSS_POSITIONS = 256
+"""Supervised positions whose logits are held at once, however many a micro-batch has."""
 
 BACKWARD_ROWS = 3
 """Gradients of feed-forward activations alive at once while a layer goes backward: of gate, up and their product."""
@@ -42,30 +45,31 @@ def weights_gib(shape: ModelShape) -> float:
 
 
 def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
-    """Floats a token that one layer keeps for the backward pass: 4h + 5a + 4i + 7r.
+    """Floats a token that one layer keeps for the backward pass: 4h + 2a + 2g + 4i + 7r.
 
     A frozen weight needs no gradient, so a frozen linear layer keeps nothing; what stays is
 
         2h   inputs of the two norms (the residual stream)
         2h   outputs of the two norms: inputs of the adapters on q, k, v and on gate, up
-        3a   q, k, v as attention takes them (k and v repeated to all heads, as a mask makes transformers do)
-        2a   output of attention, and its contiguous copy: input of the adapter on o
+        a+2g q, k, v as attention takes them
+        a    output of attention: input of the adapter on o
         4i   gate, silu(gate), up, and their product: input of the adapter on down
         7r   inner products of the seven adapters
     """
     h, i, a = shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_dim
-    return 4 * h + 5 * a + 4 * i + 7 * r
+    g = shape.num_kv_heads * shape.head_dim
+    return 4 * h + 2 * a + 2 * g + 4 * i + 7 * r
 
 
 def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float) -> float:
     """What a micro-batch of M tokens keeps for the backward pass and needs during it.
 
-    L M (saved floats) + M^2 (the mask that keeps samples apart, shared by the layers) + copies S V + backward rows M i
+    L M (saved floats) + copies min(S, 256) V + backward rows M i
     """
     saved = shape.num_layers * tokens * saved_floats_per_token(shape, r=r)
-    logits = LOGIT_COPIES * supervised * shape.vocab_size
+    logits = LOGIT_COPIES * min(supervised, LOSS_POSITIONS) * shape.vocab_size
     backward = BACKWARD_ROWS * tokens * shape.intermediate_size
-    return ALLOCATOR_FACTOR * (saved + tokens**2 + logits + backward) * FLOAT_BYTES / GIB
+    return ALLOCATOR_FACTOR * (saved + logits + backward) * FLOAT_BYTES / GIB
 
 
 def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float) -> float:
@@ -81,7 +85,7 @@ def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: fl
     """
     at_once = min(threads, QUESTIONS_AT_ONCE)
     layer = tokens * (4 * shape.hidden_size + 4 * shape.intermediate_size)
-    logits = (LOGIT_COPIES - 1) * scored * shape.vocab_size
+    logits = LOGIT_COPIES * scored * shape.vocab_size
     return (
         RESIDENT_GIB
         + weights_gib(shape)

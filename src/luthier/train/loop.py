@@ -168,9 +168,9 @@ class _Loop:
         assert self.settings.micro_batch_tokens is not None
         total_loss = 0.0
         self.model.train()
-        tokens = [self.method.computed(self.examples[row]) for row in step.rows]
+        computed = [self.method.computed(self.examples[row]) for row in step.rows]
         budget = self.settings.micro_batch_tokens
-        for rows in micro_batches(step.rows, tokens, max_tokens=budget, share=not is_noisy(self.model)):
+        for rows in micro_batches(step.rows, computed, max_tokens=budget, share=not is_noisy(self.model)):
             weights = None if self.weights is None else [self.weights[row] for row in rows]
             loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
             (loss / count).backward()  # type: ignore[no-untyped-call]
