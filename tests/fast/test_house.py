@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, METRICS, READERS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, METRICS, READERS, SINKS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "luthier"
@@ -112,8 +112,9 @@ def test_nothing_is_caught_too_widely_and_nothing_is_a_stub() -> None:
         (EXPORTS, "compress/export"),
         (METRICS, "evals/metrics"),
         (READERS, "data/readers"),
+        (SINKS, "train/sinks"),
     ],
-    ids=["methods", "exports", "metrics", "readers"],
+    ids=["methods", "exports", "metrics", "readers", "sinks"],
 )
 def test_every_descriptor_has_its_implementation_and_the_other_way_round(table: object, place: str) -> None:
     built = {path.stem for path in (SOURCE / place).glob("*.py")} - {"__init__"}

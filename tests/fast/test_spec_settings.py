@@ -21,6 +21,7 @@ import huggingface_hub
 import pytest
 import samples
 import test_evals_evaluate
+import test_pipeline_sinks
 import test_train_loop
 import torch
 from data_kit import encoder_folder, shape, tokenizer_folder
@@ -34,12 +35,13 @@ from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
-from luthier.errors import DataError
+from luthier.errors import DataError, MissingExtra
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment
 from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
+from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
 from luthier.records import Message
@@ -257,6 +259,18 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
 
 
+def through_sinks(tree: dict[str, Any], folder: Path) -> object:
+    """The sinks that are there after an event, or the packages that the recipe cannot do without."""
+    recipe, out = resolved(tree, folder).recipe, Path(tempfile.mkdtemp(dir=folder))
+    try:
+        refuse_missing_sinks(recipe)
+    except MissingExtra as error:
+        return [error.what]
+    with Feeds.open(recipe, run=folder, folder=out, offline=True, warn=print) as feeds:
+        feeds.send(test_pipeline_sinks.event(1))
+    return {path.name: len(list(path.glob("events.*"))) for path in out.iterdir()}
+
+
 def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
     settings = Evaluate.model_validate(
         {"baselines": ["base"], "resamples": 300, "level": 0.95, **tree.get("evaluate", {})}
@@ -423,6 +437,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.class_weight": ("balanced", TRAIN),
     "train.class_weight_beta": (0.5, TRAIN),
     "train.sampler": ("balanced", TRAIN),
+    "train.report_to": (["tensorboard"], through_sinks),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),

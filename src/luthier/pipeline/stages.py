@@ -15,7 +15,9 @@ from luthier.data.contract import Renderer
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import RunError
+from luthier.launch.offline import is_offline
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
 from luthier.records import ModelShape, RequestContract, StepEvent, TrainResult
@@ -135,21 +137,28 @@ def train(context: Context) -> None:
     )
     events = EventLog(run.events)
 
-    def watch(event: StepEvent, *, total_steps: int) -> None:
-        events.append(event.kind, **event.model_dump(exclude={"kind"}))
-        context.progress.step(event, total_steps=total_steps)
+    def warn(line: str, fields: dict[str, object]) -> None:
+        context.progress.say(line)
+        events.append("sink_failed", **fields)
 
-    result = loop.train(
-        model,
-        load_method(recipe.method.type),
-        inputs,
-        settings=recipe.train,
-        method_name=recipe.method.type,
-        validation=_validation(context),
-        out=run.train,
-        watch=watch,
-        stop_asked=_stop_on_signal(),
-    )
+    with Feeds.open(recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn) as feeds:
+
+        def watch(event: StepEvent, *, total_steps: int) -> None:
+            events.append(event.kind, **event.model_dump(exclude={"kind"}))
+            context.progress.step(event, total_steps=total_steps)
+            feeds.send(event)
+
+        result = loop.train(
+            model,
+            load_method(recipe.method.type),
+            inputs,
+            settings=recipe.train,
+            method_name=recipe.method.type,
+            validation=_validation(context),
+            out=run.train,
+            watch=watch,
+            stop_asked=_stop_on_signal(),
+        )
     write_atomic(run.train_result, result.to_json())
 
 

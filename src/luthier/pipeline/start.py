@@ -25,6 +25,7 @@ from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.pipeline.named import Named, Opened
+from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan
 from luthier.recipes import copy as copy_shipped
@@ -126,6 +127,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)
+    refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)
 

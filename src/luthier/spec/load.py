@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.aliases import ALIASES, ELSEWHERE, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS, SINKS
 from luthier.spec.recipe import Recipe, Section
 
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
@@ -305,6 +305,9 @@ def _normalise(tree: dict[str, Any]) -> None:
         tree["method"] = {"type": tree["method"]}
     if isinstance(tree.get("export"), str):
         tree["export"] = [tree["export"]]
+    train = tree.get("train")
+    if isinstance(train, dict) and isinstance(train.get("report_to"), str):
+        train["report_to"] = [] if train["report_to"] == "none" else [train["report_to"]]
     data = tree.get("data")
     if isinstance(data, str):
         tree["data"] = data = {"train": data}
@@ -454,10 +457,12 @@ def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     for index, name in enumerate(recipe.export or ()):
         with _at(places, f"export.{index}"):
             EXPORTS.get(name)
-    if recipe.export is not None and len(set(recipe.export)) != len(recipe.export):
-        raise RecipeError(
-            f"{_place(places, 'export')}: export: a name stands twice in {list(recipe.export)}", way_out="keep one"
-        )
+    for index, name in enumerate(recipe.train.report_to):
+        with _at(places, f"train.report_to.{index}"):
+            SINKS.get(name)
+    for key, given in (("export", recipe.export or ()), ("train.report_to", recipe.train.report_to)):
+        if len(set(given)) != len(given):
+            raise RecipeError(f"{_place(places, key)}: {key}: a name stands twice in {list(given)}", way_out="keep one")
     objective = recipe.objective
     for section, limits in (("targets", objective.targets), ("non_regression", objective.non_regression)):
         for key, text in limits.items():

@@ -77,7 +77,19 @@ class ReaderFacts:
     """Keys of a data entry that only such formats have."""
 
 
-Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts, ReaderFacts)
+@dataclass(frozen=True)
+class SinkFacts:
+    """A place that shows the events of training."""
+
+    name: str
+    summary: str
+    packages: tuple[str, ...]
+    """What must be importable."""
+    extra: str
+    """Of this package; it brings them."""
+
+
+Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts, ReaderFacts, SinkFacts)
 
 
 class Table(Generic[Facts]):
@@ -119,3 +131,4 @@ ADAPTERS: Table[AdapterFacts] = Table("adapters", "adapter")
 EXPORTS: Table[ExportFacts] = Table("exports", "export")
 METRICS: Table[MetricFacts] = Table("metrics", "metric")
 READERS: Table[ReaderFacts] = Table("readers", "format")
+SINKS: Table[SinkFacts] = Table("sinks", "sink")

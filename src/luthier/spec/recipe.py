@@ -410,6 +410,7 @@ class Train(Section):
     sampler: Sampler = Field(
         "shuffle", description="Which rows an epoch draws: each once, labels evenly, by 'sqrt' or by a temperature."
     )
+    report_to: tuple[str, ...] = Field((), description="Names of the sinks table; they see events, never the data.")
 
     @field_validator("class_weight", mode="before")
     @classmethod
