@@ -92,6 +92,9 @@ def train(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
+    torch.manual_seed(
+        settings.seed
+    )  # of dropout; a process begins with a seed of its own, a checkpoint brings its state
     state, best = checkpoint.load_latest(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer
     )
