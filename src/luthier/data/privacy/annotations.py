@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from luthier.data.privacy.features import Word
 from luthier.data.privacy.spans import PLACEHOLDERS, Span
-from luthier.data.privacy.tagger import Tagger, train
+from luthier.data.privacy.tagger import Example, Tagger, train
 from luthier.errors import DataError
 
 KIND_OF_TYPE = {
@@ -46,9 +47,9 @@ def read_annotations(path: Path) -> list[tuple[str, list[Span]]]:
     return sample
 
 
-def learn(path: Path, find: Callable[[str], list[Span]]) -> Tagger:
-    """Train a tagger on the sample beside what `find`, the other detectors, find in it."""
-    return train([(text, spans, find(text)) for text, spans in read_annotations(path)])
+def learn(path: Path, look: Callable[[str], tuple[Sequence[Span], Sequence[Word]]]) -> Tagger:
+    """Train a tagger on the sample beside what the other detectors find in it, see `profiles.teachers`."""
+    return train([Example(text, spans, *look(text)) for text, spans in read_annotations(path)])
 
 
 def _annotated(line: bytes, place: str) -> tuple[str, list[Span]]:
