@@ -20,7 +20,7 @@ from luthier.data.privacy import crf, ner
 from luthier.data.privacy.annotations import learn, read_annotations
 from luthier.data.privacy.dates import looks_like_a_date
 from luthier.data.privacy.features import BUCKETS, Word
-from luthier.data.privacy.profiles import FAST, Detector, open_detector, with_scanner
+from luthier.data.privacy.profiles import FAST, Detector, open_detector, teachers, with_scanner
 from luthier.data.privacy.settle import LEAST_CHANCE, settle
 from luthier.data.privacy.spans import OPEN_ENDED, Span, add_cut, add_extended, joined, placeholders
 from luthier.data.privacy.tagger import Example, Said, Tagger, train
@@ -188,6 +188,25 @@ def test_what_the_sample_marks_is_found_elsewhere(tmp_path: Path) -> None:
         Tagger.open(path)
     with pytest.raises(RunError, match="is missing"):
         Tagger.open(tmp_path / "none")
+
+
+@installed
+def test_maximum_masks_all_that_balanced_masks(tmp_path: Path, balanced: Detector) -> None:
+    tagger = learn(write(tmp_path / "s.jsonl", sample()), teachers())
+    maximum = open_detector("maximum", tagger=tagger)
+    texts = (
+        TEXT, "please wake Hubrant at six, said Mrs. Ana Smith of 12 Low Street, Porto", "[NAME] met Zorblat in Oslo",
+        ">Gyala Antall\n>3369 24 Clarke Avenue\n>Apt. 805\n>Pines Beach\n>New Zealand 34694", "", "\n\n \ud800",
+    )  # fmt: skip
+    for text in texts:
+        found = maximum.find(text)
+        covered = {place for span in found for place in range(span.start, span.end)}
+        for span in balanced.find(text):
+            assert {place for place in range(span.start, span.end) if text[place].isalnum()} <= covered
+        assert [place for span in found for place in range(span.start, span.end)] == sorted(covered), "no two overlap"
+        clean = maximum.scrub(text, personal=True, secrets=True)
+        assert maximum.find(clean) == []
+    assert ("crew", "Hubrant") in values(texts[1], maximum.find)
 
 
 @given(st.text(max_size=60))

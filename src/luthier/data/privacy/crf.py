@@ -43,7 +43,7 @@ def allowed(num_kinds: int) -> Floats:
 
 
 def fit(sample: Sequence[tuple[Rows, Tags]], *, num_kinds: int, num_features: int) -> tuple[Floats, Floats]:
-    """W (features, K) and M (K, K) of texts with their right tags; on one thread, so that each time the same comes out."""
+    """W (features, K) and M (K, K) of texts with their right tags; one thread, so that the same comes out each time."""
     likelihood = _Likelihood(sample, num_kinds, num_features)
     with threadpool_limits(limits=1):
         best = minimize(

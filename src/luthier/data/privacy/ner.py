@@ -40,14 +40,17 @@ def missing_package() -> str:
 
 
 _LINE_MARKS = re.compile(r"^[>|*•?#~=\-\s]+", re.MULTILINE)
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _CAPITALS = re.compile(r"(?<!\w)[^\W\d_a-zß-öø-ÿ]{4,}(?!\w)")
 
 
 def readable(text: str) -> str:
     """`text` as the model was trained to read, as long: no marks of quoting before a line, no PLACE in capitals.
 
-    What is written in capitals more than once is an abbreviation and stays.
+    What is written in capitals more than once is an abbreviation and stays. Lone surrogates, which spaCy cannot read,
+    become question marks.
     """
+    text = _SURROGATES.sub("?", text)
     text = _LINE_MARKS.sub(lambda marks: re.sub(r"[^\n]", " ", marks[0]), text)
     if not any(map(str.islower, text)):
         return text
