@@ -190,6 +190,13 @@ def test_what_the_sample_marks_is_found_elsewhere(tmp_path: Path) -> None:
         Tagger.open(tmp_path / "none")
 
 
+def test_spans_that_meet_within_a_token_leave_no_find_without_its_beginning() -> None:
+    """'AB12' is one token: the second find begins with the next."""
+    spans = [Span(7, 12, "b"), Span(0, 7, "a")]  # 'see AB1', '2 now'
+    tagger = train([Example("see AB12 now", spans)] * 20)
+    assert [one.span.kind for one in tagger("see AB12 now")] == ["a", "b"]
+
+
 @installed
 def test_maximum_masks_all_that_balanced_masks(tmp_path: Path, balanced: Detector) -> None:
     tagger = learn(write(tmp_path / "s.jsonl", sample()), teachers())
@@ -307,6 +314,10 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         (["[]"], r"s\.jsonl:1 has no 'text' with 'spans'"),
         (['{"text": "a", "spans": [{"start": 0, "end": 2, "type": "PERSON"}]}'], "is not a piece of its text"),
         (['{"text": "a", "spans": [{"start": 0, "end": 1, "type": "a b"}]}'], "is not a piece of its text"),
+        (
+            ['{"text": "abc", "spans": [{"start": 1, "end": 3, "type": "A"}, {"start": 0, "end": 2, "type": "B"}]}'],
+            r"s\.jsonl:1 has overlapping spans, 0 to 2 and 1 to 3",
+        ),
         (['{"text": "a", "spans": [7]}'], "is not a piece of its text"),
         (['{"text": "secret words", "spans": []}'] * 30, r"has 30 annotated texts with 0 spans"),
         (['{"text": "a", "spans": [{"start": 0, "end": 1, "type": "PERSON"}]}'], r"has 1 annotated texts with 1 spans"),

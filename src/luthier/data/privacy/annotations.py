@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from luthier.data.privacy.features import Word
@@ -59,7 +60,14 @@ def _annotated(line: bytes, place: str) -> tuple[str, list[Span]]:
         raise DataError(f"{place} is not JSON", way_out=_WAY_OUT) from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("spans"), list):
         raise DataError(f"{place} has no 'text' with 'spans'", way_out=_WAY_OUT)
-    return row["text"], [_span(span, len(row["text"]), place) for span in row["spans"]]
+    spans = sorted((_span(span, len(row["text"]), place) for span in row["spans"]), key=lambda span: span.start)
+    for span, later in pairwise(spans):
+        if later.start < span.end:
+            raise DataError(
+                f"{place} has overlapping spans, {span.start} to {span.end} and {later.start} to {later.end}",
+                way_out="mark each character once",
+            )
+    return row["text"], spans
 
 
 def _span(span: object, length: int, place: str) -> Span:

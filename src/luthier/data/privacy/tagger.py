@@ -135,9 +135,14 @@ _NEVER = -1e3
 
 
 def _tags(places: Places, spans: Sequence[Span], kinds: Sequence[str]) -> NDArray[np.intp]:
+    """The tag of each token; of two spans in one token the earlier has it, so that no I- stands without B-."""
     tags = np.zeros(len(places), np.intp)
-    for span in spans:
-        inside = [index for index, (start, end) in enumerate(places) if start < span.end and end > span.start]
+    for span in sorted(spans, key=lambda span: span.start):
+        inside = [
+            index
+            for index, (start, end) in enumerate(places)
+            if start < span.end and end > span.start and not tags[index]
+        ]
         for order, index in enumerate(inside):
             tags[index] = 2 * kinds.index(span.kind) + (1 if order == 0 else 2)
     return tags
