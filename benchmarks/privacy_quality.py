@@ -40,7 +40,7 @@ from rows import append, commit, processor
 
 from luthier.data.privacy.annotations import learn
 from luthier.data.privacy.ner import MODEL
-from luthier.data.privacy.profiles import FAST, open_detector
+from luthier.data.privacy.profiles import FAST, open_detector, teachers
 from luthier.data.privacy.spans import Span
 
 RESULT = Path(__file__).parent / "results" / "privacy_quality.csv"
@@ -213,7 +213,7 @@ def main() -> None:
     asked = parser.parse_args()
     rows = read(asked.folder / f"{asked.split}.jsonl")
     balanced = open_detector("balanced")
-    tagger = learn(asked.folder / "train.jsonl", balanced.find)
+    tagger = learn(asked.folder / "train.jsonl", teachers())
     systems = {
         "presidio_default": presidio_default(),
         "presidio_organizations": presidio_default(organizations=True),

@@ -34,11 +34,13 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: ls, cp.")
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")
 data_app = typer.Typer(no_args_is_help=True, help="A data file by itself, without a recipe: inspect, mapping.")
+doctor_app = typer.Typer(no_args_is_help=True, help="Put a promise to the test on this machine: resume.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, ls.")
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(registry_app, name="registry")
 app.add_typer(audit_app, name="audit")
+app.add_typer(doctor_app, name="doctor")
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Target = Annotated[
@@ -491,6 +493,26 @@ def audit_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json
     entries = audit_of(out).entries()
     lines = [f"{one.seq}  {one.time}  {one.actor}  {one.action}  {one.subject}" for one in entries]
     _emit([one.model_dump(mode="json") for one in entries], lines, as_json=as_json)
+
+
+@doctor_app.command("resume")
+def doctor_resume(
+    target: Target,
+    kills: Annotated[int, typer.Option(min=1, help="How often the run is killed.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Train twice, once killed (kill -9) at random moments and resumed: both must end in the same bits."""
+    from luthier.pipeline.doctor import certify_resume, resume_lines
+
+    session = _work(target, "prepare", overrides, out, offline)
+    certificate = certify_resume(session, kills=kills, seed=seed)
+    _emit(certificate.model_dump(mode="json"), resume_lines(certificate, session.run), as_json=as_json)
+    if not certificate.equal:
+        raise typer.Exit(1)
 
 
 def main() -> None:

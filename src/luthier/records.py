@@ -294,6 +294,41 @@ class StepEvent(Record):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
+class Kill(Record):
+    """One `kill -9` of a training run."""
+
+    after_step: int
+    """The last step that had been written down when the signal was sent."""
+    writing_checkpoint: bool
+    """Whether a checkpoint stood there under its temporary name at that moment."""
+    resumed_from: int | None
+    """Step of the checkpoint that the next start went on from, 0 where there was none; None where that start made no
+    step before it was killed too."""
+
+
+class ResumeCertificate(Record):
+    """A training run that was killed again and again beside the same run left alone."""
+
+    recipe_sha256: str
+    data_sha256: str
+    model_sha256: str
+    luthier: str
+    processor: str
+    threads: int
+    steps: int
+    seed: int
+    """Of the moments."""
+    kills: tuple[Kill, ...]
+    parts: dict[str, bool]
+    """Whether they are equal to the bit: weights, optimizer, random_state, best_weights, schedule, rows, adapter."""
+    weights_sha256: str
+    """Of the adapter of the run that was left alone."""
+
+    @property
+    def equal(self) -> bool:
+        return all(self.parts.values())
+
+
 class TrainResult(Record):
     method: str
     steps: int

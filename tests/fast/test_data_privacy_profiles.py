@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 
 from luthier.data import privacy
 from luthier.data.contract import Renderer
-from luthier.data.privacy import ner
+from luthier.data.privacy import crf, ner
 from luthier.data.privacy.annotations import learn, read_annotations
 from luthier.data.privacy.dates import looks_like_a_date
-from luthier.data.privacy.profiles import FAST, Detector, open_detector, with_scanner
-from luthier.data.privacy.spans import Span, add_cut, add_extended, joined, placeholders
-from luthier.data.privacy.tagger import Tagger, train
+from luthier.data.privacy.features import BUCKETS, Word
+from luthier.data.privacy.profiles import FAST, Detector, open_detector, teachers, with_scanner
+from luthier.data.privacy.settle import LEAST_CHANCE, settle
+from luthier.data.privacy.spans import OPEN_ENDED, Span, add_cut, add_extended, joined, placeholders
+from luthier.data.privacy.tagger import Example, Said, Tagger, train
 from luthier.errors import DataError, MissingExtra, RecipeError, RunError
 
 installed = pytest.mark.skipif(bool(ner.missing_package()), reason="needs the extra 'privacy'")
@@ -97,7 +100,7 @@ def test_a_contract_that_needs_a_model_is_not_opened_without_it(
 def test_a_profile_and_its_tagger_belong_together() -> None:
     with pytest.raises(RecipeError, match=r"'maximum' needs a trained tagger\n  -> set data\.privacy\.annotations"):
         open_detector("maximum")
-    tagger = Tagger((), np.zeros((1 << 16, 1), np.float32), np.zeros((1, 1), np.float32))
+    tagger = Tagger((), np.zeros((BUCKETS, 1), np.float32), np.zeros((1, 1), np.float32))
     with pytest.raises(RecipeError, match="'fast' does not use a trained tagger"):
         open_detector("fast", tagger=tagger)
 
@@ -155,22 +158,31 @@ def sample() -> list[dict[str, Any]]:
     return rows
 
 
+def patterns_only(text: str) -> tuple[list[Span], list[Word]]:
+    return privacy.find(text), []
+
+
 def write(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def test_what_the_sample_marks_is_found_elsewhere(tmp_path: Path) -> None:
-    tagger = learn(write(tmp_path / "s.jsonl", sample()), privacy.find)
+    tagger = learn(write(tmp_path / "s.jsonl", sample()), patterns_only)
     text = "please wake Hubrant at six, the tea was cold"
-    assert values(text, lambda text: list(tagger(text))) == [("crew", "Hubrant")]
+    (said,) = tagger(text)
+    assert (said.span.kind, text[said.span.start : said.span.end]) == ("crew", "Hubrant")
+    assert LEAST_CHANCE < said.chance <= 1
     path = tmp_path / "tagger.safetensors"
     tagger.save(path)
     assert list(Tagger.open(path)(text)) == list(tagger(text))
     assert not any(name.encode() in path.read_bytes() for name in CREW)
-    again = learn(tmp_path / "s.jsonl", privacy.find)
+    again = learn(tmp_path / "s.jsonl", patterns_only)
     again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"tagger/3", b"tagger/2"))
+    with pytest.raises(RunError, match="is not of tagger/3: another version learned it"):
+        Tagger.open(path)
     path.write_bytes(path.read_bytes()[:99])
     with pytest.raises(RunError, match="is damaged"):
         Tagger.open(path)
@@ -178,10 +190,121 @@ def test_what_the_sample_marks_is_found_elsewhere(tmp_path: Path) -> None:
         Tagger.open(tmp_path / "none")
 
 
+def test_spans_that_meet_within_a_token_leave_no_find_without_its_beginning() -> None:
+    """'AB12' is one token: the second find begins with the next."""
+    spans = [Span(7, 12, "b"), Span(0, 7, "a")]  # 'see AB1', '2 now'
+    tagger = train([Example("see AB12 now", spans)] * 20)
+    assert [one.span.kind for one in tagger("see AB12 now")] == ["a", "b"]
+
+
+@installed
+def test_maximum_masks_all_that_balanced_masks(tmp_path: Path, balanced: Detector) -> None:
+    tagger = learn(write(tmp_path / "s.jsonl", sample()), teachers())
+    maximum = open_detector("maximum", tagger=tagger)
+    texts = (
+        TEXT, "please wake Hubrant at six, said Mrs. Ana Smith of 12 Low Street, Porto", "[NAME] met Zorblat in Oslo",
+        ">Gyala Antall\n>3369 24 Clarke Avenue\n>Apt. 805\n>Pines Beach\n>New Zealand 34694", "", "\n\n \ud800",
+    )  # fmt: skip
+    for text in texts:
+        found = maximum.find(text)
+        covered = {place for span in found for place in range(span.start, span.end)}
+        for span in balanced.find(text):
+            assert {place for place in range(span.start, span.end) if text[place].isalnum()} <= covered
+        assert [place for span in found for place in range(span.start, span.end)] == sorted(covered), "no two overlap"
+        clean = maximum.scrub(text, personal=True, secrets=True)
+        assert maximum.find(clean) == []
+    assert ("crew", "Hubrant") in values(texts[1], maximum.find)
+
+
 @given(st.text(max_size=60))
 def test_a_tagger_reads_any_text(text: str) -> None:
-    tagger = train([("wake Ana now", [Span(5, 8, "name")], [])])
-    assert all(0 <= span.start < span.end <= len(text) for span in tagger(text))
+    tagger = train([Example("wake Ana now", [Span(5, 8, "name")])])
+    for span, chance in tagger(text, [Span(0, 2, "address")][: len(text) // 2], [Word(0, 1, "NOUN", "NN", "")]):
+        assert 0 <= span.start < span.end <= len(text)
+        assert 0 <= chance <= 1 + 1e-9
+
+
+TEXTS = st.text("ab1 [NAME],\n", min_size=40, max_size=40)
+KINDS = ["name", "address", "location", "email", "secret.key", "crew"]
+FINDS = st.lists(
+    st.tuples(st.integers(0, 38), st.integers(1, 12), st.sampled_from(KINDS)).map(
+        lambda one: Span(one[0], min(40, one[0] + one[1]), one[2])
+    ),
+    max_size=6,
+)
+
+
+@given(TEXTS, FINDS, FINDS, st.lists(st.floats(0, 1), min_size=6, max_size=6))
+def test_a_tagger_masks_nothing_less(text: str, found: list[Span], said: list[Span], chances: list[float]) -> None:
+    known: list[Span] = []
+    add_cut(known, found, placeholders(text), text)
+    taken = settle(known, [Said(span, chance) for span, chance in zip(said, chances, strict=False)], text)
+    before = [place for span in known for place in range(span.start, span.end) if text[place].isalnum()]
+    covered = [place for span in taken for place in range(span.start, span.end)]
+    assert set(before) <= set(covered)
+    assert len(covered) == len(set(covered)), "no two overlap"
+    certain = [span for span in known if span.kind not in OPEN_ENDED]
+    assert all(span in taken for span in certain), "what a pattern found stays as it is"
+
+
+def test_what_the_sample_may_say() -> None:
+    text = "Quixnar met Zorblat at 12 Low Street, Porto, call 0160 123456"
+    name, who, where, call = (
+        Span(0, 7, "organization"),
+        Span(12, 19, "name"),
+        Span(23, 43, "address"),
+        Span(50, 61, "phone"),
+    )
+
+    def settled(*said: tuple[int, int, str, float]) -> list[tuple[str, str]]:
+        spans = settle([name, where, call], [Said(Span(*one[:3]), one[3]) for one in said], text)
+        return [(span.kind, text[span.start : span.end]) for span in spans]
+
+    kept = [("organization", "Quixnar"), ("address", "12 Low Street, Porto"), ("phone", "0160 123456")]
+    assert settled() == kept
+    assert settled((0, 7, "name", 0.1))[0] == ("name", "Quixnar"), "of what kind a find is"
+    assert settled((50, 61, "name", 1.0)) == kept, "but not of a pattern's"
+    assert settled((23, 25, "address", 0.5), (26, 36, "address", 0.5), (38, 43, "location", 0.5))[1:4] == [
+        ("address", "12"), ("address", "Low Street"), ("location", "Porto"),
+    ], "in how many pieces an address is"  # fmt: skip
+    assert settled((26, 36, "address", 1.0), (38, 43, "location", 1.0)) == kept, "but not with a number left out"
+    assert settled((who.start, who.end, "name", LEAST_CHANCE))[1] == ("name", "Zorblat")
+    assert settled((who.start, who.end, "name", LEAST_CHANCE - 0.01)) == kept, "what is not likely is not added"
+    assert ("badge", "met") in settled((8, 11, "badge", 0.4)), "but of a kind that nobody else looks for it is"
+
+
+def test_the_gradient_is_that_of_the_likelihood() -> None:
+    """And the likelihood is that of the definition, summed over every way to tag."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    sample = [(generator.integers(0, 5, (length, 2)), np.array([0, 1, 2, 0][:length])) for length in (4, 1, 3)]
+    function = crf._Likelihood(sample, 1, 5)
+    weights = generator.normal(size=function.num_weights)
+    value, slope = function(weights)
+    for place in range(len(weights)):
+        step = np.zeros_like(weights)
+        step[place] = 1e-6
+        assert (function(weights + step)[0] - function(weights - step)[0]) / 2e-6 == pytest.approx(
+            slope[place], abs=1e-4
+        )
+    table, move = np.zeros((5, 3)), function.parts(weights)[1]
+    table[function.used] = function.parts(weights)[0]
+    paths = move + crf.allowed(1)
+    loss = crf.L2 / 2 * float(weights @ weights)
+    for rows, tags in sample:
+        scores = table[rows].sum(1)
+        scores[0, 2] += crf.FORBIDDEN
+        ways = {
+            way: sum(scores[t, k] for t, k in enumerate(way)) + sum(paths[a, b] for a, b in pairwise(way))
+            for way in product(range(3), repeat=len(rows))
+        }
+        total = np.logaddexp.reduce(list(ways.values()))
+        loss += total - ways[tuple(tags)]
+        assert tuple(crf.decode(table[rows].sum(1), paths)) == max(ways, key=lambda way: ways[way])
+        chances = crf.marginals(table[rows].sum(1), paths)
+        for t, k in product(range(len(rows)), range(3)):
+            exact = sum(np.exp(score - total) for way, score in ways.items() if way[t] == k)
+            assert chances[t, k] == pytest.approx(exact, abs=1e-9)
+    assert value == pytest.approx(loss)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +314,10 @@ def test_a_tagger_reads_any_text(text: str) -> None:
         (["[]"], r"s\.jsonl:1 has no 'text' with 'spans'"),
         (['{"text": "a", "spans": [{"start": 0, "end": 2, "type": "PERSON"}]}'], "is not a piece of its text"),
         (['{"text": "a", "spans": [{"start": 0, "end": 1, "type": "a b"}]}'], "is not a piece of its text"),
+        (
+            ['{"text": "abc", "spans": [{"start": 1, "end": 3, "type": "A"}, {"start": 0, "end": 2, "type": "B"}]}'],
+            r"s\.jsonl:1 has overlapping spans, 0 to 2 and 1 to 3",
+        ),
         (['{"text": "a", "spans": [7]}'], "is not a piece of its text"),
         (['{"text": "secret words", "spans": []}'] * 30, r"has 30 annotated texts with 0 spans"),
         (['{"text": "a", "spans": [{"start": 0, "end": 1, "type": "PERSON"}]}'], r"has 1 annotated texts with 1 spans"),

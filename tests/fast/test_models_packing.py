@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.errors import ModelError
 from luthier.models.forward import forward_logits
 from luthier.models.packing import Segment, common_start, lay_out, lay_out_rows
 from tiny import llama
@@ -74,6 +75,17 @@ def test_grandchildren_see_their_whole_line() -> None:
 def test_impossible_layouts_are_refused(segments: list[Segment]) -> None:
     with pytest.raises(ValueError, match=r"lay out|empty|parent"):
         lay_out(segments)
+
+
+def test_what_a_layer_adds_to_its_scores_is_never_left_out_silently() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    capped = Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=32, num_key_value_heads=1, head_dim=8, attn_logit_softcapping=50.0, **sizes)
+    ).eval()
+    with pytest.raises(ModelError, match="Gemma2Attention asks for attention with softcap"):
+        forward_logits(capped, lay_out([Segment([1, 2, 3])]), torch.arange(3))
 
 
 def test_sliding_windows_of_gemma3_are_respected() -> None:

@@ -230,7 +230,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.count = sft.count
+        self.count, self.computed = sft.count, sft.computed
 
     def loss_sum(self, model: Any, examples: Any, weights: Any = None) -> torch.Tensor:
         self.calls += 1

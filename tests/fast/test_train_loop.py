@@ -170,14 +170,16 @@ def test_a_run_stopped_after_any_step_and_taken_up_again_ends_with_the_same_bits
 
 def test_dropout_too_repeats_after_a_stop(tmp_path: Path) -> None:
     def go(out: Path, **more: Any) -> TrainResult:
-        torch.manual_seed(0)
+        torch.seed()  # as every process begins: with a state of its own
         return run(out, model=fresh(dropout=0.2), **more)
 
     whole = go(tmp_path / "whole")
     with pytest.raises(Stopped):
         go(tmp_path / "cut", stop_after=4)
-    torch.manual_seed(99)  # the state comes from the checkpoint
-    assert run(tmp_path / "cut", model=fresh(dropout=0.2)).weights_sha256 == whole.weights_sha256
+    assert go(tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    assert go(tmp_path / "again").weights_sha256 == whole.weights_sha256
+    other = SETTINGS.model_copy(update={"seed": 1})
+    assert go(tmp_path / "other", settings=other).weights_sha256 != whole.weights_sha256
     assert whole.weights_sha256 != run(tmp_path / "none").weights_sha256
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from luthier.data.contract import prepare_text
 from luthier.data.items import Item, Verdict
 from luthier.data.privacy.annotations import learn
-from luthier.data.privacy.profiles import FAST, Detector, open_detector
+from luthier.data.privacy.profiles import FAST, Detector, open_detector, teachers
 from luthier.data.privacy.pseudonyms import Pseudonyms, mapping_passphrase, read_key
 from luthier.data_report import Finding
 from luthier.errors import DataError, SecretFound
@@ -41,7 +41,7 @@ def open_rules(resolved: ResolvedRecipe, tagger_file: Path) -> tuple[Detector, s
     tagger_file.unlink(missing_ok=True)
     if rules.annotations is None:
         return open_detector(profile), ""
-    tagger = learn(resolved.file(rules.annotations), open_detector("balanced").find)
+    tagger = learn(resolved.file(rules.annotations), teachers())
     tagger.save(tagger_file)
     return open_detector(profile, tagger=tagger), sha256_file(tagger_file)
 

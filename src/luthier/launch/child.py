@@ -64,6 +64,20 @@ def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
     }
 
 
+def start_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool) -> subprocess.Popen[bytes]:
+    """Start `luthier _stage STAGE RUN`; who starts it has to wait for it."""
+    # -P keeps the current folder, which `-m` would search first, from shadowing modules.
+    command = [sys.executable, "-P", "-m", "luthier.cli", "_stage", stage, str(run)]
+    return subprocess.Popen(
+        command,
+        pass_fds=[lock_fd],
+        env=stage_environment(threads=threads, offline=offline),
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # our standard output is for results alone
+    )
+
+
 def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool) -> StageUse:
     """Start `luthier _stage STAGE RUN` and wait for it. SIGTERM and SIGINT are passed on.
 
@@ -74,16 +88,7 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
         LuthierError: any other signal ended the child, which then cannot have said why.
     """
     began = time.monotonic()
-    # -P keeps the current folder, which `-m` would search first, from shadowing modules.
-    command = [sys.executable, "-P", "-m", "luthier.cli", "_stage", stage, str(run)]
-    child = subprocess.Popen(
-        command,
-        pass_fds=[lock_fd],
-        env=stage_environment(threads=threads, offline=offline),
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=2,  # our standard output is for results alone
-    )
+    child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline)
     with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = code = os.waitstatus_to_exitcode(status)

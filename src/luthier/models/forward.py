@@ -10,10 +10,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from luthier.errors import ModelError
 from luthier.models.packing import Layout
 from luthier.models.tree_attention import attend
 
 NAME = "luthier"
+_UNKNOWN = ("softcap", "s_aux", "position_bias")  # a cap on scores, sinks, a learned bias
 
 
 def attention(
@@ -33,20 +35,33 @@ def attention(
         query: [n, H, T, d].
         key: [n, G, T, d].
         value: [n, G, T, d].
-        attention_mask: of the library; not read where there is a layout.
+        attention_mask: of the library; with a layout the dense mask on an accelerator, and not read on a processor.
         scaling: of the products; 1 / sqrt(d) where it is None.
         layout: of the packed row, n = 1; None in a call that is not ours (generation).
         kwargs: what a kind of layer adds (its window).
 
     Returns:
         [n, T, H, d], and no weights.
+
+    Raises:
+        ModelError: the layer adds something to the scores that would be left out.
     """
+    strange = [name for name in _UNKNOWN if kwargs.get(name) is not None]
+    if strange:
+        raise ModelError(
+            f"{type(module).__name__} asks for attention with {', '.join(strange)}, which is not computed here",
+            way_out="choose a base whose attention is a softmax over keys alone (Llama, Qwen, Mistral, Gemma 3, ...)",
+        )
     if layout is None:
         return _by_library(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width = kwargs.get("sliding_window")
     narrow = width is not None and layout.longest > width
-    if narrow or kwargs.get("dropout") or kwargs.get("softcap") is not None or query.device.type != "cpu":
-        mask = layout.window(width) if width is not None and narrow else layout.mask
+    elsewhere = query.device.type != "cpu"
+    if narrow or elsewhere or kwargs.get("dropout"):
+        if width is not None and narrow:
+            mask = layout.window(width)
+        else:
+            mask = attention_mask if elsewhere and attention_mask is not None else layout.mask
         return _by_library(module, query, key, value, mask.to(query.device), scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -84,10 +99,13 @@ def forward_logits(model: Any, layout: Layout, keep: Tensor) -> Tensor:
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
     if model.config._attn_implementation != NAME:  # any other would ignore the layout, and rows would see each other
         model.set_attn_implementation(NAME)
+    device = model.device
+    # Of four dimensions, so that the library adds nothing to it; on a processor nobody reads it.
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if device.type == "cpu" else layout.mask.to(device)
     return {
-        "input_ids": layout.input_ids,
-        "position_ids": layout.position_ids,
-        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),  # of four dimensions: no library adds to it
+        "input_ids": layout.input_ids.to(device),
+        "position_ids": layout.position_ids.to(device),
+        "attention_mask": mask,
         "layout": layout,  # read by our attention
         "use_cache": False,
     }

@@ -122,6 +122,7 @@ def train(context: Context) -> None:
     from luthier.models.base import load_base
     from luthier.train import loop
     from luthier.train.methods import load_method
+    from luthier.train.probe import probe
 
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
@@ -136,6 +137,9 @@ def train(context: Context) -> None:
         ),
     )
     events = EventLog(run.events)
+    method = load_method(recipe.method.type)
+    tried = probe(model, method, inputs.examples, recipe.train, ram_gib=recipe.objective.budget.ram_gib)
+    events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
 
     def warn(line: str, fields: dict[str, object]) -> None:
         context.progress.say(line)
@@ -150,7 +154,7 @@ def train(context: Context) -> None:
 
         result = loop.train(
             model,
-            load_method(recipe.method.type),
+            method,
             inputs,
             settings=recipe.train,
             method_name=recipe.method.type,

@@ -55,6 +55,7 @@ class RunFolder:
     report = _At("report.html")
     events = _At("events.jsonl")
     stages = _At("stages")
+    resume = _At("resume.json")
     lock_file = _At(".lock")
 
     @property

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.data.imbalance import drawn_epoch
+from luthier.data.shards import Example
+from luthier.errors import RunError
 from luthier.models.packing import SHARED, common_start
-from luthier.spec.recipe import Sampler
+from luthier.spec.recipe import Sampler, Train
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,33 @@ class Step:
     rows: tuple[int, ...]
     epoch: float
     """Epochs completed after this step, e.g. 1.5."""
+
+
+def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
+    """The steps of a run.
+
+    Raises:
+        RunError: train.max_tokens does not suffice for one step.
+    """
+    assert settings.batch_size is not None
+    assert settings.num_train_epochs is not None
+    lengths = [len(example.input_ids) for example in examples]
+    steps = plan_steps(
+        lengths,
+        batch_size=settings.batch_size,
+        num_epochs=settings.num_train_epochs,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+        labels=[example.answer for example in examples] if settings.sampler != "shuffle" else (),
+        sampler=settings.sampler,
+    )
+    if not steps:
+        first = sum(sorted(lengths)[: settings.batch_size])
+        raise RunError(
+            f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
+            way_out="raise train.max_tokens or lower train.batch_size",
+        )
+    return steps
 
 
 def plan_steps(

@@ -10,8 +10,6 @@ weight away again from a step whose rows are all of one label.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +22,16 @@ from torch.nn import Parameter
 
 from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
-from luthier.errors import NonFinite, RunError, Stopped
+from luthier.errors import NonFinite, Stopped
 from luthier.models.adapters import save_adapter
 from luthier.models.forward import is_noisy
 from luthier.records import StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.train import checkpoint
-from luthier.train.batches import Step, micro_batches, plan_steps
+from luthier.train.batches import Step, micro_batches, steps_of
 from luthier.train.checkpoint import LoopState
+from luthier.train.memory import peak_memory_gib
 from luthier.train.methods import Method
 from luthier.train.optim import learning_rate, make_optimizer
 
@@ -92,27 +91,13 @@ def train(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
+    torch.manual_seed(
+        settings.seed
+    )  # of dropout; a process begins with a seed of its own, a checkpoint brings its state
     state, best = checkpoint.load_latest(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer
     )
-    lengths = [len(example.input_ids) for example in inputs.examples]
-    assert settings.batch_size is not None
-    assert settings.num_train_epochs is not None
-    steps = plan_steps(
-        lengths,
-        batch_size=settings.batch_size,
-        num_epochs=settings.num_train_epochs,
-        max_tokens=settings.max_tokens,
-        seed=settings.seed,
-        labels=[example.answer for example in inputs.examples] if settings.sampler != "shuffle" else (),
-        sampler=settings.sampler,
-    )
-    if not steps:
-        first = sum(sorted(lengths)[: settings.batch_size])
-        raise RunError(
-            f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
-            way_out="raise train.max_tokens or lower train.batch_size",
-        )
+    steps = steps_of(inputs.examples, settings)
     loop = _Loop(model, method, inputs.examples, settings, parameters, optimizer, len(steps), watch)
     validate_after = _validation_steps(len(steps), settings.validations or 1) if validation else frozenset()
     while state.step < len(steps) and not state.stopped_early:
@@ -295,9 +280,3 @@ def _result(
         model_sha256=inputs.model_sha256,
         threads=settings.threads or 0,
     )
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)

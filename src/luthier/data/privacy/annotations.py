@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from luthier.data.privacy.features import Word
 from luthier.data.privacy.spans import PLACEHOLDERS, Span
-from luthier.data.privacy.tagger import Tagger, train
+from luthier.data.privacy.tagger import Example, Tagger, train
 from luthier.errors import DataError
 
 KIND_OF_TYPE = {
@@ -46,9 +48,9 @@ def read_annotations(path: Path) -> list[tuple[str, list[Span]]]:
     return sample
 
 
-def learn(path: Path, find: Callable[[str], list[Span]]) -> Tagger:
-    """Train a tagger on the sample beside what `find`, the other detectors, find in it."""
-    return train([(text, spans, find(text)) for text, spans in read_annotations(path)])
+def learn(path: Path, look: Callable[[str], tuple[Sequence[Span], Sequence[Word]]]) -> Tagger:
+    """Train a tagger on the sample beside what the other detectors find in it, see `profiles.teachers`."""
+    return train([Example(text, spans, *look(text)) for text, spans in read_annotations(path)])
 
 
 def _annotated(line: bytes, place: str) -> tuple[str, list[Span]]:
@@ -58,7 +60,14 @@ def _annotated(line: bytes, place: str) -> tuple[str, list[Span]]:
         raise DataError(f"{place} is not JSON", way_out=_WAY_OUT) from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("spans"), list):
         raise DataError(f"{place} has no 'text' with 'spans'", way_out=_WAY_OUT)
-    return row["text"], [_span(span, len(row["text"]), place) for span in row["spans"]]
+    spans = sorted((_span(span, len(row["text"]), place) for span in row["spans"]), key=lambda span: span.start)
+    for span, later in pairwise(spans):
+        if later.start < span.end:
+            raise DataError(
+                f"{place} has overlapping spans, {span.start} to {span.end} and {later.start} to {later.end}",
+                way_out="mark each character once",
+            )
+    return row["text"], spans
 
 
 def _span(span: object, length: int, place: str) -> Span:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from luthier.data.privacy.dates import looks_like_a_date
+from luthier.data.privacy.features import Word
 from luthier.data.privacy.spans import Span
 from luthier.errors import MissingExtra
 
@@ -40,14 +40,17 @@ def missing_package() -> str:
 
 
 _LINE_MARKS = re.compile(r"^[>|*•?#~=\-\s]+", re.MULTILINE)
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _CAPITALS = re.compile(r"(?<!\w)[^\W\d_a-zß-öø-ÿ]{4,}(?!\w)")
 
 
 def readable(text: str) -> str:
     """`text` as the model was trained to read, as long: no marks of quoting before a line, no PLACE in capitals.
 
-    What is written in capitals more than once is an abbreviation and stays.
+    What is written in capitals more than once is an abbreviation and stays. Lone surrogates, which spaCy cannot read,
+    become question marks.
     """
+    text = _SURROGATES.sub("?", text)
     text = _LINE_MARKS.sub(lambda marks: re.sub(r"[^\n]", " ", marks[0]), text)
     if not any(map(str.islower, text)):
         return text
@@ -72,12 +75,25 @@ class Presidio:
             raise MissingExtra(package, extra="privacy", purpose="data.privacy.profile 'balanced' or 'maximum'")
         self.name = _name()
 
-    def __call__(self, text: str) -> Iterator[Span]:
-        found = _analyzer().analyze(readable(text), language="en", entities=list(KINDS), score_threshold=LEAST_SCORE)
-        for result in sorted(found, key=lambda one: (one.start, -one.end)):
+    def read(self, text: str) -> tuple[list[Span], list[Word]]:
+        """The finds in `text`, and what the model says of its words."""
+        analyzer = _analyzer()
+        artifacts = analyzer.nlp_engine.process_text(readable(text), "en")
+        results = analyzer.analyze(
+            readable(text), language="en", entities=list(KINDS), score_threshold=LEAST_SCORE, nlp_artifacts=artifacts
+        )
+        found = []
+        for result in sorted(results, key=lambda one: (one.start, -one.end)):
             kind, value = KINDS[result.entity_type], text[result.start : result.end]
             if kind != "date" or looks_like_a_date(value):
-                yield Span(result.start, result.end, kind, self.name)
+                found.append(Span(result.start, result.end, kind, self.name))
+        return found, [
+            Word(
+                one.idx, one.idx + len(one), one.pos_, one.tag_,
+                f"{one.ent_iob_}-{one.ent_type_}" if one.ent_type_ else "",
+            )
+            for one in artifacts.tokens
+        ]  # fmt: skip
 
 
 def _name() -> str:

@@ -14,10 +14,12 @@ from functools import lru_cache
 from luthier.data import privacy
 from luthier.data.privacy import cues
 from luthier.data.privacy.dates import dates
+from luthier.data.privacy.features import Word
 from luthier.data.privacy.ner import Presidio
 from luthier.data.privacy.patterns import all_urls
 from luthier.data.privacy.scanners import detect_secrets
-from luthier.data.privacy.spans import Span, add_cut, add_extended, add_free, joined, placeholders
+from luthier.data.privacy.settle import settle
+from luthier.data.privacy.spans import Span, add_cut, add_free, joined, placeholders
 from luthier.data.privacy.tagger import Tagger
 from luthier.errors import RecipeError
 from luthier.records import PrivacyProfile
@@ -42,6 +44,15 @@ class Detector:
         return privacy.scrub(
             text, personal=personal, secrets=secrets, find=self.find if personal else self.find_secrets
         )
+
+
+def teachers() -> Callable[[str], tuple[list[Span], list[Word]]]:
+    """What a tagger learns beside: the finds of 'balanced' in a text, and what its model says of the words.
+
+    Raises:
+        MissingExtra: a package of the extra is not installed.
+    """
+    return _Models(None).look
 
 
 FAST = Detector("fast", privacy.find, privacy.find)
@@ -86,31 +97,42 @@ def with_scanner(text: str) -> list[Span]:
 
 
 class _Models:
-    """Patterns first; what a model finds is cut to what they left, and the tagger may only add."""
+    """Patterns first; what a model finds is cut to what they left; the tagger adds, and masks nothing less."""
 
     def __init__(self, tagger: Tagger | None) -> None:
         self._entities = Presidio()
         self._tagger = tagger
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
 
-    def __call__(self, text: str) -> list[Span]:
-        return list(self._remembered(text))
-
-    def _find(self, text: str) -> tuple[Span, ...]:
+    def look(self, text: str) -> tuple[list[Span], list[Word]]:
+        """What all but the tagger find, and what the language model says of the words."""
+        entities, words = self._entities.read(text)
         taken = with_scanner(text)
         add_free(taken, all_urls(text))
         add_free(taken, dates(text))
         closed = placeholders(text)
         add_cut(taken, cues.firms(text), closed, text)
-        entities = cues.retyped(cues.unusual(cues.tidy(self._entities(text), text), text), text)
-        add_cut(taken, entities, closed, text)
+        add_cut(taken, cues.retyped(cues.unusual(cues.tidy(entities, text), text), text), closed, text)
         add_cut(taken, cues.said(text), closed, text)
-        taken = joined(cues.agreed(taken, text), text)
-        if self._tagger is not None:
-            add_extended(taken, cues.trimmed(self._tagger(text, taken), text), closed, text)
-        add_cut(taken, list(cues.again(taken, text)), closed, text)
-        add_cut(taken, list(cues.titles(taken, text)), closed, text)
-        return tuple(joined(taken, text))
+        return joined(_mentioned(joined(cues.agreed(taken, text), text), text), text), words
+
+    def __call__(self, text: str) -> list[Span]:
+        return list(self._remembered(text))
+
+    def _find(self, text: str) -> tuple[Span, ...]:
+        known, words = self.look(text)
+        if self._tagger is None:
+            return tuple(known)
+        taken = settle(known, self._tagger(text, known, words), text)
+        return tuple(sorted(_mentioned(taken, text), key=lambda span: span.start))
+
+
+def _mentioned(taken: list[Span], text: str) -> list[Span]:
+    """With the other mentions of what is taken, and the titles before names."""
+    closed = placeholders(text)
+    add_cut(taken, list(cues.again(taken, text)), closed, text)
+    add_cut(taken, list(cues.titles(taken, text)), closed, text)
+    return taken
 
 
 _REMEMBERED = 256

@@ -120,7 +120,7 @@ def joined(spans: Iterable[Span], text: str) -> list[Span]:
     return whole
 
 
-_OPEN_ENDED = frozenset(("name", "address", "location", "organization", "title", "nationality"))
+OPEN_ENDED = frozenset(("name", "address", "location", "organization", "title", "nationality"))
 """Kinds whose ends no pattern or checksum knows."""
 
 
@@ -133,7 +133,7 @@ def add_extended(taken: list[Span], found: Iterable[Span], closed: Iterable[tupl
         shut = any(low < end and start < high for low, high in walls)
         if any(one.start <= span.start and span.end <= one.end for one in touching):
             continue  # all of it is found already
-        if touching and not shut and all(one.kind == span.kind and one.kind in _OPEN_ENDED for one in touching):
+        if touching and not shut and all(one.kind == span.kind and one.kind in OPEN_ENDED for one in touching):
             taken[:] = [one for one in taken if one not in touching]
             taken.append(Span(start, end, span.kind, span.detector))
         else:

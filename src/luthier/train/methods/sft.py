@@ -42,11 +42,11 @@ def loss_sum(model: Any, examples: Sequence[Example], weights: Sequence[float] |
         before.append(place[supervised])  # a token is predicted at the position before it
         targets.append(torch.tensor(example.input_ids)[supervised + 1])
         owners.append(torch.full_like(supervised, row))
-    keep, wanted = torch.cat(before), torch.cat(targets)
+    keep, wanted = torch.cat(before).to(model.device), torch.cat(targets).to(model.device)
     if has_plain_head(model):
         losses = token_losses(hidden_states(model, layout)[keep], model.get_output_embeddings(), wanted)
     else:
         losses = cross_entropy(forward_logits(model, layout, keep).float(), wanted, reduction="none")
     if weights is not None:
-        losses = losses * torch.tensor(weights, dtype=losses.dtype)[torch.cat(owners)]
+        losses = losses * torch.tensor(weights, dtype=losses.dtype)[torch.cat(owners)].to(losses.device)
     return losses.sum()

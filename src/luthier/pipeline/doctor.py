@@ -1,0 +1,215 @@
+"""Training killed at random moments beside the same training left alone: do both end in the same bits?"""
+
+from __future__ import annotations
+
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from luthier import __version__
+from luthier.errors import RunError
+from luthier.launch.child import run_stage, start_stage
+from luthier.pipeline.drive import Session
+from luthier.records import Kill, ResumeCertificate, TrainResult
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.events import EventLog
+from luthier.store.files import beside, sha256_json, write_atomic
+from luthier.store.runs import RunFolder, lock
+
+_POLL_SECONDS = 0.002
+_PARTS = {"parameter": "weights", "optimizer": "optimizer", "random": "random_state", "best": "best_weights"}
+
+
+def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertificate:
+    """Train twice from the prepared data of a run and compare; the certificate is resume.json of the run folder.
+
+    Every second kill waits for a checkpoint that is being written; the others come at a random place in a random step.
+
+    Args:
+        session: whose data is prepared.
+        kills: how often the second training is killed.
+        seed: of the moments.
+
+    Raises:
+        RunError: the run has fewer steps than there are kills.
+        StageFailed, OutOfMemory, Stopped: as training ended.
+    """
+    with lock(session.run) as fd:
+        whole_folder, cut_folder = (beside(session.run.path / name, "tmp") for name in ("whole", "killed"))
+        try:
+            whole, cut = _copy(session.run, whole_folder), _copy(session.run, cut_folder)
+            session.say("training without a kill")
+            _train(session, whole, fd)
+            expected = TrainResult.read(whole.train_result)
+            if expected.steps < kills:
+                raise RunError(
+                    f"the run has {expected.steps} steps, {kills} kills were asked for",
+                    way_out="ask for fewer with --kills, or train longer",
+                )
+            done = _kill_again_and_again(session, cut, fd, steps=expected.steps, kills=kills, seed=seed)
+            session.say("training to the end")
+            _train(session, cut, fd)
+            found = TrainResult.read(cut.train_result)
+            certificate = ResumeCertificate(
+                recipe_sha256=sha256_json(session.resolved.recipe.model_dump(mode="json")),
+                data_sha256=expected.data_sha256,
+                model_sha256=expected.model_sha256,
+                luthier=__version__,
+                processor=platform.processor() or platform.machine(),
+                threads=expected.threads,
+                steps=expected.steps,
+                seed=seed,
+                kills=tuple(
+                    kill.model_copy(update={"resumed_from": from_step})
+                    for kill, from_step in zip(done, _starts(cut, len(done)), strict=True)
+                ),
+                parts=_compare(whole, expected, cut, found),
+                weights_sha256=expected.weights_sha256,
+            )
+        finally:
+            for folder in (whole_folder, cut_folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        write_atomic(session.run.resume, certificate.to_json())
+        return certificate
+
+
+def _copy(run: RunFolder, folder: Path) -> RunFolder:
+    """A run folder with the same recipe, model and data, in which nothing has been trained; reported to nobody."""
+    copy = RunFolder(folder)
+    folder.mkdir()
+    for source, target in ((run.recipe, copy.recipe), (run.shape, copy.shape)):
+        shutil.copyfile(source, target)
+    resolved = ResolvedRecipe.read(run.resolved)
+    train = resolved.recipe.train.model_copy(update={"report_to": ()})
+    recipe = resolved.recipe.model_copy(update={"train": train})
+    write_atomic(copy.resolved, resolved.model_copy(update={"recipe": recipe}).to_json())
+    copy.data.symlink_to(run.data.resolve(), target_is_directory=True)
+    return copy
+
+
+def _train(session: Session, run: RunFolder, fd: int) -> None:
+    threads = session.resolved.recipe.train.threads or 1
+    EventLog(run.events).append("stage_started", stage="train")
+    run_stage("train", run.path, lock_fd=fd, threads=threads, offline=session.offline)
+
+
+def _kill_again_and_again(
+    session: Session, run: RunFolder, fd: int, *, steps: int, kills: int, seed: int
+) -> list[Kill]:
+    """Start training `kills` times, and kill it each time before it is done."""
+    moments = random.Random(seed)
+    targets = sorted(moments.sample(range(steps), kills))  # the step after which each kill comes
+    done = []
+    for number, after in enumerate(targets):
+        wait, in_checkpoint = moments.random(), number % 2 == 1
+        with _training(session, run, fd) as child:
+            session.say(f"kill {number + 1} of {kills}: after step {after}")
+            while child.poll() is None and _last_step(run).get("step", 0) < after:
+                time.sleep(_POLL_SECONDS)
+            end = time.monotonic() + wait * _last_step(run).get("seconds", 1.0)
+            while child.poll() is None and (not _is_writing(run) if in_checkpoint else time.monotonic() < end):
+                time.sleep(_POLL_SECONDS)
+            writing = _is_writing(run)
+            if child.poll() is not None:
+                session.say("training was done before the moment came; this kill does not count")
+                break
+            child.send_signal(signal.SIGKILL)
+        step = _last_step(run).get("step", 0)
+        done.append(Kill(after_step=step, writing_checkpoint=writing, resumed_from=None))
+    return done
+
+
+@contextmanager
+def _training(session: Session, run: RunFolder, fd: int) -> Iterator[subprocess.Popen[bytes]]:
+    threads = session.resolved.recipe.train.threads or 1
+    EventLog(run.events).append("stage_started", stage="train")
+    child = start_stage("train", run.path, lock_fd=fd, threads=threads, offline=session.offline)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _events(run: RunFolder) -> list[dict[str, Any]]:
+    return EventLog.read(run.events)
+
+
+def _last_step(run: RunFolder) -> dict[str, Any]:
+    """The last step that is written down since the newest start; empty where none is."""
+    last: dict[str, Any] = {}
+    for event in _events(run):
+        if event["kind"] == "stage_started":
+            last = {}
+        elif event["kind"] == "step":
+            last = event
+    return last
+
+
+def _starts(run: RunFolder, kills: int) -> list[int | None]:
+    """For each start after a kill: the step of the checkpoint that it went on from (its first own step less one)."""
+    firsts: list[int | None] = []
+    for event in _events(run):
+        if event["kind"] == "stage_started":
+            firsts.append(None)
+        elif event["kind"] == "step" and firsts[-1] is None:
+            firsts[-1] = event["step"] - 1
+    return firsts[1 : kills + 1]
+
+
+def _is_writing(run: RunFolder) -> bool:
+    return any((run.train / "checkpoints").glob(".step-*.tmp"))
+
+
+def _compare(whole: RunFolder, expected: TrainResult, cut: RunFolder, found: TrainResult) -> dict[str, bool]:
+    """Part by part, whether the last checkpoints, the courses and the adapters are equal to the bit."""
+    name = f"checkpoints/step-{expected.steps:06d}/tensors.safetensors"
+    if not (cut.train / name).is_file():
+        return dict.fromkeys((*_PARTS.values(), "schedule", "rows", "adapter"), False)
+    one, other = load_file(whole.train / name), load_file(cut.train / name)
+    parts = dict.fromkeys(_PARTS.values(), one.keys() == other.keys())
+    for key in one.keys() & other.keys():
+        part = _PARTS[key.partition(".")[0]]
+        parts[part] = parts[part] and _same_bits(one[key], other[key])
+    courses = [[(event.kind, event.step, event.learning_rate) for event in run.history] for run in (expected, found)]
+    seen = [
+        [(event.step, event.num_tokens, event.loss, event.grad_norm) for event in run.history]
+        for run in (expected, found)
+    ]
+    return {
+        **parts,
+        "schedule": courses[0] == courses[1],
+        "rows": seen[0] == seen[1],
+        "adapter": expected.weights_sha256 == found.weights_sha256,
+    }
+
+
+def _same_bits(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def resume_lines(certificate: ResumeCertificate, run: RunFolder) -> list[str]:
+    """What was done and found, for people."""
+    lines = [
+        f"killed after step {kill.after_step}{', while a checkpoint was written' if kill.writing_checkpoint else ''}, "
+        + ("killed again before a step" if kill.resumed_from is None else f"went on from step {kill.resumed_from}")
+        for kill in certificate.kills
+    ]
+    apart = [part for part, equal in certificate.parts.items() if not equal]
+    verdict = (
+        f"NOT the same bits: {', '.join(apart)}"
+        if apart
+        else f"the same bits after {len(certificate.kills)} kills in {certificate.steps} steps: "
+        f"{', '.join(certificate.parts)}"
+    )
+    return [*lines, verdict, f"certificate: {run.resume}"]

@@ -1,0 +1,73 @@
+"""The largest micro-batch is tried before anything is learned: a run that would die of memory does so at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.shards import Example
+from luthier.errors import OutOfMemory
+from luthier.models.forward import is_noisy
+from luthier.models.packing import lay_out_rows
+from luthier.spec.recipe import Train
+from luthier.train.batches import micro_batches, steps_of
+from luthier.train.memory import peak_memory_gib, resident_gib
+from luthier.train.methods import Method
+
+_LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the largest micro-batch took."""
+
+    tokens: int
+    """Computed at once."""
+    peak_memory_gib: float
+    """Of the process so far."""
+
+
+def probe(model: Any, method: Method, examples: Sequence[Example], settings: Train, *, ram_gib: float | None) -> Probe:
+    """Forward and backward of the largest micro-batch of the run; nothing is learned from it.
+
+    Args:
+        model: with its adapter; its gradients are cleared.
+        method: how it learns.
+        examples: of the run.
+        settings: of the run.
+        ram_gib: what the process may take; None for no limit.
+
+    Raises:
+        OutOfMemory: it took more than `ram_gib`; names the budget of tokens that would fit by what was measured.
+        RunError: see `steps_of`.
+    """
+    assert settings.micro_batch_tokens is not None
+    model.train()
+    share = not is_noisy(model)
+    largest: list[int] = []
+    most = 0
+    lengths = [len(example.input_ids) for example in examples]
+    steps = steps_of(examples, settings)
+    for step in sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]:
+        computed = {row: method.computed(examples[row]) for row in step.rows}
+        for rows in micro_batches(
+            step.rows, list(computed.values()), max_tokens=settings.micro_batch_tokens, share=share
+        ):
+            own = [computed[row] for row in rows]
+            tokens = lay_out_rows(own)[0].input_ids.numel() if share else sum(map(len, own))
+            if tokens > most:
+                largest, most = rows, tokens
+    before = resident_gib()
+    method.loss_sum(model, [examples[row] for row in largest]).backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    peak = peak_memory_gib()
+    if ram_gib is not None and peak > ram_gib:
+        fitting = int(most * max(0.0, ram_gib - before) / max(peak - before, 1e-9))
+        raise OutOfMemory(
+            f"the largest micro-batch ({most} tokens) took {peak:.2f} GiB, objective.budget.ram_gib is {ram_gib:g}",
+            way_out=f"lower train.micro_batch_tokens to {fitting}, which does not change the result"
+            if fitting >= max(lengths)
+            else "lower train.max_length, choose a smaller base, or raise the budget: one row alone does not fit",
+        )
+    return Probe(most, peak)

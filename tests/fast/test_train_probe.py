@@ -1,0 +1,57 @@
+"""The largest micro-batch is tried first; what does not fit is said with what would."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import test_train_loop
+import torch
+from test_train_loop import EXAMPLES, SETTINGS, fresh
+
+from luthier.errors import OutOfMemory
+from luthier.models.packing import lay_out_rows
+from luthier.train import probe as room
+from luthier.train.batches import micro_batches, steps_of
+from luthier.train.methods import sft
+from luthier.train.probe import probe
+
+
+def test_it_is_the_largest_and_leaves_nothing_behind() -> None:
+    model = fresh()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    found = probe(model, sft, EXAMPLES, SETTINGS, ram_gib=None)
+    sizes = []
+    for step in steps_of(EXAMPLES, SETTINGS):
+        tokens = [sft.computed(EXAMPLES[row]) for row in step.rows]
+        for rows in micro_batches(step.rows, tokens, max_tokens=SETTINGS.micro_batch_tokens or 0):
+            sizes.append(lay_out_rows([sft.computed(EXAMPLES[row]) for row in rows])[0].input_ids.numel())
+    assert found.tokens == max(sizes)
+    assert found.peak_memory_gib > 0.05
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None
+        assert torch.equal(parameter, before[name])
+
+
+def test_what_does_not_fit_stops_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "resident_gib", lambda: 1.0)
+    monkeypatch.setattr(room, "peak_memory_gib", lambda: 5.0)
+    tokens = probe(fresh(), sft, EXAMPLES, SETTINGS, ram_gib=5.0).tokens
+    with pytest.raises(
+        OutOfMemory, match=rf"\({tokens} tokens\) took 5.00 GiB, objective.budget.ram_gib is 4"
+    ) as caught:
+        probe(fresh(), sft, EXAMPLES, SETTINGS, ram_gib=4.0)
+    assert caught.value.exit_code == 6
+    longest = max(len(one.input_ids) for one in EXAMPLES)
+    named = re.search(r"to (\d+), which does not change", caught.value.way_out or "")
+    assert (int(named[1]) if named else None) == (int(tokens * 3 / 4) if int(tokens * 3 / 4) >= longest else None)
+    with pytest.raises(OutOfMemory) as hopeless:
+        probe(fresh(), sft, EXAMPLES, SETTINGS, ram_gib=1.5)
+    assert "one row alone does not fit" in (hopeless.value.way_out or "")
+
+
+def test_the_course_of_training_does_not_depend_on_it(tmp_path: test_train_loop.Path) -> None:
+    model = fresh(dropout=0.2)
+    probe(model, sft, EXAMPLES, SETTINGS, ram_gib=None)
+    tried = test_train_loop.run(tmp_path / "tried", model=model)
+    assert tried.weights_sha256 == test_train_loop.run(tmp_path / "not", model=fresh(dropout=0.2)).weights_sha256

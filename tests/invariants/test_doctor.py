@@ -1,0 +1,77 @@
+"""`luthier doctor resume`: it kills for real, finds the same bits, and would notice others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from command import luthier
+from luthier.pipeline import doctor
+from luthier.records import ResumeCertificate, TrainResult
+from luthier.store.runs import RunFolder
+from tiny import write_model, write_recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="kills processes as Linux does")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    write_recipe(folder, write_model(folder / "model"), batch_size=2, save_steps=2, validations=3, patience=9)
+    return folder
+
+
+def test_a_killed_run_ends_in_the_same_bits_and_says_so(folder: Path) -> None:
+    arguments = ("doctor", "resume", "tiny.yaml", "--kills", "3", "--set", "train.num_train_epochs=1")
+    done = luthier(*arguments, "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+    run = RunFolder.open("tiny", out=folder / "runs")
+    certificate = ResumeCertificate.read(run.resume)
+    assert json.loads(done.out)["parts"] == certificate.parts
+    assert certificate.equal
+    assert set(certificate.parts) == {
+        *("weights", "optimizer", "random_state", "best_weights", "schedule", "rows", "adapter")
+    }
+    assert 2 <= len(certificate.kills) <= 3
+    assert any(kill.writing_checkpoint for kill in certificate.kills)
+    assert all(kill.resumed_from is None or kill.resumed_from <= kill.after_step + 1 for kill in certificate.kills)
+    assert not list(run.path.glob(".*.tmp"))
+    assert not run.train.exists()  # the run itself is as it was: prepared
+
+    again = luthier(*arguments[:2], str(run.path), "--kills", "1000", cwd=folder, LUTHIER_HOME=str(folder / "home"))
+    assert again.code == 2
+    assert "1000 kills were asked for" in again.err
+
+
+@pytest.mark.parametrize("part", ["parameter", "optimizer", "random", "best"])
+def test_a_single_bit_is_noticed(part: str, tmp_path: Path) -> None:
+    tensors = {
+        "parameter.a": np.ones(3, np.float32), "optimizer.exp_avg.a": np.ones(3, np.float32),
+        "random.torch": np.ones(3, np.uint8), "best.a": np.ones(3, np.float32),
+    }  # fmt: skip
+    result = TrainResult(
+        method="sft", steps=1, best_step=1, best_metric="", best_value=0.0, stopped_early=False, trained_tokens=1,
+        supervised_tokens=1, trainable_parameters=3, seconds=0.0, peak_memory_gib=0.0, resumed_from=(), history=(),
+        weights_sha256="w", data_sha256="d", model_sha256="m", threads=1,
+    )  # fmt: skip
+    runs = [RunFolder(tmp_path / name) for name in ("whole", "cut")]
+    for run in runs:
+        (run.train / "checkpoints/step-000001").mkdir(parents=True)
+        save_file(tensors, run.train / "checkpoints/step-000001/tensors.safetensors")
+    assert all(doctor._compare(runs[0], result, runs[1], result).values())
+    path = runs[1].train / "checkpoints/step-000001/tensors.safetensors"
+    changed = {name: tensor.copy() for name, tensor in load_file(path).items()}
+    name = next(name for name in changed if name.startswith(part))
+    changed[name].view(np.uint8)[0] ^= 1
+    save_file(changed, path)
+    found = doctor._compare(runs[0], result, runs[1], result)
+    assert [name for name, equal in found.items() if not equal] == [doctor._PARTS[part]]
+    other = result.model_copy(update={"weights_sha256": "other"})
+    assert not doctor._compare(runs[0], result, runs[1], other)["adapter"]
+    shutil.rmtree(runs[1].train)
+    assert not any(doctor._compare(runs[0], result, runs[1], result).values())
