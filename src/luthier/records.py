@@ -329,6 +329,17 @@ class ResumeCertificate(Record):
         return all(self.parts.values())
 
 
+class LossSpike(Record):
+    """A step whose loss lies far above those of the steps before it."""
+
+    kind: Literal["spike"] = "spike"
+    step: int
+    loss: float
+    usual_low: float = Field(description="Of the losses of the steps before it: from here ...")
+    usual_high: float = Field(description="... to here they would go.")
+    lines: tuple[int, ...] = Field(description="Of the data file, where the step's rows stand.")
+
+
 class TrainResult(Record):
     method: str
     steps: int
@@ -343,6 +354,7 @@ class TrainResult(Record):
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]
+    spikes: tuple[LossSpike, ...] = ()
     weights_sha256: str
     data_sha256: str
     model_sha256: str

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.pipeline import progress
 from luthier.pipeline.progress import Progress
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 
 
 @pytest.fixture
@@ -61,3 +61,17 @@ def test_a_validation_is_one_line_with_its_metrics(clock: list[float]) -> None:
     with Progress(out) as shown:
         shown.step(event(7).model_copy(update={"kind": "validation", "metrics": {"macro_f1": 0.5}}), total_steps=9)
     assert out.getvalue() == "  validation after step 7: macro_f1 0.500\n"
+
+
+def test_the_first_of_several_spikes_in_a_row_is_said_with_the_lines_of_its_rows(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress(out) as shown:
+        for step in (31, 32, 33, 40):
+            lines = tuple(range(2, 22)) if step == 40 else (3, 9)
+            spike = LossSpike(step=step, loss=6.2149, usual_low=1.981, usual_high=2.6, lines=lines)
+            shown.step(spike, total_steps=90)
+    assert out.getvalue().splitlines() == [
+        "  loss spike at step 31: 6.21, usual 1.98 to 2.6; its rows stand on lines 3, 9",
+        "  loss spike at step 40: 6.21, usual 1.98 to 2.6; its rows stand on lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, "
+        "13, 14, 15, 16, 17 and 4 more",
+    ]

@@ -19,7 +19,7 @@ from test_train_loop import run
 from luthier.errors import MissingExtra, RecipeError
 from luthier.pipeline import sinks
 from luthier.pipeline.sinks import Feed, Feeds, parameters, refuse_missing_sinks
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.spec.load import load_recipe
 from luthier.spec.recipe import Recipe
 from luthier.train.sinks import Start, load_sink, numbers
@@ -77,9 +77,10 @@ def test_every_event_arrives_in_order_and_the_end_is_told(tmp_path: Path) -> Non
         for step in range(1, 400):
             one.send(event(step))
         one.send(event(399, "validation", f1=float("nan")))
+        one.send(LossSpike(step=399, loss=9.0, usual_low=0.1, usual_high=1.0, lines=(3, 4)))
         one.close(finished=finished)
         told = [f"step {step}" for step in range(1, 400)]
-        assert steps(tmp_path / str(finished)) == [*told, "validation 399", f"finished {finished}"]
+        assert steps(tmp_path / str(finished)) == [*told, "validation 399", "spike 399", f"finished {finished}"]
     assert warn == []
 
 

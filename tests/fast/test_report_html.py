@@ -10,7 +10,7 @@ import pytest
 import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
-from luthier.records import AllItems, GateLine, Interval, Mistake, SystemScore
+from luthier.records import AllItems, GateLine, Interval, LossSpike, Mistake, SystemScore
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 
@@ -175,6 +175,18 @@ def test_overlap_with_training_and_benchmarks_is_told() -> None:
     ):
         assert part in shown.text, part
     assert "overlap with training" not in page().text.replace("rows overlap", "")
+
+
+def test_spikes_stand_beside_the_curve_with_the_lines_of_their_rows() -> None:
+    spikes = tuple(
+        LossSpike(step=step, loss=2.5, usual_low=0.2, usual_high=0.9, lines=(7, 19)) for step in range(40, 48)
+    )
+    shown = page(train=samples.train_result(spikes=spikes))
+    assert "The loss of 8 steps lies far above those before" in shown.text
+    assert "loss spike at step 40: 2.5, usual 0.2 to 0.9; its rows stand on lines 7, 19; loss spike at" in shown.text
+    assert any(name == "aria-label" and "spikes at 40, 41" in str(value) for name, value in shown.attributes)
+    assert ("class", "miss") in shown.attributes
+    assert "far above" not in page().text
 
 
 def test_what_was_found_by_meaning_is_told_where_it_was_looked_for() -> None:

@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from luthier.plan.words import duration
-from luthier.records import StepEvent
+from luthier.plan.words import duration, loss_spike
+from luthier.records import LossSpike, StepEvent
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -27,6 +27,7 @@ class Progress:
         self._began: dict[str, float] = {}
         self._first: dict[str, int] = {}
         self._said = 0.0
+        self._spike = -1
         if self._stream.isatty():
             self._bars = Bars(
                 TextColumn("{task.description:<34}"),
@@ -57,8 +58,13 @@ class Progress:
         seconds = time.monotonic() - began
         self.show(what, done, total, rate=f"{done / seconds:.1f}/s" if seconds > 0.5 else "", note="")
 
-    def step(self, event: StepEvent, *, total_steps: int) -> None:
-        """A training step or validation."""
+    def step(self, event: StepEvent | LossSpike, *, total_steps: int) -> None:
+        """A training step, a validation, or a spike (of several in a row the first)."""
+        if event.kind == "spike":
+            if event.step != self._spike + 1:
+                self.say(f"  {loss_spike(event)}")
+            self._spike = event.step
+            return
         if event.kind == "validation":
             scores = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
             self.say(f"  validation after step {event.step}: {scores}")

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from luthier.data.privacy import scrub
 from luthier.launch.offline import guard, is_offline
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.train.sinks import Sink, Start, load_sink
 
 _ALONE_SECONDS = 60
@@ -52,7 +52,7 @@ def serve(begin: Callable[[Start], Sink], lines: Iterable[bytes], report: int) -
         if fields["kind"] == "end":
             finished = True
             continue
-        event = StepEvent.model_validate_json(line)
+        event = (LossSpike if fields["kind"] == "spike" else StepEvent).model_validate_json(line)
         step = event.step
         sink.write(event)
     signal.alarm(_ALONE_SECONDS)

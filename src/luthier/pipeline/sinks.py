@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from luthier.errors import MissingExtra
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.spec.plugins import SINKS
 from luthier.spec.recipe import Recipe
 from luthier.train.sinks import Start
@@ -88,7 +88,7 @@ class Feed:
         os.set_blocking(self._child.stdout.fileno(), False)
         self._pump()
 
-    def send(self, event: StepEvent) -> None:
+    def send(self, event: StepEvent | LossSpike) -> None:
         """Pass an event on, without waiting."""
         if self._child is None:
             return
@@ -190,7 +190,7 @@ class Feeds:
             feeds.append(Feed(name, command, start, warn=warn))
         return cls(feeds)
 
-    def send(self, event: StepEvent) -> None:
+    def send(self, event: StepEvent | LossSpike) -> None:
         for feed in self._feeds:
             feed.send(event)
 

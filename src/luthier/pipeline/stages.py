@@ -20,7 +20,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
-from luthier.records import ModelShape, RequestContract, StepEvent, TrainResult
+from luthier.records import LossSpike, ModelShape, RequestContract, StepEvent, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -147,7 +147,7 @@ def train(context: Context) -> None:
 
     with Feeds.open(recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn) as feeds:
 
-        def watch(event: StepEvent, *, total_steps: int) -> None:
+        def watch(event: StepEvent | LossSpike, *, total_steps: int) -> None:
             events.append(event.kind, **event.model_dump(exclude={"kind"}))
             context.progress.step(event, total_steps=total_steps)
             feeds.send(event)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+from luthier.records import LossSpike
+
+MOST_LINES = 16
+"""Lines of the rows of a step that are named."""
+
 
 def duration(seconds: float) -> str:
     """'0.4 s', '12 s', '3 min 20 s', '2 h 05 min'."""
@@ -51,3 +56,12 @@ def p_value(p: float) -> str:
     if math.isnan(p):
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def loss_spike(spike: LossSpike) -> str:
+    """'loss spike at step 31: 6.21, usual 1.98 to 2.61; its rows stand on lines 3, 9, 12'."""
+    lines = ", ".join(map(str, spike.lines[:MOST_LINES]))
+    more = len(spike.lines) - MOST_LINES
+    usual = f"{spike.usual_low:.3g} to {spike.usual_high:.3g}"
+    said = f"loss spike at step {spike.step}: {spike.loss:.3g}, usual {usual}; its rows stand on lines {lines}"
+    return f"{said} and {more} more" if more > 0 else said

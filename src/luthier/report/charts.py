@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from luthier.plan.words import p_value
-from luthier.records import ClassScore, Difference, Interval, StepEvent, SystemScore
+from luthier.records import ClassScore, Difference, Interval, LossSpike, StepEvent, SystemScore
 from luthier.report.evidence import SYSTEM_TITLES, is_proportion, minus, number, signed, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
 
@@ -146,7 +146,7 @@ def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int], *,
     return figure(parts, width=WIDTH, height=y + row, label=spoken)
 
 
-def training(history: Sequence[StepEvent], *, metric: str, best_step: int) -> Markup:
+def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spikes: Sequence[LossSpike] = ()) -> Markup:
     """Loss of each step and of each validation above, the validation metric below, on one axis of steps."""
     steps = [event for event in history if event.kind == "step"]
     checks = [event for event in history if event.kind == "validation"]
@@ -158,6 +158,7 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int) -> Ma
     parts = [text(left, 12, "loss: mean negative log-likelihood a supervised token, in nats", kind="strong"), *loss[1]]
     down = loss[0]
     parts.append(path([(across(event.step), down(event.loss)) for event in steps], kind="curve other"))
+    parts += [dot(across(spike.step), down(spike.loss), kind="miss") for spike in spikes]
     if steps:
         parts.append(text(end + 10, down(steps[-1].loss) + 5, f"train {steps[-1].loss:.2f}", kind="value"))
     if checks:
@@ -191,6 +192,7 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int) -> Ma
             parts.append(text(across(mark), bottom + 18, plain(mark), anchor="middle", kind="small"))
     parts.append(text(end + 10, bottom + 18, "steps", kind="small"))
     final = f"{steps[0].loss:.2f} to {steps[-1].loss:.2f} in {last} steps" if steps else "no steps"
+    final += f", spikes at {', '.join(str(spike.step) for spike in spikes)}" if spikes else ""
     return figure(parts, width=WIDTH, height=bottom + 26, label=f"training loss from {final}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.data_report import DataReport
-from luthier.plan.words import count, duration, memory, millions, p_value, size
+from luthier.plan.words import count, duration, loss_spike, memory, millions, p_value, size
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
@@ -53,6 +53,7 @@ def environment() -> Environment:
         brackets=brackets,
         count=count,
         duration=duration,
+        loss_spike=loss_spike,
         memory=memory,
         number=number,
         p_value=p_value,
@@ -130,7 +131,9 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
         "rows": charts.rows(
             data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}, added=data.rows_added
         ),
-        "training": charts.training(train.history, metric=train.best_metric, best_step=train.best_step),
+        "training": charts.training(
+            train.history, metric=train.best_metric, best_step=train.best_step, spikes=train.spikes
+        ),
         "confusion": charts.confusion(evaluation.labels, evaluation.confusion) if closed else "",
         "predicted": charts.predicted(_predicted(evidence)),
     }

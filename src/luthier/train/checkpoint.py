@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from luthier.errors import RunError
 from luthier.models.adapters import safetensors_disk_errors
-from luthier.records import Record, StepEvent
+from luthier.records import LossSpike, Record, StepEvent
 from luthier.store.files import write_atomic, write_atomic_dir
 
 _NAME = re.compile(r"step-(\d{6})")
@@ -41,6 +41,7 @@ class LoopState(Record):
     peak_memory_gib: float = 0.0
     resumed_from: tuple[int, ...] = ()
     history: tuple[StepEvent, ...] = ()
+    spikes: tuple[LossSpike, ...] = ()
     key: str = Field(description="Hash of recipe, data and base; a checkpoint of something else is refused.")
 
 

@@ -25,7 +25,7 @@ from luthier.data.shards import Example
 from luthier.errors import NonFinite, Stopped
 from luthier.models.adapters import save_adapter
 from luthier.models.forward import is_noisy
-from luthier.records import StepEvent, TrainResult
+from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.train import checkpoint
@@ -34,12 +34,13 @@ from luthier.train.checkpoint import LoopState
 from luthier.train.memory import peak_memory_gib
 from luthier.train.methods import Method
 from luthier.train.optim import learning_rate, make_optimizer
+from luthier.train.spikes import find_spike
 
 
 class Watcher(Protocol):
-    """Told of every step and validation; what it does must not touch the model."""
+    """Told of every step, validation and spike; what it does must not touch the model."""
 
-    def __call__(self, event: StepEvent, *, total_steps: int) -> None: ...
+    def __call__(self, event: StepEvent | LossSpike, *, total_steps: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,9 @@ class _Loop:
             memory_gib=memory,
         )
         self.watch(event, total_steps=self.total)
+        spike = find_spike(event, state.history, [self.examples[row].line for row in step.rows])
+        if spike is not None:
+            self.watch(spike, total_steps=self.total)
         return state.model_copy(
             update={
                 "step": state.step + 1,
@@ -190,6 +194,7 @@ class _Loop:
                 "seconds": state.seconds + seconds,
                 "peak_memory_gib": max(state.peak_memory_gib, memory),
                 "history": (*state.history, event),
+                "spikes": (*state.spikes, spike) if spike is not None else state.spikes,
             }
         )
 
@@ -275,6 +280,7 @@ def _result(
         peak_memory_gib=state.peak_memory_gib,
         resumed_from=state.resumed_from,
         history=state.history,
+        spikes=state.spikes,
         weights_sha256=sha256_file(out / "adapter" / "adapter_model.safetensors"),
         data_sha256=inputs.data_sha256,
         model_sha256=inputs.model_sha256,

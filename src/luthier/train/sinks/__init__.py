@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from luthier.records import Record, StepEvent
+from luthier.records import LossSpike, Record, StepEvent
 from luthier.spec.plugins import SINKS
 
 
@@ -31,7 +31,7 @@ class Start(Record):
 class Sink(Protocol):
     """Told of every event, in order. After a resume the steps since the checkpoint come again, with the same values."""
 
-    def write(self, event: StepEvent) -> None: ...
+    def write(self, event: StepEvent | LossSpike) -> None: ...
 
     def close(self, *, finished: bool) -> None:
         """Nothing follows in this session; `finished` is false where training was stopped and may be resumed."""
@@ -48,8 +48,10 @@ def load_sink(name: str) -> Callable[[Start], Sink]:
     return cast(Callable[[Start], Sink], importlib.import_module(f"luthier.train.sinks.{name}").begin)
 
 
-def numbers(event: StepEvent) -> dict[str, float]:
+def numbers(event: StepEvent | LossSpike) -> dict[str, float]:
     """What a sink plots of an event, by names that every sink shares."""
+    if event.kind == "spike":
+        return {"train/loss_spike": event.loss}
     if event.kind == "validation":
         return {f"validation/{name}": value for name, value in event.metrics.items()}
     return {

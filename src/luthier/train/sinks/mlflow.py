@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.store.files import sha256_json, write_atomic
 from luthier.train.sinks import Start, numbers
 
@@ -20,7 +20,7 @@ class TrackedRun:
         self._client, self._run_id = client, run_id
         self._logged: dict[str, int] = {}  # kind of event -> last step that the store has whole
 
-    def write(self, event: StepEvent) -> None:
+    def write(self, event: StepEvent | LossSpike) -> None:
         from mlflow.entities import Metric
 
         values = numbers(event)

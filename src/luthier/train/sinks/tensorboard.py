@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.train.sinks import Start, numbers
 
 
@@ -18,7 +18,7 @@ class EventFiles:
         self._writer: Any = EventFileWriter(folder)
         self._is_new = True
 
-    def write(self, event: StepEvent) -> None:
+    def write(self, event: StepEvent | LossSpike) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luthier.records import StepEvent
+from luthier.records import LossSpike, StepEvent
 from luthier.store.files import write_atomic
 from luthier.train.sinks import Start, numbers
 
@@ -22,7 +22,7 @@ class LoggedRun:
     def __init__(self, run: Any, kept: Path, logged: dict[str, int]) -> None:
         self._run, self._kept, self._logged = run, kept, logged
 
-    def write(self, event: StepEvent) -> None:
+    def write(self, event: StepEvent | LossSpike) -> None:
         if event.step <= self._logged.get(event.kind, 0):
             return
         self._run.log(numbers(event), step=event.step)
@@ -39,7 +39,9 @@ def begin(start: Start) -> LoggedRun:
     import wandb
 
     kept = Path(start.folder) / "run.json"
-    before = json.loads(kept.read_text()) if kept.is_file() else {"id": uuid.uuid4().hex[:12], "logged": {}}
+    before: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "logged": {}}
+    if kept.is_file():
+        before = json.loads(kept.read_text())
     mode: Any = "offline" if start.offline else os.environ.get("WANDB_MODE", "offline")
     run = wandb.init(
         project=start.recipe,
