@@ -287,11 +287,19 @@ class StepEvent(Record):
     )
     learning_rate: float
     grad_norm: float
-    num_tokens: int = Field(description="Tokens computed in this step.")
+    num_tokens: int = Field(description="Tokens of this step's rows.")
+    computed_tokens: int = Field(
+        0, description="Positions computed: what rows share once, what follows the last supervised token never."
+    )
     supervised_tokens: int
     seconds: float
     memory_gib: float
     metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def useful_share(self) -> float:
+        """Of the positions computed, the share at which something was learned: supervised over computed tokens."""
+        return self.supervised_tokens / self.computed_tokens if self.computed_tokens else float("nan")
 
 
 class Kill(Record):

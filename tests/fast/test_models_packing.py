@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from luthier.errors import ModelError
 from luthier.models.forward import forward_logits
-from luthier.models.packing import Segment, common_start, lay_out, lay_out_rows
+from luthier.models.packing import Segment, common_start, lay_out, lay_out_rows, num_laid_out
 from tiny import llama
 
 MODEL = llama()
@@ -117,6 +117,7 @@ def test_sliding_windows_of_gemma3_are_respected() -> None:
 @given(st.lists(st.lists(st.integers(3, 4), min_size=1, max_size=9), min_size=1, max_size=6), st.integers(1, 4))
 def test_what_rows_begin_with_is_there_once(rows: list[list[int]], shared: int) -> None:
     layout, places = lay_out_rows(rows, shared=shared)
+    assert num_laid_out(rows, shared=shared) == layout.input_ids.numel()
     ids, positions, mask = layout.input_ids[0], layout.position_ids[0], layout.mask[0, 0]
     for row, place in zip(rows, places, strict=True):
         assert ids[place].tolist() == row

@@ -27,6 +27,7 @@ def event(step: int) -> StepEvent:
         learning_rate=0.1,
         grad_norm=1.0,
         num_tokens=400,
+        computed_tokens=300,
         supervised_tokens=9,
         seconds=2.0,
         memory_gib=1.0,
@@ -40,7 +41,7 @@ def test_a_resumed_run_judges_the_time_left_by_its_own_steps(clock: list[float])
             shown.step(event(step), total_steps=200)
             clock[0] += 6.0
     lines = out.getvalue().splitlines()
-    assert lines[0] == "  training: 90 of 200, 200 tokens/s, loss 2.500"
+    assert lines[0] == "  training: 90 of 200, 200 tokens/s, loss 2.500, useful 3 %, gradient 1, rate 1.0e-01, 1.0 GiB"
     assert "training: 93 of 200" in lines[1]
     assert "11 min left" in lines[1]  # 107 steps of 6 s
 

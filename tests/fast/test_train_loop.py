@@ -145,6 +145,32 @@ def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None
     assert [layout.input_ids.numel() for layout, _ in laid_out] == [17 + 4, 4 * 18]
 
 
+def test_events_tell_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted where it is laid out, with sharing and without, and whatever the micro-batch."""
+    laid_out: list[int] = []
+    real = sft.lay_out_rows
+
+    def counted(rows: Any, **how: Any) -> Any:
+        made = real(rows, **how)
+        laid_out.append(made[0].input_ids.numel())
+        return made
+
+    monkeypatch.setattr(sft, "lay_out_rows", counted)
+    start = list(range(3, 20))
+    rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 17 + [True] * 2) for n in range(30, 36)]
+    given = loop.Inputs(rows, model_sha256="m", data_sha256="d", recipe_sha256="r")
+    for name, dropout, budget in (("tree", 0.0, 400), ("cut", 0.0, 20), ("noisy", 0.3, 400)):
+        laid_out.clear()
+        settings = SETTINGS.model_copy(update={"micro_batch_tokens": budget, "num_train_epochs": 1, "batch_size": 6})
+        (event,) = run(tmp_path / name, model=fresh(dropout=dropout), inputs=given, settings=settings).history
+        assert event.computed_tokens == sum(laid_out)
+        assert event.num_tokens == 6 * 19
+        assert event.useful_share == 12 / event.computed_tokens
+        # Six answers of one token that is read, after a start of seventeen: once, once a micro-batch, once a row.
+        assert event.computed_tokens == {"tree": 17 + 6, "cut": 17 * len(laid_out) + 6, "noisy": 6 * 18}[name]
+        assert (len(laid_out) > 1) == (name == "cut")
+
+
 def test_training_learns_and_the_base_stays_as_it_was(tmp_path: Path) -> None:
     model, before = fresh(), {name: p.clone() for name, p in llama().named_parameters()}
     result = run(tmp_path, model=model, settings=SETTINGS.model_copy(update={"num_train_epochs": 12}))

@@ -130,8 +130,24 @@ def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tupl
     Returns:
         The layout, and for each row the index in the packed row of each of its tokens, int64 [tokens].
     """
+    segments, lines = _share(rows, shared)
+    layout = lay_out(segments)
+    places = [
+        torch.cat([torch.arange(layout.starts[s], layout.starts[s] + layout.lengths[s]) for s in line])
+        for line in lines
+    ]
+    return layout, places
+
+
+def num_laid_out(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> int:
+    """Tokens of the packed row that `lay_out_rows` would make."""
+    return sum(len(segment.ids) for segment in _share(rows, shared)[0])
+
+
+def _share(rows: Sequence[Sequence[int]], shared: int) -> tuple[list[Segment], list[list[int]]]:
+    """Segments, each after its parent, and for each row those that it is made of."""
     segments: list[Segment] = []
-    lines: list[list[int]] = [[] for _ in rows]  # of each row: the segments it is made of
+    lines: list[list[int]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda row: list(rows[row]))
     common = [common_start(rows[a], rows[b]) for a, b in pairwise(order)]
     waiting: list[tuple[int, int, int, int | None]] = [(0, len(order), 0, None)]  # rows order[low:high] share `depth`
@@ -151,12 +167,7 @@ def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tupl
                 longer = [other for other in alike if len(rows[order[other]]) > until]
                 if longer:
                     waiting.append((longer[0], longer[-1] + 1, until, len(segments) - 1))
-    layout = lay_out(segments)
-    places = [
-        torch.cat([torch.arange(layout.starts[s], layout.starts[s] + layout.lengths[s]) for s in line])
-        for line in lines
-    ]
-    return layout, places
+    return segments, lines
 
 
 def common_start(one: Sequence[int], other: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from luthier.plan.words import duration, loss_spike
+from luthier.plan.words import duration, loss_spike, memory
 from luthier.records import LossSpike, StepEvent
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -70,7 +70,11 @@ class Progress:
             self.say(f"  validation after step {event.step}: {scores}")
             return
         rate = f"{event.num_tokens / event.seconds:.0f} tokens/s"
-        self.show("training", event.step, total_steps, rate=rate, note=f"loss {event.loss:.3f}")
+        note = f"loss {event.loss:.3f}"
+        note += f", useful {100 * event.useful_share:.0f} %" if event.computed_tokens else ""
+        if self._bars is None:  # a terminal has no room for more beside a bar
+            note += f", gradient {event.grad_norm:.2g}, rate {event.learning_rate:.1e}, {memory(event.memory_gib)}"
+        self.show("training", event.step, total_steps, rate=rate, note=note)
 
     def show(self, what: str, done: int, total: int, *, rate: str, note: str) -> None:
         """Move a bar, or say a line when the last one is old or the work is complete."""

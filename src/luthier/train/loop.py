@@ -25,6 +25,7 @@ from luthier.data.shards import Example
 from luthier.errors import NonFinite, Stopped
 from luthier.models.adapters import save_adapter
 from luthier.models.forward import is_noisy
+from luthier.models.packing import num_laid_out
 from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
@@ -154,9 +155,11 @@ class _Loop:
         assert self.settings.micro_batch_tokens is not None
         total_loss = 0.0
         self.model.train()
-        computed = [self.method.computed(self.examples[row]) for row in step.rows]
-        budget = self.settings.micro_batch_tokens
-        for rows in micro_batches(step.rows, computed, max_tokens=budget, share=not is_noisy(self.model)):
+        computed = {row: self.method.computed(self.examples[row]) for row in step.rows}
+        budget, share, num_computed = self.settings.micro_batch_tokens, not is_noisy(self.model), 0
+        for rows in micro_batches(step.rows, [computed[r] for r in step.rows], max_tokens=budget, share=share):
+            own = [computed[row] for row in rows]
+            num_computed += num_laid_out(own) if share else sum(map(len, own))
             weights = None if self.weights is None else [self.weights[row] for row in rows]
             loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
             (loss / count).backward()  # type: ignore[no-untyped-call]
@@ -178,6 +181,7 @@ class _Loop:
             learning_rate=rate,
             grad_norm=norm,
             num_tokens=tokens,
+            computed_tokens=num_computed,
             supervised_tokens=count,
             seconds=seconds,
             memory_gib=memory,

@@ -59,6 +59,7 @@ def numbers(event: StepEvent | LossSpike) -> dict[str, float]:
         "train/learning_rate": event.learning_rate,
         "train/grad_norm": event.grad_norm,
         "train/tokens_per_second": event.num_tokens / event.seconds if event.seconds else 0.0,
+        "train/useful_share": event.useful_share,
         "train/memory_gib": event.memory_gib,
         "train/epoch": event.epoch,
     }
