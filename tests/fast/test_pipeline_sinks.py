@@ -119,6 +119,15 @@ def test_training_is_the_same_to_the_bit_when_a_sink_fails_at_a_random_step(
         assert steps(tmp_path / "sink") == [f"step {step}" for step in range(1, at)] if at > 1 else True
 
 
+@pytest.mark.parametrize("kind", ["leaves", "exits", "raises"])
+def test_a_sink_that_fails_at_the_last_event_is_not_taken_for_one_that_is_done(tmp_path: Path, kind: str) -> None:
+    warn = Warnings()
+    one = feed(kind, tmp_path, warn, at=1)
+    one.send(event(1))
+    one.close(finished=True)
+    assert len(warn) == 1
+
+
 def test_what_a_sink_says_of_its_error_holds_no_password_and_no_address(tmp_path: Path) -> None:
     warn = Warnings()
     one = feed("raises", tmp_path, warn, at=1)

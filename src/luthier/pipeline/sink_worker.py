@@ -1,4 +1,4 @@
-"""The process of one sink: events come in as lines of JSON, and one line goes out should it fail.
+"""The process of one sink: events come in as lines of JSON, and one line goes out at its end or failure.
 
 Whatever the sink raises ends this process, and its last word is the step and the error. Nothing is caught, so nothing
 is caught too widely; whoever feeds it (`luthier.pipeline.sinks`) sees the end and goes on without it.
@@ -25,8 +25,8 @@ from luthier.train.sinks import Sink, Start, load_sink
 _ALONE_SECONDS = 60
 """How long it may go on when nobody waits for it any longer."""
 
-_REPORT_BYTES = 3500
-"""Less than a pipe takes at once."""
+DONE = b"done\n"
+"""The last word of a sink that has everything; an exit code of 0 alone may be a library that left."""
 
 
 def serve(begin: Callable[[Start], Sink], lines: Iterable[bytes], report: int) -> None:
@@ -35,14 +35,14 @@ def serve(begin: Callable[[Start], Sink], lines: Iterable[bytes], report: int) -
     Args:
         begin: opens the sink.
         lines: a Start, then events, then {"kind": "end"} where training came to its end.
-        report: file descriptor that is told of an error.
+        report: file descriptor that is told of an error, or of the end.
     """
     step, finished = 0, False
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         said = _shown(f"{kind.__name__}: {error}".splitlines()[0])[:300]
         sys.stderr.write(_shown("".join(traceback.format_exception(kind, error, trace))))
-        os.write(report, json.dumps({"step": step, "error": said}).encode()[:_REPORT_BYTES])
+        os.write(report, json.dumps({"step": step, "error": said}).encode() + b"\n")
 
     sys.excepthook = tell
     rest = iter(lines)
@@ -57,6 +57,7 @@ def serve(begin: Callable[[Start], Sink], lines: Iterable[bytes], report: int) -
         sink.write(event)
     signal.alarm(_ALONE_SECONDS)
     sink.close(finished=finished)
+    os.write(report, DONE)
 
 
 def _shown(text: str) -> str:

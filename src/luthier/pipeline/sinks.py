@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from luthier.errors import MissingExtra
+from luthier.pipeline.sink_worker import DONE
 from luthier.records import LossSpike, StepEvent
 from luthier.spec.plugins import SINKS
 from luthier.spec.recipe import Recipe
@@ -64,7 +65,7 @@ class Feed:
         """Start the process; `warn` is told once, with a line and the fields of an event, should the sink fail."""
         self._name, self._warn = name, warn
         self._waiting = bytearray(start.model_dump_json().encode() + b"\n")
-        self._step, self._dropped, self._dropped_at = 0, 0, 0
+        self._step, self._dropped, self._dropped_at, self._done = 0, 0, 0, False
         folder = Path(start.folder)
         self._child: subprocess.Popen[bytes] | None = None
         try:
@@ -135,10 +136,12 @@ class Feed:
             closing = False  # it ends or has ended, too early
             self._waiting.clear()
         code = child.poll()  # before its last word is read, which came earlier
-        if said := child.stdout.read():
-            last = json.loads(said)
+        said = child.stdout.read() or b""
+        self._done = self._done or said == DONE
+        if said and said != DONE:
+            last = json.loads(said.removeprefix(DONE).splitlines()[0])
             self._off(last["step"], last["error"])
-        elif code is not None and not (closing and code == 0):
+        elif code is not None and not (closing and code == 0 and self._done):
             self._off(self._step, f"its process ended with exit code {code}")
 
     def _off(self, step: int, error: str) -> None:
