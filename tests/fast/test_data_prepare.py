@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from luthier.data.audit import Faults, fault_of
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
-from luthier.data.prepare import SPLITS, prepare
+from luthier.data.prepare import prepare
 from luthier.data.privacy import find
 from luthier.data.privacy.ner import missing_package
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import _SIDE_NAMES, profile
 from luthier.data.shards import Example, Shard
+from luthier.data.to_shards import SPLITS
 from luthier.data_report import DataReport, Finding
 from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
