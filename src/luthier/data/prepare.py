@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.by_meaning import open_meanings
+from luthier.data.canaries import FILE as CANARIES
 from luthier.data.contract import TAGGER_FILE, Renderer, make_contract, open_tokenizer
 from luthier.data.crew import Alone, Crew
 from luthier.data.encoder import Embedder
@@ -65,7 +66,8 @@ def prepare(
     """
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
-    (out / "report.json").unlink(missing_ok=True)  # a report never stands beside shards that it is not about
+    for file in ("report.json", CANARIES):  # neither ever stands beside shards that it is not about
+        (out / file).unlink(missing_ok=True)
     flow = _open(resolved, tokenizer_folder, out=out, crew=crew or Alone(), embedder=embedder)
     reading = Reading(resolved, flow.ledger, bad=out / "quarantine.jsonl")
     parts = reading.parts(flow.part_rows)
