@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import subprocess
@@ -117,6 +118,20 @@ def test_a_messy_file_from_end_to_end(tmp_path: Path) -> None:
     assert split.supervised_tokens == sum(sum(one.supervised) for one in examples["train"])
     assert split.tokens == sum(len(one.input_ids) for one in examples["train"])
     assert split.length_p50 <= split.length_p95 <= split.length_max == max(len(e.input_ids) for e in examples["train"])
+
+
+def test_groups_on_disk_are_numbers_that_no_list_of_customers_gives_back(tmp_path: Path) -> None:
+    rows = tickets()
+    run(tmp_path, rows, split={"group_by": "customer"})
+    found = [one for ones in shards(tmp_path).values() for one in ones]
+    pairs = {(one.group, rows[one.line - 2]["customer"]) for one in found}
+    assert len(pairs) == len({group for group, _ in pairs}) == len({customer for _, customer in pairs})
+    by_line = list(dict.fromkeys(one.group for one in sorted(found, key=lambda one: one.line)))
+    assert by_line == [f"g{n}" for n in range(len(by_line))]
+    hashes = [hashlib.blake2b(f"customer={row['customer']}".encode(), digest_size=8).hexdigest() for row in rows]
+    for path in (tmp_path / "out").iterdir():
+        content = path.read_bytes()
+        assert not [one for one in hashes if one.encode() in content], path.name
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
