@@ -640,3 +640,25 @@ def test_what_only_the_profile_finds_is_not_kept_in_the_clear_anywhere(tmp_path:
         assert b"Thatcher" not in path.read_bytes(), path.name
     (kept,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines())
     assert "raw" not in kept
+
+
+def test_rows_of_a_folder_name_the_file_of_the_row_that_they_repeat(tmp_path: Path) -> None:
+    rows = tickets(60)
+    near = {
+        **rows[2],
+        "message": "please tell me where my long awaited and well insured parcel of guitars is right now",
+    }
+    rows[2] = near
+    more = [dict(rows[1]), {**near, "message": near["message"] + "?"}, {**rows[3], "intent": "other"}, dict(rows[1])]
+    (tmp_path / "many").mkdir()
+    write(tmp_path / "many" / "a.jsonl", rows)
+    write(tmp_path / "many" / "b.jsonl", more)
+    recipe = resolved(tmp_path, path="many", dedupe={"near": 0.9})
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    last = [(fate.line, fate.detail) for fate in report.fates if fate.file == "many/b.jsonl"]
+    assert last[:1] + last[2:] == [
+        (1, "of many/a.jsonl:2"), (3, "same text, other labels in many/a.jsonl:4, many/b.jsonl:3"),
+        (4, "of many/a.jsonl:2"),
+    ]  # fmt: skip
+    assert last[1][0] == 2
+    assert re.fullmatch(r"of many/a\.jsonl:3, likeness 0\.9\d", last[1][1])

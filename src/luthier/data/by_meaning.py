@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from luthier.data.dedupe import text_key
 from luthier.data.encoder import Embedder, Encoder, Floats, locate
 from luthier.data.firewall import MOST_JOINED
-from luthier.data.items import Item, Ledger, Verdict, item_text
+from luthier.data.items import Item, Ledger, Verdict, item_text, place_beside
 from luthier.data.likeness import compared_text
 from luthier.data.meaning import Like, likest, linked, repeated_by_meaning
 from luthier.data_report import MeaningPair, MeaningReport, PairKind
@@ -126,7 +126,7 @@ class Meanings:
             for item, like in zip(own, found.first, strict=True):
                 if like is not None:
                     first = own[like.index]
-                    detail = f"of line {first.line}, likeness {like.cosine:.2f} by meaning"
+                    detail = f"of {place_beside(item, first)}, likeness {like.cosine:.2f} by meaning"
                     verdicts[id(item)] = ("duplicate_meaning", detail)
                     self._note("duplicate", like.cosine, item, first)
             for row, like in found.conflicts:

@@ -75,6 +75,11 @@ def labels_of(items: Iterable[Item]) -> set[str]:
     return {item.answer for item in items if item.made_by != CANARY}
 
 
+def place_beside(item: Item, first: Item) -> str:
+    """Where a row stands that another one is set aside for; the file is said where it is not the same."""
+    return f"line {first.line}" if item.file == first.file else f"{first.file}:{first.line}"
+
+
 def item_text(item: Item) -> str:
     """As it is written, not as it is compared: small letters hide names."""
     return item.text or "\n".join(turn.content for turn in item.turns)

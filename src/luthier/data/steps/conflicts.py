@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.dedupe import conflicting
-from luthier.data.items import Verdict
+from luthier.data.items import Item, Verdict
 from luthier.data.step import Facts, Flow, WholeStep
 from luthier.records import SplitName
 
@@ -18,23 +18,25 @@ class Conflicts(WholeStep):
     def sift(self, flow: Flow) -> Facts:
         items = flow.items
         marks = conflicting([(item.origin, item.digest) for item in items], [item.answer for item in items])
-        lines: dict[tuple[SplitName | None, bytes], list[str]] = {}
+        rows: dict[tuple[SplitName | None, bytes], list[Item]] = {}
         for item, mark in zip(items, marks, strict=True):
             if mark:
-                lines.setdefault((item.origin, item.digest), []).append(str(item.line))
+                rows.setdefault((item.origin, item.digest), []).append(item)
+        places = {key: _places(own) for key, own in rows.items()}
         found: list[Verdict | None] = [
-            ("conflicting_labels", f"same text, other labels in lines {_few(lines[item.origin, item.digest])}")
-            if mark
-            else None
+            ("conflicting_labels", f"same text, other labels in {places[item.origin, item.digest]}") if mark else None
             for item, mark in zip(items, marks, strict=True)
         ]
         flow.items = flow.ledger.sift("conflicts", items, found)
-        return {"conflicts": len(lines)}
+        return {"conflicts": len(rows)}
 
 
-def _few(lines: Sequence[str]) -> str:
-    more = f" and {len(lines) - _NAMED_LINES} more" if len(lines) > _NAMED_LINES else ""
-    return ", ".join(lines[:_NAMED_LINES]) + more
+def _places(items: Sequence[Item]) -> str:
+    more = f" and {len(items) - _NAMED_LINES} more" if len(items) > _NAMED_LINES else ""
+    shown = items[:_NAMED_LINES]
+    if len({item.file for item in items}) > 1:  # of a folder
+        return ", ".join(f"{item.file}:{item.line}" for item in shown) + more
+    return "lines " + ", ".join(str(item.line) for item in shown) + more
 
 
 STEP = Conflicts

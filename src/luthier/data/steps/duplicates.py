@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.data.dedupe import repeated
-from luthier.data.items import Verdict
+from luthier.data.items import Verdict, place_beside
 from luthier.data.step import Facts, Flow, WholeStep
 
 
@@ -15,7 +15,8 @@ class Duplicates(WholeStep):
             [item.turns[-1].content if item.turns else item.answer for item in items],
         )
         verdicts: list[Verdict | None] = [
-            None if index is None else ("duplicate", f"of line {items[index].line}") for index in first
+            None if index is None else ("duplicate", f"of {place_beside(item, items[index])}")
+            for item, index in zip(items, first, strict=True)
         ]
         for item, index in zip(items, first, strict=True):
             if index is not None:

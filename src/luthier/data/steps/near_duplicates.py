@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.dedupe import near_repeated
-from luthier.data.items import Item, Verdict
+from luthier.data.items import Item, Verdict, place_beside
 from luthier.data.likeness import Comparison
 from luthier.data.step import Facts, Flow, WholeStep
 from luthier.data_report import NearConflict, NearReport
@@ -34,7 +34,7 @@ class NearDuplicates(WholeStep):
             found = near_repeated(likeness.pairs(own, comparison), [item.answer if closed else "" for item in own])
             for item, match in zip(own, found.first, strict=True):
                 if match is not None:
-                    detail = f"of line {own[match.index].line}, likeness {match.jaccard:.2f}"
+                    detail = f"of {place_beside(item, own[match.index])}, likeness {match.jaccard:.2f}"
                     verdicts[id(item)] = ("near_duplicate", detail)
                     flow.ledger.repeats(item, own[match.index], match.jaccard)
             conflicts += [
