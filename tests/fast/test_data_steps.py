@@ -24,7 +24,7 @@ from luthier.data.crew import Alone, Crew
 from luthier.data.encoder import Floats
 from luthier.data.prepare import prepare
 from luthier.data.profile import profile
-from luthier.data.refine import Pass, staged
+from luthier.data.refine import Pass, _handed_over, staged
 from luthier.data.shards import Shard
 from luthier.data.step import RowStep, Step, WholeStep
 from luthier.data_report import DataReport
@@ -135,6 +135,17 @@ def test_what_cannot_be_is_told_with_its_line_and_a_way_out(
         settled(path)
     assert told.value.what.startswith(f"{path}:{line}: {what}")
     assert way_out in told.value.way_out
+
+
+def test_the_order_in_the_docs_can_be(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    block = next(part for part in docs.split("```yaml\n")[1:] if "steps:" in part.partition("```")[0])
+    written = block.partition("```")[0].removeprefix("data:\n").replace("pseudonymise", "pseudonymise, profile: fast")
+    path = recipe_file(tmp_path, "")
+    path.write_text(path.read_text().replace("  privacy: {profile: fast}\n", written))
+    steps = settled(path).recipe.data.steps
+    assert steps is not None
+    assert steps.index("near_duplicates") < steps.index("privacy")
 
 
 def test_labels_are_of_no_use_to_free_answers(tmp_path: Path) -> None:
@@ -340,6 +351,16 @@ def test_a_cut_is_followed_by_a_pass_that_names(tmp_path: Path) -> None:
     assert second.steps == ()
     assert second.name is not None
     assert len(second.name.comparisons) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 99])
+def test_rows_are_handed_over_in_order_and_not_kept(size: int) -> None:
+    rows: list[Any] = list(range(7))
+    seen = []
+    for part in _handed_over(rows, size):
+        seen.append(part)
+        assert len(rows) == 7 - sum(map(len, seen))
+    assert seen == [list(range(7))[first : first + size] for first in range(0, 7, size)]
 
 
 class _Row(RowStep):

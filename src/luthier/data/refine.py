@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.contract import open_frozen
-from luthier.data.crew import in_parts
 from luthier.data.items import Item, Ledger, Tally, name_item
 from luthier.data.likeness import Comparison, Likeness, sign_all
 from luthier.data.near import Signatures
@@ -164,7 +163,9 @@ def _name(flow: Flow, later: Sequence[Stage]) -> Name | None:
 def _pass(flow: Flow, work: Pass, parts: Iterator[Sequence[Item]] | None) -> Facts:
     """Let the crew do it, part by part; then look at what only all parts tell."""
     if parts is None:
-        parts = in_parts(flow.items, flow.part_rows if work.looks else ROWS_PER_BATCH)
+        parts = _handed_over(flow.items, flow.part_rows if work.looks else ROWS_PER_BATCH)
+    if work.name is not None:
+        flow.likeness = None  # of texts that no longer stand so
     items: list[Item] = []
     made: list[list[Any]] = [[] for _ in work.steps]
     signatures = []
@@ -180,6 +181,15 @@ def _pass(flow: Flow, work: Pass, parts: Iterator[Sequence[Item]] | None) -> Fac
     for step, found in zip(work.steps, made, strict=True):
         facts |= step.gather(found, flow)
     return facts
+
+
+def _handed_over(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Parts of the rows, taken out of the list: what comes back may be copies, and no row is to be held twice."""
+    items.reverse()
+    while items:
+        part = items[: -size - 1 : -1]
+        del items[-size:]
+        yield part
 
 
 def _let_go(flow: Flow, later: Sequence[Stage]) -> Facts:
