@@ -351,6 +351,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.limit.train": (9, PREPARE),
     "data.limit.validation": (3, PREPARE),
     "data.limit.test": (3, PREPARE),
+    "data.steps": (["clean", "privacy", "duplicates", "conflicts", "split", "labels", "leakage"], PREPARE),
     "data.privacy.action": ("redact", PREPARE),
     "data.privacy.secrets": ("stop", PREPARE),
     "data.too_long": ("cut_middle", PREPARE),

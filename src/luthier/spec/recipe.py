@@ -304,6 +304,9 @@ class Data(Section):
     test: str | None = Field(None, description="A file of the user's own instead of a split.")
     split: Split = Field(default_factory=Split)
     limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
+    steps: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Refining steps in their order; None is the usual one. See luthier.spec.steps."
+    )
     privacy: Privacy | None = None
     clean: tuple[CleanStep, ...] | None = Field(None, description="Cleaning steps in order, of rows and of requests.")
     filter: Filter | None = None
