@@ -228,7 +228,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.count = sft.count
+        self.count, self.computed = sft.count, sft.computed
 
     def loss_sum(self, model: Any, examples: Any, weights: Any = None) -> torch.Tensor:
         self.calls += 1
@@ -419,6 +419,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.validations": (2, TRAIN),
     "train.patience": (1, TRAIN),
     "train.save_steps": (1, TRAIN),
+    "train.save_total_limit": (1, TRAIN),
     "train.seed": (7, TRAIN),
     "train.threads": (3, TRAIN),
     "train.class_weight": ("balanced", TRAIN),

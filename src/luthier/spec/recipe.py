@@ -404,6 +404,7 @@ class Train(Section):
     validations: int | None = Field(None, gt=0, description="How often the validation split is scored, evenly spread.")
     patience: int | None = Field(None, gt=0, description="Validations without a better metric before training stops.")
     save_steps: int | None = Field(None, gt=0, description="Steps between checkpoints.")
+    save_total_limit: int | None = Field(None, gt=0, description="Checkpoints that are kept, the newest of them.")
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
     class_weight: ClassWeight | None = Field(

@@ -487,6 +487,7 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.validations", 4, "one in each quarter of training")
     filler.fill("train.patience", 2, "two validations without a better metric")
     filler.fill("train.save_steps", 20, "little is lost when a run is killed")
+    filler.fill("train.save_total_limit", 2, "the newest, and the one before it; the best weights are in each")
     if filler.tree["train"]["class_weight"] is None:
         filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
     elif filler.tree["train"]["class_weight"] == "effective":
