@@ -392,3 +392,18 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
         assert made.meaning is not None
         assert {pair.kind for pair in made.meaning.pairs} == {"duplicate", "conflict", "leak"}
     assert seen[0] == seen[1]
+
+
+def test_names_are_masked_as_they_are_written_not_as_they_are_compared(tmp_path: Path) -> None:
+    """Small letters, by which texts are compared, hide names; the texts of a benchmark are shown too."""
+    rows = rows_of(range(60))
+    said = "my name is Zora Quixnar and"
+    rows += [{**row, "message": f"{said} {row['message']}"} for row in rows[:4]]
+    write(tmp_path / "bench.csv", [{"message": f"{said} {told(topic, 7)}", "x": "1"} for topic in range(20, 50)])
+    report = run(
+        tmp_path, rows, dedupe={"near": False, "meaning": 0.9}, leakage={"meaning": 0.9, "benchmarks": ["bench.csv"]}
+    )
+    assert report.meaning is not None
+    kinds = {pair.kind for pair in report.meaning.pairs if "[NAME]" in pair.text + pair.of_text}
+    assert {"duplicate", "benchmark"} <= kinds
+    assert "quixnar" not in report.to_json().casefold()

@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 
 from luthier.data import clean
 from luthier.data.contract import prepare_text
+from luthier.data.items import Item, Ledger
+from luthier.data.privacy import find
+from luthier.data.privacy.profiles import Detector
+from luthier.data.privacy.spans import Span
 from luthier.errors import DataError
 from luthier.spec.recipe import CleanStep
 from luthier.spec.resolve import CLEAN_CLOSED, CLEAN_OPEN
@@ -83,3 +87,24 @@ def test_a_prepared_text_stays_as_it_is(transforms: tuple[str, ...], redact: boo
 
 def test_the_steps_of_a_recipe_are_those_of_the_table() -> None:
     assert get_args(CleanStep) == tuple(clean.TRANSFORMS)
+
+
+def test_no_more_than_a_hundred_changes_are_looked_at_for_those_that_are_shown() -> None:
+    """Where every text holds a find nothing may be shown; a million such rows must not be searched for it."""
+    asked: list[str] = []
+
+    def find_watched(text: str) -> list[Span]:
+        asked.append(text)
+        return find(text)
+
+    ledger = Ledger(Detector("fast", find_watched, find_watched))
+    for n in range(300):
+        ledger.changed(Item("f.csv", n, None, {}, text=f"mail ana{n}@example.org"), f"mail&nbsp;ana{n}@example.org")
+    assert (len(asked), ledger.changes) == (100, [])
+    ledger = Ledger()
+    for n in range(300):
+        ledger.changed(Item("f.csv", n, None, {}, text=f"parcel {n}"), f"parcel&nbsp;{n}")
+        ledger.changed(Item("f.csv", n, None, {}, text="same"), " same ")
+    assert [change.line for change in ledger.changes] == list(range(8)), (
+        "the first; white space at the ends is no change"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,37 @@ def test_a_prompt_that_no_cut_makes_fit_is_refused(tmp_path: Path) -> None:
     asker = Asker(ours.contract, ours, Recording())  # type: ignore[arg-type]
     with pytest.raises(UserError, match="10 fit beside the answer"):
         asker.answer_text("what is it " * 9)
+
+
+def test_a_conversation_that_may_not_be_cut_goes_where_the_server_would_cut_its_prompt(tmp_path: Path) -> None:
+    """Its turns are learned, so they stay as they are; the row as a whole would fit, beside its own short answer."""
+    long_answer = "please call me about the refund of the parcel " * 8
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{text_of(1)[:20]} {n}"},
+                {"role": "assistant", "content": long_answer},
+            ]
+        }
+        for n in range(24)
+    ]
+    turns = ["the order has not come " * 15 + "7", "why", "the money is not back " * 15, "no"]
+    rows.append({"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]})
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    seen = {}
+    for too_long in ("cut_middle", "drop"):
+        recipe = resolved(
+            tmp_path, path="data.jsonl", task="generation", input="", label="", system="", max_length=256,
+            too_long=too_long,
+        )  # fmt: skip
+        entry = recipe.recipe.entry.model_copy(update={"roles_to_train": ("user", "assistant")})
+        data = recipe.recipe.data.model_copy(update={"train": (entry,)})
+        recipe = recipe.model_copy(update={"recipe": recipe.recipe.model_copy(update={"data": data})})
+        report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+        seen[too_long] = [(fate.line, fate.reason, fate.detail) for fate in report.fates if fate.line == 25]
+        room = opened(tmp_path).contract.max_prompt_tokens
+        assert (room is None) == (too_long == "drop")
+    assert not seen["drop"], "uncut, and no server would cut it"
+    ((_, reason, detail),) = seen["cut_middle"]
+    assert reason == "too_long"
+    assert re.fullmatch(r"its prompt has \d+ tokens, there is room for \d+", detail)

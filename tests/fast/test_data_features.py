@@ -23,9 +23,10 @@ from luthier.data import expressions
 from luthier.data.contract import Renderer
 from luthier.data.expressions import connect, parse
 from luthier.data.features import Failure, Features, check_features, freeze
-from luthier.data.prepare import SPLITS, prepare
+from luthier.data.prepare import prepare
 from luthier.data.read import Fault, Row
 from luthier.data.shards import Shard
+from luthier.data.to_shards import SPLITS
 from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data import filters
-from luthier.data.filters import FEWEST_WORDS, filtered, repetition
+from luthier.data.filters import FEWEST_WORDS, filtered, repetition, tell_languages
 from luthier.data.items import Item
 from luthier.errors import MissingExtra, RecipeError
 from luthier.records import Message
@@ -68,3 +69,26 @@ def test_a_conversation_is_looked_at_whole() -> None:
     assert verdict is not None
     assert verdict[0] == "other_language"
     assert GERMAN not in verdict[1]
+
+
+def test_languages_of_many_rows_are_told_from_a_thousand_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    classified: list[str] = []
+
+    class Model:
+        def classify(self, text: str) -> tuple[str, float]:
+            classified.append(text)
+            return ("de" if int(text.split()[-1]) < 1250 else "en"), 1.0
+
+    monkeypatch.setattr(filters, "_model", Model)
+    monkeypatch.setattr(filters, "find_spec", lambda name: object())
+    for rows, most in ((2500, 1000), (1001, 1000), (1000, 1000), (7, 7)):
+        classified.clear()
+        told = tell_languages([item(f"{ENGLISH} {n}") for n in range(rows)])
+        assert told is not None
+        assert told.looked_at == len(classified) == sum(told.rows.values()) <= most
+        assert told.looked_at > most // 2
+        places = [int(text.split()[-1]) for text in classified]
+        assert len({two - one for one, two in itertools.pairwise(places)}) == 1
+        assert rows - places[-1] <= places[1] - places[0], "up to the last rows"
+        if rows == 2500:
+            assert abs(told.rows["de"] - told.rows["en"]) <= 1

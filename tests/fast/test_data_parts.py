@@ -86,7 +86,9 @@ def test_pseudonyms_of_all_parts_are_in_the_mapping(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LUTHIER_PRIVACY_KEY", "k" * 32)
     monkeypatch.setenv("LUTHIER_MAPPING_PASSPHRASE", "a long enough phrase")
     seen = []
-    monkeypatch.setattr("luthier.data.prepare.write_mapping", lambda path, mapping, passphrase: seen.append(mapping))
+    monkeypatch.setattr(
+        "luthier.data.steps.privacy.write_mapping", lambda path, mapping, passphrase: seen.append(mapping)
+    )
     rules = {"action": "pseudonymise", "secrets": "redact", "keep_mapping": "map.json"}
     for size in (1000, 7):
         cut_small(monkeypatch, size)

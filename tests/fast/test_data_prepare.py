@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import subprocess
@@ -19,12 +20,13 @@ from hypothesis import strategies as st
 from luthier.data.audit import Faults, fault_of
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
-from luthier.data.prepare import SPLITS, prepare
+from luthier.data.prepare import prepare
 from luthier.data.privacy import find
 from luthier.data.privacy.ner import missing_package
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import _SIDE_NAMES, profile
 from luthier.data.shards import Example, Shard
+from luthier.data.to_shards import SPLITS
 from luthier.data_report import DataReport, Finding
 from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
@@ -116,6 +118,20 @@ def test_a_messy_file_from_end_to_end(tmp_path: Path) -> None:
     assert split.supervised_tokens == sum(sum(one.supervised) for one in examples["train"])
     assert split.tokens == sum(len(one.input_ids) for one in examples["train"])
     assert split.length_p50 <= split.length_p95 <= split.length_max == max(len(e.input_ids) for e in examples["train"])
+
+
+def test_groups_on_disk_are_numbers_that_no_list_of_customers_gives_back(tmp_path: Path) -> None:
+    rows = tickets()
+    run(tmp_path, rows, split={"group_by": "customer"})
+    found = [one for ones in shards(tmp_path).values() for one in ones]
+    pairs = {(one.group, rows[one.line - 2]["customer"]) for one in found}
+    assert len(pairs) == len({group for group, _ in pairs}) == len({customer for _, customer in pairs})
+    by_line = list(dict.fromkeys(one.group for one in sorted(found, key=lambda one: one.line)))
+    assert by_line == [f"g{n}" for n in range(len(by_line))]
+    hashes = [hashlib.blake2b(f"customer={row['customer']}".encode(), digest_size=8).hexdigest() for row in rows]
+    for path in (tmp_path / "out").iterdir():
+        content = path.read_bytes()
+        assert not [one for one in hashes if one.encode() in content], path.name
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -624,3 +640,25 @@ def test_what_only_the_profile_finds_is_not_kept_in_the_clear_anywhere(tmp_path:
         assert b"Thatcher" not in path.read_bytes(), path.name
     (kept,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines())
     assert "raw" not in kept
+
+
+def test_rows_of_a_folder_name_the_file_of_the_row_that_they_repeat(tmp_path: Path) -> None:
+    rows = tickets(60)
+    near = {
+        **rows[2],
+        "message": "please tell me where my long awaited and well insured parcel of guitars is right now",
+    }
+    rows[2] = near
+    more = [dict(rows[1]), {**near, "message": near["message"] + "?"}, {**rows[3], "intent": "other"}, dict(rows[1])]
+    (tmp_path / "many").mkdir()
+    write(tmp_path / "many" / "a.jsonl", rows)
+    write(tmp_path / "many" / "b.jsonl", more)
+    recipe = resolved(tmp_path, path="many", dedupe={"near": 0.9})
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    last = [(fate.line, fate.detail) for fate in report.fates if fate.file == "many/b.jsonl"]
+    assert last[:1] + last[2:] == [
+        (1, "of many/a.jsonl:2"), (3, "same text, other labels in many/a.jsonl:4, many/b.jsonl:3"),
+        (4, "of many/a.jsonl:2"),
+    ]  # fmt: skip
+    assert last[1][0] == 2
+    assert re.fullmatch(r"of many/a\.jsonl:3, likeness 0\.9\d", last[1][1])

@@ -81,7 +81,7 @@ def test_nothing_is_left_open_and_every_value_has_its_reason() -> None:
     assert all(made.reasons.values())
     given = {key for key, reason in made.reasons.items() if reason == "given in the recipe"}
     assert given == {"name", "model.name", "data.train.0.path"}
-    assert len(explained(made)) == len(values)
+    assert len(explained(made)) == len(values) + 1 + len(made.recipe.data.steps or ())
     assert made.notes == ("a note",)
 
 

@@ -34,6 +34,7 @@ SETTINGS = Train(
     validations=2,
     patience=3,
     save_steps=3,
+    save_total_limit=2,
     seed=0,
     threads=1,
 )

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from luthier.data.dedupe import text_key
 from luthier.data.encoder import Embedder, Encoder, Floats, locate
 from luthier.data.firewall import MOST_JOINED
-from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.items import Item, Ledger, Verdict, item_text, place_beside
 from luthier.data.likeness import compared_text
 from luthier.data.meaning import Like, likest, linked, repeated_by_meaning
 from luthier.data_report import MeaningPair, MeaningReport, PairKind
@@ -126,7 +126,7 @@ class Meanings:
             for item, like in zip(own, found.first, strict=True):
                 if like is not None:
                     first = own[like.index]
-                    detail = f"of line {first.line}, likeness {like.cosine:.2f} by meaning"
+                    detail = f"of {place_beside(item, first)}, likeness {like.cosine:.2f} by meaning"
                     verdicts[id(item)] = ("duplicate_meaning", detail)
                     self._note("duplicate", like.cosine, item, first)
             for row, like in found.conflicts:
@@ -197,7 +197,7 @@ class Meanings:
                 found[id(item)] = like
                 place = f"{file}:{lines[like.index]}"
                 own = f"{item.file}:{item.line}"
-                self._seen.append(_Seen("benchmark", like.cosine, own, place, _shown(item), shown[like.index]))
+                self._seen.append(_Seen("benchmark", like.cosine, own, place, item_text(item), shown[like.index]))
         return found
 
     def report(self) -> MeaningReport:
@@ -270,14 +270,9 @@ class Meanings:
 
     def _note(self, kind: PairKind, cosine: float, item: Item, other: Item) -> None:
         place, of_place = (f"{one.file}:{one.line}" for one in (item, other))
-        self._seen.append(_Seen(kind, cosine, place, of_place, _shown(item), _shown(other)))
+        self._seen.append(_Seen(kind, cosine, place, of_place, item_text(item), item_text(other)))
 
     def _masked(self, text: str) -> str:
         """Cut after masking, so that no half of an address is left over."""
-        masked = self._ledger.detector.scrub(text, personal=True, secrets=True)
+        masked = self._ledger.shown(text)
         return masked if len(masked) <= _SHOWN_CHARS else masked[: _SHOWN_CHARS - 1] + "…"
-
-
-def _shown(item: Item) -> str:
-    """As it is written: what is masked must be found first, and small letters hide names."""
-    return item.text or "\n".join(turn.content for turn in item.turns)

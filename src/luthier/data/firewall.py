@@ -55,7 +55,8 @@ class Firewall:
 
     contract: RequestContract
     items: Sequence[Item]
-    likeness: Likeness
+    likeness: Likeness | None
+    """There where texts are compared by likeness."""
     comparison: Comparison | None
     """None where only equal texts and groups are looked for."""
 
@@ -71,6 +72,7 @@ class Firewall:
         groups = [item.group for item in items]
         if self.comparison is None:
             return groups, 0
+        assert self.likeness is not None
         pairs = self.likeness.pairs(self.items, self.comparison)
         parent = {group: group for group in groups}
 
@@ -140,6 +142,7 @@ class Firewall:
         """Rows that nearly say what a learned one says; in a closed set, under another label it gives nothing away."""
         if self.comparison is None:
             return set()
+        assert self.likeness is not None
         same_answer = is_closed(self.contract.task)
         return self.likeness.seen(learned, rows, self.comparison, same_answer=same_answer)
 

@@ -1,14 +1,16 @@
-"""From cells to what is asked and answered: cleaned texts, labels or turns. Rows where one is missing get a verdict."""
+"""From cells to what is asked and answered: texts, labels or turns; and their cleaning."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from luthier.data.chat import parse_chat
 from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
+from luthier.data.step import RowStep
 from luthier.errors import DataError
 from luthier.records import RequestContract, is_closed
 from luthier.spec.template import fields
@@ -16,41 +18,42 @@ from luthier.spec.template import fields
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
 
 
-def interpret(
-    items: Sequence[Item],
-    contract: RequestContract,
-    *,
-    label: str,
-    chat_column: str,
-    rename: Mapping[str, str],
-    ledger: Ledger,
-) -> tuple[list[Item], frozenset[str]]:
-    """Fill in text and answer, or turns, of each item.
+@dataclass(frozen=True)
+class Fill(RowStep):
+    """The first step of every recipe: nothing is cleaned yet but the labels of a closed set."""
 
-    Args:
-        items: rows as they were read.
-        contract: input template and transforms; a template of '' stands for chat rows.
-        label: column of the answer.
-        chat_column: column of the conversations of chat rows.
-        rename: label in the file -> label to learn.
-        ledger: learns of rows without a text, an answer or readable turns.
+    contract: RequestContract
+    """Input template; one of '' stands for chat rows."""
+    label: str
+    """Column of the answer."""
+    chat_column: str
+    """Column of the conversations of chat rows."""
 
-    Returns:
-        The items that are left, and, where some are to be renamed, the labels that stand in the file.
-    """
+    def sift(self, items: list[Item], ledger: Ledger) -> tuple[list[Item], None]:
+        """Fill in text and answer, or turns, of each item; conversations that cannot be read go."""
+        if not self.contract.input:
+            return ledger.sift("conversations", items, _read_turns(items, self.chat_column)), None
+        names, closed = fields(self.contract.input), is_closed(self.contract.task)
+        for item in items:
+            cells = {name: item.values.get(name) for name in names}
+            has_text = any(as_text(cell).strip() for cell in cells.values())
+            item.text = fill(self.contract.input, cells) if has_text else ""
+            answer = as_text(item.values.get(self.label))
+            item.answer = _cleaned(answer, _LABEL_TRANSFORMS) if closed else answer
+        return items, None
+
+
+def clean(items: Sequence[Item], contract: RequestContract, ledger: Ledger) -> list[Item]:
+    """Clean the texts; rows without a text, an answer or a turn go."""
     if contract.input:
-        changed = sum(_fill(item, contract, label, ledger) for item in items)
-        labels = frozenset(item.answer for item in items) if rename else frozenset()
-        for item in items if rename else ():
-            item.answer = rename.get(item.answer, item.answer)
-        return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed), labels
-    chats = ledger.sift("conversations", items, _read_turns(items, chat_column))
-    changed = sum(_clean_turns(item, contract) for item in chats)
+        changed = sum(_clean(item, contract, ledger) for item in items)
+        return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed)
+    changed = sum(_clean_turns(item, contract) for item in items)
     empty: list[Verdict | None] = [
         ("bad_conversation", "a turn is empty after cleaning") if not all(turn.content for turn in item.turns) else None
-        for item in chats
+        for item in items
     ]
-    return ledger.sift("clean", chats, empty, changed=changed), frozenset()
+    return ledger.sift("clean", items, empty, changed=changed)
 
 
 def chat_column(items: Sequence[Item]) -> str:
@@ -70,15 +73,11 @@ def chat_column(items: Sequence[Item]) -> str:
     return columns.most_common(1)[0][0]
 
 
-def _fill(item: Item, contract: RequestContract, label: str, ledger: Ledger) -> bool:
-    cells = {name: item.values.get(name) for name in fields(contract.input)}
-    if any(as_text(cell).strip() for cell in cells.values()):
-        raw = fill(contract.input, cells)
-        item.text = _cleaned(raw, contract.transforms)
-    else:
-        raw = ""
-    transforms = _LABEL_TRANSFORMS if is_closed(contract.task) else contract.transforms
-    item.answer = _cleaned(as_text(item.values.get(label)), transforms)
+def _clean(item: Item, contract: RequestContract, ledger: Ledger) -> bool:
+    raw = item.text
+    item.text = _cleaned(raw, contract.transforms)
+    if not is_closed(contract.task):
+        item.answer = _cleaned(item.answer, contract.transforms)
     if item.text == raw:
         return False
     ledger.changed(item, raw)

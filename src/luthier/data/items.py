@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import NamedTuple
 
-from luthier.data.bad_rows import FaultCounts, FirstBadRows, Keep, quarantine, refuse_bad_rows
+from luthier.data.contract import prepare_text
 from luthier.data.dedupe import text_key
-from luthier.data.feature_report import FeatureTally
-from luthier.data.features import FAILED, Features, freeze, input_columns
-from luthier.data.inputs import as_text, missing_column
+from luthier.data.inputs import as_text
 from luthier.data.privacy.profiles import FAST, Detector
-from luthier.data.read import Row, read_source
-from luthier.data.source import open_source
-from luthier.data_report import (
-    Augmentation,
-    DuplicateExample,
-    FeatureReport,
-    Languages,
-    PlantedCanaries,
-    RowFate,
-    StepCount,
-    TextChange,
-)
-from luthier.records import Contamination, Feature, Message, SplitName
-from luthier.spec.recipe import Data
-from luthier.spec.resolve import ResolvedRecipe
+from luthier.data_report import DuplicateExample, RowFate, StepCount, TextChange
+from luthier.records import Contamination, Message, SplitName
 
 _SHOWN_CHANGES = 8
 _SHOWN_REPEATS = 4
@@ -92,7 +75,13 @@ def labels_of(items: Iterable[Item]) -> set[str]:
     return {item.answer for item in items if item.made_by != CANARY}
 
 
-def _shown(item: Item) -> str:
+def place_beside(item: Item, first: Item) -> str:
+    """Where a row stands that another one is set aside for; the file is said where it is not the same."""
+    return f"line {first.line}" if item.file == first.file else f"{first.file}:{first.line}"
+
+
+def item_text(item: Item) -> str:
+    """As it is written, not as it is compared: small letters hide names."""
     return item.text or "\n".join(turn.content for turn in item.turns)
 
 
@@ -107,23 +96,18 @@ class Tally(NamedTuple):
 class Ledger:
     """Counts rows in and out of every step and keeps the fate of each row that is set aside."""
 
-    def __init__(self, detector: Detector = FAST) -> None:
+    def __init__(self, detector: Detector = FAST, transforms: Sequence[str] = ()) -> None:
         self.detector = detector
         """What masks the texts that are shown; that of the recipe."""
+        self._transforms = transforms
         self.rows_in = 0
         self.fates: list[RowFate] = []
-        self.quarantined = 0
-        self.bad_rows = FirstBadRows(detector)
         self.steps: list[StepCount] = []
         self.changes: list[TextChange] = []
         self._looked_at = 0
         self.duplicates: list[DuplicateExample] = []
-        self.languages: Languages | None = None
         self.unmade: Counter[tuple[str, str]] = Counter()
         """(technique, reason) -> rows that were made here and set aside again; they stand in no file."""
-        self.augmentation: Augmentation | None = None
-        self.canaries: PlantedCanaries | None = None
-        self.features: tuple[FeatureReport, ...] = ()
 
     def fault(self, file: str, line: int, verdict: Verdict) -> None:
         """A row that never became an item."""
@@ -185,11 +169,17 @@ class Ledger:
         """A row that says what an earlier one says; the first few of each kind are kept, masked."""
         same = likeness == 1.0
         if sum((one.likeness == 1.0) == same for one in self.duplicates) < _SHOWN_REPEATS:
-            text, of_text = (self._masked(_shown(one)) for one in (item, first))
+            text, of_text = (self.shown(item_text(one))[:_SHOWN_CHARS] for one in (item, first))
             example = DuplicateExample(
                 file=item.file, line=item.line, of_line=first.line, likeness=likeness, text=text, of_text=of_text
             )
             self.duplicates.append(example)
+
+    def shown(self, text: str) -> str:
+        """As it may be shown at any time: cleaning, which may be still to come, uncovers what must be masked."""
+        return prepare_text(
+            text, transforms=self._transforms, redact_personal=True, redact_secrets=True, detector=self.detector
+        )
 
     def _masked(self, text: str) -> str:
         """Cut after masking, so that no half of an address is left over."""
@@ -204,96 +194,6 @@ class Ledger:
     def summary(self) -> str:
         """Why rows were set aside, in one line."""
         return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
-
-
-def read_parts(resolved: ResolvedRecipe, ledger: Ledger, *, size: int, bad: Path | None = None) -> Iterator[list[Item]]:
-    """All readable rows of the recipe's files, in order, `size` at a time; the others go to the ledger and quarantine.
-
-    Args:
-        resolved: names the files.
-        ledger: learns of rows that cannot be read.
-        size: rows of a part; the last has fewer.
-        bad: where rows that cannot be read are kept; None keeps them nowhere.
-
-    Raises:
-        DataError: a file cannot be used, has too many rows that cannot be read, or does not have a column that the
-            recipe names.
-    """
-    data, entry = resolved.recipe.data, resolved.recipe.entry
-    files: list[tuple[str, SplitName | None]] = [(entry.path, None)]
-    files += [(file, name) for file, name in _own_splits(data) if file is not None]
-    keep_personal = data.privacy is None or data.privacy.action == "report"
-    computed = freeze(resolved.recipe)
-    tally = FeatureTally(computed, ledger.detector)
-    first, names = len(ledger.steps), ["read", "features"] if computed else ["read"]
-    ledger.steps += [StepCount(step=name, rows_in=0, rows_out=0, rows_changed=0) for name in names]
-    with quarantine(bad, detector=ledger.detector, keep_personal=keep_personal) as keep:
-        readable = (item for file, origin in files for item in _read(resolved, ledger, file, origin, keep))
-        numbered = _numbered(readable, tally)
-        while part := list(itertools.islice(numbered, size)):
-            yield part
-    failures = [fate for fate in ledger.fates if fate.reason == FAILED]
-    good = ledger.rows_in - ledger.quarantined
-    had = good + len(failures)
-    ledger.steps[first] = StepCount(step="read", rows_in=ledger.rows_in, rows_out=had, rows_changed=0)
-    if computed:
-        ledger.steps[first + 1] = StepCount(step="features", rows_in=had, rows_out=good, rows_changed=good)
-        ledger.features = tally.records(failures)
-
-
-def _numbered(items: Iterable[Item], tally: FeatureTally) -> Iterator[Item]:
-    for number, item in enumerate(items):
-        item.row = number
-        tally.add(item.line, item.values)
-        yield item
-
-
-def _own_splits(data: Data) -> tuple[tuple[str | None, SplitName], ...]:
-    return (data.validation, "validation"), (data.test, "test")
-
-
-def _read(resolved: ResolvedRecipe, ledger: Ledger, file: str, origin: SplitName | None, keep: Keep) -> Iterator[Item]:
-    entry, path = resolved.recipe.entry, resolved.file(file)
-    faults = FaultCounts()
-    query = None if file in resolved.fetched else entry.query  # what was fetched are the rows of the query
-    source = (
-        open_source(path, format=entry.format, sheet=entry.sheet, query=query) if origin is None else open_source(path)
-    )
-    before = ledger.rows_in
-    columns: dict[str, None] = {}
-    frozen = freeze(resolved.recipe)
-    computed = Features(frozen, resolved.recipe.data.columns).each if frozen else iter
-    for read in computed(read_source(source)):
-        ledger.rows_in += 1
-        name = f"{file}/{read.file}" if read.file else file
-        if isinstance(read, Row):
-            columns.update(dict.fromkeys(read.values))
-            yield Item(name, read.line, origin, read.values)
-            continue
-        ledger.fault(name, read.line, (read.reason, read.detail))
-        ledger.quarantined += 1
-        faults.add(read)
-        ledger.bad_rows.add(name, read)
-        keep(name, read, source.encoding_of(read.file))
-    refuse_bad_rows(path, faults.records(), ledger.rows_in - before, resolved.recipe.data)
-    _check_columns(resolved, str(path), columns, computed=frozen, is_train=origin is None)
-
-
-def _check_columns(
-    resolved: ResolvedRecipe, file: str, columns: Collection[str], *, computed: Sequence[Feature], is_train: bool
-) -> None:
-    entry = resolved.recipe.entry
-    for name in input_columns(entry.input, computed):
-        if name not in columns:
-            raise missing_column(
-                name, columns, key=f"{file}: data.train[0].input{' or data.features' * bool(computed)}"
-            )
-    if entry.label and entry.label not in columns:
-        raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
-    split = resolved.recipe.data.split
-    for key, column in (("group_by", split.group_by), ("by_time", split.by_time), ("column", split.column)):
-        if is_train and column and column not in columns:
-            raise missing_column(column, columns, key=f"{file}: data.split.{key}")
 
 
 def name_item(item: Item, group_by: str) -> None:

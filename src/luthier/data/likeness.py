@@ -12,6 +12,8 @@ from luthier.data.crew import Crew
 from luthier.data.dedupe import text_key, without_wording
 from luthier.data.items import Item, digest_of
 from luthier.data.near import Int64s, NearPairs, Signatures, joined, sign
+from luthier.records import RequestContract
+from luthier.spec.resolve import ResolvedRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class Comparison:
             if self.with_answers
             else asked
         )
+
+
+def leak_comparison(resolved: ResolvedRecipe, contract: RequestContract) -> Comparison | None:
+    """How rows are compared that may give each other away; None where only equal ones may."""
+    threshold = resolved.recipe.data.leakage.threshold
+    return None if threshold is None else Comparison(contract.input, threshold, with_answers=False)
 
 
 def compared_text(item: Item, template: str) -> str:

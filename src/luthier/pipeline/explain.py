@@ -5,17 +5,19 @@ from __future__ import annotations
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport
 from luthier.spec.resolve import ResolvedRecipe, leaves
+from luthier.spec.steps import explained_steps
 from luthier.store.runs import RunFolder
 
 
 def explained(resolved: ResolvedRecipe) -> list[str]:
-    """Every value of the resolved recipe with the reason for it, one a line."""
+    """Every value of the resolved recipe with the reason for it, one a line; then the steps of the data in order."""
     shown = [
         (f"{key} = {_plain(value)}", resolved.reasons[key])
         for key, value in leaves(resolved.recipe.model_dump(mode="json"))
     ]
     width = min(max(len(text) for text, _ in shown), 60)
-    return [f"{text:<{width}}  {reason}" for text, reason in shown]
+    steps = [f"  {place}. {name}: {why}" for place, (name, why) in enumerate(explained_steps(resolved.recipe), start=1)]
+    return [*(f"{text:<{width}}  {reason}" for text, reason in shown), "steps of the data, in order:", *steps]
 
 
 def feature_lines(resolved: ResolvedRecipe) -> list[str]:

@@ -19,6 +19,7 @@ from luthier.spec.aliases import ALIASES, ELSEWHERE, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
 from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS, SINKS
 from luthier.spec.recipe import Recipe, Section
+from luthier.spec.steps import refuse_impossible
 
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -463,6 +464,10 @@ def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     for key, given in (("export", recipe.export or ()), ("train.report_to", recipe.train.report_to)):
         if len(set(given)) != len(given):
             raise RecipeError(f"{_place(places, key)}: {key}: a name stands twice in {list(given)}", way_out="keep one")
+    try:
+        refuse_impossible(recipe.data.steps or ())
+    except RecipeError as error:
+        raise RecipeError(f"{_place(places, error.key)}: data.steps: {error.what}", way_out=error.way_out) from error
     objective = recipe.objective
     for section, limits in (("targets", objective.targets), ("non_regression", objective.non_regression)):
         for key, text in limits.items():

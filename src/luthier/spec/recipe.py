@@ -304,6 +304,9 @@ class Data(Section):
     test: str | None = Field(None, description="A file of the user's own instead of a split.")
     split: Split = Field(default_factory=Split)
     limit: RowLimit = Field(default_factory=RowLimit, description="At most so many rows, drawn by label and seed.")
+    steps: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Refining steps in their order; None is the usual one. See luthier.spec.steps."
+    )
     privacy: Privacy | None = None
     clean: tuple[CleanStep, ...] | None = Field(None, description="Cleaning steps in order, of rows and of requests.")
     filter: Filter | None = None
@@ -401,6 +404,7 @@ class Train(Section):
     validations: int | None = Field(None, gt=0, description="How often the validation split is scored, evenly spread.")
     patience: int | None = Field(None, gt=0, description="Validations without a better metric before training stops.")
     save_steps: int | None = Field(None, gt=0, description="Steps between checkpoints.")
+    save_total_limit: int | None = Field(None, gt=0, description="Checkpoints that are kept, the newest of them.")
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
     class_weight: ClassWeight | None = Field(

@@ -16,6 +16,7 @@ from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
+from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
@@ -169,6 +170,7 @@ def _resolved(
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
     filler.fill("export", ["adapter", "merged"], "both forms that are built")
+    filler.fill("data.steps", list(usual_steps(_whole(filler.tree))), "the usual order; why is said below")
     resolved = ResolvedRecipe(
         recipe=_whole(filler.tree),
         reasons=filler.reasons,
@@ -178,6 +180,7 @@ def _resolved(
         model_sha256=shape.sha256,
         luthier_version=luthier_version,
     )
+    refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
@@ -484,6 +487,7 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.validations", 4, "one in each quarter of training")
     filler.fill("train.patience", 2, "two validations without a better metric")
     filler.fill("train.save_steps", 20, "little is lost when a run is killed")
+    filler.fill("train.save_total_limit", 2, "the newest, and the one before it; the best weights are in each")
     if filler.tree["train"]["class_weight"] is None:
         filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
     elif filler.tree["train"]["class_weight"] == "effective":

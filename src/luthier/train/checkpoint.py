@@ -23,7 +23,6 @@ from luthier.records import LossSpike, Record, StepEvent
 from luthier.store.files import write_atomic, write_atomic_dir
 
 _NAME = re.compile(r"step-(\d{6})")
-_KEEP = 2  # the newest, and the one before it
 
 
 class LoopState(Record):
@@ -52,10 +51,15 @@ def save(
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
     best: Mapping[str, Tensor],
+    keep: int,
 ) -> None:
-    """Write `folder`/step-NNNNNN atomically, then remove all but the newest two. `best` are the best weights so far."""
+    """Write `folder`/step-NNNNNN atomically, then remove all but the newest `keep`.
+
+    `best` are the best weights so far; where they are those of this step they are not written twice.
+    """
     tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    if state.best_step != state.step:
+        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for name, parameter in parameters.items():
         tensors[f"parameter.{name}"] = parameter.detach()
         for field, value in optimizer.state.get(parameter, {}).items():
@@ -63,7 +67,7 @@ def save(
     with write_atomic_dir(folder / f"step-{state.step:06d}") as partial, safetensors_disk_errors(partial):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
         write_atomic(partial / "state.json", state.to_json())
-    for old in _found(folder)[:-_KEEP]:
+    for old in _found(folder)[:-keep]:
         shutil.rmtree(old)
 
 
@@ -106,6 +110,8 @@ def load_latest(
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter.{name}"))
     best = {name: tensors.pop(f"best.{name}") for name in parameters if f"best.{name}" in tensors}
+    if state.best_step == state.step:
+        best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
         optimizer.state[parameters[owner]][field] = tensor.clone()  # into aligned memory, as in a run without a stop

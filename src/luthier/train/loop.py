@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,6 +101,13 @@ def train(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer
     )
     steps = steps_of(inputs.examples, settings)
+    save = partial(
+        checkpoint.save,
+        out / "checkpoints",
+        parameters=parameters,
+        optimizer=optimizer,
+        keep=settings.save_total_limit or 1,
+    )
     loop = _Loop(model, method, inputs.examples, settings, parameters, optimizer, len(steps), watch)
     validate_after = _validation_steps(len(steps), settings.validations or 1) if validation else frozenset()
     while state.step < len(steps) and not state.stopped_early:
@@ -109,13 +117,13 @@ def train(
             if state.best_step == state.step:
                 best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if stop_asked():
-            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
+            save(state, best=best)
             raise Stopped(
                 f"stopped after step {state.step} of {len(steps)}; a checkpoint is kept",
                 way_out="run the same command again to go on",
             )
         if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
-            checkpoint.save(out / "checkpoints", state, parameters=parameters, optimizer=optimizer, best=best)
+            save(state, best=best)
     _keep(model, parameters, best, out)
     if not validation:
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
