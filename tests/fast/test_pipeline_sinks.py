@@ -47,6 +47,7 @@ def event(step: int, kind: str = "step", **metrics: float) -> StepEvent:
             "grad_norm": 1.5,
             "num_tokens": 400,
             "supervised_tokens": 9,
+            "computed_tokens": 90,
             "seconds": 2.0,
             "memory_gib": 1.0,
             "metrics": metrics,
