@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import test_train_loop
@@ -55,3 +56,17 @@ def test_the_course_of_training_does_not_depend_on_it(tmp_path: test_train_loop.
     probe(model, sft, EXAMPLES, SETTINGS, ram_gib=None)
     tried = test_train_loop.run(tmp_path / "tried", model=model)
     assert tried.weights_sha256 == test_train_loop.run(tmp_path / "not", model=fresh(dropout=0.2)).weights_sha256
+
+
+@pytest.mark.parametrize("sampler", ["balanced", "sqrt"])
+def test_rows_that_a_sampler_draws_twice_are_tried_too(sampler: str) -> None:
+    rows = [replace(one, answer="rare" if number % 6 == 0 else "usual") for number, one in enumerate(EXAMPLES)]
+    settings = SETTINGS.model_copy(update={"sampler": sampler})
+    assert any(len(set(step.rows)) < len(step.rows) for step in steps_of(rows, settings))
+    assert probe(fresh(), sft, rows, settings, ram_gib=None).tokens > 0
+
+
+def test_a_single_row_above_the_budget_is_the_largest_wherever_it_stands() -> None:
+    rows = [*EXAMPLES * 4, test_train_loop.example(5, length=90)]
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1})
+    assert probe(fresh(), sft, rows, settings, ram_gib=None).tokens == len(sft.computed(rows[-1]))

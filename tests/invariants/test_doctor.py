@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from command import luthier
+from luthier.errors import RunError
+from luthier.launch.child import StageFailed
 from luthier.pipeline import doctor
-from luthier.records import ResumeCertificate, TrainResult
+from luthier.records import Kill, ResumeCertificate, TrainResult
+from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
 from tiny import write_model, write_recipe
 
@@ -38,7 +45,8 @@ def test_a_killed_run_ends_in_the_same_bits_and_says_so(folder: Path) -> None:
         *("weights", "optimizer", "random_state", "best_weights", "schedule", "rows", "adapter")
     }
     assert len(certificate.kills) == 2
-    assert any(kill.writing_checkpoint for kill in certificate.kills)
+    assert not certificate.kills[0].writing_checkpoint or certificate.kills[1].writing_checkpoint
+    assert any(kill.resumed_from for kill in certificate.kills)
     assert all(kill.resumed_from is None or kill.resumed_from <= kill.after_step + 1 for kill in certificate.kills)
     assert not list(run.path.glob(".*.tmp"))
     assert not run.train.exists()  # the run itself is as it was: prepared
@@ -75,3 +83,57 @@ def test_a_single_bit_is_noticed(part: str, tmp_path: Path) -> None:
     assert not doctor._compare(runs[0], result, runs[1], other)["adapter"]
     shutil.rmtree(runs[1].train)
     assert not any(doctor._compare(runs[0], result, runs[1], result).values())
+
+
+class Child:
+    """A training that does a step at each look, and at every third a checkpoint."""
+
+    def __init__(self, run: RunFolder, steps: int, ends_with: int | None) -> None:
+        self.run, self.steps, self.ends_with, self.step, self.returncode = run, steps, ends_with, 0, None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.step += 1
+            if self.step > self.steps or self.ends_with:
+                self.returncode = self.ends_with or 0
+                return self.returncode
+            EventLog(self.run.events).append("step", step=self.step, seconds=0.0)
+            place = self.run.train / "checkpoints" / f".step-{self.step:06d}.999999999-00000000.tmp"
+            for other in place.parent.glob(".step-*"):
+                other.rmdir()
+            if self.step % 3 == 0:
+                place.mkdir(parents=True)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self.returncode = -number if self.returncode is None else self.returncode
+
+    def wait(self) -> int | None:
+        return self.returncode
+
+
+def killed(run: RunFolder, monkeypatch: pytest.MonkeyPatch, *, ends_with: int | None = None) -> list[Kill]:
+    @contextmanager
+    def training(session: object, run: RunFolder, fd: int) -> Iterator[Child]:
+        EventLog(run.events).append("stage_started", stage="train")
+        yield Child(run, 40, ends_with)
+
+    monkeypatch.setattr(doctor, "_training", training)
+    session: Any = SimpleNamespace(say=lambda line: None)
+    return doctor._kill_again_and_again(session, run, 0, steps=40, kills=6, seed=1)
+
+
+def test_a_kill_says_of_itself_alone_whether_a_checkpoint_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = killed(RunFolder(tmp_path), monkeypatch)
+    assert len(kills) == 6
+    assert [kill.writing_checkpoint for kill in kills] == [kill.after_step % 3 == 0 for kill in kills]
+    assert all(kill.writing_checkpoint for kill in kills[1::2])
+
+
+def test_a_training_that_fails_or_ends_is_no_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageFailed, match="exit code 6"):
+        killed(RunFolder(tmp_path), monkeypatch, ends_with=6)
+    with pytest.raises(RunError, match="training was done before kill 3 of 4 came"):
+        doctor._refuse_end(0, 2, 4)

@@ -115,20 +115,24 @@ def _split_digits(path: Path) -> None:
 
 
 def load_base(folder: Path) -> PreTrainedModel:
-    """The base model in float32, frozen, in evaluation mode."""
+    """The base model in float32, frozen, in evaluation mode.
+
+    Raises:
+        ModelError: rows cannot be packed for this family, see `check_packing`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    from luthier.models.forward import NAME
+    from luthier.models.forward import check_packing
 
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         trust_remote_code=False,
         use_safetensors=True,
-        attn_implementation=NAME,
         local_files_only=True,
     )
     model.requires_grad_(False)
     model.eval()
+    check_packing(model)
     return model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from luthier.errors import ModelError
-from luthier.models.packing import Layout
+from luthier.models.packing import Layout, lay_out_rows
 from luthier.models.tree_attention import attend
 
 NAME = "luthier"
+_CHECKING = Lock()
+_checked: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _UNKNOWN = ("softcap", "s_aux", "position_bias")  # a cap on scores, sinks, a learned bias
 
 
@@ -52,6 +56,11 @@ def attention(
             f"{type(module).__name__} asks for attention with {', '.join(strange)}, which is not computed here",
             way_out="choose a base whose attention is a softmax over keys alone (Llama, Qwen, Mistral, Gemma 3, ...)",
         )
+    if attention_mask is not None and layout is None and attention_mask.shape[-1] != key.shape[2]:
+        raise ModelError(
+            f"{type(module).__name__} was not handed the layout of a packed row",
+            way_out="choose another base: this one drops what its layers are called with",
+        )
     if layout is None:
         return _by_library(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width = kwargs.get("sliding_window")
@@ -79,7 +88,14 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 def is_noisy(model: Any) -> bool:
     """Whether dropout makes every row its own at this moment, so that nothing may be computed for several."""
-    return any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in model.modules())
+    if any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in model.modules()):
+        return True
+    stated = model.config.get_text_config().to_dict().items()  # some families drop out without a module for it
+    return bool(model.training) and any(
+        isinstance(value, float) and value > 0
+        for key, value in stated
+        if "dropout" in key or key.endswith(("pdrop", "layerdrop"))
+    )
 
 
 def hidden_states(model: Any, layout: Layout) -> Tensor:
@@ -96,9 +112,63 @@ def forward_logits(model: Any, layout: Layout, keep: Tensor) -> Tensor:
     return model(**_inputs(model, layout), logits_to_keep=keep).logits[0]  # type: ignore[no-any-return]
 
 
+def check_packing(model: Any) -> None:
+    """See once a model that packed rows say what the rows say alone, by the library's plain attention.
+
+    Families differ in ways that no list keeps up with: layers that read across rows whatever the mask (convolutions,
+    state spaces), models that do not hand our layout on, scores that attention adds to.
+
+    Raises:
+        ModelError: they do not, so nothing can be trained or asked of this base here.
+    """
+    with _CHECKING:
+        if model in _checked:
+            return
+        shared = [3, 5, 7, 4, 6, 8, 3, 9, 5, 4]
+        rows = [[*shared, 6, 7], [*shared, 8], [9, 3, 8]]
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                model.set_attn_implementation("eager")
+                alone = [model(input_ids=_on(model, [row]), use_cache=False).logits[0] for row in rows]
+                model.set_attn_implementation(NAME)
+                layout, places = lay_out_rows(rows)
+                packed = model(**_given(model, layout)).logits[0]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # as families say it
+            raise _unfit(model, f"{type(error).__name__}: {error}") from error
+        finally:
+            model.train(training)
+        if not all(torch.isfinite(row).all() for row in alone):
+            return  # broken weights: whoever computes with them will see it, and nothing can be compared
+        apart = max(
+            float((packed[place.to(packed.device)] - row).abs().max()) for place, row in zip(places, alone, strict=True)
+        )
+        scale = max(1.0, max(float(row.abs().max()) for row in alone))
+        if not apart <= (1e-3 if packed.dtype == torch.float32 else 5e-2) * scale:
+            raise _unfit(model, f"scores of packed rows are off by {apart:.2g}")
+        _checked[model] = True
+
+
+def _unfit(model: Any, why: str) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} cannot be computed in packed rows here ({why})",
+        way_out="choose a base whose attention is a softmax over keys alone (Llama, Qwen 2 and 3, Mistral, Gemma 3)",
+    )
+
+
+def _on(model: Any, ids: list[list[int]]) -> Tensor:
+    return torch.tensor(ids, device=model.device)
+
+
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
+    check_packing(model)
     if model.config._attn_implementation != NAME:  # any other would ignore the layout, and rows would see each other
         model.set_attn_implementation(NAME)
+    return _given(model, layout)
+
+
+def _given(model: Any, layout: Layout) -> dict[str, Any]:
     device = model.device
     # Of four dimensions, so that the library adds nothing to it; on a processor nobody reads it.
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if device.type == "cpu" else layout.mask.to(device)

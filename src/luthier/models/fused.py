@@ -32,6 +32,7 @@ class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
             or kwargs
             or name in self.lora_variant
             or not isinstance(self.lora_dropout[name], Identity)
+            or self.lora_B[name].bias is not None
             or type(base) is not Linear
         ):
             return cast(Tensor, super().forward(x, *args, **kwargs))

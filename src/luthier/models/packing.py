@@ -7,7 +7,7 @@ and its own past: nothing else. Positions restart at each root. Names: T tokens 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -40,6 +40,7 @@ class Layout:
     parents: tuple[int | None, ...]
     order: tuple[int, ...]
     """The segments from left to right."""
+    _windows: dict[int, Tensor] = field(default_factory=dict)  # one mask for all layers of a width
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -75,8 +76,10 @@ class Layout:
 
     def window(self, width: int) -> Tensor:
         """`mask` for a layer that looks back `width` tokens only (Gemma 3)."""
-        positions = self.position_ids[0]
-        return self.mask & (positions[:, None] - positions[None, :] < width)
+        if width not in self._windows:
+            positions = self.position_ids[0]
+            self._windows[width] = self.mask & (positions[:, None] - positions[None, :] < width)
+        return self._windows[width]
 
 
 def lay_out(segments: Sequence[Segment]) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import random
 import shutil
@@ -18,12 +19,12 @@ from safetensors.numpy import load_file
 
 from luthier import __version__
 from luthier.errors import RunError
-from luthier.launch.child import run_stage, start_stage
+from luthier.launch.child import StageFailed, run_stage, start_stage
 from luthier.pipeline.drive import Session
 from luthier.records import Kill, ResumeCertificate, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
-from luthier.store.files import beside, sha256_json, write_atomic
+from luthier.store.files import beside, recover, sha256_json, write_atomic
 from luthier.store.runs import RunFolder, lock
 
 _POLL_SECONDS = 0.002
@@ -41,7 +42,7 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         seed: of the moments.
 
     Raises:
-        RunError: the run has fewer steps than there are kills.
+        RunError: the run has fewer steps than there are kills, was done before a kill came, or never resumed.
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
     with lock(session.run) as fd:
@@ -51,14 +52,21 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
             session.say("training without a kill")
             _train(session, whole, fd)
             expected = TrainResult.read(whole.train_result)
-            if expected.steps < kills:
+            if expected.steps <= kills:
                 raise RunError(
                     f"the run has {expected.steps} steps, {kills} kills were asked for",
                     way_out="ask for fewer with --kills, or train longer",
                 )
             done = _kill_again_and_again(session, cut, fd, steps=expected.steps, kills=kills, seed=seed)
+            recover(cut.path)
             session.say("training to the end")
             _train(session, cut, fd)
+            starts = _starts(cut, len(done))
+            if not any(starts):
+                raise RunError(
+                    "no start went on from a checkpoint, so nothing was shown about resuming",
+                    way_out="more checkpoints: --set train.save_steps=1; or another --seed",
+                )
             found = TrainResult.read(cut.train_result)
             certificate = ResumeCertificate(
                 recipe_sha256=sha256_json(session.resolved.recipe.model_dump(mode="json")),
@@ -71,7 +79,7 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
                 seed=seed,
                 kills=tuple(
                     kill.model_copy(update={"resumed_from": from_step})
-                    for kill, from_step in zip(done, _starts(cut, len(done)), strict=True)
+                    for kill, from_step in zip(done, starts, strict=True)
                 ),
                 parts=_compare(whole, expected, cut, found),
                 weights_sha256=expected.weights_sha256,
@@ -108,25 +116,69 @@ def _kill_again_and_again(
 ) -> list[Kill]:
     """Start training `kills` times, and kill it each time before it is done."""
     moments = random.Random(seed)
-    targets = sorted(moments.sample(range(steps), kills))  # the step after which each kill comes
+    targets = sorted(moments.sample(range(steps - 1), kills))  # the step after which each kill comes
     done = []
     for number, after in enumerate(targets):
         wait, in_checkpoint = moments.random(), number % 2 == 1
+        recover(run.path)  # what the kill before left of a checkpoint
+        course = _Course(run.events)
         with _training(session, run, fd) as child:
             session.say(f"kill {number + 1} of {kills}: after step {after}")
-            while child.poll() is None and _last_step(run).get("step", 0) < after:
+            while child.poll() is None and course.step < after:
                 time.sleep(_POLL_SECONDS)
-            end = time.monotonic() + wait * _last_step(run).get("seconds", 1.0)
-            while child.poll() is None and (not _is_writing(run) if in_checkpoint else time.monotonic() < end):
+            end = time.monotonic() + wait * course.seconds
+            while child.poll() is None and course.step < steps - 1:  # the last chance to wait for a checkpoint
+                if _is_writing(run) if in_checkpoint else time.monotonic() >= end:
+                    break
                 time.sleep(_POLL_SECONDS)
-            writing = _is_writing(run)
-            if child.poll() is not None:
-                session.say("training was done before the moment came; this kill does not count")
-                break
             child.send_signal(signal.SIGKILL)
-        step = _last_step(run).get("step", 0)
-        done.append(Kill(after_step=step, writing_checkpoint=writing, resumed_from=None))
+            if (code := child.wait()) != -signal.SIGKILL:
+                _refuse_end(code, number, kills)
+        done.append(Kill(after_step=course.step, writing_checkpoint=_is_writing(run), resumed_from=None))
     return done
+
+
+def _refuse_end(code: int, number: int, kills: int) -> None:
+    if code:
+        raise StageFailed("train", code)
+    raise RunError(
+        f"training was done before kill {number + 1} of {kills} came",
+        way_out="ask for fewer with --kills, take another --seed, or train longer",
+    )
+
+
+class _Course:
+    """The steps that a training writes down from now on, read as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = path.stat().st_size if path.exists() else 0
+        self._step, self._seconds = 0, 1.0
+
+    def _look(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().splitlines(keepends=True)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            self._read += len(line)
+            event = json.loads(line)
+            if event["kind"] == "step":
+                self._step, self._seconds = event["step"], event["seconds"]
+
+    @property
+    def step(self) -> int:
+        """The last step; 0 before the first."""
+        self._look()
+        return self._step
+
+    @property
+    def seconds(self) -> float:
+        """How long the last step took; 1 before the first."""
+        return self._seconds
 
 
 @contextmanager
@@ -143,17 +195,6 @@ def _training(session: Session, run: RunFolder, fd: int) -> Iterator[subprocess.
 
 def _events(run: RunFolder) -> list[dict[str, Any]]:
     return EventLog.read(run.events)
-
-
-def _last_step(run: RunFolder) -> dict[str, Any]:
-    """The last step that is written down since the newest start; empty where none is."""
-    last: dict[str, Any] = {}
-    for event in _events(run):
-        if event["kind"] == "stage_started":
-            last = {}
-        elif event["kind"] == "step":
-            last = event
-    return last
 
 
 def _starts(run: RunFolder, kills: int) -> list[int | None]:

@@ -120,6 +120,7 @@ def train(context: Context) -> None:
     """Train, resuming from the newest checkpoint."""
     from luthier.models.adapters import attach
     from luthier.models.base import load_base
+    from luthier.models.forward import is_noisy
     from luthier.train import loop
     from luthier.train.methods import load_method
     from luthier.train.probe import probe
@@ -139,6 +140,9 @@ def train(context: Context) -> None:
     events = EventLog(run.events)
     method = load_method(recipe.method.type)
     tried = probe(model, method, inputs.examples, recipe.train, ram_gib=recipe.objective.budget.ram_gib)
+    if is_noisy(model):
+        context.progress.say("dropout is on: every row is computed by itself, what rows share is not shared")
+        events.append("sharing_off", reason="dropout")
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
 
     def warn(line: str, fields: dict[str, object]) -> None:

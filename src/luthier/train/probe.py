@@ -15,7 +15,7 @@ from luthier.train.batches import micro_batches, steps_of
 from luthier.train.memory import peak_memory_gib, resident_gib
 from luthier.train.methods import Method
 
-_LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared
+_LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ def probe(model: Any, method: Method, examples: Sequence[Example], settings: Tra
     most = 0
     lengths = [len(example.input_ids) for example in examples]
     steps = steps_of(examples, settings)
-    for step in sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]:
+    heavy = sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]
+    longest = max(steps, key=lambda step: max(lengths[row] for row in step.rows))
+    for step in [*heavy, longest]:
         computed = {row: method.computed(examples[row]) for row in step.rows}
-        for rows in micro_batches(
-            step.rows, list(computed.values()), max_tokens=settings.micro_batch_tokens, share=share
-        ):
+        tokens_of = [computed[row] for row in step.rows]  # a sampler may draw a row twice
+        for rows in micro_batches(step.rows, tokens_of, max_tokens=settings.micro_batch_tokens, share=share):
             own = [computed[row] for row in rows]
             tokens = lay_out_rows(own)[0].input_ids.numel() if share else sum(map(len, own))
             if tokens > most:
