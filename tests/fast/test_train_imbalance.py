@@ -45,9 +45,9 @@ def stirred() -> Any:
 def gradients(examples: list[Example], weights: list[float] | None, budget: int) -> dict[str, torch.Tensor]:
     model = stirred()
     count, tokens = sum(map(sft.count, examples)), [sft.computed(one) for one in examples]
-    for rows in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
-        own = None if weights is None else [weights[row] for row in rows]
-        (sft.loss_sum(model, [examples[row] for row in rows], own) / count).backward()
+    for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
+        own = None if weights is None else [weights[row] for row in part.rows]
+        (sft.loss_sum(model, [examples[row] for row in part.rows], own) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 

@@ -98,8 +98,8 @@ def gradients(examples: list[Example], budget: int, **changes: Any) -> dict[str,
                 parameter.normal_(std=0.05)
     count = sum(map(sft.count, examples))
     tokens = [sft.computed(one) for one in examples]
-    for rows in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
-        (sft.loss_sum(model, [examples[row] for row in rows]) / count).backward()
+    for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
+        (sft.loss_sum(model, [examples[row] for row in part.rows]) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 

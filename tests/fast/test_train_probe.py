@@ -25,8 +25,8 @@ def test_it_is_the_largest_and_leaves_nothing_behind() -> None:
     sizes = []
     for step in steps_of(EXAMPLES, SETTINGS):
         tokens = [sft.computed(EXAMPLES[row]) for row in step.rows]
-        for rows in micro_batches(step.rows, tokens, max_tokens=SETTINGS.micro_batch_tokens or 0):
-            sizes.append(lay_out_rows([sft.computed(EXAMPLES[row]) for row in rows])[0].input_ids.numel())
+        for part in micro_batches(step.rows, tokens, max_tokens=SETTINGS.micro_batch_tokens or 0):
+            sizes.append(lay_out_rows([sft.computed(EXAMPLES[row]) for row in part.rows])[0].input_ids.numel())
     assert found.tokens == max(sizes)
     assert found.peak_memory_gib > 0.05
     for name, parameter in model.named_parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -56,11 +58,6 @@ def attention(
             f"{type(module).__name__} asks for attention with {', '.join(strange)}, which is not computed here",
             way_out="choose a base whose attention is a softmax over keys alone (Llama, Qwen, Mistral, Gemma 3, ...)",
         )
-    if attention_mask is not None and layout is None and attention_mask.shape[-1] != key.shape[2]:
-        raise ModelError(
-            f"{type(module).__name__} was not handed the layout of a packed row",
-            way_out="choose another base: this one drops what its layers are called with",
-        )
     if layout is None:
         return _by_library(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width = kwargs.get("sliding_window")
@@ -112,6 +109,18 @@ def forward_logits(model: Any, layout: Layout, keep: Tensor) -> Tensor:
     return model(**_inputs(model, layout), logits_to_keep=keep).logits[0]  # type: ignore[no-any-return]
 
 
+@contextmanager
+def in_evaluation(model: Any) -> Iterator[None]:
+    """Without dropout, which would also move the random state, and without gradients; as it was afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def check_packing(model: Any) -> None:
     """See once a model that packed rows say what the rows say alone, by the library's plain attention.
 
@@ -126,19 +135,16 @@ def check_packing(model: Any) -> None:
             return
         shared = [3, 5, 7, 4, 6, 8, 3, 9, 5, 4]
         rows = [[*shared, 6, 7], [*shared, 8], [9, 3, 8]]
-        training = model.training
-        model.eval()
         try:
-            with torch.no_grad():
+            with in_evaluation(model):
                 model.set_attn_implementation("eager")
-                alone = [model(input_ids=_on(model, [row]), use_cache=False).logits[0] for row in rows]
+                device = model.device
+                alone = [model(input_ids=torch.tensor([r], device=device), use_cache=False).logits[0] for r in rows]
                 model.set_attn_implementation(NAME)
                 layout, places = lay_out_rows(rows)
                 packed = model(**_given(model, layout)).logits[0]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # as families say it
             raise _unfit(model, f"{type(error).__name__}: {error}") from error
-        finally:
-            model.train(training)
         if not all(torch.isfinite(row).all() for row in alone):
             return  # broken weights: whoever computes with them will see it, and nothing can be compared
         apart = max(
@@ -155,10 +161,6 @@ def _unfit(model: Any, why: str) -> ModelError:
         f"{type(model).__name__} cannot be computed in packed rows here ({why})",
         way_out="choose a base whose attention is a softmax over keys alone (Llama, Qwen 2 and 3, Mistral, Gemma 3)",
     )
-
-
-def _on(model: Any, ids: list[list[int]]) -> Tensor:
-    return torch.tensor(ids, device=model.device)
 
 
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.nn.functional import linear
 
-from luthier.models.forward import forward_logits, hidden_states
+from luthier.models.forward import forward_logits, hidden_states, in_evaluation
 from luthier.models.packing import lay_out_rows
 
 _CHUNK = 256  # positions whose scores [chunk, vocabulary] are held at once
@@ -25,12 +25,9 @@ def has_plain_head(model: Any) -> bool:
     if model not in _plain:
         head = model.get_output_embeddings()
         layout, _ = lay_out_rows([[1, 2]])
-        training = model.training
-        model.eval()  # no dropout, which would also move the random state
-        with torch.no_grad():
+        with in_evaluation(model):
             scores = forward_logits(model, layout, torch.arange(2))
             _plain[model] = isinstance(head, Linear) and torch.equal(head(hidden_states(model, layout)), scores)
-        model.train(training)
     return _plain[model]
 
 

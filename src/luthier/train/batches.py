@@ -10,7 +10,7 @@ import numpy as np
 from luthier.data.imbalance import drawn_epoch
 from luthier.data.shards import Example
 from luthier.errors import RunError
-from luthier.models.packing import SHARED, common_start
+from luthier.models.packing import SHARED, common_start, num_laid_out
 from luthier.spec.recipe import Sampler, Train
 
 
@@ -21,6 +21,15 @@ class Step:
     rows: tuple[int, ...]
     epoch: float
     """Epochs completed after this step, e.g. 1.5."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What is computed at once."""
+
+    rows: tuple[int, ...]
+    num_tokens: int
+    """Computed, what rows begin with alike counted once."""
 
 
 def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
@@ -92,7 +101,7 @@ def plan_steps(
 
 def micro_batches(
     rows: Sequence[int], tokens: Sequence[Sequence[int]], *, max_tokens: int, share: bool = True
-) -> list[list[int]]:
+) -> list[MicroBatch]:
     """Cut a step's rows into groups that compute at most `max_tokens` tokens, what rows begin with alike counted once.
 
     A row longer than the budget gets a group of its own. The loss does not depend on the cut.
@@ -104,7 +113,7 @@ def micro_batches(
         share: False where every row is computed by itself.
     """
     order = sorted(range(len(rows)), key=lambda place: (tokens[place], rows[place]))
-    groups: list[list[int]] = []
+    groups: list[list[int]] = []  # of places
     taken = max_tokens + 1
     for number, place in enumerate(order):
         before = tokens[order[number - 1]] if number and share else []
@@ -113,6 +122,13 @@ def micro_batches(
         if taken + more > max_tokens:
             groups.append([])
             more, taken = len(tokens[place]), 0
-        groups[-1].append(rows[place])
+        groups[-1].append(place)
         taken += more
-    return groups
+    return [_micro_batch(rows, tokens, group, share=share) for group in groups]
+
+
+def _micro_batch(
+    rows: Sequence[int], tokens: Sequence[Sequence[int]], places: Sequence[int], *, share: bool
+) -> MicroBatch:
+    own = [tokens[place] for place in places]
+    return MicroBatch(tuple(rows[place] for place in places), num_laid_out(own) if share else sum(map(len, own)))

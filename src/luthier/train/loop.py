@@ -26,7 +26,6 @@ from luthier.data.shards import Example
 from luthier.errors import NonFinite, Stopped
 from luthier.models.adapters import save_adapter
 from luthier.models.forward import is_noisy
-from luthier.models.packing import num_laid_out
 from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
@@ -94,9 +93,8 @@ def train(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
-    torch.manual_seed(
-        settings.seed
-    )  # of dropout; a process begins with a seed of its own, a checkpoint brings its state
+    # Of dropout: every process begins with a seed of its own. A checkpoint brings the state that was reached.
+    torch.manual_seed(settings.seed)
     state, best = checkpoint.load_latest(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer
     )
@@ -163,13 +161,12 @@ class _Loop:
         assert self.settings.micro_batch_tokens is not None
         total_loss = 0.0
         self.model.train()
-        computed = {row: self.method.computed(self.examples[row]) for row in step.rows}
-        budget, share, num_computed = self.settings.micro_batch_tokens, not is_noisy(self.model), 0
-        for rows in micro_batches(step.rows, [computed[r] for r in step.rows], max_tokens=budget, share=share):
-            own = [computed[row] for row in rows]
-            num_computed += num_laid_out(own) if share else sum(map(len, own))
-            weights = None if self.weights is None else [self.weights[row] for row in rows]
-            loss = self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
+        tokens = [self.method.computed(self.examples[row]) for row in step.rows]
+        budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
+        parts = micro_batches(step.rows, tokens, max_tokens=budget, share=share)
+        for part in parts:
+            weights = None if self.weights is None else [self.weights[row] for row in part.rows]
+            loss = self.method.loss_sum(self.model, [self.examples[row] for row in part.rows], weights)
             (loss / count).backward()  # type: ignore[no-untyped-call]
             total_loss += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm or 1.0))
@@ -179,7 +176,7 @@ class _Loop:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(self.lengths[row] for row in step.rows)
+        num_tokens = sum(self.lengths[row] for row in step.rows)
         seconds, memory = time.monotonic() - began, peak_memory_gib()
         event = StepEvent(
             kind="step",
@@ -188,8 +185,8 @@ class _Loop:
             loss=total_loss / count,
             learning_rate=rate,
             grad_norm=norm,
-            num_tokens=tokens,
-            computed_tokens=num_computed,
+            num_tokens=num_tokens,
+            computed_tokens=sum(part.num_tokens for part in parts),
             supervised_tokens=count,
             seconds=seconds,
             memory_gib=memory,
@@ -201,7 +198,7 @@ class _Loop:
         return state.model_copy(
             update={
                 "step": state.step + 1,
-                "trained_tokens": state.trained_tokens + tokens,
+                "trained_tokens": state.trained_tokens + num_tokens,
                 "supervised_tokens": state.supervised_tokens + count,
                 "seconds": state.seconds + seconds,
                 "peak_memory_gib": max(state.peak_memory_gib, memory),

@@ -9,7 +9,6 @@ from typing import Any
 from luthier.data.shards import Example
 from luthier.errors import OutOfMemory
 from luthier.models.forward import is_noisy
-from luthier.models.packing import lay_out_rows
 from luthier.spec.recipe import Train
 from luthier.train.batches import micro_batches, steps_of
 from luthier.train.memory import peak_memory_gib, resident_gib
@@ -45,20 +44,17 @@ def probe(model: Any, method: Method, examples: Sequence[Example], settings: Tra
     assert settings.micro_batch_tokens is not None
     model.train()
     share = not is_noisy(model)
-    largest: list[int] = []
+    largest: Sequence[int] = ()
     most = 0
     lengths = [len(example.input_ids) for example in examples]
     steps = steps_of(examples, settings)
     heavy = sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]
     longest = max(steps, key=lambda step: max(lengths[row] for row in step.rows))
     for step in [*heavy, longest]:
-        computed = {row: method.computed(examples[row]) for row in step.rows}
-        tokens_of = [computed[row] for row in step.rows]  # a sampler may draw a row twice
-        for rows in micro_batches(step.rows, tokens_of, max_tokens=settings.micro_batch_tokens, share=share):
-            own = [computed[row] for row in rows]
-            tokens = lay_out_rows(own)[0].input_ids.numel() if share else sum(map(len, own))
-            if tokens > most:
-                largest, most = rows, tokens
+        tokens = [method.computed(examples[row]) for row in step.rows]
+        for part in micro_batches(step.rows, tokens, max_tokens=settings.micro_batch_tokens, share=share):
+            if part.num_tokens > most:
+                largest, most = part.rows, part.num_tokens
     before = resident_gib()
     method.loss_sum(model, [examples[row] for row in largest]).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
