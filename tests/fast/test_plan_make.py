@@ -39,6 +39,21 @@ def test_saved_floats_of_smollm2_by_hand() -> None:
     assert memory.weights_gib(samples.shape()) == pytest.approx(134_515_008 * 4 / 2**30)
 
 
+def test_halved_weights_of_smollm2_by_hand() -> None:
+    layers, head = 106_168_320, 49_152 * 576  # the head shares the embedding's weight, so its half is a copy
+    assert memory.halved_gib(samples.shape()) == pytest.approx((134_515_008 * 4 - layers * 2 + head * 2) / 2**30)
+    untied = samples.shape(tied_embeddings=False, num_parameters=134_515_008 + head)
+    assert memory.halved_gib(untied) == pytest.approx((134_515_008 * 4 + head * 4 - (layers + head) * 2) / 2**30)
+
+
+def test_bf16_needs_less_memory_and_says_that_its_time_is_not_known() -> None:
+    plain, half = plan_of(), plan_of(train={"bf16": True})
+    assert half.prediction.peak_memory_gib < plain.prediction.peak_memory_gib
+    assert [note for note in half.notes if note not in plain.notes] == [
+        "train.bf16: time is predicted as for float32; what bfloat16 gains depends on the processor."
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers by the old name
 def test_saved_floats_bound_what_autograd_keeps() -> None:
     import peft

@@ -42,6 +42,7 @@ from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
+from luthier.pipeline.stages import with_adapter
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
 from luthier.records import Message
@@ -223,6 +224,12 @@ def through_attach(tree: dict[str, Any], folder: Path) -> object:
         [(name, part.scaling, str(part.lora_dropout)) for name, part in layers],
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad},
     )
+
+
+def through_model(tree: dict[str, Any], folder: Path) -> object:
+    """What is given to the loop."""
+    model = with_adapter(llama(), resolved(tree, folder).recipe, base_name="b")
+    return [(name, parameter.dtype) for name, parameter in model.named_parameters()]
 
 
 class Counting:
@@ -440,6 +447,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.class_weight_beta": (0.5, TRAIN),
     "train.sampler": ("balanced", TRAIN),
     "train.report_to": (["tensorboard"], through_sinks),
+    "train.bf16": (True, through_model),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),

@@ -14,7 +14,8 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
 from torch.nn import Identity, Linear
-from torch.nn.functional import linear
+
+from luthier.models.half import BFloat16Linear, product, product_back
 
 
 class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
@@ -33,7 +34,7 @@ class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
             or name in self.lora_variant
             or not isinstance(self.lora_dropout[name], Identity)
             or self.lora_B[name].bias is not None
-            or type(base) is not Linear
+            or type(base) not in (Linear, BFloat16Linear)
         ):
             return cast(Tensor, super().forward(x, *args, **kwargs))
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
@@ -48,7 +49,7 @@ class _Fused(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # [T, inputs]
         low = rows @ down.to(x.dtype).T  # [T, r]
-        out = linear(rows, weight, bias)
+        out = product(rows, weight, bias)
         out.addmm_(low, up.to(x.dtype).T, alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, low)
         ctx.scale, ctx.has_bias = scale, bias is not None
@@ -61,7 +62,7 @@ class _Fused(torch.autograd.Function):
         back = grad @ up.to(grad.dtype) * ctx.scale  # [T, r]
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = grad @ weight
+            by_x = product_back(grad, weight)
             by_x.addmm_(back, down.to(grad.dtype))
             by_x = by_x.reshape(*grads[0].shape[:-1], -1)
         by_weight = grad.T @ rows if ctx.needs_input_grad[1] else None

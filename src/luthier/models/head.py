@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.nn import Linear
-from torch.nn.functional import linear
 
 from luthier.models.forward import forward_logits, hidden_states, in_evaluation
+from luthier.models.half import product, product_back
 from luthier.models.packing import lay_out_rows
 
 _CHUNK = 256  # positions whose scores [chunk, vocabulary] are held at once
@@ -55,11 +55,11 @@ class _TokenLosses(torch.autograd.Function):
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            scores = linear(hidden[chunk], weight, bias).float()  # [chunk, vocabulary]
+            scores = product(hidden[chunk], weight, bias).float()  # [chunk, vocabulary]
             norms = torch.logsumexp(scores, dim=-1)
             losses[chunk] = norms - scores.gather(1, targets[chunk, None])[:, 0]
             if by_hidden is not None:
-                by_hidden[chunk] = _by_scores(scores, norms, targets[chunk]).to(hidden.dtype) @ weight
+                by_hidden[chunk] = product_back(_by_scores(scores, norms, targets[chunk]).to(hidden.dtype), weight)
         ctx.save_for_backward(hidden, weight, bias, targets, by_hidden)
         return losses
 
@@ -72,7 +72,7 @@ class _TokenLosses(torch.autograd.Function):
         if by_weight is not None or by_bias is not None:
             for start in range(0, len(targets), _CHUNK):
                 chunk = slice(start, start + _CHUNK)
-                scores = linear(hidden[chunk], weight, bias).float()
+                scores = product(hidden[chunk], weight, bias).float()
                 rows = _by_scores(scores, torch.logsumexp(scores, dim=-1), targets[chunk]) * grad[chunk, None]
                 if by_weight is not None:
                     by_weight += rows.to(hidden.dtype).T @ hidden[chunk]

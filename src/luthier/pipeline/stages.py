@@ -21,6 +21,7 @@ from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
 from luthier.records import LossSpike, ModelShape, RequestContract, StepEvent, TrainResult
+from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -118,7 +119,6 @@ def prepare(context: Context) -> None:
 
 def train(context: Context) -> None:
     """Train, resuming from the newest checkpoint."""
-    from luthier.models.adapters import attach
     from luthier.models.base import load_base
     from luthier.models.forward import is_noisy
     from luthier.train import loop
@@ -128,7 +128,7 @@ def train(context: Context) -> None:
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
     run.train.mkdir(exist_ok=True)
-    model = attach(load_base(context.base), recipe.adapter, base_name=context.shape.name, seed=recipe.train.seed)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name)
     inputs = loop.Inputs(
         Shard(run.data / "train.arrow"),
         model_sha256=context.shape.sha256,
@@ -168,6 +168,17 @@ def train(context: Context) -> None:
             stop_asked=_stop_on_signal(),
         )
     write_atomic(run.train_result, result.to_json())
+
+
+def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
+    """What learns: the base, changed in place, with a fresh adapter, in the precision that the recipe asks for."""
+    from luthier.models.adapters import attach
+    from luthier.models.half import halve
+
+    model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
+    if recipe.train.bf16:
+        halve(model)
+    return model
 
 
 def _validation(context: Context) -> Any:

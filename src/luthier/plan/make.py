@@ -63,7 +63,7 @@ def make_plan(
             *_technique_notes(candidates, tuning.technique),
             *_budget_notes(resolved, prediction),
             *_data_notes(resolved, work, detectable),
-            *_model_notes(shape),
+            *_model_notes(shape, bf16=resolved.recipe.train.bf16),
         ),
     )
 
@@ -86,6 +86,7 @@ def _predict(
             r=adapter.r,
             tokens=tokens,
             supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
+            bf16=train.bf16,
         ),
         memory.evaluation_gib(
             shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
@@ -188,8 +189,10 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
     return notes
 
 
-def _model_notes(shape: ModelShape) -> list[str]:
+def _model_notes(shape: ModelShape, *, bf16: bool) -> list[str]:
     notes = []
+    if bf16:
+        notes.append("train.bf16: time is predicted as for float32; what bfloat16 gains depends on the processor.")
     if shape.quantisation:
         notes.append(f"{shape.name} is stored as {shape.quantisation} and computed with in float32, dequantized.")
     if abs(counted_parameters(shape) / shape.num_parameters - 1) > 0.05:

@@ -1,4 +1,4 @@
-"""Peak memory of each stage, from shapes alone, for float32 on a processor.
+"""Peak memory of each stage, from shapes alone, on a processor.
 
 Symbols: h hidden size, i intermediate size, a = heads x head_dim, g = key-value heads x head_dim, r rank, L layers,
 V vocabulary, M tokens computed at once, S supervised positions among them, P trainable parameters.
@@ -6,6 +6,7 @@ V vocabulary, M tokens computed at once, S supervised positions among them, P tr
 
 from __future__ import annotations
 
+from luthier.plan.parameters import linear_parameters
 from luthier.records import ModelShape
 
 GIB = 2**30
@@ -44,6 +45,13 @@ def weights_gib(shape: ModelShape) -> float:
     return shape.num_parameters * FLOAT_BYTES / GIB
 
 
+def halved_gib(shape: ModelShape) -> float:
+    """Weights where the frozen linear layers hold theirs in two bytes, the output head too: a copy where it is tied."""
+    head = shape.vocab_size * shape.hidden_size
+    fewer = 2 * linear_parameters(shape) + (-2 * head if shape.tied_embeddings else 2 * head)
+    return weights_gib(shape) - fewer / GIB
+
+
 def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
     """Floats a token that one layer keeps for the backward pass: 4h + 2a + 2g + 4i + 7r.
 
@@ -72,11 +80,17 @@ def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float
     return ALLOCATOR_FACTOR * (saved + logits + backward) * FLOAT_BYTES / GIB
 
 
-def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float) -> float:
-    """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch."""
+def training_gib(
+    shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float, bf16: bool = False
+) -> float:
+    """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch.
+
+    The weights are read as float32 before they are halved.
+    """
     trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised)
-    return RESIDENT_GIB + weights_gib(shape) + trained + activations
+    weights = halved_gib(shape) if bf16 else weights_gib(shape)
+    return RESIDENT_GIB + max(weights_gib(shape), weights + trained + activations)
 
 
 def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: float, threads: int) -> float:
