@@ -82,3 +82,17 @@ def test_the_model_that_compares_by_meaning_is_looked_at_before_a_run_begins(
     threads = [looked(*asked, f"train.threads={count}")[2] for count in (1, 2)]
     assert threads[0] != threads[1], "they change the last bits of what is compared"
     assert looked("train.threads=1")[2] == looked("train.threads=2")[2], "and nothing else here"
+
+
+@pytest.mark.parametrize("given", [None, False, True])
+def test_activations_are_computed_twice_where_memory_asks_for_it_and_nobody_has_decided(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, given: bool | None
+) -> None:
+    monkeypatch.setattr(start, "memory_asks_for_checkpointing", lambda *_: True)
+    key = "train.gradient_checkpointing"
+    path = recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
+    overrides = [] if given is None else [f"{key}={str(given).lower()}"]
+    prepared = look(path, overrides=overrides, offline=True, say=lambda _: None)
+    assert prepared.resolved.recipe.train.gradient_checkpointing is (True if given is None else given)
+    reason = "without it training would not fit objective.budget.ram_gib" if given is None else "given in the recipe"
+    assert prepared.resolved.reasons[key] == reason

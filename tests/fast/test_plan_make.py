@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from luthier.errors import DataError, RecipeError
 from luthier.plan import cost, memory
-from luthier.plan.make import lines, make_plan
+from luthier.plan.make import lines, make_plan, memory_asks_for_checkpointing
 from luthier.plan.rank import TFIDF, ZERO_SHOT
 from luthier.plan.words import duration
 from luthier.plan.workload import workload
-from luthier.records import Plan
+from luthier.records import DataProfile, ModelShape, Plan
+from luthier.spec.resolve import ResolvedRecipe
 
 
 def plan_of(*, profile: dict[str, Any] | None = None, shape: dict[str, Any] | None = None, **sections: Any) -> Plan:
@@ -269,3 +270,33 @@ def test_planning_is_quick_and_without_torch() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_computing_activations_again_keeps_a_layer_and_the_inputs_of_all() -> None:
+    shape = samples.shape()
+    kept = memory.activations_gib(shape, r=16, tokens=1000, supervised=0)
+    again = memory.activations_gib(shape, r=16, tokens=1000, supervised=0, recomputed=True)
+    fewer = 29 * memory.saved_floats_per_token(shape, r=16) - 30 * shape.hidden_size
+    assert (kept - again) * 2**30 == pytest.approx(1.1 * 4 * 1000 * fewer)
+    plain = cost.training_flops(shape, adapter=7, tokens=1000, supervised=0, context=0, backward_factor=2)
+    more = cost.training_flops(
+        shape, adapter=7, tokens=1000, supervised=0, context=0, backward_factor=2, recomputed=True
+    )
+    assert more - plain == pytest.approx(2 * (106_168_320 + 7) * 1000)
+
+
+@pytest.mark.parametrize(("ram", "asked"), [(None, False), (64.0, False), (0.1, False), ("between", True)])
+def test_memory_asks_for_it_only_where_it_helps(ram: float | str | None, asked: bool) -> None:
+    def of(ram: float | None, **train: Any) -> tuple[ResolvedRecipe, DataProfile, ModelShape]:
+        budget = {} if ram is None else {"ram_gib": ram}
+        sections = {"objective": {"budget": budget}, "train": {"batch_size": 64, "micro_batch_tokens": 8192, **train}}
+        return samples.resolved(**sections), samples.profile(), samples.shape()
+
+    if isinstance(ram, str):
+        kept, again = (
+            make_plan(*of(None, gradient_checkpointing=on), matmul_gflops=150.0).prediction for on in (False, True)
+        )
+        assert again.peak_memory_gib < kept.peak_memory_gib
+        assert again.train_seconds > 1.2 * kept.train_seconds
+        ram = (kept.peak_memory_gib + again.peak_memory_gib) / 2
+    assert memory_asks_for_checkpointing(*of(ram)) is asked

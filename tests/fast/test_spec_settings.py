@@ -229,7 +229,9 @@ def through_attach(tree: dict[str, Any], folder: Path) -> object:
 def through_model(tree: dict[str, Any], folder: Path) -> object:
     """What is given to the loop."""
     model = with_adapter(llama(), resolved(tree, folder).recipe, base_name="b")
-    return [(name, parameter.dtype) for name, parameter in model.named_parameters()]
+    return model.get_base_model().is_activation_checkpointing, [
+        (name, one.dtype) for name, one in model.named_parameters()
+    ]
 
 
 class Counting:
@@ -448,6 +450,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.sampler": ("balanced", TRAIN),
     "train.report_to": (["tensorboard"], through_sinks),
     "train.bf16": (True, through_model),
+    "train.gradient_checkpointing": (True, through_model),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.contract import Renderer
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
-from luthier.errors import RunError
+from luthier.errors import ModelError, RunError
 from luthier.launch.offline import is_offline
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
@@ -171,13 +171,24 @@ def train(context: Context) -> None:
 
 
 def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
-    """What learns: the base, changed in place, with a fresh adapter, in the precision that the recipe asks for."""
-    from luthier.models.adapters import attach
+    """What learns: the base, changed in place, with a fresh adapter, computed as the recipe asks for.
+
+    Raises:
+        ModelError: the base has no such modules, or its layers cannot be computed again going backward.
+    """
+    from luthier.models.adapters import attach, bare
     from luthier.models.half import halve
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
     if recipe.train.bf16:
         halve(model)
+    if recipe.train.gradient_checkpointing:
+        if not bare(model).supports_gradient_checkpointing:
+            raise ModelError(
+                f"train.gradient_checkpointing is on, and {type(bare(model)).__name__} cannot compute layers again",
+                way_out="set it to false and lower train.micro_batch_tokens, or choose another base",
+            )
+        bare(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model
 
 

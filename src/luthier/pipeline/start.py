@@ -27,12 +27,12 @@ from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
-from luthier.plan.make import make_plan
+from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.load import LoadedRecipe, load_recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import GIVEN, Machine, ResolvedRecipe, resolve
 from luthier.spec.template import fields
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
@@ -121,7 +121,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
             "versions": {named: one.version for named, one in fetched.items() if one.version},
         }
     )
-    resolved = _with_embeddings(resolved)
+    resolved = _with_checkpointing(_with_embeddings(resolved), facts, shape)
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_secrets_in_wording(resolved.recipe.entry)
@@ -149,6 +149,20 @@ def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> Non
     profile = resolved.recipe.data.privacy.profile if resolved.recipe.data.privacy else None
     if profile != "fast" and machine.missing_for_privacy:
         raise MissingExtra(machine.missing_for_privacy, extra="privacy", purpose=f"data.privacy.profile {profile!r}")
+
+
+def _with_checkpointing(resolved: ResolvedRecipe, facts: DataProfile, shape: ModelShape) -> ResolvedRecipe:
+    """Activations are computed twice only where the recipe says so or the memory budget asks for it."""
+    key = "train.gradient_checkpointing"
+    if resolved.reasons[key] == GIVEN or not memory_asks_for_checkpointing(resolved, facts, shape):
+        return resolved
+    train = resolved.recipe.train.model_copy(update={"gradient_checkpointing": True})
+    return resolved.model_copy(
+        update={
+            "recipe": resolved.recipe.model_copy(update={"train": train}),
+            "reasons": {**resolved.reasons, key: "without it training would not fit objective.budget.ram_gib"},
+        }
+    )
 
 
 def _with_embeddings(resolved: ResolvedRecipe) -> ResolvedRecipe:

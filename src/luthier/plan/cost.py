@@ -90,17 +90,27 @@ def forward_flops(shape: ModelShape, *, tokens: float, context: float, with_logi
 
 
 def training_flops(
-    shape: ModelShape, *, adapter: int, tokens: float, supervised: float, context: float, backward_factor: float
+    shape: ModelShape,
+    *,
+    adapter: int,
+    tokens: float,
+    supervised: float,
+    context: float,
+    backward_factor: float,
+    recomputed: bool = False,
 ) -> float:
     """Forward and backward of training on `tokens`, of which `supervised` carry a loss.
 
     backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention of each token to `context` others)
 
-    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2).
+    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2). Where
+    activations are computed again going backward, the layers go forward twice: 2 N + 2 P and attention once more.
     """
     attention = attention_flops(shape, tokens=tokens, context=context)
     products = forward_flops(shape, tokens=tokens, context=0, with_logits=supervised)
-    return backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
+    flops = backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
+    again = 2.0 * (linear_parameters(shape) + adapter) * tokens + attention
+    return flops + again if recomputed else flops
 
 
 def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
@@ -136,6 +146,7 @@ def training_seconds(
     backward_factor: float,
     validations: int,
     gflops: float,
+    recomputed: bool = False,
 ) -> float:
     """Time in the training loop, its validations included."""
     rows = work.trained_tokens / work.row_tokens
@@ -146,6 +157,7 @@ def training_seconds(
         supervised=rows * work.answer_tokens,
         context=work.row_tokens,
         backward_factor=backward_factor,
+        recomputed=recomputed,
     )
     validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
     return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating

@@ -20,13 +20,17 @@ FEW_TEST_ROWS = 5
 """Test rows of a label below which its F1 is mostly chance."""
 
 
+TOKENS_PER_CHAR = 0.27
+"""Usual for English."""
+
+
 def make_plan(
     resolved: ResolvedRecipe,
     profile: DataProfile,
     shape: ModelShape,
     *,
     matmul_gflops: float,
-    tokens_per_char: float = 0.27,
+    tokens_per_char: float = TOKENS_PER_CHAR,
 ) -> Plan:
     """Predict memory, time and what the data can prove, and rank the techniques.
 
@@ -35,7 +39,7 @@ def make_plan(
         profile: of the training file.
         shape: of the base model.
         matmul_gflops: rate of a float32 product on this machine, see `matmul_rate`.
-        tokens_per_char: of the tokenizer on text like this; 0.27 is usual for English.
+        tokens_per_char: of the tokenizer on text like this.
 
     Raises:
         RecipeError: a column or adapter module that the recipe names does not exist.
@@ -77,17 +81,9 @@ def _predict(
     assert adapter.target_modules is not None
     assert train.validations is not None
     parameters = adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules)
-    tokens = round(work.largest_micro_batch)
     scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
-        memory.training_gib(
-            shape,
-            adapter=parameters,
-            r=adapter.r,
-            tokens=tokens,
-            supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
-            bf16=train.bf16,
-        ),
+        _training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing)),
         memory.evaluation_gib(
             shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
         ),
@@ -100,6 +96,7 @@ def _predict(
         validations=train.validations,
         gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,
+        recomputed=bool(train.gradient_checkpointing),
     )
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
     prediction = Prediction(
@@ -115,6 +112,38 @@ def _predict(
     )
     technique = f"{adapter.type} {recipe.method.type}"
     return Estimate(technique, parameters, train_seconds, prediction.total_seconds, peak), prediction
+
+
+def _training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
+    adapter = resolved.recipe.adapter
+    assert adapter.r is not None
+    assert adapter.target_modules is not None
+    tokens = round(work.largest_micro_batch)
+    return memory.training_gib(
+        shape,
+        adapter=adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules),
+        r=adapter.r,
+        tokens=tokens,
+        supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
+        bf16=resolved.recipe.train.bf16,
+        recomputed=recomputed,
+    )
+
+
+def memory_asks_for_checkpointing(
+    resolved: ResolvedRecipe, profile: DataProfile, shape: ModelShape, *, tokens_per_char: float = TOKENS_PER_CHAR
+) -> bool:
+    """Whether training exceeds objective.budget.ram_gib, and no longer does when activations are computed again.
+
+    Raises:
+        RecipeError, DataError: see `make_plan`.
+    """
+    ram = resolved.recipe.objective.budget.ram_gib
+    if ram is None:
+        return False
+    work = workload(resolved, profile, tokens_per_char=tokens_per_char)
+    kept, computed_again = (_training_gib(resolved, shape, work, recomputed=again) for again in (False, True))
+    return kept > ram >= computed_again
 
 
 def _detectable(resolved: ResolvedRecipe, work: Workload) -> Detectable:

@@ -410,6 +410,9 @@ class Train(Section):
     bf16: bool = Field(
         False, description="Products with frozen weights in bfloat16; adapter, attention and loss stay float32."
     )
+    gradient_checkpointing: bool | None = Field(
+        None, description="Compute activations again going backward: less memory, about a third more time."
+    )
     class_weight: ClassWeight | None = Field(
         None, description="What rows count in the loss by label: 'balanced', 'effective', or a number for each label."
     )

@@ -480,6 +480,7 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
         max(length, 2048 if roomy else 1024),
         "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated",
     )
+    filler.fill("train.gradient_checkpointing", False, "what the backward pass needs is kept, not computed twice")
     filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
     filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
     filler.fill("train.weight_decay", 0.0, "adapters start at zero")

@@ -1,0 +1,81 @@
+"""The model that learns, as the recipe asks for it: precision, and activations that are computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import samples
+import test_train_loop
+import torch
+from torch import Tensor
+
+from luthier.errors import ModelError
+from luthier.models.adapters import bare
+from luthier.models.half import BFloat16Linear
+from luthier.pipeline.stages import with_adapter
+from luthier.train.methods import sft
+from tiny import llama
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, by the old name
+
+
+def model_of(**train: Any) -> Any:
+    recipe = samples.resolved(train=train, adapter={"r": 4, "target_modules": "all-linear"}).recipe
+    model = with_adapter(llama(), recipe, base_name="b").train()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def kept_and_gradients(model: Any) -> tuple[int, dict[str, Tensor]]:
+    """Bytes that are alive between forward and backward, and the gradient of a micro-batch that shares."""
+    alive: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        alive[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = sft.loss_sum(model, test_train_loop.EXAMPLES[:6])
+    loss.backward()
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return sum(size for place, size in alive.items() if place not in own), gradients
+
+
+@pytest.mark.parametrize("others", [{}, {"bf16": True}])
+def test_computing_again_keeps_less_and_changes_no_bit(others: dict[str, Any]) -> None:
+    kept, expected = kept_and_gradients(model_of(gradient_checkpointing=False, **others))
+    fewer, found = kept_and_gradients(model_of(gradient_checkpointing=True, **others))
+    assert fewer < 0.5 * kept
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_dropout_is_the_same_again() -> None:
+    def gradients(again: bool) -> dict[str, Tensor]:
+        recipe = samples.resolved(train={"gradient_checkpointing": again}, adapter={"dropout": 0.5}).recipe
+        model = with_adapter(llama(), recipe, base_name="b").train()
+        torch.manual_seed(3)
+        return kept_and_gradients(model)[1]
+
+    expected, found = gradients(False), gradients(True)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_bf16_halves_what_is_frozen() -> None:
+    assert any(isinstance(part, BFloat16Linear) for part in model_of(bf16=True).modules())
+    assert not any(isinstance(part, BFloat16Linear) for part in model_of(bf16=False).modules())
+
+
+def test_a_family_that_cannot_compute_again_is_refused() -> None:
+    base = llama()
+    type(bare(base)).supports_gradient_checkpointing, before = False, type(base).supports_gradient_checkpointing
+    try:
+        with pytest.raises(ModelError, match=r"gradient_checkpointing is on, and LlamaForCausalLM cannot"):
+            with_adapter(base, samples.resolved(train={"gradient_checkpointing": True}).recipe, base_name="b")
+    finally:
+        type(base).supports_gradient_checkpointing = before
