@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from luthier.errors import ModelError
+from luthier.models import flex
 from luthier.models.packing import Layout, lay_out_rows
 from luthier.models.tree_attention import attend
 
@@ -41,7 +42,7 @@ def attention(
         query: [n, H, T, d].
         key: [n, G, T, d].
         value: [n, G, T, d].
-        attention_mask: of the library; with a layout the dense mask on an accelerator, and not read on a processor.
+        attention_mask: of the library; not read with a layout.
         scaling: of the products; 1 / sqrt(d) where it is None.
         layout: of the packed row, n = 1; None in a call that is not ours (generation).
         kwargs: what a kind of layer adds (its window).
@@ -61,15 +62,16 @@ def attention(
     if layout is None:
         return _by_library(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width = kwargs.get("sliding_window")
-    narrow = width is not None and layout.longest > width
-    elsewhere = query.device.type != "cpu"
-    if narrow or elsewhere or kwargs.get("dropout"):
-        if width is not None and narrow:
-            mask = layout.window(width)
-        else:
-            mask = attention_mask if elsewhere and attention_mask is not None else layout.mask
-        return _by_library(module, query, key, value, mask.to(query.device), scaling=scaling, **kwargs)
+    window = width if width is not None and layout.longest > width else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if kwargs.get("dropout") or (window is not None and query.device.type == "cpu"):
+        mask = layout.kept(
+            ("mask", window, query.device),
+            lambda: (layout.mask if window is None else layout.window(window)).to(query.device),
+        )
+        return _by_library(module, query, key, value, mask, scaling=scaling, **kwargs)
+    if query.device.type != "cpu":
+        return flex.attend(query, key, value, layout, scale=scale, window=window).transpose(1, 2), None
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(queries, keys, values, layout.blocks, scale=scale)[None], None
 
@@ -172,12 +174,11 @@ def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
 
 def _given(model: Any, layout: Layout) -> dict[str, Any]:
     device = model.device
-    # Of four dimensions, so that the library adds nothing to it; on a processor nobody reads it.
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if device.type == "cpu" else layout.mask.to(device)
     return {
         "input_ids": layout.input_ids.to(device),
         "position_ids": layout.position_ids.to(device),
-        "attention_mask": mask,
+        # Of four dimensions, so that the library adds nothing to it; our attention goes by the layout.
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         "layout": layout,  # read by our attention
         "use_cache": False,
     }

@@ -6,15 +6,18 @@ and its own past: nothing else. Positions restart at each root. Names: T tokens 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from luthier.models.tree_attention import Blocks, cut
+
+Kept = TypeVar("Kept")
 
 SHARED = 8
 """Tokens that rows must have in common for them to be computed once: a shorter start saves less than it costs."""
@@ -40,7 +43,7 @@ class Layout:
     parents: tuple[int | None, ...]
     order: tuple[int, ...]
     """The segments from left to right."""
-    _windows: dict[int, Tensor] = field(default_factory=dict)  # one mask for all layers of a width
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -59,27 +62,35 @@ class Layout:
         return int(self.position_ids.max()) + 1
 
     @cached_property
-    def mask(self) -> Tensor:
-        """Bool [1, 1, T, T], True where a query (row) may look at a key (column)."""
-        sees = torch.zeros(len(self.starts), len(self.starts), dtype=torch.bool)  # [S, S]
-        for segment in self.order:
+    def until(self) -> Tensor:
+        """Int64 [T]: for each token of the row, the index after the last one that continues it.
+
+        What continues a segment stands right behind it, so query i may look at key j exactly where j <= i < until[j].
+        """
+        ends = [start + length for start, length in zip(self.starts, self.lengths, strict=True)]
+        for segment in reversed(self.order):
             parent = self.parents[segment]
             if parent is not None:
-                sees[segment] = sees[parent]
-            sees[segment, segment] = True
+                ends[parent] = max(ends[parent], ends[segment])
         order = torch.tensor(self.order)
-        owner = torch.repeat_interleave(order, torch.tensor(self.lengths)[order])  # [T]
-        positions = self.position_ids[0]
-        # In a shared past every key with a smaller or equal position is the past; within a segment that is causality.
-        allowed = sees[owner][:, owner] & (positions[:, None] >= positions[None, :])  # [T, T]
-        return allowed[None, None]
+        return torch.repeat_interleave(torch.tensor(ends)[order], torch.tensor(self.lengths)[order])
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Bool [1, 1, T, T], True where a query (row) may look at a key (column)."""
+        place = torch.arange(len(self.until))
+        return ((place[None] <= place[:, None]) & (place[:, None] < self.until[None]))[None, None]
 
     def window(self, width: int) -> Tensor:
         """`mask` for a layer that looks back `width` tokens only (Gemma 3)."""
-        if width not in self._windows:
-            positions = self.position_ids[0]
-            self._windows[width] = self.mask & (positions[:, None] - positions[None, :] < width)
-        return self._windows[width]
+        positions = self.position_ids[0]
+        return self.kept(("window", width), lambda: self.mask & (positions[:, None] - positions[None, :] < width))
+
+    def kept(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` makes of this layout, made once for all layers that ask for it by this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(Kept, self._kept[key])
 
 
 def lay_out(segments: Sequence[Segment]) -> Layout:

@@ -1,0 +1,69 @@
+"""The accelerator's attention looks at exactly the pairs of the layout; its gradient is tried where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_mask
+from torch.nn.functional import scaled_dot_product_attention
+
+from luthier.models.flex import attend, block_mask
+from luthier.models.packing import Layout, Segment, lay_out
+from luthier.models.tree_attention import attend as attend_here
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    """Trees of up to eight segments; some longer than a block of the kernel."""
+    segments = []
+    for number in range(draw(st.integers(1, 8))):
+        parent = draw(st.none() | st.integers(0, number - 1)) if number else None
+        segments.append(Segment([3] * draw(st.integers(1, 12) | st.integers(120, 140)), parent))
+    return lay_out(segments)
+
+
+@settings(max_examples=30, deadline=None)
+@given(layouts(), st.none() | st.integers(1, 30))
+def test_the_pairs_and_the_blocks_are_those_of_the_dense_mask(layout: Layout, window: int | None) -> None:
+    mask = (layout.mask if window is None else layout.window(window))[0, 0]
+    blocks, length = block_mask(layout, window, torch.device("cpu")), len(mask)
+    assert torch.equal(create_mask(blocks.mask_mod, 1, 1, length, length, device="cpu")[0, 0], mask)
+    padded = torch.zeros(-(-length // 128) * 128, -(-length // 128) * 128, dtype=torch.bool)
+    padded[:length, :length] = mask
+    inhabited = padded.unfold(0, 128, 128).unfold(1, 128, 128).any(-1).any(-1)
+    assert torch.equal(blocks.to_dense()[0, 0].bool(), inhabited)
+
+
+def test_it_says_what_the_dense_mask_says() -> None:
+    torch.manual_seed(0)
+    layout = lay_out([Segment([3] * 130), Segment([4] * 5, 0), Segment([5] * 9, 0), Segment([6] * 4)])
+    query, key, value = (torch.randn(1, heads, 148, 16) for heads in (6, 2, 2))
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=0.3, enable_gqa=True)
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        found = attend(query, key, value, layout, scale=0.3, window=None)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_in_which_nobody_looks_are_left_out() -> None:
+    rows = lay_out([Segment([3] * 256) for _ in range(4)])  # four rows of two blocks: 4 x 3 of 64 blocks are looked at
+    blocks = block_mask(rows, None, torch.device("cpu"))
+    looked_at = int(blocks.kv_num_blocks.sum()) + int(blocks.full_kv_num_blocks.sum())  # type: ignore[union-attr]
+    assert looked_at == 12
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: the kernel has no gradient elsewhere")
+def test_gradients_on_an_accelerator_are_those_of_the_processor() -> None:
+    torch.manual_seed(0)
+    layout = lay_out([Segment([3] * 300), Segment([4] * 50, 0), Segment([5] * 170, 0), Segment([6] * 40)])
+    length = layout.input_ids.numel()
+    here = [torch.randn(length, heads, 64, requires_grad=True) for heads in (6, 2, 2)]
+    there = [one.detach().cuda().transpose(0, 1)[None].requires_grad_() for one in here]
+    weight = torch.randn(length, 6, 64)
+    (attend_here(*here, layout.blocks, scale=0.125) * weight).sum().backward()
+    (attend(*there, layout, scale=0.125, window=None)[0].transpose(0, 1) * weight.cuda()).sum().backward()
+    for one, other in zip(here, there, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(other.grad[0].transpose(0, 1).cpu(), one.grad, rtol=1e-3, atol=1e-4)
