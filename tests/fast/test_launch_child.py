@@ -126,6 +126,12 @@ def test_a_signal_that_ends_the_child_is_named(
     assert caught.value.way_out
 
 
+def test_a_stage_that_was_killed_says_what_would_make_that_stage_need_less(run: RunFolder) -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        start(run, f"signal{int(signal.SIGKILL)}", less_memory="lower this key")
+    assert caught.value.way_out == "lower this key, or free memory; the same command goes on from what is finished"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_parent_is_passed_on_and_the_parent_waits(run: RunFolder, number: int) -> None:
     before = signal.getsignal(number)
