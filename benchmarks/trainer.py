@@ -3,16 +3,16 @@
     python benchmarks/trainer.py pairs CASE [PAIRS [DATA]]      CASE: labels8 labels32 short8 short32 dolly gsm8k
 
 Both systems learn the same token ids from the same weights: SmolLM2-135M, LoRA r 16 on all linear layers, float32, two
-threads, each in a process of its own, in turn. TRL runs at the best setting found for it here: no gradient
-checkpointing, loss on the answer alone, rows of like length together where they differ (group_by_length). The first
-step of each run warms up and is not counted. DATA is the folder of the real sets (../shared/data unless given).
+threads, each in a process of its own, in turn, in the environment that a training stage has. No search was made for
+TRL's settings. Set for it are: no gradient checkpointing, loss on the answer alone, rows of like length together on
+dolly and gsm8k (group_by_length); the rest is its default. The first step of each run warms up and is not counted. DATA
+is the folder of the real sets (../shared/data unless given).
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -31,14 +31,6 @@ CASES = {  # case: (data set, rows a step, counted steps of theirs, of ours)
     "gsm8k": ("gsm8k", 8, 5, 5),
 }
 THREADS = 2
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": str(THREADS),
-    "MKL_NUM_THREADS": str(THREADS),
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MKL_CBWR": "AUTO",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 def turns(case: str, data: Path) -> list[tuple[list[dict[str, str]], str]]:
@@ -88,18 +80,15 @@ def rows_of(case: str, data: Path, base: Path, count: int) -> list[tuple[list[in
 
 def ours(case: str, data: Path, base: Path, steps: int) -> dict[str, Any]:
     """Rows a second and peak memory of this project's loop."""
-    import torch
-
     from luthier.data.shards import Example
     from luthier.models.adapters import attach
     from luthier.models.base import load_base
+    from luthier.pipeline.stages import set_up_torch
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
     from luthier.train.methods import sft
 
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_up_torch(THREADS)
     batch = CASES[case][1]
     examples = [
         Example(n, "", "", "", cut, ids, [False] * cut + [True] * (len(ids) - cut))
@@ -158,9 +147,13 @@ def theirs(case: str, data: Path, base: Path, steps: int) -> dict[str, Any]:
 
 
 def measured(system: str, case: str, data: Path) -> dict[str, Any]:
-    """One run in a process of its own."""
+    """One run in a process of its own, with the environment of a stage; but nothing there looks for a parent."""
+    from luthier.launch.child import stage_environment
+
+    environment = stage_environment(threads=THREADS, offline=True)
+    del environment["LUTHIER_PARENT"]
     done = subprocess.run(
-        [sys.executable, __file__, "one", system, case, str(data)], env=os.environ | ENVIRONMENT, capture_output=True,
+        [sys.executable, __file__, "one", system, case, str(data)], env=environment, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -78,6 +78,7 @@ class DuplicateExample(Record):
 
     file: str
     line: int
+    of_file: str = Field(description="Another one where an entry is a folder of files.")
     of_line: int
     likeness: float = Field(description="Jaccard index of their shingles; 1 for the same text.")
     text: str
@@ -114,6 +115,7 @@ class NearConflict(Record):
 
     file: str
     line: int
+    of_file: str = Field(description="Another one where an entry is a folder of files.")
     of_line: int
     likeness: float = Field(description="Jaccard index of their shingles.")
 
@@ -139,6 +141,7 @@ class Leakage(Record):
     group: int
     near: int = Field(0, description="Rows with nearly the same text, of the same label where there are labels.")
     meaning: int = Field(0, description="Rows that mean the same, of the same label where there are labels.")
+    crowded: int = Field(0, description="Rows with so many candidates that only the likeliest were compared.")
 
     @property
     def rows(self) -> int:
@@ -154,6 +157,7 @@ class BenchmarkOverlap(Record):
     exact: int
     near: int
     meaning: int = 0
+    crowded: int = Field(0, description="Rows of train with so many candidates that only the likeliest were compared.")
 
 
 PairKind = Literal["duplicate", "conflict", "leak", "benchmark"]

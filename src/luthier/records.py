@@ -298,7 +298,10 @@ class StepEvent(Record):
 
     @property
     def useful_share(self) -> float:
-        """Of the positions computed, the share at which something was learned: supervised over computed tokens."""
+        """Supervised over computed tokens.
+
+        Above 1 where rows are alike to the last: what they share is computed once and learned once for each row.
+        """
         return self.supervised_tokens / self.computed_tokens if self.computed_tokens else float("nan")
 
 

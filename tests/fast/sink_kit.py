@@ -1,4 +1,7 @@
-"""Sinks that misbehave, started as `python sink_kit.py NAME`: what stands behind the pipe of a feed in tests."""
+"""Sinks that misbehave, as `python sink_kit.py NAME STEP SECONDS`: what stands behind the pipe of a feed in tests.
+
+SECONDS is how long it waits for its folder.
+"""
 
 from __future__ import annotations
 
@@ -46,5 +49,5 @@ ODD: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    name, at = sys.argv[1], int(sys.argv[2])
-    sink_worker.main(lambda start: Listing(start, ODD[name], at))
+    name, at, waits = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    sink_worker.main(lambda start: Listing(start, ODD[name], at), wait_seconds=waits)

@@ -17,6 +17,7 @@ from luthier.data.near import jaccard, shingles
 from luthier.data.prepare import prepare
 from luthier.errors import DataError
 from luthier.pipeline.explain import data_lines
+from luthier.report.data import render_data
 from luthier.store.runs import RunFolder
 
 LABELS = ("order", "refund", "return")
@@ -223,7 +224,57 @@ def test_the_terminal_tells_what_was_found(tmp_path: Path) -> None:
     assert "  7 rows form chains of near-duplicates too long to be kept in one split" in more
     assert "  seen in training: 1 rows of test by text, 1 nearly, 0 by group; marked, they do not count" in lines
     assert "  benchmark bench.csv: 1 rows of train stand in it, 0 nearly; set aside" in lines
-    assert "  nearly the same text under other labels: 1, lines 6 and 2" in lines
+    assert "  nearly the same text under other labels: 1, data.csv:6 and data.csv:2" in lines
+
+
+def test_rows_of_several_files_are_told_with_their_files(tmp_path: Path) -> None:
+    """Line 3 of one file stands for another row than line 3 of the next."""
+    rows = rows_of(texts(40))
+    one, other = rows[:20], rows[20:]
+    other[1] = {**one[1], "customer": "N1"}  # equal
+    other[2] = {**one[2], "message": changed(one[2]["message"]), "customer": "N2"}  # nearly
+    other[3] = {**one[3], "message": changed(one[3]["message"]), "intent": one[4]["intent"], "customer": "N3"}
+    (tmp_path / "files").mkdir()
+    for name, some in (("a", one), ("b", other)):
+        write(tmp_path / "files" / f"{name}.csv", some)
+    recipe = resolved(tmp_path, path="files", dedupe={"near": 0.7})
+    report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
+    assert [(kind.file, kind.line, kind.of_file, kind.of_line) for kind in report.duplicates] == [
+        ("files/b.csv", 3, "files/a.csv", 3),
+        ("files/b.csv", 4, "files/a.csv", 4),
+    ]
+    assert report.near is not None
+    ((conflict),) = report.near.conflicts
+    assert (conflict.file, conflict.line, conflict.of_file, conflict.of_line) == ("files/b.csv", 5, "files/a.csv", 5)
+    page = render_data(report)
+    assert "files/b.csv:3</td>" in page
+    assert "files/a.csv:3</td>" in page
+    told = "  nearly the same text under other labels: 1, files/b.csv:5 and files/a.csv:5"
+    assert told in data_lines(report, RunFolder(tmp_path))
+
+
+def test_rows_whose_crowd_was_not_compared_whole_are_counted(tmp_path: Path) -> None:
+    def orders(first: int, count: int) -> list[dict[str, str]]:
+        numbers = range(first, first + 1000 * count, 1000)
+        said = [f"your order number {number:07} has been sent to you today" for number in numbers]
+        return [{"message": text, "intent": "order", "customer": f"D{first}-{n}"} for n, text in enumerate(said)]
+
+    write(tmp_path / "test.csv", [*orders(500, 3), *rows_of(texts(2, seed=1), first=90)])
+    write(tmp_path / "bench.csv", orders(250, 30))
+    rules: dict[str, Any] = {"test": "test.csv", "split": {"validation": 0.01}}
+    train = [*rows_of(texts(30)), *orders(0, 60)]
+    report = run(tmp_path, train, leakage={"near": 0.7}, **rules)
+    (test,) = (one for one in report.leakage if one.split == "test")
+    assert (test.near, test.crowded) == (3, 3)
+    page = render_data(report)
+    assert "3 rows of the test split have so many like candidates in training that only the likeliest were" in page
+
+    report = run(tmp_path, train, leakage={"near": 0.7, "benchmarks": ["bench.csv"]}, **rules)
+    (overlap,) = report.benchmarks
+    assert overlap.near == overlap.crowded == 59  # one row was drawn for validation
+    assert "59 rows of train have so many like candidates in bench.csv that only the likeliest" in render_data(report)
+    few = run(tmp_path, [*rows_of(texts(30)), *orders(0, 3)], leakage={"near": 0.7}, **rules)
+    assert [one.crowded for one in few.leakage] == [0, 0]
 
 
 def test_a_benchmark_without_texts_is_refused(tmp_path: Path) -> None:

@@ -82,6 +82,36 @@ def test_the_size_of_the_parts_changes_no_row(tmp_path: Path, monkeypatch: pytes
     assert parts.model_copy(update={"splits": {}}) == whole.model_copy(update={"splits": {}})
 
 
+class Looks:
+    """A crew that looks at the cells that rows still have after each pass."""
+
+    def __init__(self) -> None:
+        self.columns: list[set[str]] = []
+
+    def each(self, work: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+        for part in parts:
+            made = work(part)
+            if isinstance(work, refine.Pass):
+                self.columns.append({column for item in made.items for column in item.values})
+            yield made
+
+
+@pytest.mark.parametrize(
+    ("rules", "after"),
+    [
+        ({"too_long": "cut_end"}, [{"customer"}, set()]),  # cut before rows are named
+        ({"too_long": "cut_end", "split": {"by_time": "received"}}, [{"customer", "received"}, {"received"}]),
+        ({}, [set()]),
+    ],
+)
+def test_cells_that_nothing_asks_for_are_not_held(tmp_path: Path, rules: dict[str, Any], after: list[set[str]]) -> None:
+    write(tmp_path / "data.csv", [{**row, "received": f"2026-03-{n % 28 + 1:02}"} for n, row in enumerate(rows())])
+    split = {**RULES["split"], "stratify": False, **rules.get("split", {})}
+    recipe, looks = resolved(tmp_path, **{**RULES, **rules, "split": split}), Looks()
+    prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out", crew=looks)
+    assert looks.columns == after
+
+
 def test_pseudonyms_of_all_parts_are_in_the_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PRIVACY_KEY", "k" * 32)
     monkeypatch.setenv("LUTHIER_MAPPING_PASSPHRASE", "a long enough phrase")

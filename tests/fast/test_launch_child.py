@@ -15,7 +15,7 @@ import pytest
 
 import luthier
 from luthier.errors import LuthierError, OutOfMemory, RunError, Stopped
-from luthier.launch.child import StageFailed, StageUse, run_stage, stage_environment
+from luthier.launch.child import COMPUTING, StageFailed, StageUse, run_stage, stage_environment
 from luthier.store.runs import RunFolder, lock
 
 # Found before the real `luthier.cli` (the package's folder is put at the end of its own path): what the child does.
@@ -45,7 +45,8 @@ if stage == "done-anyway":
     signal.signal(signal.SIGTERM, stop)
 if stage == "environment":
     print("to standard output", flush=True)
-    keys = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "LUTHIER_OFFLINE", "LUTHIER_PARENT")
+    from luthier.launch.child import COMPUTING
+    keys = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "LUTHIER_OFFLINE", "LUTHIER_PARENT", *COMPUTING)
     seen = [f"{key}={os.environ.get(key)}" for key in keys]
     import random  # a file of this name stands in the current folder
     seen += [f"stdin={sys.stdin.read()!r}", f"session={os.getsid(0) == os.getpid()}", f"random={random.__file__}"]
@@ -125,6 +126,12 @@ def test_a_signal_that_ends_the_child_is_named(
     assert caught.value.way_out
 
 
+def test_a_stage_that_was_killed_says_what_would_make_that_stage_need_less(run: RunFolder) -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        start(run, f"signal{int(signal.SIGKILL)}", less_memory="lower this key")
+    assert caught.value.way_out == "lower this key, or free memory; the same command goes on from what is finished"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_parent_is_passed_on_and_the_parent_waits(run: RunFolder, number: int) -> None:
     before = signal.getsignal(number)
@@ -163,11 +170,14 @@ def test_the_childs_surroundings(
     (tmp_path / "random.py").write_text("raise SystemExit('a file of the user shadows the standard library')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LUTHIER_OFFLINE")
+    for key in COMPUTING:
+        monkeypatch.setenv(key, "as the user has it")
     start(run, "environment", threads=3, offline=False)
     seen = dict(line.split("=", 1) for line in (run.path / "seen").read_text().splitlines())
     assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"], seen["HF_HUB_OFFLINE"]) == ("3", "3", "1")
     assert (seen["LUTHIER_OFFLINE"], seen["LUTHIER_PARENT"]) == ("None", "None")
     assert (seen["stdin"], seen["session"]) == ("''", "True")
+    assert {key: seen[key] for key in COMPUTING} == COMPUTING
     assert not seen["random"].startswith(str(tmp_path))
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "to standard output\n")

@@ -20,6 +20,7 @@ from luthier.launch import child
 from luthier.models.adapters import safetensors_disk_errors
 from luthier.pipeline import drive
 from luthier.pipeline.machine import as_known_error
+from luthier.pipeline.order import STAGES
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
@@ -42,6 +43,20 @@ def test_a_wish_to_stop_that_came_when_a_stage_was_done_is_heeded_after_it(
     again = call("prepare", "tiny.yaml", cwd=tmp_path).fails(5, "stopped after stage 'prepare', which is done")
     assert "base: unchanged, not run again" in again.err
     assert "prepare: unchanged, not run again" in call("prepare", "tiny.yaml", cwd=tmp_path).succeeds().err
+
+
+def test_what_a_killed_stage_is_advised_belongs_to_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+
+    def killed(stage: str, run: Path, *, less_memory: str, **settings: Any) -> child.StageUse:
+        if stage == "base":
+            return child.run_stage(stage, run, **settings)
+        raise OutOfMemory(f"stage {stage!r} was killed", way_out=less_memory)
+
+    monkeypatch.setattr(drive, "run_stage", killed)
+    call("prepare", "tiny.yaml", cwd=tmp_path).fails(6, "stage 'prepare' was killed", "-> prepare fewer rows")
+    for name, stage in STAGES.items():
+        assert ("train.micro_batch_tokens" in stage.less_memory) == (name == "train")
 
 
 def test_a_run_is_opened_by_its_name_where_no_recipe_is_shipped_under_it(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
 from luthier.pipeline import progress
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.stages import say_sharing_is_off
 from luthier.records import LossSpike, StepEvent
+from luthier.store.events import EventLog
 
 
 @pytest.fixture
@@ -76,3 +79,12 @@ def test_the_first_of_several_spikes_in_a_row_is_said_with_the_lines_of_its_rows
         "  loss spike at step 40: 6.21, usual 1.98 to 2.6; its rows stand on lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, "
         "13, 14, 15, 16, 17 and 4 more",
     ]
+
+
+def test_that_nothing_is_shared_is_said_and_written_down(tmp_path: Path) -> None:
+    """The test of `luthier doctor resume` trains with dropout and finds the line."""
+    out, log = io.StringIO(), tmp_path / "events.jsonl"
+    with Progress(out) as shown:
+        say_sharing_is_off(shown, EventLog(log))
+    assert "dropout is on: every row is computed by itself, what rows share is not shared" in out.getvalue()
+    assert [(event["kind"], event["reason"]) for event in EventLog.read(log)] == [("sharing_off", "dropout")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from luthier.pipeline import sinks
 from luthier.pipeline.sinks import Feed, Feeds, parameters, refuse_missing_sinks
 from luthier.records import LossSpike, StepEvent
 from luthier.spec.load import load_recipe
+from luthier.spec.plugins import SINKS
 from luthier.spec.recipe import Recipe
 from luthier.train.sinks import Start, load_sink, numbers
 
@@ -60,11 +65,11 @@ class Warnings(list[tuple[str, dict[str, object]]]):
         self.append((line, fields))
 
 
-def feed(kind: str, folder: Path, warn: Warnings, *, at: int = 0, name: str = "other") -> Feed:
+def feed(kind: str, folder: Path, warn: Warnings, *, at: int = 0, waits: float = 60.0) -> Feed:
     """The feed of a sink that does something odd at a step."""
     start = Start(recipe="r", run="x", folder=str(folder), offline=True, parameters={})
-    command = [sys.executable, "-P", str(Path(sink_kit.__file__)), kind, str(at)]
-    return Feed(name, command, start, warn=warn)
+    command = [sys.executable, "-P", str(Path(sink_kit.__file__)), kind, str(at), str(waits)]
+    return Feed("other", command, start, warn=warn)
 
 
 def steps(folder: Path) -> list[str]:
@@ -79,7 +84,7 @@ def test_every_event_arrives_in_order_and_the_end_is_told(tmp_path: Path) -> Non
             one.send(event(step))
         one.send(event(399, "validation", f1=float("nan")))
         one.send(LossSpike(step=399, loss=9.0, usual_low=0.1, usual_high=1.0, lines=(3, 4)))
-        one.close(finished=finished)
+        Feeds([one]).close(finished=finished)
         told = [f"step {step}" for step in range(1, 400)]
         assert steps(tmp_path / str(finished)) == [*told, "validation 399", "spike 399", f"finished {finished}"]
     assert warn == []
@@ -105,7 +110,7 @@ def test_training_is_the_same_to_the_bit_when_a_sink_fails_at_a_random_step(
         one.send(event)
 
     result = run(tmp_path / "with", watch=watch)
-    one.close(finished=True)
+    Feeds([one]).close(finished=True)
     assert result.weights_sha256 == run(tmp_path / "without").weights_sha256
     assert seen == list(range(1, 11))
     assert len(warn) == 1, "one warning, whatever follows"
@@ -125,7 +130,7 @@ def test_a_sink_that_fails_at_the_last_event_is_not_taken_for_one_that_is_done(t
     warn = Warnings()
     one = feed(kind, tmp_path, warn, at=1)
     one.send(event(1))
-    one.close(finished=True)
+    Feeds([one]).close(finished=True)
     assert len(warn) == 1
 
 
@@ -133,7 +138,7 @@ def test_what_a_sink_says_of_its_error_holds_no_password_and_no_address(tmp_path
     warn = Warnings()
     one = feed("raises", tmp_path, warn, at=1)
     one.send(event(1))
-    one.close(finished=True)
+    Feeds([one]).close(finished=True)
     said = warn[0][0] + json.dumps(warn[0][1]) + (tmp_path / "log.txt").read_text()
     assert "No space left" in said
     assert "Traceback" in said
@@ -151,7 +156,7 @@ def test_a_sink_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
         longest = max(longest, time.perf_counter() - began)
     assert longest < 0.5
     began = time.perf_counter()
-    one.close(finished=True, seconds=1.0)
+    Feeds([one]).close(finished=True, seconds=1.0)
     assert time.perf_counter() - began < 3.0
     assert len(warn) == 1
     assert "it did not finish within 1 s; it is switched off" in warn[0][0]
@@ -166,7 +171,7 @@ def test_events_that_a_slow_sink_had_no_place_for_are_counted_and_said(
     one = feed("is slow", tmp_path, warn, at=1)
     for step in range(1, 2000):
         one.send(event(step))
-    one.close(finished=True)
+    Feeds([one]).close(finished=True)
     written = len(steps(tmp_path)) - 1
     (line, fields), *more = warn
     assert not more
@@ -179,7 +184,7 @@ def test_a_sink_whose_process_cannot_start_is_off(tmp_path: Path) -> None:
     start = Start(recipe="r", run="x", folder=str(tmp_path), offline=True, parameters={})
     one = Feed("other", [str(tmp_path / "nothing")], start, warn=warn)
     one.send(event(1))
-    one.close(finished=True)
+    Feeds([one]).close(finished=True)
     assert [line for line, _ in warn] == [
         "  warning: other failed before the first step: FileNotFoundError: No such file or directory; "
         "it is switched off, training goes on and events.jsonl has all"
@@ -210,6 +215,53 @@ def test_a_sink_that_hangs_ends_by_itself_when_the_run_was_killed(tmp_path: Path
     assert not Path(f"/proc/{child}").exists()
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_a_sink_waits_until_that_of_a_killed_trainer_has_left_its_folder(tmp_path: Path) -> None:
+    lock, warn = tmp_path / ".lock", Warnings()
+    before = feed("hangs", tmp_path, warn, at=1)
+    before.send(event(1))
+    wait_until(lambda: lock.is_file() and lock.read_text().endswith("\n"))
+    holder = int(lock.read_text())
+    one = feed("works", tmp_path, warn)
+    one.send(event(2))
+
+    late = feed("works", tmp_path, warn, waits=0.1)
+    late.send(event(3))
+    Feeds([late]).close(finished=True)
+    ((line, _),) = warn
+    assert line.startswith("  warning: other failed before the first step: RunError: ")
+    assert f"is in use by process {holder}; it is switched off" in line
+    assert not (tmp_path / "steps.txt").exists(), "who waits has not begun"
+
+    os.kill(holder, signal.SIGKILL)
+    Feeds([one]).close(finished=True)
+    assert steps(tmp_path) == ["step 2", "finished True"]
+    assert len(warn) == 1
+    Feeds([before]).close(finished=False)
+
+
+def test_all_sinks_that_hang_together_are_waited_for_no_longer_than_one(tmp_path: Path) -> None:
+    """The one that works is behind two that hang, and has all the same whatever its pipe had no place for."""
+    warn = Warnings()
+    feeds = [feed("hangs", tmp_path / str(place), warn, at=1) for place in range(2)]
+    feeds.append(feed("works", tmp_path / "works", warn))
+    for one in feeds:
+        for step in range(1, 2000):
+            one.send(event(step))
+    wait_until(lambda: all((tmp_path / name / ".lock").is_file() for name in ("0", "1", "works")))
+    began = time.monotonic()
+    Feeds(feeds).close(finished=True, seconds=4.0)
+    assert time.monotonic() - began < 7.0, "four seconds for all"
+    assert [fields["error"] for _, fields in warn] == ["it did not finish within 4 s"] * 2
+    assert len(steps(tmp_path / "works")) == 2000
+
+
 # --- the recipe -------------------------------------------------------------------------------------------------------
 
 
@@ -234,12 +286,17 @@ def test_a_missing_package_is_said_when_the_recipe_is_checked(monkeypatch: pytes
 def test_the_folder_that_wandb_leaves_behind_is_not_taken_for_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if importlib.util.find_spec("wandb") is not None:
-        pytest.skip("wandb is installed here, so nothing can be mistaken for it")
-    (tmp_path / "wandb").mkdir()
+    """The package has another name here, one that is installed nowhere, so that the test can tell them apart."""
+    facts = dataclasses.replace(SINKS.get("wandb"), packages=("stand_in_for_wandb",))
+    monkeypatch.setitem(SINKS.entries(), "wandb", facts)
+    package = tmp_path / "stand_in_for_wandb"
+    package.mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(MissingExtra, match="'wandb'"):
+    with pytest.raises(MissingExtra, match="'stand_in_for_wandb'"):
         refuse_missing_sinks(recipe("wandb"))
+    (package / "__init__.py").touch()
+    importlib.invalidate_caches()
+    refuse_missing_sinks(recipe("wandb"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from data_kit import encoder_folder
 
+from command import call
 from luthier.data import encoder
 from luthier.errors import MissingExtra, ModelError, SecretFound
 from luthier.pipeline import start
@@ -52,6 +53,19 @@ def test_a_profile_that_is_not_installed_is_refused_before_a_run_begins(
     path = recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
     with pytest.raises(MissingExtra, match=r"data\.privacy\.profile 'balanced' needs the package 'presidio-analyzer'"):
         look(path, overrides=["data.privacy.profile=balanced"], offline=True, say=lambda _: None)
+
+
+def test_a_passphrase_that_is_missing_is_said_before_a_run_begins(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LUTHIER_MAPPING_PASSPHRASE", raising=False)
+    recipe(tmp_path, tiny_model, system="x", labels=("a", "b"))
+    asked = ("--set", "data.privacy.action=pseudonymise", "--set", "data.privacy.keep_mapping=map.json")
+    for verb in ("check", "prepare"):
+        said = call(verb, "r.yaml", *asked, cwd=tmp_path)
+        said.fails(2, "keep_mapping needs a passphrase", "export LUTHIER_MAPPING_PASSPHRASE=...")
+    assert not (tmp_path / "runs").exists()
+    call("check", "r.yaml", *asked, cwd=tmp_path, LUTHIER_MAPPING_PASSPHRASE="correct horse").succeeds()
 
 
 def test_the_model_that_compares_by_meaning_is_looked_at_before_a_run_begins(

@@ -140,6 +140,35 @@ def test_workload_follows_the_recipe() -> None:
     assert (work.train_rows, work.validation_rows, work.test_rows, work.whole_epochs) == (100, 7, 40, 3.0)
 
 
+def test_with_dropout_the_plan_counts_every_row_by_itself() -> None:
+    """As training computes it; so it takes longer."""
+    quiet, noisy = (
+        workload(
+            samples.resolved(adapter={"type": "lora", "dropout": dropout}), samples.profile(), tokens_per_char=0.25
+        )
+        for dropout in (0.0, 0.1)
+    )
+    assert quiet.shared_tokens > 0
+    assert quiet.computed_tokens < quiet.trained_tokens
+    assert noisy.shared_tokens == 0
+    assert noisy.computed_tokens == pytest.approx(noisy.trained_tokens)
+    assert noisy.trained_tokens == quiet.trained_tokens
+    seconds = [plan_of(adapter={"type": "lora", "dropout": dropout}).prediction.train_seconds for dropout in (0.0, 0.1)]
+    assert seconds[1] > seconds[0]
+
+
+def test_the_time_of_comparing_by_meaning_is_counted() -> None:
+    def total(**data: Any) -> float:
+        entry = {"train": [{"path": "support.csv"}], "limit": {"train": 100}}
+        return plan_of(data={**entry, **data}).prediction.total_seconds
+
+    embedding, squares = samples.ROWS / 161, samples.ROWS**2 * 3.37 / 20_000**2
+    assert total(leakage={"meaning": 0.9}) - total() == pytest.approx(embedding + squares / 12)  # within 12 labels
+    assert total(dedupe={"meaning": 0.9}) - total(dedupe={}) == pytest.approx(embedding + squares)
+    both = total(dedupe={"meaning": 0.9}, leakage={"meaning": 0.9})
+    assert both - total(dedupe={}) == pytest.approx(embedding + squares + squares / 12)
+
+
 def test_a_split_file_is_estimated_from_its_size(tmp_path: Path) -> None:
     resolved = samples.resolved(data={"train": [{"path": "support.csv"}], "test": "test.csv"})
     resolved = resolved.model_copy(update={"folder": str(tmp_path)})

@@ -255,6 +255,7 @@ def test_it_shows_what_repeats_and_in_which_languages(tmp_path: Path) -> None:
     report = prepare(recipe, tokenizer_folder=tokenizer_folder(tmp_path / "tokenizer"), out=tmp_path / "out")
     exact, near = report.duplicates
     assert (exact.line, exact.of_line, exact.likeness) == (62, 5, 1.0)
+    assert exact.file == exact.of_file == "data.csv"
     assert exact.text == exact.of_text == texts[3]
     assert (near.line, near.of_line) == (63, 6)
     assert 0.7 <= near.likeness < 1

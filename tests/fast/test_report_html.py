@@ -153,7 +153,7 @@ def test_the_page_says_what_it_must() -> None:
 
 def test_overlap_with_training_and_benchmarks_is_told() -> None:
     leaks = (Leakage(split="validation", exact=1, group=2, near=3), Leakage(split="test", exact=4, group=5, near=12))
-    conflict = NearConflict(file="support.csv", line=17, of_line=5, likeness=0.9)
+    conflict = NearConflict(file="support.csv", line=17, of_file="more.csv", of_line=5, likeness=0.9)
     shown = page(
         data=samples.data_report(
             leakage=leaks,
@@ -170,7 +170,8 @@ def test_overlap_with_training_and_benchmarks_is_told() -> None:
         "has; they are marked and do not count.",
         "Benchmark bench.jsonl (1,200 rows): 6 rows of train stand in it and 7 nearly; they were set aside.",
         "31 rows form chains of near-duplicates too long to be kept in one split.",
-        "1 rows nearly say the same as another one of another label; both were kept. For review: 17 and 5.",
+        "1 rows nearly say the same as another one of another label; both were kept. For review: "
+        "support.csv:17 and more.csv:5.",
         "21 of 301 test items overlap with training and do not count",
     ):
         assert part in shown.text, part

@@ -172,6 +172,16 @@ def test_events_tell_what_was_computed(tmp_path: Path, monkeypatch: pytest.Monke
         assert (len(laid_out) > 1) == (name == "cut")
 
 
+def test_the_useful_share_of_equal_rows_can_exceed_one(tmp_path: Path) -> None:
+    """Their answers are computed once, and learned once for each row."""
+    equal = Example(9, "", "", "", 2, [7, 8, *range(20, 29), 2], [False] * 2 + [True] * 10)
+    given = loop.Inputs([equal] * 6, model_sha256="m", data_sha256="d", recipe_sha256="r")
+    settings = SETTINGS.model_copy(update={"micro_batch_tokens": 400, "num_train_epochs": 1, "batch_size": 6})
+    (event,) = run(tmp_path, inputs=given, settings=settings).history
+    assert (event.supervised_tokens, event.computed_tokens) == (60, 11)
+    assert event.useful_share == 60 / 11
+
+
 def test_training_learns_and_the_base_stays_as_it_was(tmp_path: Path) -> None:
     model, before = fresh(), {name: p.clone() for name, p in llama().named_parameters()}
     result = run(tmp_path, model=model, settings=SETTINGS.model_copy(update={"num_train_epochs": 12}))

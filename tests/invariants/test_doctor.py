@@ -35,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_run_ends_in_the_same_bits_and_says_so(folder: Path) -> None:
-    arguments = ("doctor", "resume", "tiny.yaml", "--kills", "2", "--set", "train.num_train_epochs=1")
+    """With dropout, so that the random state counts too."""
+    changes = ("--set", "train.num_train_epochs=1", "--set", "adapter.dropout=0.1")
+    arguments = ("doctor", "resume", "tiny.yaml", "--kills", "2", *changes)
     done = luthier(*arguments, "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
     run = RunFolder.open("tiny", out=folder / "runs")
     certificate = ResumeCertificate.read(run.resume)
@@ -45,7 +47,8 @@ def test_a_killed_run_ends_in_the_same_bits_and_says_so(folder: Path) -> None:
         *("weights", "optimizer", "random_state", "best_weights", "schedule", "rows", "adapter")
     }
     assert len(certificate.kills) == 2
-    assert not certificate.kills[0].writing_checkpoint or certificate.kills[1].writing_checkpoint
+    assert certificate.kills[1].writing_checkpoint
+    assert done.err.count("dropout is on: every row is computed by itself") == 4  # every start says it
     assert any(kill.resumed_from for kill in certificate.kills)
     assert all(kill.resumed_from is None or kill.resumed_from <= kill.after_step + 1 for kill in certificate.kills)
     assert not list(run.path.glob(".*.tmp"))

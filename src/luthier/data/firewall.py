@@ -17,8 +17,8 @@ from luthier.data.features import Features
 from luthier.data.guard import pseudonym_key, treated
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
-from luthier.data.likeness import Comparison, Likeness
-from luthier.data.near import NearPairs
+from luthier.data.likeness import Comparison, Likeness, Seen
+from luthier.data.near import Match, NearPairs
 from luthier.data.privacy.pseudonyms import Pseudonyms
 from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
@@ -113,7 +113,7 @@ class Firewall:
             kinds: dict[int, Contamination] = {}
             for item in rows:
                 kind: Contamination = "exact" if item.digest in keys else ""
-                kind = kind or ("near" if id(item) in near else "")
+                kind = kind or ("near" if id(item) in near.rows else "")
                 kinds[id(item)] = kind or ("group" if item.group in groups else "")
             if meanings is not None:
                 clean = [item for item in rows if not kinds[id(item)]]
@@ -130,7 +130,7 @@ class Firewall:
             leaks.append(
                 Leakage(
                     split=split, exact=found["exact"], near=found["near"], group=found["group"],
-                    meaning=found["meaning"],
+                    meaning=found["meaning"], crowded=near.crowded,
                 )
             )  # fmt: skip
             keys |= {item.digest for item in rows}
@@ -138,10 +138,10 @@ class Firewall:
             learned += [item for item in rows if id(item) not in verdicts]
         return ledger.sift("leakage", items, [verdicts.get(id(item)) for item in items]), tuple(leaks)
 
-    def _near(self, learned: Sequence[Item], rows: Sequence[Item]) -> set[int]:
+    def _near(self, learned: Sequence[Item], rows: Sequence[Item]) -> Seen:
         """Rows that nearly say what a learned one says; in a closed set, under another label it gives nothing away."""
         if self.comparison is None:
-            return set()
+            return Seen(set(), 0)
         assert self.likeness is not None
         same_answer = is_closed(self.contract.task)
         return self.likeness.seen(learned, rows, self.comparison, same_answer=same_answer)
@@ -168,9 +168,10 @@ def keep_off_benchmarks(
         texts = [without_wording(text_key(text), contract.input) for text in shown]
         line_of = dict(zip(reversed(texts), reversed(lines), strict=True))
         keys = [_question(item, contract.input) for item in learned]
-        beside = {}
+        beside, crowded = dict[int, list[Match]](), 0
         if rules.threshold is not None:
-            beside = NearPairs([*texts, *keys], rules.threshold, left=len(texts)).before()
+            pairs = NearPairs([*texts, *keys], rules.threshold, left=len(texts))
+            beside, crowded = pairs.before(), pairs.crowded
         counts: Counter[str] = Counter()
         others: list[Item] = []
         for place, item in enumerate(learned, start=len(texts)):
@@ -189,9 +190,10 @@ def keep_off_benchmarks(
             verdicts.setdefault(item_id, ("benchmark", detail))
         overlaps.append(
             BenchmarkOverlap(
-                file=file, rows=len(set(lines)), exact=counts["exact"], near=counts["near"], meaning=len(alike)
+                file=file, rows=len(set(lines)), exact=counts["exact"], near=counts["near"], meaning=len(alike),
+                crowded=crowded,
             )
-        )
+        )  # fmt: skip
     if not rules.benchmarks:
         return list(items), ()
     return ledger.sift("benchmarks", items, [verdicts.get(id(item)) for item in items]), tuple(overlaps)

@@ -36,14 +36,23 @@ def open_rules(resolved: ResolvedRecipe, tagger_file: Path) -> tuple[Detector, s
     rules = resolved.recipe.data.privacy
     assert rules is not None  # resolved
     profile = rules.profile or "fast"
-    if rules.keep_mapping is not None:
-        mapping_passphrase()
+    refuse_missing_passphrase(rules)
     tagger_file.unlink(missing_ok=True)
     if rules.annotations is None:
         return open_detector(profile), ""
     tagger = learn(resolved.file(rules.annotations), teachers())
     tagger.save(tagger_file)
     return open_detector(profile, tagger=tagger), sha256_file(tagger_file)
+
+
+def refuse_missing_passphrase(rules: Privacy | None) -> None:
+    """What the mapping will be encrypted with is there before any row is looked at.
+
+    Raises:
+        RecipeError: the mapping is to be kept, and there is no passphrase for it.
+    """
+    if rules is not None and rules.keep_mapping is not None:
+        mapping_passphrase()
 
 
 def pseudonym_key(rules: Privacy) -> bytes:

@@ -171,8 +171,9 @@ class Ledger:
         if sum((one.likeness == 1.0) == same for one in self.duplicates) < _SHOWN_REPEATS:
             text, of_text = (self.shown(item_text(one))[:_SHOWN_CHARS] for one in (item, first))
             example = DuplicateExample(
-                file=item.file, line=item.line, of_line=first.line, likeness=likeness, text=text, of_text=of_text
-            )
+                file=item.file, line=item.line, of_file=first.file, of_line=first.line, likeness=likeness, text=text,
+                of_text=of_text,
+            )  # fmt: skip
             self.duplicates.append(example)
 
     def shown(self, text: str) -> str:

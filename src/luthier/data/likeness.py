@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -52,6 +52,15 @@ def sign_all(items: Sequence[Item], comparisons: Sequence[Comparison]) -> dict[C
     return {one: sign([one.text(item) for item in items], one.threshold) for one in comparisons}
 
 
+class Seen(NamedTuple):
+    """What learned rows give away of others."""
+
+    rows: set[int]
+    """Identities of the items."""
+    crowded: int
+    """Items with so many candidates that only the likeliest were compared."""
+
+
 class Likeness:
     """The rows under way that are alike; each comparison is made once, and asked for any of its rows."""
 
@@ -83,8 +92,8 @@ class Likeness:
 
     def seen(
         self, learned: Sequence[Item], asked: Sequence[Item], comparison: Comparison, *, same_answer: bool
-    ) -> set[int]:
-        """Identities of those of `asked` that nearly say what a row of `learned` says.
+    ) -> Seen:
+        """Those of `asked` that nearly say what a row of `learned` says.
 
         Looked for anew between the two: among the pairs of all rows, those of a crowd may be left out.
 
@@ -95,7 +104,7 @@ class Likeness:
             same_answer: whether a row gives only those of its own answer away.
         """
         if not learned or not asked:
-            return set()
+            return Seen(set(), 0)
         both = [*learned, *asked]
         rows = np.fromiter((item.row for item in both), dtype=np.int64, count=len(both))
         signatures = self._signatures[comparison].of(_places(self._rows, rows))
@@ -106,7 +115,7 @@ class Likeness:
         found = NearPairs(
             _Texts(both, comparison), comparison.threshold, signatures=signatures, left=len(learned), crew=self._crew
         )
-        return {id(both[place]) for place in found.later.tolist()}
+        return Seen({id(both[place]) for place in found.later.tolist()}, found.crowded)
 
 
 def _places(known: Int64s, asked: Int64s) -> Int64s:

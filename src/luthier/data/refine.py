@@ -38,22 +38,31 @@ def make_step(name: str, flow: Flow) -> Step:
 class Name:
     """Gives the items of a part what they are told apart by, as long as nothing changes their texts."""
 
-    split: Split
+    group_by: str
+    """Column of the group; '' for none."""
     comparisons: tuple[Comparison, ...]
     """For which signatures are made."""
     is_last: bool
-    """Whether no later step changes texts; what only names need is dropped then."""
+    """Whether no later step changes texts."""
 
     def __call__(self, part: Sequence[Item]) -> Mapping[Comparison, Signatures]:
-        """Set groups and digests, keep of the cells what the split asks for, and sign."""
-        asked = [column for column in (self.split.by_time, self.split.column) if column]
-        if self.split.group_by and not self.is_last:
-            asked.append(self.split.group_by)
-        nothing: dict[str, object] = {}
+        """Set groups and digests, and sign."""
         for item in part:
-            name_item(item, self.split.group_by or "")
-            item.values = {column: item.values.get(column) for column in asked} if asked else nothing
+            name_item(item, self.group_by)
         return sign_all(part, self.comparisons)
+
+
+def _still_asked(split: Split, name: Name | None) -> tuple[str, ...]:
+    """Columns whose cells are asked for after a pass: by the split, and until rows have their last names for these."""
+    group_by = None if name is not None and name.is_last else split.group_by
+    return tuple(column for column in (split.by_time, split.column, group_by) if column)
+
+
+def _keep(part: Sequence[Item], columns: Sequence[str]) -> None:
+    """Drop all other cells: the texts are made, and whatever a file has beside them would be held until the split."""
+    nothing: dict[str, object] = {}
+    for item in part:
+        item.values = {column: item.values.get(column) for column in columns} if columns else nothing
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Pass:
     """Where the tagger of the contract lies, if it has one."""
     name: Name | None
     """None where no step needs names before texts change again."""
+    columns: tuple[str, ...]
+    """Whose cells are kept."""
 
     @property
     def looks(self) -> bool:
@@ -91,7 +102,9 @@ class Pass:
         for step in self.steps:
             items, one = step.sift(items, ledger)
             made.append(one)
-        return Passed(items, ledger.tally(), made, self.name(items) if self.name is not None else {})
+        signatures = self.name(items) if self.name is not None else {}
+        _keep(items, self.columns)
+        return Passed(items, ledger.tally(), made, signatures)
 
 
 @functools.lru_cache(maxsize=1)
@@ -123,7 +136,8 @@ def refine(flow: Flow, steps: Sequence[Step], parts: Iterator[list[Item]]) -> Fa
         name = None if is_named else _name(flow, later)
         is_named = is_named or name is not None
         if stage or name is not None:
-            facts |= _pass(flow, Pass(stage, flow.contract, flow.out, name), parts if place == 0 else None)
+            columns = _still_asked(flow.resolved.recipe.data.split, name)
+            facts |= _pass(flow, Pass(stage, flow.contract, flow.out, name, columns), parts if place == 0 else None)
     return facts
 
 
@@ -157,7 +171,7 @@ def _name(flow: Flow, later: Sequence[Stage]) -> Name | None:
         return None
     asked = [step.comparison(flow) for step in served]
     comparisons = tuple(dict.fromkeys(one for one in asked if one is not None))
-    return Name(flow.resolved.recipe.data.split, comparisons, is_last)
+    return Name(flow.resolved.recipe.data.split.group_by or "", comparisons, is_last)
 
 
 def _pass(flow: Flow, work: Pass, parts: Iterator[Sequence[Item]] | None) -> Facts:

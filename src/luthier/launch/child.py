@@ -78,8 +78,18 @@ def start_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: b
     )
 
 
-def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool) -> StageUse:
+def run_stage(
+    stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool, less_memory: str = "use a larger machine"
+) -> StageUse:
     """Start `luthier _stage STAGE RUN` and wait for it. SIGTERM and SIGINT are passed on.
+
+    Args:
+        stage: its name.
+        run: the run folder.
+        lock_fd: holds the run's lock; the child inherits it.
+        threads: to compute on.
+        offline: whether the child may reach nothing.
+        less_memory: what would make this stage need less, for people.
 
     Raises:
         OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
@@ -97,8 +107,7 @@ def run_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: boo
         raise OutOfMemory(
             f"stage {stage!r} was killed after it had used {peak:.2f} GiB; "
             "most often the kernel does this when memory runs out",
-            way_out="lower train.micro_batch_tokens or train.max_length, or free memory; "
-            "the same command goes on from the last checkpoint",
+            way_out=f"{less_memory}, or free memory; the same command goes on from what is finished",
         )
     if code == -signal.SIGTERM:
         raise Stopped(f"stage {stage!r} was stopped", way_out="run the same command again to go on")

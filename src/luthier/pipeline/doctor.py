@@ -9,10 +9,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -27,6 +27,7 @@ from luthier.store.events import EventLog
 from luthier.store.files import beside, recover, sha256_json, write_atomic
 from luthier.store.runs import RunFolder, lock
 
+Started = TypeVar("Started")
 _POLL_SECONDS = 0.002
 _PARTS = {"parameter": "weights", "optimizer": "optimizer", "random": "random_state", "best": "best_weights"}
 
@@ -50,8 +51,7 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         try:
             whole, cut = _copy(session.run, whole_folder), _copy(session.run, cut_folder)
             session.say("training without a kill")
-            _train(session, whole, fd)
-            expected = TrainResult.read(whole.train_result)
+            expected = _train(session, whole, fd)
             if expected.steps <= kills:
                 raise RunError(
                     f"the run has {expected.steps} steps, {kills} kills were asked for",
@@ -60,35 +60,33 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
             done = _kill_again_and_again(session, cut, fd, steps=expected.steps, kills=kills, seed=seed)
             recover(cut.path)
             session.say("training to the end")
-            _train(session, cut, fd)
-            starts = _starts(cut, len(done))
-            if not any(starts):
-                raise RunError(
-                    "no start went on from a checkpoint, so nothing was shown about resuming",
-                    way_out="more checkpoints: --set train.save_steps=1; or another --seed",
-                )
-            found = TrainResult.read(cut.train_result)
-            certificate = ResumeCertificate(
-                recipe_sha256=sha256_json(session.resolved.recipe.model_dump(mode="json")),
-                data_sha256=expected.data_sha256,
-                model_sha256=expected.model_sha256,
-                luthier=__version__,
-                processor=platform.processor() or platform.machine(),
-                threads=expected.threads,
-                steps=expected.steps,
-                seed=seed,
-                kills=tuple(
-                    kill.model_copy(update={"resumed_from": from_step})
-                    for kill, from_step in zip(done, starts, strict=True)
-                ),
-                parts=_compare(whole, expected, cut, found),
-                weights_sha256=expected.weights_sha256,
-            )
+            found = _train(session, cut, fd)
+            shown = _resumed(done, cut)
+            certificate = _certificate(session, expected, shown, _compare(whole, expected, cut, found), seed=seed)
         finally:
             for folder in (whole_folder, cut_folder):
                 shutil.rmtree(folder, ignore_errors=True)
         write_atomic(session.run.resume, certificate.to_json())
         return certificate
+
+
+def _certificate(
+    session: Session, whole: TrainResult, kills: Sequence[Kill], parts: dict[str, bool], *, seed: int
+) -> ResumeCertificate:
+    """What was shown, and of what: recipe, data, base and machine."""
+    return ResumeCertificate(
+        recipe_sha256=sha256_json(session.resolved.recipe.model_dump(mode="json")),
+        data_sha256=whole.data_sha256,
+        model_sha256=whole.model_sha256,
+        luthier=__version__,
+        processor=platform.processor() or platform.machine(),
+        threads=whole.threads,
+        steps=whole.steps,
+        seed=seed,
+        kills=tuple(kills),
+        parts=parts,
+        weights_sha256=whole.weights_sha256,
+    )
 
 
 def _copy(run: RunFolder, folder: Path) -> RunFolder:
@@ -105,10 +103,26 @@ def _copy(run: RunFolder, folder: Path) -> RunFolder:
     return copy
 
 
-def _train(session: Session, run: RunFolder, fd: int) -> None:
-    threads = session.resolved.recipe.train.threads or 1
+def _start(start: Callable[..., Started], session: Session, run: RunFolder, fd: int) -> Started:
+    """Training, by `run_stage` or `start_stage`, and the event that parts one start from the next."""
     EventLog(run.events).append("stage_started", stage="train")
-    run_stage("train", run.path, lock_fd=fd, threads=threads, offline=session.offline)
+    threads = session.resolved.recipe.train.threads or 1
+    return start("train", run.path, lock_fd=fd, threads=threads, offline=session.offline)
+
+
+def _train(session: Session, run: RunFolder, fd: int) -> TrainResult:
+    _start(run_stage, session, run, fd)
+    return TrainResult.read(run.train_result)
+
+
+@contextmanager
+def _training(session: Session, run: RunFolder, fd: int) -> Iterator[subprocess.Popen[bytes]]:
+    child = _start(start_stage, session, run, fd)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
 
 
 def _kill_again_and_again(
@@ -181,34 +195,29 @@ class _Course:
         return self._seconds
 
 
-@contextmanager
-def _training(session: Session, run: RunFolder, fd: int) -> Iterator[subprocess.Popen[bytes]]:
-    threads = session.resolved.recipe.train.threads or 1
-    EventLog(run.events).append("stage_started", stage="train")
-    child = start_stage("train", run.path, lock_fd=fd, threads=threads, offline=session.offline)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+def _resumed(kills: Sequence[Kill], run: RunFolder) -> list[Kill]:
+    """The kills, and what the start after each went on from (its own first step less one).
 
-
-def _events(run: RunFolder) -> list[dict[str, Any]]:
-    return EventLog.read(run.events)
-
-
-def _starts(run: RunFolder, kills: int) -> list[int | None]:
-    """For each start after a kill: the step of the checkpoint that it went on from (its first own step less one)."""
+    Raises:
+        RunError: none of them went on from a checkpoint.
+    """
     firsts: list[int | None] = []
-    for event in _events(run):
+    for event in EventLog.read(run.events):
         if event["kind"] == "stage_started":
             firsts.append(None)
         elif event["kind"] == "step" and firsts[-1] is None:
             firsts[-1] = event["step"] - 1
-    return firsts[1 : kills + 1]
+    starts = firsts[1 : len(kills) + 1]
+    if not any(starts):
+        raise RunError(
+            "no start went on from a checkpoint, so nothing was shown about resuming",
+            way_out="more checkpoints: --set train.save_steps=1; or another --seed",
+        )
+    return [kill.model_copy(update={"resumed_from": start}) for kill, start in zip(kills, starts, strict=True)]
 
 
 def _is_writing(run: RunFolder) -> bool:
+    """Whether a checkpoint stands there under its temporary name."""
     return any((run.train / "checkpoints").glob(".step-*.tmp"))
 
 

@@ -110,6 +110,7 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
         lock_fd=lock_fd,
         threads=session.resolved.recipe.train.threads or 1,
         offline=session.offline,
+        less_memory=stage.less_memory,
     )
     stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, use.peak_memory_gib)
     events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=use.peak_memory_gib)

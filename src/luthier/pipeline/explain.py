@@ -72,9 +72,9 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     if report.rows_left_apart:
         lines.append(f"  {report.rows_left_apart} rows form chains of near-duplicates too long to be kept in one split")
     if report.near is not None and report.near.num_conflicts:
-        pairs = ", ".join(f"{one.line} and {one.of_line}" for one in report.near.conflicts[:5])
+        pairs = ", ".join(f"{one.file}:{one.line} and {one.of_file}:{one.of_line}" for one in report.near.conflicts[:5])
         more = ", ..." if report.near.num_conflicts > 5 else ""
-        lines.append(f"  nearly the same text under other labels: {report.near.num_conflicts}, lines {pairs}{more}")
+        lines.append(f"  nearly the same text under other labels: {report.near.num_conflicts}, {pairs}{more}")
     lines += _added(report)
     if report.meaning is not None:
         lines += _meaning_lines(report.meaning)

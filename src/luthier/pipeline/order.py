@@ -27,6 +27,8 @@ class Stage:
     inputs: Callable[[RunFolder, ResolvedRecipe], object]
     """Everything that decides the outputs, as JSON."""
     outputs: Callable[[RunFolder], list[Path]]
+    less_memory: str
+    """What would make it need less memory, for people."""
     ready: Callable[[RunFolder], bool] = lambda run: True
     """Whether what it leaves outside the run folder is there."""
 
@@ -85,11 +87,29 @@ def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
 
 
 ORDER: tuple[Stage, ...] = (
-    Stage("base", "reading the base model", _base_inputs, lambda run: [], _base_is_ready),
-    Stage("prepare", "preparing the data", _prepare_inputs, lambda run: [run.data]),
-    Stage("train", "training", _train_inputs, lambda run: [run.train / "adapter", run.train_result]),
-    Stage("evaluate", "evaluating", _evaluate_inputs, lambda run: [run.eval]),
-    Stage("export", "exporting", _export_inputs, lambda run: [run.artifacts]),
+    Stage("base", "reading the base model", _base_inputs, lambda run: [], "choose a smaller base", _base_is_ready),
+    Stage(
+        "prepare",
+        "preparing the data",
+        _prepare_inputs,
+        lambda run: [run.data],
+        "prepare fewer rows: all of them are held at once (data.limit is drawn later)",
+    ),
+    Stage(
+        "train",
+        "training",
+        _train_inputs,
+        lambda run: [run.train / "adapter", run.train_result],
+        "lower train.micro_batch_tokens or train.max_length",
+    ),
+    Stage(
+        "evaluate",
+        "evaluating",
+        _evaluate_inputs,
+        lambda run: [run.eval],
+        "lower train.max_length or train.threads (each thread adds questions that are asked at once)",
+    ),
+    Stage("export", "exporting", _export_inputs, lambda run: [run.artifacts], "choose a smaller base"),
 )
 """Then, in the parent itself, because they take no time: gate, card, lineage, registry and report."""
 

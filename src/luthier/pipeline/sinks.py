@@ -65,7 +65,8 @@ class Feed:
         """Start the process; `warn` is told once, with a line and the fields of an event, should the sink fail."""
         self._name, self._warn = name, warn
         self._waiting = bytearray(start.model_dump_json().encode() + b"\n")
-        self._step, self._dropped, self._dropped_at, self._done = 0, 0, 0, False
+        self._step, self._dropped, self._dropped_at = 0, 0, 0
+        self._ending = self._done = False
         folder = Path(start.folder)
         self._child: subprocess.Popen[bytes] | None = None
         try:
@@ -102,25 +103,31 @@ class Feed:
             self._waiting += line
         self._pump()
 
-    def close(self, *, finished: bool, seconds: float | None = None) -> None:
-        """Let the sink finish, for a bounded time."""
-        limit = seconds if seconds is not None else _FINISH_SECONDS if finished else _STOP_SECONDS
-        until = time.monotonic() + limit
+    def end(self, *, finished: bool) -> None:
+        """Tell the sink that nothing follows."""
         self._waiting += b'{"kind": "end"}\n' if finished else b""
-        while (child := self._child) is not None and child.returncode is None:
-            if time.monotonic() > until:
-                self._off(self._step, f"it did not finish within {limit:.0f} s")
-                return
-            time.sleep(0.01)
-            self._pump(closing=True)
-        if child is not None:
-            self._let_go(child)
-            if self._dropped:
-                self._tell(self._dropped_at, "it was too slow", goes_on=True)
+        self._ending = True
+        self._pump()
 
-    def _pump(self, *, closing: bool = False) -> None:
-        """Write what the pipe takes now, and look how the sink is."""
+    def has_ended(self) -> bool:
+        """Whether the sink is done or switched off; passes on what it takes now."""
+        self._pump()
         child = self._child
+        if child is None or child.returncode is None:
+            return child is None
+        self._child = None
+        self._let_go(child)
+        if self._dropped:
+            self._tell(self._dropped_at, "it was too slow", goes_on=True)
+        return True
+
+    def give_up(self, seconds: float) -> None:
+        """Switch off a sink that was waited for so long."""
+        self._off(self._step, f"it did not finish within {seconds:.0f} s")
+
+    def _pump(self) -> None:
+        """Write what the pipe takes now, and look how the sink is."""
+        child, closing = self._child, self._ending
         if child is None:
             return
         assert child.stdin is not None
@@ -197,11 +204,29 @@ class Feeds:
         for feed in self._feeds:
             feed.send(event)
 
+    def close(self, *, finished: bool, seconds: float | None = None) -> None:
+        """Let all sinks finish at the same time, and no longer than one of them may take.
+
+        Args:
+            finished: training came to its end; it was stopped otherwise.
+            seconds: in place of the usual time.
+        """
+        limit = seconds if seconds is not None else _FINISH_SECONDS if finished else _STOP_SECONDS
+        until = time.monotonic() + limit
+        for feed in self._feeds:
+            feed.end(finished=finished)
+        left = self._feeds
+        while left := [feed for feed in left if not feed.has_ended()]:
+            if time.monotonic() > until:
+                for feed in left:
+                    feed.give_up(limit)
+                return
+            time.sleep(0.01)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for feed in self._feeds:
-            feed.close(finished=kind is None)
+        self.close(finished=kind is None)

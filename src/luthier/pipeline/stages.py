@@ -141,8 +141,7 @@ def train(context: Context) -> None:
     method = load_method(recipe.method.type)
     tried = probe(model, method, inputs.examples, recipe.train, ram_gib=recipe.objective.budget.ram_gib)
     if is_noisy(model):
-        context.progress.say("dropout is on: every row is computed by itself, what rows share is not shared")
-        events.append("sharing_off", reason="dropout")
+        say_sharing_is_off(context.progress, events)
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
 
     def warn(line: str, fields: dict[str, object]) -> None:
@@ -190,6 +189,12 @@ def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
             )
         bare(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def say_sharing_is_off(progress: Progress, events: EventLog) -> None:
+    """To people and to the log; the same work takes longer then."""
+    progress.say("dropout is on: every row is computed by itself, what rows share is not shared")
+    events.append("sharing_off", reason="dropout")
 
 
 def _validation(context: Context) -> Any:

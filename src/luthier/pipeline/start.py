@@ -14,7 +14,11 @@ from luthier.data.bad_rows import refuse_bad_rows
 from luthier.data.copies import Copy
 from luthier.data.features import check_features, input_columns
 from luthier.data.fetch import fetch
-from luthier.data.guard import refuse_secrets_in_expressions, refuse_secrets_in_wording
+from luthier.data.guard import (
+    refuse_missing_passphrase,
+    refuse_secrets_in_expressions,
+    refuse_secrets_in_wording,
+)
 from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.privacy.ner import missing_package
@@ -127,6 +131,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)
+    refuse_missing_passphrase(resolved.recipe.data.privacy)
     refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
     return Prepared(loaded, resolved, facts, shape)

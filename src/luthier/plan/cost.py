@@ -15,6 +15,7 @@ import numpy as np
 from luthier.plan.parameters import linear_parameters
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape
+from luthier.spec.recipe import Data
 
 TRAIN_EFFICIENCY = 0.45
 """Share of the measured rate that a training step reaches; norms, rotations and small products take the rest.
@@ -45,6 +46,15 @@ MODEL_STAGES = 3
 
 PREPARE_SECONDS_PER_ROW = 0.002
 """Reading, cleaning, searching for personal data, rendering and tokenizing one row."""
+
+EMBED_SECONDS_PER_ROW = 1 / 161
+"""Embedding a short message with all-minilm-l6-v2 on one thread; longer texts and larger models take longer.
+
+This and the next: benchmarks/results/meaning.csv. More threads are not counted on.
+"""
+
+COMPARE_SECONDS_PER_SQUARE = 3.37 / 20_000**2
+"""Comparing the embeddings of rows with each other, over the square of their number."""
 
 LINEAR_SECONDS_PER_ROW = 0.015
 """Fitting TF-IDF + logistic regression, a training row; grows with the labels too, which is left out."""
@@ -180,6 +190,19 @@ def other_seconds(shape: ModelShape, work: Workload) -> float:
     rows = work.train_rows + work.validation_rows + work.test_rows
     convert = CONVERT_SECONDS if shape.quantisation else 0.0
     return MODEL_STAGES * STAGE_SECONDS + convert + PREPARE_SECONDS_PER_ROW * rows
+
+
+def meaning_seconds(data: Data, work: Workload) -> float:
+    """Time of embedding all rows and comparing them by meaning; 0 where the recipe does not ask for it.
+
+    Repetitions are looked for among all rows, leaks within a label; so no label is taken for larger than another.
+    """
+    if not data.by_meaning:
+        return 0.0
+    pairs = work.read_rows**2 * COMPARE_SECONDS_PER_SQUARE
+    dedupe = pairs if data.dedupe is not None and data.dedupe.meaning is not None else 0.0
+    leaks = pairs / max(1, work.num_labels) if data.leakage.meaning is not None else 0.0
+    return work.read_rows * EMBED_SECONDS_PER_ROW + dedupe + leaks
 
 
 def export_seconds(shape: ModelShape, work: Workload, *, forms: int, gflops: float) -> float:

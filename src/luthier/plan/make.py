@@ -105,7 +105,8 @@ def _predict(
         total_seconds=train_seconds
         + evaluate_seconds
         + cost.export_seconds(shape, work, forms=len(recipe.export or ()), gflops=gflops)
-        + cost.other_seconds(shape, work),
+        + cost.other_seconds(shape, work)
+        + cost.meaning_seconds(recipe.data, work),
         peak_memory_gib=peak,
         trained_tokens=work.trained_tokens,
         matmul_gflops=gflops,

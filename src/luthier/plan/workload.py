@@ -32,6 +32,8 @@ FEATURE_CHARS = 12
 class Workload:
     """Rows and mean lengths; the rows are those of the file, so cleaning can only make them fewer."""
 
+    read_rows: int
+    """Of all files, before any limit."""
     train_rows: int
     validation_rows: int
     test_rows: int
@@ -116,6 +118,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     trained = min(asked, train.max_tokens or asked)
 
     return Workload(
+        read_rows=rows + (test if own_test else 0) + (validation if own_validation else 0),
         train_rows=train_rows,
         validation_rows=min(validation, limit.validation or validation),
         test_rows=max(1, min(test, limit.test or test)),

@@ -15,6 +15,7 @@ from luthier.errors import RunError
 from luthier.store.files import beside, disk_errors, process_exists, recover, write_all
 
 LATEST = "latest"
+LOCK = ".lock"
 _POLL_SECONDS = 0.1
 
 
@@ -56,7 +57,7 @@ class RunFolder:
     events = _At("events.jsonl")
     stages = _At("stages")
     resume = _At("resume.json")
-    lock_file = _At(".lock")
+    lock_file = _At(LOCK)
 
     @property
     def name(self) -> str:
@@ -121,32 +122,40 @@ def lock(run: RunFolder, *, wait_seconds: float = 10) -> Iterator[int]:
     Raises:
         RunError: another process still holds it after `wait_seconds`; the message names that process.
     """
-    with disk_errors(run.lock_file):
-        fd = os.open(run.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    with lock_folder(run.path, wait_seconds=wait_seconds) as fd:
+        os.set_inheritable(fd, True)
+        yield fd
+
+
+@contextmanager
+def lock_folder(folder: Path, *, wait_seconds: float) -> Iterator[int]:
+    """The same for any folder that one process at a time writes to; no child inherits the descriptor."""
+    file = folder / LOCK
+    with disk_errors(file):
+        fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _wait_for(fd, run, time.monotonic() + wait_seconds)
-        with disk_errors(run.lock_file):
+        _wait_for(fd, folder, time.monotonic() + wait_seconds)
+        with disk_errors(file):
             os.ftruncate(fd, 0)
             write_all(fd, f"{os.getpid()}\n".encode())
-        os.set_inheritable(fd, True)
-        recover(run.path)
+        recover(folder)
         yield fd
     finally:
         os.close(fd)  # never LOCK_UN, which would take the lock from a child that is still at work
 
 
-def _wait_for(fd: int, run: RunFolder, deadline: float) -> None:
+def _wait_for(fd: int, folder: Path, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise _in_use(fd, run) from None
+                raise _in_use(fd, folder) from None
         time.sleep(_POLL_SECONDS)
 
 
-def _in_use(fd: int, run: RunFolder) -> RunError:
+def _in_use(fd: int, folder: Path) -> RunError:
     owner = int(os.pread(fd, 32, 0) or b"0")  # 0: it has the lock and has not yet written its id
     pids = [owner] if owner and process_exists(owner) else _holders(fd)
     named = ", ".join(map(str, pids))
@@ -154,7 +163,7 @@ def _in_use(fd: int, run: RunFolder) -> RunError:
         who, way_out = f"process {named}", f"wait until it has ended, or stop it: kill {named.replace(',', '')}"
     else:
         who, way_out = "another process", "wait until it has ended, or stop it"
-    return RunError(f"{run.path} is in use by {who}", way_out=f"{way_out}; then run the same command again")
+    return RunError(f"{folder} is in use by {who}", way_out=f"{way_out}; then run the same command again")
 
 
 def _holders(fd: int) -> list[int]:

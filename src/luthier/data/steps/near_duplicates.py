@@ -38,8 +38,8 @@ class NearDuplicates(WholeStep):
                     verdicts[id(item)] = ("near_duplicate", detail)
                     flow.ledger.repeats(item, own[match.index], match.jaccard)
             conflicts += [
-                NearConflict(file=own[row].file, line=own[row].line, of_line=own[m.index].line, likeness=m.jaccard)
-                for row, m in found.conflicts
+                NearConflict(file=one.file, line=one.line, of_file=of.file, of_line=of.line, likeness=match.jaccard)
+                for one, of, match in ((own[row], own[match.index], match) for row, match in found.conflicts)
             ]
         report = NearReport(
             threshold=comparison.threshold,
