@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ import test_train_loop
 import torch
 from torch import Tensor
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, RunError
 from luthier.models.adapters import bare
 from luthier.models.half import BFloat16Linear
-from luthier.pipeline.stages import with_adapter
+from luthier.pipeline import start
+from luthier.pipeline.stages import set_up_device, with_adapter
 from luthier.train.methods import sft
 from tiny import llama
 
@@ -79,3 +81,22 @@ def test_a_family_that_cannot_compute_again_is_refused() -> None:
             with_adapter(base, samples.resolved(train={"gradient_checkpointing": True}).recipe, base_name="b")
     finally:
         type(base).supports_gradient_checkpointing = before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_device_that_is_not_there_is_said() -> None:
+    with pytest.raises(RunError, match=r"train\.device is 'cuda', and torch .* sees no such device"):
+        set_up_device(samples.resolved(train={"device": "cuda"}).recipe.train)
+    assert set_up_device(samples.resolved(train={}).recipe.train) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("build", "driver", "seen"), [("2.13.0", True, "cuda"), ("2.13.0+cpu", True, None), ("2.13.0", False, None)]
+)
+def test_an_accelerator_is_seen_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, driver: bool, seen: str | None
+) -> None:
+    monkeypatch.setattr(start, "version", lambda _: build)
+    if driver:
+        (tmp_path / "driver").touch()
+    assert start.usable_accelerator(driver=tmp_path / "driver") == seen

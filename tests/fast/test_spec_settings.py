@@ -35,14 +35,14 @@ from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError, MissingExtra, RunError
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment
 from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
-from luthier.pipeline.stages import with_adapter
+from luthier.pipeline.stages import set_up_device, with_adapter
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
 from luthier.records import Message
@@ -232,6 +232,14 @@ def through_model(tree: dict[str, Any], folder: Path) -> object:
     return model.get_base_model().is_activation_checkpointing, [
         (name, one.dtype) for name, one in model.named_parameters()
     ]
+
+
+def through_device(tree: dict[str, Any], folder: Path) -> object:
+    """Where a stage computes; this machine may have one place only."""
+    try:
+        return set_up_device(resolved(tree, folder).recipe.train)
+    except RunError as error:
+        return ["refused", str(error)]
 
 
 class Counting:
@@ -450,6 +458,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.sampler": ("balanced", TRAIN),
     "train.report_to": (["tensorboard"], through_sinks),
     "train.bf16": (True, through_model),
+    "train.device": ("cuda", through_device),
     "train.gradient_checkpointing": (True, through_model),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),

@@ -1,4 +1,4 @@
-"""The engine that is always there: a transformers module, plain or with an adapter, in float32 on this processor."""
+"""The engine that is always there: a transformers module, plain or with an adapter, in float32."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ class TransformersEngine:
     def __init__(self, model: Any) -> None:
         self._whole = model
         self.model = bare(model)
+        self.device = self.model.device
         self._threads = torch.get_num_threads()
-        self._at_once = min(self._threads, AT_ONCE)
+        self._at_once = min(self._threads, AT_ONCE) if self.device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(
             self._at_once, initializer=torch.set_num_threads, initargs=(self._threads // self._at_once,)
         )
 
     @classmethod
-    def open(cls, base: Path, adapter: Path | None = None) -> TransformersEngine:
+    def open(cls, base: Path, adapter: Path | None = None, *, device: str = "cpu") -> TransformersEngine:
         """Load a folder, with the adapter of another folder where given."""
         model: Any = load_base(base)
-        return cls(load_adapter(model, adapter) if adapter is not None else model)
+        return cls((load_adapter(model, adapter) if adapter is not None else model).to(device))
 
     def without_adapter(self) -> TransformersEngine:
         """The base under the same weights: this model with its adapter switched off while it is asked."""
@@ -58,12 +59,12 @@ class TransformersEngine:
         layout, places = lay_out_rows([[*prompt_ids, *answer[:-1]] for answer in answers], shared=1)
         # The score of a token stands at the position before it.
         before = [place[len(prompt_ids) - 1 :] for place in places]
-        keep, where = torch.unique(torch.cat(before), return_inverse=True)
+        keep, where = torch.unique(torch.cat(before).to(self.device), return_inverse=True)
         logits = forward_logits(self.model, layout, keep).double()  # [distinct positions, vocabulary]
         log_norm, greedy = torch.logsumexp(logits, dim=-1), logits.argmax(dim=-1)
         scores = []
         for nodes, answer in zip(where.split([len(answer) for answer in answers]), answers, strict=True):
-            tokens = torch.tensor(list(answer))
+            tokens = torch.tensor(list(answer), device=self.device)
             logprob = float((logits[nodes, tokens] - log_norm[nodes]).sum())
             scores.append(Score(logprob, bool((greedy[nodes] == tokens).all())))
         return scores
@@ -73,34 +74,35 @@ class TransformersEngine:
         """Greedy continuation with a key-value cache."""
         stop, cache = set(stop_ids), None
         out: list[int] = []
-        step = torch.tensor([list(prompt_ids)])
+        step = torch.tensor([list(prompt_ids)], device=self.device)
         while len(out) < max_new_tokens:
             output = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             token = int(output.logits[0, -1].argmax())
             if token in stop:
                 break
             out.append(token)
-            cache, step = output.past_key_values, torch.tensor([[token]])
+            cache, step = output.past_key_values, torch.tensor([[token]], device=self.device)
         return out
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
         """Log p(ids[t] | ids[:t]) for t = 1 .. T-1; shape [T-1]."""
         layout = lay_out([Segment(ids)])
-        targets = torch.tensor(list(ids[1:]))
+        targets = torch.tensor(list(ids[1:]), device=self.device)
         parts = [np.zeros(0)]
         for start in range(0, len(ids) - 1, _LOGITS_CHUNK):
-            keep = torch.arange(start, min(start + _LOGITS_CHUNK, len(ids) - 1))
+            keep = torch.arange(start, min(start + _LOGITS_CHUNK, len(ids) - 1), device=self.device)
             logits = forward_logits(self.model, layout, keep).double()
             chosen = logits.gather(1, targets[keep][:, None])[:, 0]
-            parts.append((chosen - torch.logsumexp(logits, dim=-1)).numpy())
+            parts.append((chosen - torch.logsumexp(logits, dim=-1)).cpu().numpy())
         return np.concatenate(parts)
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Raw scores at every position; shape [T, vocabulary]."""
         layout = lay_out([Segment(ids)])
-        scores: NDArray[np.float32] = forward_logits(self.model, layout, torch.arange(len(ids))).float().numpy()
+        keep = torch.arange(len(ids), device=self.device)
+        scores: NDArray[np.float32] = forward_logits(self.model, layout, keep).float().cpu().numpy()
         return scores
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -25,10 +25,12 @@ COMPUTING = {
     "OMP_DYNAMIC": "FALSE",
     "MKL_DYNAMIC": "FALSE",
     "MKL_CBWR": "AUTO",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it NVIDIA's library does not add in a fixed order
 }
-"""What the libraries below torch read when it is loaded. The last three are the conditions under which Intel's library
-gives the same bits from run to run: threads never adjusted to load, work divided and summed in a fixed way (Intel
-oneMKL Developer Guide, "Obtaining Numerically Reproducible Results": outside this mode it does not promise that)."""
+"""What the libraries below torch read when it is loaded. Dynamic threads off and CBWR are the conditions under which
+Intel's library gives the same bits from run to run: threads never adjusted to load, work divided and summed in a fixed
+way (Intel oneMKL Developer Guide, "Obtaining Numerically Reproducible Results": outside this mode it does not promise
+that)."""
 
 
 @dataclass(frozen=True)

@@ -51,4 +51,5 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Bloc
 @cache
 def _kernel(device: str) -> Callable[..., Any]:
     """Compiled once for rows of any length; on a processor there is no such kernel with a gradient."""
-    return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=True)
+    kernel: Callable[..., Any] = flex_attention
+    return kernel if device == "cpu" else torch.compile(kernel, dynamic=True)

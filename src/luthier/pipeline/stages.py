@@ -21,7 +21,7 @@ from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
 from luthier.records import LossSpike, ModelShape, RequestContract, StepEvent, TrainResult
-from luthier.spec.recipe import Recipe
+from luthier.spec.recipe import Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -72,6 +72,24 @@ class Context:
         """Hash over shards and contract."""
         report = DataReport.read(self.run.data_report)
         return sha256_json([{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256])
+
+
+def set_up_device(train: Train) -> str:
+    """Where a stage computes, made ready.
+
+    Raises:
+        RunError: it is not there.
+    """
+    import torch
+
+    set_up_torch(train.threads or 1)
+    device = train.device or "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"train.device is 'cuda', and torch {torch.__version__} sees no such device",
+            way_out="run where there is one, install torch's CUDA build, or set train.device to cpu",
+        )
+    return device
 
 
 def set_up_torch(threads: int) -> None:
@@ -126,9 +144,9 @@ def train(context: Context) -> None:
     from luthier.train.probe import probe
 
     recipe, run = context.resolved.recipe, context.run
-    set_up_torch(recipe.train.threads or 1)
+    device = set_up_device(recipe.train)
     run.train.mkdir(exist_ok=True)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     inputs = loop.Inputs(
         Shard(run.data / "train.arrow"),
         model_sha256=context.shape.sha256,
@@ -232,9 +250,9 @@ def evaluate(context: Context) -> None:
     from luthier.evals.evaluate import evaluate as judge
 
     recipe, run = context.resolved.recipe, context.run
-    set_up_torch(recipe.train.threads or 1)
+    device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
-    tuned = TransformersEngine.open(context.base, run.train / "adapter")
+    tuned = TransformersEngine.open(context.base, run.train / "adapter", device=device)
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from luthier import __version__
@@ -116,7 +118,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     _refuse_missing_columns(loaded, facts)
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
-    machine = Machine(threads=usable_threads(), missing_for_privacy=missing_package())
+    machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     resolved = resolve(
         loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
     ).model_copy(
@@ -184,6 +186,11 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_accelerator(*, driver: Path = Path("/dev/nvidiactl")) -> Literal["cuda"] | None:
+    """Seen without loading torch: its driver runs, and the installed torch is not the build for processors alone."""
+    return "cuda" if driver.exists() and not version("torch").endswith("+cpu") else None
 
 
 def _data_files(loaded: LoadedRecipe) -> dict[str, str]:

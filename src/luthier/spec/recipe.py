@@ -407,6 +407,7 @@ class Train(Section):
     save_total_limit: int | None = Field(None, gt=0, description="Checkpoints that are kept, the newest of them.")
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="Where training and evaluation compute.")
     bf16: bool = Field(
         False, description="Products with frozen weights in bfloat16; adapter, attention and loss stay float32."
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -37,6 +37,7 @@ class Machine(Record):
     """What the resolution may know of this machine."""
 
     threads: int = Field(description="Processors this process may use.")
+    accelerator: Literal["cuda"] | None = Field(None, description="What the driver and the installed torch can use.")
     missing_for_privacy: str = Field(
         "presidio-analyzer", description="The first package of the extra 'privacy' that is not installed; '' for none."
     )
@@ -493,6 +494,8 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
         filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
     elif filler.tree["train"]["class_weight"] == "effective":
         filler.fill("train.class_weight_beta", EFFECTIVE_BETA, "evens out labels of up to about a thousand rows")
+    device = machine.accelerator or "cpu"
+    filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
     filler.fill("train.threads", machine.threads, "processors that this process may use")
 
 
