@@ -90,17 +90,31 @@ def forward_flops(shape: ModelShape, *, tokens: float, context: float, with_logi
 
 
 def training_flops(
-    shape: ModelShape, *, adapter: int, tokens: float, supervised: float, context: float, backward_factor: float
+    shape: ModelShape,
+    *,
+    adapter: int,
+    tokens: float,
+    supervised: float,
+    context: float,
+    backward_factor: float,
+    first: int = 0,
+    trunk_tokens: float | None = None,
 ) -> float:
     """Forward and backward of training on `tokens`, of which `supervised` carry a loss.
 
     backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention of each token to `context` others)
 
-    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2).
+    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2). N and the
+    attention count the layers from `first` on, the lowest with an adapter; those below go forward only, over
+    `trunk_tokens` where what they say is kept, else over all.
     """
-    attention = attention_flops(shape, tokens=tokens, context=context)
-    products = forward_flops(shape, tokens=tokens, context=0, with_logits=supervised)
-    return backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
+    upper = 1.0 - first / shape.num_layers
+    attention = upper * attention_flops(shape, tokens=tokens, context=context)
+    products = upper * forward_flops(shape, tokens=tokens, context=0, with_logits=0)
+    products += forward_flops(shape, tokens=0, context=0, with_logits=supervised)
+    below = tokens if trunk_tokens is None else trunk_tokens
+    trunk = (1.0 - upper) * forward_flops(shape, tokens=below, context=context, with_logits=0)
+    return backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention + trunk
 
 
 def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
@@ -136,8 +150,10 @@ def training_seconds(
     backward_factor: float,
     validations: int,
     gflops: float,
+    first: int = 0,
+    cache_trunk: bool = False,
 ) -> float:
-    """Time in the training loop, its validations included."""
+    """Time of training, its validations and the one pass through a cached trunk included."""
     rows = work.trained_tokens / work.row_tokens
     flops = training_flops(
         shape,
@@ -146,6 +162,8 @@ def training_seconds(
         supervised=rows * work.answer_tokens,
         context=work.row_tokens,
         backward_factor=backward_factor,
+        first=first,
+        trunk_tokens=work.distinct_tokens if cache_trunk else None,
     )
     validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
     return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating

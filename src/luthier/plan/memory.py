@@ -61,21 +61,23 @@ def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
     return 4 * h + 2 * a + 2 * g + 4 * i + 7 * r
 
 
-def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float) -> float:
+def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float, first: int = 0) -> float:
     """What a micro-batch of M tokens keeps for the backward pass and needs during it.
 
-    L M (saved floats) + copies min(S, 256) V + backward rows M i
+    (L - first) M (saved floats) + copies min(S, 256) V + backward rows M i
+
+    Below `first`, the lowest layer with an adapter, nothing goes backward, so nothing is kept.
     """
-    saved = shape.num_layers * tokens * saved_floats_per_token(shape, r=r)
+    saved = (shape.num_layers - first) * tokens * saved_floats_per_token(shape, r=r)
     logits = LOGIT_COPIES * min(supervised, LOSS_POSITIONS) * shape.vocab_size
     backward = BACKWARD_ROWS * tokens * shape.intermediate_size
     return ALLOCATOR_FACTOR * (saved + logits + backward) * FLOAT_BYTES / GIB
 
 
-def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float) -> float:
+def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float, first: int = 0) -> float:
     """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch."""
     trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
-    activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised)
+    activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first)
     return RESIDENT_GIB + weights_gib(shape) + trained + activations
 
 
