@@ -121,8 +121,8 @@ def test_fewer_layers_take_less_of_everything_and_the_plan_says_what_is_kept() -
     assert memory.training_gib(samples.shape(), **several) > memory.training_gib(samples.shape(), first=20, **several)
     (note,) = [note for note in kept.notes if "frozen" in note]
     assert re.fullmatch(
-        r"Layers 0 to 19 are frozen and computed once; what they say takes about [\d.]+ MB in the run folder until "
-        r"training has ended\.",
+        r"The layers below 20 are frozen and computed once; what they say takes about [\d.]+ MB in the run "
+        r"folder until training has ended\.",
         note,
     )
     assert not any("frozen" in note for plan in (every, upper) for note in plan.notes)

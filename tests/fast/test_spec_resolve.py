@@ -197,7 +197,7 @@ def test_layers_are_put_in_order_and_must_be_those_of_the_base() -> None:
     [
         (SHORTEST, False, "layer 0 learns, so there is nothing frozen below"),
         (upper(0, 29), False, "layer 0 learns"),
-        (upper(28, 29), True, "layers 0 to 27 are frozen: computed once instead of 3 times"),
+        (upper(28, 29), True, "the layers below 28 are frozen: computed once instead of 3 times"),
         (upper(28, 29, train__num_train_epochs=1), False, "each row is seen once"),
         (upper(28, 29, train__max_tokens=1000), False, "each row is seen once"),
         (upper(28, 29, train__cache_trunk=False), False, "given in the recipe"),

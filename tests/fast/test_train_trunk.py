@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,14 @@ import pytest
 import test_models_trunk
 import test_train_loop
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_train_loop import EXAMPLES, SETTINGS, relative_error
 
 from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
 from luthier.models.adapters import bare
 from luthier.models.packing import num_laid_out
-from luthier.store.files import recover
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
 from luthier.train.methods import load_method, sft
@@ -38,6 +37,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def model_of(name: str = "Llama", **more: Any) -> Any:
     base = test_models_trunk.family(name, **LIKE, **FAMILIES[name])
     return test_models_trunk.tuned(base, *range(FIRST, test_models_trunk.LAYERS), **more)
+
+
+SHARED_MODEL = model_of()
 
 
 def rows_of(examples: list[Example]) -> list[tuple[int, ...]]:
@@ -92,6 +94,25 @@ def test_the_gradient_is_that_of_a_float64_reference_of_all_layers(
     for at_once, budget in ((1, 1), (40, 60), (10_000, 10_000)):
         model = model_of(name)
         trunk = open_at(tmp_path / str(budget), model, rows_of(examples), max_tokens=at_once)
+        assert relative_error(gradients(model, examples, budget, trunk), expected) < 1e-5
+
+
+START = st.lists(st.integers(3, 380), min_size=9, max_size=12)
+TREES = st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(3, 380), min_size=1, max_size=6)), min_size=1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(starts=st.lists(START, min_size=3, max_size=3), ends=TREES, kept=st.integers(1, 60), budget=st.integers(1, 60))
+def test_neither_the_tree_nor_the_cut_matters(
+    starts: list[list[int]], ends: list[tuple[int, list[int]]], kept: int, budget: int
+) -> None:
+    rows = [sum(starts[:depth], [1]) + end + [2] for depth, end in ends]
+    examples = [Example(n, "", "", "", 1, ids, [False] + [True] * (len(ids) - 1)) for n, ids in enumerate(rows)]
+    model = SHARED_MODEL
+    expected = gradients(model, examples, 10_000, None)
+    with tempfile.TemporaryDirectory() as folder:
+        trunk = open_at(Path(folder), model, rows_of(examples), max_tokens=kept)
+        assert trunk.about.num_tokens == num_laid_out(rows_of(examples))
         assert relative_error(gradients(model, examples, budget, trunk), expected) < 1e-5
 
 
@@ -225,34 +246,3 @@ def test_only_rows_that_some_step_sees_are_kept() -> None:
     assert 4 <= len(few) < len(EXAMPLES)
     assert set(few) < set(rows_of(EXAMPLES))
     assert learned_rows(method, EXAMPLES + EXAMPLES, SETTINGS) == rows_of(EXAMPLES)
-
-
-KILLED = """if True:
-    import os, signal, sys
-    from pathlib import Path
-    sys.path[:0] = ["tests", "tests/fast"]
-    import test_train_trunk as kit
-    def progress(done, total):
-        if done > total // 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-    kit.open_at(Path(sys.argv[1]), kit.model_of(), kit.rows_of(kit.EXAMPLES), progress=progress)
-"""
-
-
-@pytest.mark.slow
-def test_killed_while_it_is_written_it_is_absent_and_comes_out_the_same(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
-        cwd=root,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    (left,) = (tmp_path / "cut").iterdir()
-    assert left.name.endswith(".tmp")
-    model, rows = model_of(), rows_of(EXAMPLES)
-    assert recover(tmp_path / "cut") == [left]
-    again, whole = open_at(tmp_path / "cut", model, rows), open_at(tmp_path / "whole", model, rows)
-    assert not again.reused
-    assert (again.folder / "states.f32").read_bytes() == (whole.folder / "states.f32").read_bytes()

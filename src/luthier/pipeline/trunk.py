@@ -65,7 +65,7 @@ def lay_trunk(
     )
     about = trunk.about
     how = "taken from before" if trunk.reused else f"computed in {duration(about.seconds)}"
-    progress.say(f"layers 0 to {first - 1}: {how}, {size(trunk.num_bytes)} kept; training starts above them")
+    progress.say(f"layers below {first}: {how}, {size(trunk.num_bytes)} kept; training starts above them")
     events.append("trunk", first=first, tokens=about.num_tokens, num_bytes=trunk.num_bytes, reused=trunk.reused)
     return trunk
 

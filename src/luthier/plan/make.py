@@ -173,7 +173,7 @@ def _trunk_notes(resolved: ResolvedRecipe, shape: ModelShape, work: Workload) ->
         return []
     num_bytes = round(work.distinct_tokens * shape.hidden_size * memory.FLOAT_BYTES)
     return [
-        f"Layers 0 to {layers[0] - 1} are frozen and computed once; what they say takes about {size(num_bytes)} "
+        f"The layers below {layers[0]} are frozen and computed once; what they say takes about {size(num_bytes)} "
         "in the run folder until training has ended."
     ]
 

@@ -43,4 +43,4 @@ def worth_caching(
     gib = tokens * hidden_size * _FLOAT_BYTES / 2**30
     if gib > UNASKED_GIB:
         return False, f"about {gib:.0f} GiB of states, more than the {UNASKED_GIB:.0f} GiB that are kept unasked"
-    return True, f"layers 0 to {first - 1} are frozen: computed once instead of {num_epochs} times"
+    return True, f"the layers below {first} are frozen: computed once instead of {num_epochs} times"
