@@ -26,6 +26,7 @@ from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
 from luthier.models.packing import Layout, lay_out_rows, share
 from luthier.models.trunk import starting_at, states_below
+from luthier.plan.words import size
 from luthier.records import Record
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, sha256_json, write_atomic, write_atomic_dir
@@ -242,6 +243,6 @@ def _refuse_small_disk(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise DiskFull(
-            f"{folder}: the states of the frozen layers take {num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
+            f"{folder}: the states of the frozen layers take {size(num_bytes)}, {size(free)} are free",
             way_out="free some space, or set train.cache_trunk: false, which computes them in every epoch",
         )
