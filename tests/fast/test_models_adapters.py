@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from luthier.spec.recipe import Adapter
 from tiny import llama
 
 LORA = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IDS = torch.tensor([[5, 9, 20, 300, 7, 41]])
 
 
@@ -85,6 +87,25 @@ def test_plain_peft_opens_what_is_saved_and_says_the_same(saved: Path) -> None:
     torch.testing.assert_close(logits(ours), logits(tuned()), rtol=0, atol=0)
     assert not ours.training
     assert not any(parameter.requires_grad for parameter in ours.parameters())
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ("q_proj", "down_proj")], ids=str)
+def test_an_adapter_of_some_layers_opens_in_plain_peft_and_says_the_same(tmp_path: Path, modules: Any) -> None:
+    from peft import PeftModel
+
+    base: dict[str, Any] = {"num_hidden_layers": 4}
+    model = tuned(base=base, target_modules=modules, layers_to_transform=(1, 3))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {int(re.search(r"layers\.(\d+)", name)[1]) for name in trained} == {1, 3}  # type: ignore[index]
+    assert len(trained) == 2 * 2 * (7 if modules == "all-linear" else 2)
+    save_adapter(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["layers_to_transform"] == [1, 3]
+    assert set(config["target_modules"]) == set(modules if modules != "all-linear" else LINEARS)
+    theirs = PeftModel.from_pretrained(llama(**base), str(tmp_path)).eval()
+    torch.testing.assert_close(logits(theirs), logits(model), rtol=0, atol=0)
+    torch.testing.assert_close(logits(load_adapter(llama(**base), tmp_path)), logits(model), rtol=0, atol=0)
+    assert not torch.equal(logits(llama(**base)), logits(model))
 
 
 def test_saving_what_was_loaded_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:

@@ -68,3 +68,6 @@ def test_dropout_without_a_module_is_noticed() -> None:
     model = model_of("Llama", {"attention_dropout": 0.3})
     assert not is_noisy(model)
     assert is_noisy(model.train())
+    other = model_of("GPTNeoX", {}).train()
+    assert other.config.classifier_dropout > 0, "of a head that classifies, which this model does not have"
+    assert not is_noisy(other)

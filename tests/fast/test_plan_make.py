@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_bf16_needs_less_memory_and_says_that_its_time_is_not_known() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers by the old name
-def test_saved_floats_bound_what_autograd_keeps() -> None:
+@pytest.mark.parametrize("first", [0, 2])
+def test_saved_floats_bound_what_autograd_keeps(first: int) -> None:
     import peft
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -73,7 +75,10 @@ def test_saved_floats_bound_what_autograd_keeps() -> None:
         head_dim=16,
         use_cache=False,
     )
-    model = peft.get_peft_model(LlamaForCausalLM(config), peft.LoraConfig(r=r, target_modules="all-linear"))
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    upper = list(range(first, layers))
+    lora = peft.LoraConfig(r=r, target_modules=modules, layers_to_transform=upper)
+    model = peft.get_peft_model(LlamaForCausalLM(config), lora)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -90,7 +95,7 @@ def test_saved_floats_bound_what_autograd_keeps() -> None:
     shape = samples.shape(
         hidden_size=h, intermediate_size=i, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=16
     )
-    counted = 4 * (layers * tokens * memory.saved_floats_per_token(shape, r=r) + tokens**2)
+    counted = 4 * (len(upper) * tokens * memory.saved_floats_per_token(shape, r=r) + tokens**2)
     assert hidden.requires_grad
     assert sum(kept.values()) == pytest.approx(counted, rel=0.1)
 
@@ -103,6 +108,50 @@ def test_time_is_in_proportion_to_the_rate(share: float) -> None:
         for rate in (100.0 * share, 100.0)
     )
     assert slow.prediction.train_seconds == pytest.approx(fast.prediction.train_seconds / share)
+
+
+def test_frozen_layers_go_forward_only_and_once_where_they_are_kept() -> None:
+    """By hand: 10 of 30 layers learn, a whole pass of a frozen token is a third of its forward and backward."""
+    every = {"adapter": 0, "supervised": 0, "context": 0, "backward_factor": 2}
+    whole = cost.training_flops(samples.shape(), tokens=900, **every)
+    frozen = cost.training_flops(samples.shape(), tokens=900, course=cost.Course(first=20), **every)
+    kept = cost.training_flops(samples.shape(), tokens=900, course=cost.Course(first=20), trunk_tokens=300, **every)
+    token = 2 * 106_168_320
+    assert whole == pytest.approx(900 * 2 * token)
+    assert frozen == pytest.approx(900 * token * (2 * 10 + 20) / 30)
+    assert kept == pytest.approx(900 * token * 2 * 10 / 30 + 300 * token * 20 / 30)
+
+
+def test_fewer_layers_take_less_of_everything_and_the_plan_says_what_is_kept() -> None:
+    epochs = {"max_tokens": None, "num_train_epochs": 4}
+    every = plan_of(train=epochs)
+    upper, kept = (
+        plan_of(train=epochs | {"cache_trunk": caches}, adapter={"layers_to_transform": [20, 25]})
+        for caches in (False, True)
+    )
+    trained = [plan.candidates[0].trainable_parameters for plan in (every, upper, kept)]
+    assert trained == [4_884_480, 2 * 4_884_480 // 30, 2 * 4_884_480 // 30]
+    assert every.prediction.train_seconds > upper.prediction.train_seconds > kept.prediction.train_seconds
+    assert every.prediction.peak_memory_gib >= upper.prediction.peak_memory_gib == kept.prediction.peak_memory_gib
+    several = {"tokens": 2000, "supervised": 10.0, "adapter": 0, "r": 16}
+    assert memory.training_gib(samples.shape(), **several) > memory.training_gib(samples.shape(), first=20, **several)
+    (note,) = [note for note in kept.notes if "frozen" in note]
+    assert re.fullmatch(
+        r"The layers below 20 are frozen and computed once; what they say takes about [\d.]+ MB in the run "
+        r"folder until training has ended\.",
+        note,
+    )
+    assert not any("frozen" in note for plan in (every, upper) for note in plan.notes)
+
+
+def test_one_pass_over_the_rows_is_a_share_of_the_tokens_computed() -> None:
+    recipe = samples.resolved(train={"num_train_epochs": 4})
+    work = workload(recipe, samples.profile(), tokens_per_char=0.25)
+    assert work.distinct_tokens == pytest.approx(work.computed_tokens / 4)
+    short = samples.resolved(train={"num_train_epochs": 4, "max_tokens": 1000})
+    work = workload(short, samples.profile(), tokens_per_char=0.25)
+    assert work.whole_epochs < 1
+    assert work.distinct_tokens == work.computed_tokens
 
 
 def test_training_costs_about_four_flops_a_weight_and_token() -> None:
@@ -309,7 +358,7 @@ def test_computing_activations_again_keeps_a_layer_and_the_inputs_of_all() -> No
     assert (kept - again) * 2**30 == pytest.approx(1.1 * 4 * 1000 * fewer)
     plain = cost.training_flops(shape, adapter=7, tokens=1000, supervised=0, context=0, backward_factor=2)
     more = cost.training_flops(
-        shape, adapter=7, tokens=1000, supervised=0, context=0, backward_factor=2, recomputed=True
+        shape, adapter=7, tokens=1000, supervised=0, context=0, backward_factor=2, course=cost.Course(recomputed=True)
     )
     assert more - plain == pytest.approx(2 * (106_168_320 + 7) * 1000)
 

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import RecipeError
-from luthier.plan.parameters import adapted, adapter_parameters, counted_parameters, linear_parameters, linears
+from luthier.plan.parameters import (
+    adapted,
+    adapter_parameters,
+    counted_parameters,
+    linear_parameters,
+    linears,
+    lowest_adapted,
+)
 
 
 def test_counts_of_smollm2_135m_are_those_of_the_published_model() -> None:
@@ -40,19 +47,33 @@ def test_adapter_grows_in_proportion_to_the_rank(r: int, layers: int, heads: int
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers by the old name
 @pytest.mark.parametrize(
-    "target_modules", ["all-linear", ("q_proj", "down_proj"), ("self_attn.o_proj",), r".*\.1\.mlp\.\w+_proj"]
+    ("target_modules", "layers"),
+    [
+        ("all-linear", None),
+        (("q_proj", "down_proj"), None),
+        (("self_attn.o_proj",), None),
+        (r".*\.1\.mlp\.\w+_proj", None),
+        ("all-linear", (1,)),
+        ("all-linear", (0, 2)),
+        (("q_proj", "down_proj"), (1, 2)),
+    ],
 )
-def test_adapter_counts_equal_those_of_peft(target_modules: str | tuple[str, ...]) -> None:
-    import peft
+def test_adapter_counts_equal_those_of_peft(
+    target_modules: str | tuple[str, ...], layers: tuple[int, ...] | None
+) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from luthier.models.adapters import attach
+    from luthier.models.trunk import lowest_learning
+    from luthier.spec.recipe import Adapter
 
     torch.set_num_threads(1)
     config = LlamaConfig(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
@@ -64,7 +85,7 @@ def test_adapter_counts_equal_those_of_peft(target_modules: str | tuple[str, ...
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
-        num_layers=2,
+        num_layers=3,
         num_heads=4,
         num_kv_heads=2,
         head_dim=16,
@@ -72,10 +93,11 @@ def test_adapter_counts_equal_those_of_peft(target_modules: str | tuple[str, ...
         num_parameters=model.num_parameters(),
     )
     assert counted_parameters(shape) == model.num_parameters()
-    names = list(target_modules) if isinstance(target_modules, tuple) else target_modules
-    tuned = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=names, task_type="CAUSAL_LM"))
+    lora = Adapter(type="lora", r=3, alpha=3, dropout=0.0, target_modules=target_modules, layers_to_transform=layers)
+    tuned = attach(model, lora, base_name="tiny", seed=0)
     trainable, _ = tuned.get_nb_trainable_parameters()
-    assert adapter_parameters(shape, r=3, target_modules=target_modules) == trainable
+    assert adapter_parameters(shape, r=3, target_modules=target_modules, numbers=layers) == trainable
+    assert lowest_adapted(shape, target_modules, layers) == lowest_learning(tuned)
 
 
 @pytest.mark.parametrize(

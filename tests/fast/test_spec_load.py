@@ -183,6 +183,21 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
         ("adapter: {r: 0}", "adapter.r: Input should be greater than 0", ""),
         ("adapter: {dropout: 1}", "adapter.dropout: Input should be less than 1", ""),
         ("adapter: {target_modules: []}", "adapter.target_modules: no module is named", ""),
+        ("adapter: {layers_to_transform: []}", "adapter.layers_to_transform: Tuple should have at least 1 item", ""),
+        ("adapter: {layers_to_transform: [3, 1, 3]}", "adapter.layers_to_transform: layer 3 stands twice", ""),
+        ("adapter: {layers_to_transform: [-1]}", "adapter.layers_to_transform.0: Input should be greater than", ""),
+        ("adapter: {layers_to_transform: [yes]}", "adapter.layers_to_transform.0: Input should be a valid integer", ""),
+        (
+            "adapter: {layers_to_transform: [1], target_modules: '.*q_proj'}",
+            "adapter: layers_to_transform goes with target_modules: all-linear or a list of names; a regular",
+            "",
+        ),
+        ("train: {cache_trunk: true}", "train.cache_trunk keeps the output of the layers below those that learn", ""),
+        (
+            "train: {cache_trunk: true}\nadapter: {layers_to_transform: [0, 5]}",
+            "and layer 0 learns; set adapter.layers_to_transform to the upper layers",
+            "",
+        ),
         ("adapter: {type: dora}", "r.yaml:4: unknown adapter 'dora'", "known in this version: lora"),
         ("method: dpo", "r.yaml:4: unknown method 'dpo'", "known in this version: sft"),
         ("export: [gguf]", "r.yaml:4: unknown export 'gguf'", "known in this version: adapter, merged"),
@@ -315,6 +330,7 @@ VALUES: dict[str, Any] = {
     "adapter.alpha": 5.0,
     "adapter.dropout": 0.25,
     "adapter.target_modules": ["q_proj"],
+    "adapter.layers_to_transform": [1],
 }
 
 

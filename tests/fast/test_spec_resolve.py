@@ -28,6 +28,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.embeddings",
     "model.revision",
     "train.max_tokens",
+    "adapter.layers_to_transform",
     "data.train.0.sheet",
     "data.train.0.query",
     "data.limit.train",
@@ -171,6 +172,51 @@ def test_zero_and_empty_are_given_values_too() -> None:
         ("data.split.group_by", ""),
     ):
         assert dict(leaves(resolved(with_(key, value)).recipe.model_dump(mode="json")))[key] == value
+
+
+def upper(*layers: int, **more: Any) -> dict[str, Any]:
+    """A recipe whose adapter is on these layers only."""
+    tree = with_("adapter.layers_to_transform", list(layers))
+    for key, value in more.items():
+        tree = with_(key.replace("__", "."), value, tree)
+    return tree
+
+
+def test_layers_are_put_in_order_and_must_be_those_of_the_base() -> None:
+    assert resolved(upper(29, 28)).recipe.adapter.layers_to_transform == (28, 29)
+    assert resolved(upper(29, 28)).sha256 == resolved(upper(28, 29)).sha256
+    with pytest.raises(RecipeError, match=r"smollm2-135m-instruct has no layer 30, only 0 to 29") as error:
+        resolved(upper(3, 30))
+    assert error.value.key == "adapter.layers_to_transform"
+    assert "name layers of that range" in error.value.way_out
+    assert resolved(upper(30), num_layers=31).recipe.train.cache_trunk
+
+
+@pytest.mark.parametrize(
+    ("tree", "caches", "reason"),
+    [
+        (SHORTEST, False, "layer 0 learns, so there is nothing frozen below"),
+        (upper(0, 29), False, "layer 0 learns"),
+        (upper(28, 29), True, "the layers below 28 are frozen: computed once instead of 3 times"),
+        (upper(28, 29, train__num_train_epochs=1), False, "each row is seen once"),
+        (upper(28, 29, train__max_tokens=1000), False, "each row is seen once"),
+        (upper(28, 29, train__cache_trunk=False), False, "given in the recipe"),
+        (upper(28, 29, train__cache_trunk=True, train__num_train_epochs=1), True, "given in the recipe"),
+    ],
+)
+def test_the_frozen_layers_are_kept_where_it_pays(tree: dict[str, Any], caches: bool, reason: str) -> None:
+    made = resolved(tree)
+    assert made.recipe.train.cache_trunk is caches
+    assert reason in made.reasons["train.cache_trunk"]
+
+
+def test_states_that_would_fill_the_disk_are_kept_only_where_it_is_asked() -> None:
+    wide = {"hidden_size": 200_000}
+    made = resolved(upper(29), **wide)
+    assert not made.recipe.train.cache_trunk
+    assert re.search(r"about \d\d+ GiB of states, more than the 8 GiB that are kept unasked", str(made.reasons))
+    assert resolved(upper(29, train__cache_trunk=True), **wide).recipe.train.cache_trunk
+    assert resolved(upper(29, data__limit__train=9), **wide).recipe.train.cache_trunk
 
 
 def test_what_follows_from_what() -> None:

@@ -41,15 +41,18 @@ from luthier.launch.child import stage_environment
 from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
+from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.stages import set_up_device, with_adapter
 from luthier.pipeline.start import copy_recipe
+from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.store.events import EventLog
 from luthier.train import loop
 from luthier.train.methods import load_method, sft
 from tiny import llama
@@ -124,8 +127,8 @@ def resolved(tree: dict[str, Any], folder: Path) -> ResolvedRecipe:
     recipe = Recipe.model_validate(tree)
     loaded = LoadedRecipe(recipe, folder / "r.yaml", "", ())
     return resolve(
-        loaded, profile(folder / recipe.entry.path), shape(), machine=Machine(threads=1), data_sha256={},
-        luthier_version="0",
+        loaded, profile(folder / recipe.entry.path), shape().model_copy(update={"num_layers": 2}),
+        machine=Machine(threads=1), data_sha256={}, luthier_version="0",
     )  # fmt: skip
 
 
@@ -274,6 +277,18 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     )  # fmt: skip
     return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
+
+
+def through_trunk(tree: dict[str, Any], folder: Path) -> object:
+    """Whether what the frozen layer of a tiny model says is kept, where the upper one alone learns."""
+    tree = with_("adapter.layers_to_transform", [1], tree)
+    given, out = resolved(with_("train.batch_size", 4, tree), folder), Path(tempfile.mkdtemp(dir=folder))
+    model = attach(llama(), given.recipe.adapter, base_name="b", seed=0)
+    trunk = lay_trunk(
+        model, load_method("sft"), test_train_loop.INPUTS, resolved=given, folder=out / "trunk", progress=Progress(),
+        events=EventLog(out / "events.jsonl"), stop_asked=lambda: False,
+    )  # fmt: skip
+    return trunk is None, (out / "trunk").exists()
 
 
 def through_sinks(tree: dict[str, Any], folder: Path) -> object:
@@ -437,6 +452,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "adapter.alpha": (3.0, through_attach),
     "adapter.dropout": (0.5, through_attach),
     "adapter.target_modules": (["q_proj"], through_attach),
+    "adapter.layers_to_transform": ([1], through_attach),
     "train.learning_rate": (0.02, TRAIN),
     "train.num_train_epochs": (1, TRAIN),
     "train.max_tokens": (90, TRAIN),
@@ -453,6 +469,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.save_total_limit": (1, TRAIN),
     "train.seed": (7, TRAIN),
     "train.threads": (3, TRAIN),
+    "train.cache_trunk": (False, through_trunk),
     "train.class_weight": ("balanced", TRAIN),
     "train.class_weight_beta": (0.5, TRAIN),
     "train.sampler": ("balanced", TRAIN),
@@ -488,6 +505,7 @@ NEEDS = {  # keys that are refused without another
     },
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
+    "train.cache_trunk": ("adapter.layers_to_transform", [1]),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
 }

@@ -78,7 +78,7 @@ def run(out: Path, *, settings: Train = SETTINGS, stop_after: int | None = None,
     given: dict[str, Any] = {"validation": None} | changes
     return loop.train(
         given.pop("model", None) or fresh(),
-        load_method("sft"),
+        given.pop("method", None) or load_method("sft"),
         given.pop("inputs", INPUTS),
         settings=settings,
         method_name="sft",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,16 @@ def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: in
 
     from luthier.models.fused import fuse
 
-    targets = adapter.target_modules
+    targets, layers = adapter.target_modules, adapter.layers_to_transform
+    if layers is not None and targets == "all-linear":
+        targets = _linears_of_layers(model)  # PEFT chooses layers among names only
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets or ()),
+        layers_to_transform=None if layers is None else list(layers),
         bias="none",
     )
     with torch.random.fork_rng(devices=[]):
@@ -62,6 +66,15 @@ def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: in
     tuned.peft_config["default"].base_model_name_or_path = base_name
     fuse(tuned)
     return tuned
+
+
+def _linears_of_layers(model: PreTrainedModel) -> tuple[str, ...]:
+    """Last names of the linear modules within numbered layers, as PEFT's 'all-linear' means them: without the head."""
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (torch.nn.Linear, Conv1D)
+    found = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    return tuple(sorted({name.rpartition(".")[2] for name in found if re.search(r"\.\d+\.", name)}))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

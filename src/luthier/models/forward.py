@@ -89,11 +89,16 @@ def is_noisy(model: Any) -> bool:
     """Whether dropout makes every row its own at this moment, so that nothing may be computed for several."""
     if any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in model.modules()):
         return True
-    stated = model.config.get_text_config().to_dict().items()  # some families drop out without a module for it
-    return bool(model.training) and any(
+    return bool(model.training) and drops_out_by_config(model)
+
+
+def drops_out_by_config(model: Any) -> bool:
+    """Whether the base's own settings ask for dropout; some families have no module for it."""
+    return any(
         isinstance(value, float) and value > 0
-        for key, value in stated
-        if "dropout" in key or key.endswith(("pdrop", "layerdrop"))
+        for key, value in model.config.get_text_config().to_dict().items()
+        if ("dropout" in key or key.endswith(("pdrop", "layerdrop")))
+        and not key.startswith("classifier")  # of a head that a language model does not have
     )
 
 

@@ -144,7 +144,7 @@ def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tupl
     Returns:
         The layout, and for each row the index in the packed row of each of its tokens, int64 [tokens].
     """
-    segments, lines = _share(rows, shared)
+    segments, lines = share(rows, shared)
     layout = lay_out(segments)
     places = [
         torch.cat([torch.arange(layout.starts[s], layout.starts[s] + layout.lengths[s]) for s in line])
@@ -155,11 +155,11 @@ def lay_out_rows(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> tupl
 
 def num_laid_out(rows: Sequence[Sequence[int]], *, shared: int = SHARED) -> int:
     """Tokens of the packed row that `lay_out_rows` would make."""
-    return sum(len(segment.ids) for segment in _share(rows, shared)[0])
+    return sum(len(segment.ids) for segment in share(rows, shared)[0])
 
 
-def _share(rows: Sequence[Sequence[int]], shared: int) -> tuple[list[Segment], list[list[int]]]:
-    """Segments, each after its parent, and for each row those that it is made of."""
+def share(rows: Sequence[Sequence[int]], shared: int = SHARED) -> tuple[list[Segment], list[list[int]]]:
+    """Segments, each after its parent, and for each row those that it is made of, from its first token on."""
     segments: list[Segment] = []
     lines: list[list[int]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda row: list(rows[row]))

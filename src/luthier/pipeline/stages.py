@@ -19,6 +19,7 @@ from luthier.launch.offline import is_offline
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
+from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.recipes import general_text
 from luthier.records import LossSpike, ModelShape, RequestContract, StepEvent, TrainResult
 from luthier.spec.recipe import Recipe, Train
@@ -30,6 +31,7 @@ from luthier.store.runs import RunFolder
 if TYPE_CHECKING:
     from luthier.engines.ask import Asker
     from luthier.engines.protocol import Engine
+    from luthier.train.loop import Inputs
 
 
 @dataclass(frozen=True)
@@ -142,25 +144,30 @@ def train(context: Context) -> None:
     from luthier.train import loop
     from luthier.train.methods import load_method
     from luthier.train.probe import probe
+    from luthier.train.trunk import OnTrunk
 
     recipe, run = context.resolved.recipe, context.run
     device = set_up_device(recipe.train)
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
-    inputs = loop.Inputs(
-        Shard(run.data / "train.arrow"),
-        model_sha256=context.shape.sha256,
-        data_sha256=context.data_sha256,
-        recipe_sha256=sha256_json(
-            [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
-        ),
-    )
+    inputs = _inputs(context)
     events = EventLog(run.events)
     method = load_method(recipe.method.type)
     tried = probe(model, method, inputs.examples, recipe.train, ram_gib=recipe.objective.budget.ram_gib)
     if is_noisy(model):
         say_sharing_is_off(context.progress, events)
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
+    stop_asked = _stop_on_signal()
+    trunk = lay_trunk(
+        model,
+        method,
+        inputs,
+        resolved=context.resolved,
+        folder=run.train / "trunk",
+        progress=context.progress,
+        events=events,
+        stop_asked=stop_asked,
+    )
 
     def warn(line: str, fields: dict[str, object]) -> None:
         context.progress.say(line)
@@ -175,16 +182,32 @@ def train(context: Context) -> None:
 
         result = loop.train(
             model,
-            method,
+            method if trunk is None else OnTrunk(method, trunk),
             inputs,
             settings=recipe.train,
             method_name=recipe.method.type,
             validation=_validation(context),
             out=run.train,
             watch=watch,
-            stop_asked=_stop_on_signal(),
+            stop_asked=stop_asked,
         )
+    if trunk is not None:
+        result = result.model_copy(update={"seconds": result.seconds + trunk.about.seconds})
     write_atomic(run.train_result, result.to_json())
+    clear_trunk(run.train / "trunk")
+
+
+def _inputs(context: Context) -> Inputs:
+    from luthier.train.loop import Inputs
+
+    recipe = context.resolved.recipe
+    sections = [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
+    return Inputs(
+        Shard(context.run.data / "train.arrow"),
+        model_sha256=context.shape.sha256,
+        data_sha256=context.data_sha256,
+        recipe_sha256=sha256_json(sections),
+    )
 
 
 def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -99,6 +100,21 @@ def forward_flops(shape: ModelShape, *, tokens: float, context: float, with_logi
     return products + attention_flops(shape, tokens=tokens, context=context)
 
 
+@dataclass(frozen=True)
+class Course:
+    """How training goes through the layers."""
+
+    first: int = 0
+    """The lowest layer that learns."""
+    cache_trunk: bool = False
+    """Whether what the layers below say is kept from the first pass."""
+    recomputed: bool = False
+    """Whether activations are computed again going backward."""
+
+
+THROUGH_ALL = Course()
+
+
 def training_flops(
     shape: ModelShape,
     *,
@@ -107,20 +123,27 @@ def training_flops(
     supervised: float,
     context: float,
     backward_factor: float,
-    recomputed: bool = False,
+    course: Course = THROUGH_ALL,
+    trunk_tokens: float | None = None,
 ) -> float:
     """Forward and backward of training on `tokens`, of which `supervised` carry a loss.
 
     backward_factor (2 N tokens + 2 h V supervised) + 6 P tokens + 3.5 (attention of each token to `context` others)
 
-    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2). Where
-    activations are computed again going backward, the layers go forward twice: 2 N + 2 P and attention once more.
+    The adapter is trained, so it costs 6 P (forward 2, gradient of the input 2, gradient of the weight 2). N and the
+    attention count the layers from the lowest with an adapter on; those below go forward only, over `trunk_tokens`
+    where what they say is kept, else over all. Where activations are computed again going backward, the layers that
+    learn go forward twice: 2 N + 2 P and attention once more.
     """
-    attention = attention_flops(shape, tokens=tokens, context=context)
-    products = forward_flops(shape, tokens=tokens, context=0, with_logits=supervised)
-    flops = backward_factor * products + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
-    again = 2.0 * (linear_parameters(shape) + adapter) * tokens + attention
-    return flops + again if recomputed else flops
+    upper = 1.0 - course.first / shape.num_layers
+    attention = upper * attention_flops(shape, tokens=tokens, context=context)
+    layers = upper * forward_flops(shape, tokens=tokens, context=0, with_logits=0)
+    head = forward_flops(shape, tokens=0, context=0, with_logits=supervised)
+    below = tokens if trunk_tokens is None else trunk_tokens
+    trunk = (1.0 - upper) * forward_flops(shape, tokens=below, context=context, with_logits=0)
+    again = layers + 2.0 * adapter * tokens + attention if course.recomputed else 0.0
+    trained = backward_factor * (layers + head) + 6.0 * adapter * tokens + ATTENTION_FACTOR * attention
+    return trained + again + trunk
 
 
 def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
@@ -156,9 +179,9 @@ def training_seconds(
     backward_factor: float,
     validations: int,
     gflops: float,
-    recomputed: bool = False,
+    course: Course,
 ) -> float:
-    """Time in the training loop, its validations included."""
+    """Time of training, its validations and the one pass through a cached trunk included."""
     rows = work.trained_tokens / work.row_tokens
     flops = training_flops(
         shape,
@@ -167,7 +190,8 @@ def training_seconds(
         supervised=rows * work.answer_tokens,
         context=work.row_tokens,
         backward_factor=backward_factor,
-        recomputed=recomputed,
+        course=course,
+        trunk_tokens=work.distinct_tokens if course.cache_trunk else None,
     )
     validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
     return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating

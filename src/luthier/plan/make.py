@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from luthier.plan import cost, memory
-from luthier.plan.parameters import adapter_parameters, counted_parameters
+from luthier.plan.parameters import adapter_parameters, counted_parameters, lowest_adapted
 from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
 from luthier.plan.rank import Estimate, rank, within
-from luthier.plan.words import count, duration, millions, points
+from luthier.plan.words import count, duration, millions, points, size
 from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
 from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
@@ -66,6 +66,7 @@ def make_plan(
         notes=(
             *_technique_notes(candidates, tuning.technique),
             *_budget_notes(resolved, prediction),
+            *_trunk_notes(resolved, shape, work),
             *_data_notes(resolved, work, detectable),
             *_model_notes(shape, bf16=resolved.recipe.train.bf16),
         ),
@@ -80,7 +81,8 @@ def _predict(
     assert adapter.r is not None
     assert adapter.target_modules is not None
     assert train.validations is not None
-    parameters = adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules)
+    modules, numbers = adapter.target_modules, adapter.layers_to_transform
+    parameters = adapter_parameters(shape, r=adapter.r, target_modules=modules, numbers=numbers)
     scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
         _training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing)),
@@ -96,7 +98,11 @@ def _predict(
         validations=train.validations,
         gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,
-        recomputed=bool(train.gradient_checkpointing),
+        course=cost.Course(
+            first=lowest_adapted(shape, modules, numbers),
+            cache_trunk=bool(train.cache_trunk),
+            recomputed=bool(train.gradient_checkpointing),
+        ),
     )
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
     prediction = Prediction(
@@ -119,13 +125,15 @@ def _training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *
     adapter = resolved.recipe.adapter
     assert adapter.r is not None
     assert adapter.target_modules is not None
+    modules, numbers = adapter.target_modules, adapter.layers_to_transform
     tokens = round(work.largest_micro_batch)
     return memory.training_gib(
         shape,
-        adapter=adapter_parameters(shape, r=adapter.r, target_modules=adapter.target_modules),
+        adapter=adapter_parameters(shape, r=adapter.r, target_modules=modules, numbers=numbers),
         r=adapter.r,
         tokens=tokens,
         supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
+        first=lowest_adapted(shape, modules, numbers),
         bf16=resolved.recipe.train.bf16,
         recomputed=recomputed,
     )
@@ -190,6 +198,17 @@ def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]
             f"{duration(budget.hours * 3600)}; lower train.max_tokens, or data.limit.test for the evaluation."
         )
     return notes
+
+
+def _trunk_notes(resolved: ResolvedRecipe, shape: ModelShape, work: Workload) -> list[str]:
+    layers = resolved.recipe.adapter.layers_to_transform
+    if not resolved.recipe.train.cache_trunk or layers is None:
+        return []
+    num_bytes = round(work.distinct_tokens * shape.hidden_size * memory.FLOAT_BYTES)
+    return [
+        f"The layers below {layers[0]} are frozen and computed once; what they say takes about {size(num_bytes)} "
+        "in the run folder until training has ended."
+    ]
 
 
 def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable) -> list[str]:

@@ -69,14 +69,19 @@ def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
     return 4 * h + 2 * a + 2 * g + 4 * i + 7 * r
 
 
-def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float, recomputed: bool = False) -> float:
+def activations_gib(
+    shape: ModelShape, *, r: int, tokens: int, supervised: float, first: int = 0, recomputed: bool = False
+) -> float:
     """What a micro-batch of M tokens keeps for the backward pass and needs during it.
 
-    L M (saved floats) + copies min(S, 256) V + backward rows M i; where activations are computed again going backward,
-    every layer keeps its input, and one at a time the rest: M (L h + saved floats) in place of L M (saved floats).
+    (L - first) M (saved floats) + copies min(S, 256) V + backward rows M i
+
+    Below `first`, the lowest layer with an adapter, nothing goes backward, so nothing is kept. Where activations are
+    computed again going backward, every layer keeps its input, and one at a time the rest: M ((L - first) h + saved
+    floats).
     """
-    one_layer = tokens * saved_floats_per_token(shape, r=r)
-    saved = shape.num_layers * tokens * shape.hidden_size + one_layer if recomputed else shape.num_layers * one_layer
+    layers, one_layer = shape.num_layers - first, tokens * saved_floats_per_token(shape, r=r)
+    saved = layers * tokens * shape.hidden_size + one_layer if recomputed else layers * one_layer
     logits = LOGIT_COPIES * min(supervised, LOSS_POSITIONS) * shape.vocab_size
     backward = BACKWARD_ROWS * tokens * shape.intermediate_size
     return ALLOCATOR_FACTOR * (saved + logits + backward) * FLOAT_BYTES / GIB
@@ -89,6 +94,7 @@ def training_gib(
     r: int,
     tokens: int,
     supervised: float,
+    first: int = 0,
     bf16: bool = False,
     recomputed: bool = False,
 ) -> float:
@@ -97,7 +103,7 @@ def training_gib(
     The weights are read as float32 before they are halved.
     """
     trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
-    activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, recomputed=recomputed)
+    activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first, recomputed=recomputed)
     weights = halved_gib(shape) if bf16 else weights_gib(shape)
     return RESIDENT_GIB + max(weights_gib(shape), weights + trained + activations)
 

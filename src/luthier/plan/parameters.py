@@ -6,6 +6,7 @@ Symbols: h hidden size, i intermediate size, a = heads x head_dim, g = key-value
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from luthier.errors import RecipeError
@@ -17,6 +18,7 @@ class Linear:
     """One linear layer, under its name in transformers."""
 
     name: str
+    layer: int
     fan_in: int
     fan_out: int
 
@@ -26,30 +28,37 @@ def linears(shape: ModelShape) -> tuple[Linear, ...]:
     h, i = shape.hidden_size, shape.intermediate_size
     a, g = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     of_a_layer = (
-        Linear("self_attn.q_proj", h, a),
-        Linear("self_attn.k_proj", h, g),
-        Linear("self_attn.v_proj", h, g),
-        Linear("self_attn.o_proj", a, h),
-        Linear("mlp.gate_proj", h, i),
-        Linear("mlp.up_proj", h, i),
-        Linear("mlp.down_proj", i, h),
+        ("self_attn.q_proj", h, a),
+        ("self_attn.k_proj", h, g),
+        ("self_attn.v_proj", h, g),
+        ("self_attn.o_proj", a, h),
+        ("mlp.gate_proj", h, i),
+        ("mlp.up_proj", h, i),
+        ("mlp.down_proj", i, h),
     )
     return tuple(
-        Linear(f"model.layers.{layer}.{linear.name}", linear.fan_in, linear.fan_out)
+        Linear(f"model.layers.{layer}.{name}", layer, fan_in, fan_out)
         for layer in range(shape.num_layers)
-        for linear in of_a_layer
+        for name, fan_in, fan_out in of_a_layer
     )
 
 
-def adapted(shape: ModelShape, target_modules: str | tuple[str, ...]) -> tuple[Linear, ...]:
+def adapted(
+    shape: ModelShape, target_modules: str | tuple[str, ...], numbers: Collection[int] | None = None
+) -> tuple[Linear, ...]:
     """The linear layers that an adapter touches, matched as PEFT does it.
 
     'all-linear' is all of them, another text is a regular expression over whole names, a tuple holds ends of names.
 
+    Args:
+        shape: of the base.
+        target_modules: see above.
+        numbers: of the decoder's layers that have an adapter; None for all of them.
+
     Raises:
         RecipeError: a name or the expression matches nothing, or is no expression.
     """
-    layers = linears(shape)
+    layers = tuple(linear for linear in linears(shape) if numbers is None or linear.layer in numbers)
     known = ", ".join(dict.fromkeys(linear.name.rpartition(".")[2] for linear in layers))
     if target_modules == "all-linear":
         return layers
@@ -75,9 +84,22 @@ def adapted(shape: ModelShape, target_modules: str | tuple[str, ...]) -> tuple[L
     return chosen
 
 
-def adapter_parameters(shape: ModelShape, *, r: int, target_modules: str | tuple[str, ...] = "all-linear") -> int:
+def adapter_parameters(
+    shape: ModelShape,
+    *,
+    r: int,
+    target_modules: str | tuple[str, ...] = "all-linear",
+    numbers: Collection[int] | None = None,
+) -> int:
     """Trainable parameters of a LoRA adapter: r (fan_in + fan_out) a linear layer (Hu et al. 2021, section 4.1)."""
-    return sum(r * (linear.fan_in + linear.fan_out) for linear in adapted(shape, target_modules))
+    return sum(r * (linear.fan_in + linear.fan_out) for linear in adapted(shape, target_modules, numbers))
+
+
+def lowest_adapted(
+    shape: ModelShape, target_modules: str | tuple[str, ...], numbers: Collection[int] | None = None
+) -> int:
+    """Number of the lowest decoder layer that an adapter touches; nothing goes backward below it."""
+    return min(linear.layer for linear in adapted(shape, target_modules, numbers))
 
 
 def linear_parameters(shape: ModelShape) -> int:

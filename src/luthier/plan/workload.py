@@ -68,6 +68,11 @@ class Workload:
         return rows * (self.row_tokens - self.shared_tokens) + rows / self.micro_batch_rows * self.shared_tokens
 
     @property
+    def distinct_tokens(self) -> float:
+        """Tokens that one pass over the rows really computes."""
+        return self.computed_tokens / max(1.0, self.whole_epochs)
+
+    @property
     def rows_per_label(self) -> float:
         """Training rows a label; infinite rows for an open task would mislead, so it is NaN there."""
         return self.train_rows / self.num_labels if self.num_labels else float("nan")

@@ -27,6 +27,7 @@ ALIASES: dict[str, str] = {
     "lora_alpha": "adapter.alpha",
     "lora_dropout": "adapter.dropout",
     "lora_target_modules": "adapter.target_modules",
+    "peft_layers_to_transform": "adapter.layers_to_transform",
 }
 """Alias -> canonical key. An alias may stand at the top of a recipe or inside the section of its canonical key."""
 

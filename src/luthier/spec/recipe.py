@@ -369,12 +369,18 @@ class Method(Section):
     type: str = Field("auto", description="'auto' or a name of the methods table.")
 
 
+LayerNumber = Annotated[int, Field(ge=0, strict=True)]
+
+
 class Adapter(Section):
     type: str | None = Field(None, description="A name of the adapters table.")
     r: int | None = Field(None, gt=0, le=512)
     alpha: float | None = Field(None, gt=0)
     dropout: float | None = Field(None, ge=0, lt=1)
     target_modules: str | tuple[str, ...] | None = Field(None, description="'all-linear' or names of modules.")
+    layers_to_transform: tuple[LayerNumber, ...] | None = Field(
+        None, min_length=1, description="Numbers of the layers that learn, from 0; all of them where it is open."
+    )
 
     @field_validator("target_modules")
     @classmethod
@@ -382,6 +388,25 @@ class Adapter(Section):
         if value is not None and not all([value, *value]):
             raise ValueError("no module is named, write 'all-linear' or a list of names")
         return value
+
+    @field_validator("layers_to_transform")
+    @classmethod
+    def _names_each_layer_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """In one order, so that the same layers are the same recipe."""
+        if value is not None and len(set(value)) < len(value):
+            twice = next(layer for layer in value if value.count(layer) > 1)
+            raise ValueError(f"layer {twice} stands twice; name each once")
+        return value if value is None else tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _chooses_layers_once(self) -> Adapter:
+        expression = isinstance(self.target_modules, str) and self.target_modules != "all-linear"
+        if self.layers_to_transform is not None and expression:
+            raise ValueError(
+                "layers_to_transform goes with target_modules: all-linear or a list of names; "
+                "a regular expression names its layers itself"
+            )
+        return self
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -413,6 +438,9 @@ class Train(Section):
     )
     gradient_checkpointing: bool | None = Field(
         None, description="Compute activations again going backward: less memory, about a third more time."
+    )
+    cache_trunk: bool | None = Field(
+        None, description="Keep the output of the frozen layers below adapter.layers_to_transform on disk."
     )
     class_weight: ClassWeight | None = Field(
         None, description="What rows count in the loss by label: 'balanced', 'effective', or a number for each label."
@@ -480,6 +508,16 @@ class Recipe(Section):
             raise ValueError(
                 f"train.{key} would change how often data.canaries are learned; leave one of them out, "
                 "or measure memorisation in a run of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cached_trunk_is_frozen(self) -> Recipe:
+        layers = self.adapter.layers_to_transform
+        if self.train.cache_trunk and (layers is None or layers[0] == 0):
+            raise ValueError(
+                "train.cache_trunk keeps the output of the layers below those that learn, and layer 0 learns; "
+                "set adapter.layers_to_transform to the upper layers, or leave train.cache_trunk out"
             )
         return self
 

@@ -18,6 +18,7 @@ from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
+from luthier.spec.trunk import worth_caching
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
 
@@ -157,6 +158,7 @@ def _resolved(
     _fill_embeddings(filler)
     _fill_method(filler)
     _fill_train(filler, shape, machine)
+    _fill_layers(filler, profile, shape)
     filler.fill(
         "evaluate.baselines",
         ["majority", "tfidf_logreg", "base"] if is_closed(filler.tree["data"]["train"][0]["task"]) else ["base"],
@@ -497,6 +499,31 @@ def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
     device = machine.accelerator or "cpu"
     filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
     filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def _fill_layers(filler: _Filler, profile: DataProfile, shape: ModelShape) -> None:
+    """Which layers learn, and whether what the frozen ones below say is worth keeping."""
+    tree = filler.tree
+    layers = tree["adapter"]["layers_to_transform"]
+    if layers is None:
+        filler.reasons["adapter.layers_to_transform"] = "open on purpose: every layer learns"
+    elif layers[-1] >= shape.num_layers:
+        raise RecipeError(
+            f"adapter.layers_to_transform: {shape.name} has no layer {layers[-1]}, only 0 to {shape.num_layers - 1}",
+            way_out="name layers of that range, or leave it out: every layer learns then",
+            key="adapter.layers_to_transform",
+        )
+    limit = tree["data"]["limit"]["train"]
+    caches, reason = worth_caching(
+        first=layers[0] if layers else 0,
+        rows=min(profile.num_rows, limit or profile.num_rows),
+        row_chars=profile.mean_input_chars + profile.mean_answer_chars,
+        hidden_size=shape.hidden_size,
+        num_epochs=tree["train"]["num_train_epochs"],
+        max_length=tree["train"]["max_length"],
+        max_tokens=tree["train"]["max_tokens"],
+    )
+    filler.fill("train.cache_trunk", caches, reason)
 
 
 def _refuse_balance_without_labels(recipe: Recipe) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import Tensor
 
 from luthier.data.shards import Example
 from luthier.spec.plugins import METHODS
+
+if TYPE_CHECKING:
+    from luthier.train.trunk import Trunk
 
 
 class Method(Protocol):
@@ -23,10 +26,17 @@ class Method(Protocol):
         """The tokens that this row's loss is computed from."""
         ...
 
-    def loss_sum(self, model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
+    def loss_sum(
+        self,
+        model: Any,
+        examples: Sequence[Example],
+        weights: Sequence[float] | None = None,
+        trunk: Trunk | None = None,
+    ) -> Tensor:
         """Sum of the loss over the units of these rows, computed in one forward pass; scalar, in nats.
 
-        Where there are weights, one for each row, the loss of each of its units is multiplied by its row's.
+        Where there are weights, one for each row, the loss of each of its units is multiplied by its row's. Where there
+        is a trunk, the layers that learn start at its states.
         """
         ...
 

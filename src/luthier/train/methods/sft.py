@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from luthier.models.adapters import bare
 from luthier.models.forward import forward_logits, hidden_states, is_noisy
 from luthier.models.head import has_plain_head, token_losses
 from luthier.models.packing import SHARED, lay_out_rows
+
+if TYPE_CHECKING:
+    from luthier.train.trunk import Trunk
 
 
 def count(example: Example) -> int:
@@ -27,12 +31,15 @@ def computed(example: Example) -> Sequence[int]:
     return example.input_ids[:last]
 
 
-def loss_sum(model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None) -> Tensor:
+def loss_sum(
+    model: Any, examples: Sequence[Example], weights: Sequence[float] | None = None, trunk: Trunk | None = None
+) -> Tensor:
     """Negative log-likelihood of the supervised tokens, summed, in nats; what rows begin with alike is computed once.
 
     With weights w of the rows: - sum over rows r of w[r] sum over supervised t of log p(ids[t] | ids[:t]).
     """
     model = bare(model)
+    plain = has_plain_head(model)
     rows = [computed(example) for example in examples]
     longest = max(map(len, rows))
     layout, places = lay_out_rows(rows, shared=longest + 1 if is_noisy(model) else SHARED)
@@ -43,10 +50,11 @@ def loss_sum(model: Any, examples: Sequence[Example], weights: Sequence[float] |
         targets.append(torch.tensor(example.input_ids)[supervised + 1])
         owners.append(torch.full_like(supervised, row))
     keep, wanted = torch.cat(before).to(model.device), torch.cat(targets).to(model.device)
-    if has_plain_head(model):
-        losses = token_losses(hidden_states(model, layout)[keep], model.get_output_embeddings(), wanted)
-    else:
-        losses = cross_entropy(forward_logits(model, layout, keep).float(), wanted, reduction="none")
+    with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
+        if plain:
+            losses = token_losses(hidden_states(model, layout)[keep], model.get_output_embeddings(), wanted)
+        else:
+            losses = cross_entropy(forward_logits(model, layout, keep).float(), wanted, reduction="none")
     if weights is not None:
         losses = losses * torch.tensor(weights, dtype=losses.dtype)[torch.cat(owners)].to(losses.device)
     return losses.sum()
