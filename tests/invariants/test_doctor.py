@@ -56,7 +56,14 @@ def test_a_killed_run_ends_in_the_same_bits_and_says_so(folder: Path) -> None:
 
     again = luthier(*arguments[:2], str(run.path), "--kills", "1000", cwd=folder, LUTHIER_HOME=str(folder / "home"))
     assert again.code == 2
-    assert "1000 kills were asked for" in again.err
+    assert "the run has 32 steps, 1000 kills were asked for" in again.err
+    assert "training without a kill" not in again.err  # before minutes are spent
+
+
+def test_fewer_steps_than_kills_are_refused_when_a_run_ended_early_too() -> None:
+    doctor._refuse_too_many(31, steps=32)
+    with pytest.raises(RunError, match="the run has 32 steps, 32 kills were asked for"):
+        doctor._refuse_too_many(32, steps=32)
 
 
 @pytest.mark.parametrize("part", ["parameter", "optimizer", "random", "best"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import random
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from luthier import __version__
+from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.launch.child import StageFailed, run_stage, start_stage
 from luthier.pipeline.drive import Session
@@ -47,16 +49,13 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
     with lock(session.run) as fd:
+        _refuse_too_many(kills, steps=_most_steps(session))
         whole_folder, cut_folder = (beside(session.run.path / name, "tmp") for name in ("whole", "killed"))
         try:
             whole, cut = _copy(session.run, whole_folder), _copy(session.run, cut_folder)
             session.say("training without a kill")
             expected = _train(session, whole, fd)
-            if expected.steps <= kills:
-                raise RunError(
-                    f"the run has {expected.steps} steps, {kills} kills were asked for",
-                    way_out="ask for fewer with --kills, or train longer",
-                )
+            _refuse_too_many(kills, steps=expected.steps)
             done = _kill_again_and_again(session, cut, fd, steps=expected.steps, kills=kills, seed=seed)
             recover(cut.path)
             session.say("training to the end")
@@ -68,6 +67,22 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
                 shutil.rmtree(folder, ignore_errors=True)
         write_atomic(session.run.resume, certificate.to_json())
         return certificate
+
+
+def _most_steps(session: Session) -> int:
+    """Steps of the run where neither train.max_tokens nor a metric that no longer rises ends it earlier."""
+    train = session.resolved.recipe.train
+    assert train.batch_size is not None and train.num_train_epochs is not None  # noqa: PT018 (resolved)
+    rows = DataReport.read(session.run.data_report).splits["train"].rows
+    return train.num_train_epochs * math.ceil(rows / train.batch_size)
+
+
+def _refuse_too_many(kills: int, *, steps: int) -> None:
+    if steps <= kills:
+        raise RunError(
+            f"the run has {steps} steps, {kills} kills were asked for",
+            way_out="ask for fewer with --kills, or train longer",
+        )
 
 
 def _certificate(

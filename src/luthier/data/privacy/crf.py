@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
@@ -44,6 +42,8 @@ def allowed(num_kinds: int) -> Floats:
 
 def fit(sample: Sequence[tuple[Rows, Tags]], *, num_kinds: int, num_features: int) -> tuple[Floats, Floats]:
     """W (features, K) and M (K, K) of texts with their right tags; one thread, so that the same comes out each time."""
+    from scipy.optimize import minimize  # would cost every command a third of a second
+
     likelihood = _Likelihood(sample, num_kinds, num_features)
     with threadpool_limits(limits=1):
         best = minimize(
@@ -60,6 +60,8 @@ class _Likelihood:
     """The function of all weights that is made least, and its gradient."""
 
     def __init__(self, sample: Sequence[tuple[Rows, Tags]], num_kinds: int, num_features: int) -> None:
+        from scipy.sparse import csr_matrix
+
         sample = sorted((one for one in sample if len(one[1])), key=lambda one: len(one[1]))  # alike lengths in a batch
         flat = np.concatenate([rows.ravel() for rows, _ in sample])
         self.used = np.unique(flat)
