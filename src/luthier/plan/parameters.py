@@ -19,6 +19,7 @@ class Linear:
 
     name: str
     layer: int
+    """Number of the decoder's layer that it stands in."""
     fan_in: int
     fan_out: int
 

@@ -7,7 +7,7 @@ same; what the disk has free is looked at when the states are written, and then 
 from __future__ import annotations
 
 UNASKED_GIB = 8.0
-"""States that are kept without being asked for; a number of the recipe's own is obeyed whatever the size."""
+"""States that are kept unasked at most; `train.cache_trunk: true` is obeyed whatever the size."""
 
 _TOKENS_PER_CHAR = 0.27  # usual for English
 _TURN_TOKENS = 10  # of a row's turns beside its text, what all rows share not counted
