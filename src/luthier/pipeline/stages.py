@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,9 @@ from luthier.data.contract import Renderer
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import RunError
+from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
+from luthier.launch.ranks import is_first, ranks_here
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
@@ -29,6 +33,7 @@ from luthier.store.runs import RunFolder
 if TYPE_CHECKING:
     from luthier.engines.ask import Asker
     from luthier.engines.protocol import Engine
+    from luthier.train.dist import Ranks
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,22 @@ def prepare(context: Context) -> None:
 
 
 def train(context: Context) -> None:
-    """Train, resuming from the newest checkpoint."""
+    """Train, resuming from the newest checkpoint; with the other ranks, where whoever started this says so."""
+    from luthier.train.dist import joined
+
+    set_up_torch(threads_each(context.resolved.recipe.train.threads or 1, ranks_here()))
+    with joined() as ranks:
+        _train(context, ranks)
+
+
+class _Unheard(EventLog):
+    """Of a rank that is not the first one: it has nothing to say that the first does not say."""
+
+    def append(self, kind: str, /, **fields: object) -> None:
+        """Nothing."""
+
+
+def _train(context: Context, ranks: Ranks) -> None:
     from luthier.models.adapters import attach
     from luthier.models.base import load_base
     from luthier.models.forward import is_noisy
@@ -126,7 +146,6 @@ def train(context: Context) -> None:
     from luthier.train.probe import probe
 
     recipe, run = context.resolved.recipe, context.run
-    set_up_torch(recipe.train.threads or 1)
     run.train.mkdir(exist_ok=True)
     model = attach(load_base(context.base), recipe.adapter, base_name=context.shape.name, seed=recipe.train.seed)
     inputs = loop.Inputs(
@@ -137,9 +156,12 @@ def train(context: Context) -> None:
             [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
         ),
     )
-    events = EventLog(run.events)
+    events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
+    if ranks.size > 1:
+        events.append("ranks", ranks=ranks.size, here=ranks_here())
     method = load_method(recipe.method.type)
-    tried = probe(model, method, inputs.examples, recipe.train, ram_gib=recipe.objective.budget.ram_gib)
+    ram_gib = recipe.objective.budget.ram_gib
+    tried = probe(model, method, inputs.examples, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
     if is_noisy(model):
         context.progress.say("dropout is on: every row is computed by itself, what rows share is not shared")
         events.append("sharing_off", reason="dropout")
@@ -149,7 +171,12 @@ def train(context: Context) -> None:
         context.progress.say(line)
         events.append("sink_failed", **fields)
 
-    with Feeds.open(recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn) as feeds:
+    def feeds_of_the_first() -> Feeds:
+        if not ranks.is_first:
+            return Feeds([])
+        return Feeds.open(recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn)
+
+    with feeds_of_the_first() as feeds:
 
         def watch(event: StepEvent | LossSpike, *, total_steps: int) -> None:
             events.append(event.kind, **event.model_dump(exclude={"kind"}))
@@ -167,7 +194,8 @@ def train(context: Context) -> None:
             watch=watch,
             stop_asked=_stop_on_signal(),
         )
-    write_atomic(run.train_result, result.to_json())
+    if ranks.is_first:
+        write_atomic(run.train_result, result.to_json())
 
 
 def _validation(context: Context) -> Any:
@@ -279,5 +307,6 @@ def work(stage: str, run: RunFolder) -> None:
     if stage not in WORK:
         raise RunError(f"there is no stage {stage!r}", way_out=f"stages: {', '.join(WORK)}")
     ResolvedRecipe.read(run.resolved)  # before any folder is made
-    with Progress() as progress:
-        WORK[stage](Context(run, progress))
+    with ExitStack() as stack:
+        unseen = None if is_first() else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        WORK[stage](Context(run, stack.enter_context(Progress(unseen))))
