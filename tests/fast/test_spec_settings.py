@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
 from openai_fake import serving
 from pydantic import BaseModel
+from torch.distributed.elastic.rendezvous import registry
 
 from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
@@ -37,7 +39,8 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import DataError, MissingExtra
 from luthier.evals.evaluate import evaluate
-from luthier.launch.child import stage_environment
+from luthier.launch.child import stage_environment, start_stage
+from luthier.launch.torchrun import rendezvous, worker_spec
 from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
@@ -49,7 +52,7 @@ from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
-from luthier.train import loop
+from luthier.train import checkpoint, loop
 from luthier.train.methods import load_method, sft
 from tiny import llama
 
@@ -248,14 +251,21 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
 
     def watch(event: Any, *, total_steps: int) -> None:
-        checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*"))
-        steps.append(f"{event.kind} {event.step} {event.loss:.4f} {checkpoints}")
+        steps.append(f"{event.kind} {event.step} {event.loss:.4f}")
 
-    result = loop.train(
-        test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
-        validation=validation, out=out, watch=watch, stop_asked=lambda: False,
-    )  # fmt: skip
-    return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
+    written, write = list[str](), checkpoint.write
+
+    def told(folder: Path, *given: Any, **more: Any) -> None:
+        write(folder, *given, **more)
+        written.append(str(sorted(path.name for path in folder.glob("*"))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", told)  # beside training, so not at a certain step of it
+        result = loop.train(
+            test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
+            validation=validation, out=out, watch=watch, stop_asked=lambda: False,
+        )  # fmt: skip
+    return result.weights_sha256, steps, written, method.calls, result.threads, stage_environment(
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
 
 
@@ -269,6 +279,18 @@ def through_sinks(tree: dict[str, Any], folder: Path) -> object:
     with Feeds.open(recipe, run=folder, folder=out, offline=True, warn=print) as feeds:
         feeds.send(test_pipeline_sinks.event(1))
     return {path.name: len(list(path.glob("events.*"))) for path in out.iterdir()}
+
+
+def through_launch(tree: dict[str, Any], folder: Path) -> object:
+    """What is started for the stage, and what its agent starts and meets."""
+    launch = resolved(tree, folder).recipe.launch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda command, **more: command[4])
+        started = start_stage("train", folder, lock_fd=None, threads=2, offline=True, launch=launch)
+        patch.setattr(registry, "get_rendezvous_handler", lambda meeting: None)
+        meeting = rendezvous(launch)
+        spec = worker_spec("train", folder, launch, meeting)
+    return started, spec.local_world_size, spec.max_restarts, meeting.min_nodes, meeting.endpoint
 
 
 def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
@@ -443,6 +465,11 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
+    "launch.type": ("torchrun", through_launch),
+    "launch.nproc_per_node": (2, through_launch),
+    "launch.nnodes": (2, through_launch),
+    "launch.rdzv_endpoint": ("127.0.0.1:29401", through_launch),
+    "launch.max_restarts": (1, through_launch),
     "export": (
         ["merged", "adapter"],
         GATE,
@@ -456,7 +483,7 @@ REFUSED = {
     "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
     "data.embeddings.max_rows",
 }  # fmt: skip
-NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
+NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
@@ -470,6 +497,8 @@ NEEDS = {  # keys that are refused without another
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
+    "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
+    "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
 _USUAL: dict[Consumer, object] = {}
 

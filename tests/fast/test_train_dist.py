@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from test_train_loop import EXAMPLES, SETTINGS, fresh, reference_gradients, relative_error, run, scripted
 
 from luthier.data.shards import Example
@@ -20,6 +21,7 @@ from luthier.train import loop
 from luthier.train.batches import MicroBatch, dealt, micro_batches
 from luthier.train.dist import Ranks, joined, lost_ranks, present
 from luthier.train.methods import sft
+from luthier.train.shard import local, shard
 from ranks_kit import together
 
 SIZES = (1, 2, 3)
@@ -94,10 +96,12 @@ def trained(ranks: Ranks, out: Path, more: dict[str, Any]) -> tuple[TrainResult,
     """A run, and this rank's weights at its end."""
     dropout = more.pop("dropout", 0.0)
     model = fresh(dropout=dropout)
+    if more.pop("sharded", False):
+        shard(model, ranks)
     if dropout:
         torch.seed()  # as every process begins: with a state of its own
     result = run(out, model=model, **more)
-    return result, {name: p.detach().numpy() for name, p in model.named_parameters() if p.requires_grad}
+    return result, {name: local(p.detach()).numpy() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def losses(result: TrainResult) -> list[float]:
@@ -105,6 +109,7 @@ def losses(result: TrainResult) -> list[float]:
 
 
 @pytest.mark.parametrize("batch", [4, 2], ids=["enough rows", "fewer rows than ranks"])
+@pytest.mark.slow
 def test_one_two_and_three_ranks_train_alike(tmp_path: Path, batch: int) -> None:
     settings = SETTINGS.model_copy(update={"batch_size": batch})
     alone = run(tmp_path / "alone", settings=settings)
@@ -126,6 +131,7 @@ def stopped(ranks: Ranks, out: Path, settings: Any, after: int) -> Any:
     return run(out, settings=settings, stop_after=after if ranks.rank == 1 else None)
 
 
+@pytest.mark.slow
 def test_a_stop_asked_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole, _ = together(2, trained, tmp_path / "whole", {})[0]
     errors = together(2, stopped, tmp_path / "cut", SETTINGS, 4)
@@ -138,6 +144,7 @@ def test_a_stop_asked_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, first: int, then: int) -> None:
     whole = run(tmp_path / "whole")
     if first == 1:
@@ -150,6 +157,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, first: int, 
     assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_by_each_rank_for_itself_and_again_after_a_stop(tmp_path: Path) -> None:
     def go(name: str) -> TrainResult:
         return together(2, trained, tmp_path / name, {"dropout": 0.2})[0][0]  # type: ignore[no-any-return]
@@ -176,6 +184,7 @@ def validated(ranks: Ranks, out: Path) -> TrainResult:
     return run(out, settings=settings, validation=scripted(values))
 
 
+@pytest.mark.slow
 def test_the_first_rank_measures_and_all_decide_alike(tmp_path: Path) -> None:
     for result in together(2, validated, tmp_path):
         assert (result.best_step, result.best_value, result.steps, result.stopped_early) == (4, 0.9, 8, True)
@@ -192,6 +201,7 @@ def broken(ranks: Ranks, out: Path) -> Any:
     return run(out)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_optimizer(tmp_path: Path) -> None:
     errors = together(2, broken, tmp_path)
     assert [type(error) for error in errors] == [NonFinite, NonFinite]
@@ -207,6 +217,7 @@ def killed(ranks: Ranks, out: Path) -> Any:
     return run(out, watch=watch)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_noticed_by_the_others(tmp_path: Path) -> None:
     error, nothing = together(2, killed, tmp_path)
     assert nothing is None
@@ -238,3 +249,24 @@ def test_an_error_that_is_not_of_the_connection_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError, match="a shape") as caught, lost_ranks(Ranks(0, 2)):
         raise RuntimeError("a shape does not fit")
     assert type(caught.value) is RuntimeError
+
+
+# --- weights divided between ranks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [4, 1], ids=["enough rows", "fewer rows than ranks"])
+def test_ranks_that_hold_a_part_of_the_weights_train_like_one_process(tmp_path: Path, batch: int) -> None:
+    settings = SETTINGS.model_copy(update={"batch_size": batch, "num_train_epochs": 1, "micro_batch_tokens": 20})
+    alone = run(tmp_path / "alone", settings=settings)
+    adapter = load_file(tmp_path / "alone" / "adapter" / "adapter_model.safetensors")
+    for size in SIZES[1:]:
+        made = together(size, trained, tmp_path / str(size), {"settings": settings, "sharded": True})
+        for result, weights in made:
+            assert losses(result) == pytest.approx(losses(alone), rel=1e-5)
+            assert [e.grad_norm for e in result.history] == pytest.approx(
+                [e.grad_norm for e in alone.history], rel=1e-5
+            )
+            assert sum(one.size for one in weights.values()) < 0.6 * result.trainable_parameters
+        saved = load_file(tmp_path / str(size) / "adapter" / "adapter_model.safetensors")
+        assert relative_error(saved, adapter) < 1e-4

@@ -144,6 +144,7 @@ def _train(context: Context, ranks: Ranks) -> None:
     from luthier.train import loop
     from luthier.train.methods import load_method
     from luthier.train.probe import probe
+    from luthier.train.shard import shard
 
     recipe, run = context.resolved.recipe, context.run
     run.train.mkdir(exist_ok=True)
@@ -156,6 +157,8 @@ def _train(context: Context, ranks: Ranks) -> None:
             [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
         ),
     )
+    if recipe.launch.strategy == "fsdp":
+        shard(model, ranks)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
@@ -203,6 +206,7 @@ def _validation(context: Context) -> Any:
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
     from luthier.train.loop import Validation
+    from luthier.train.shard import is_sharded
 
     examples = Shard(context.run.data / "validation.arrow")
     if not examples:
@@ -210,7 +214,9 @@ def _validation(context: Context) -> Any:
     metric = "macro_f1" if context.contract.labels else "perplexity"
 
     def measure(model: Any) -> dict[str, float]:
-        return validation_metrics(context.asker(TransformersEngine(model)), examples)
+        # Ranks that each hold a part of the weights must all ask the same, in the same order.
+        engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
+        return validation_metrics(context.asker(engine), examples)
 
     return Validation(measure, metric, higher_is_better=metric != "perplexity", tiebreak="perplexity")
 

@@ -466,6 +466,9 @@ class Launch(Section):
         None, pattern=r"^[^\s:/@]+:\d{1,5}$", description="HOST:PORT of the first machine, where all of them meet."
     )
     max_restarts: int = Field(3, ge=0, description="How often processes that died are started again.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="'ddp': each process holds the whole base; 'fsdp': its layers are divided between them."
+    )
 
     @model_validator(mode="after")
     def _machines_can_meet(self) -> Launch:

@@ -25,6 +25,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from luthier.errors import RankLost
@@ -47,10 +48,13 @@ class Ranks:
         return self.rank == 0
 
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
-        """Replace each gradient by its sum over all ranks; one that a rank has not computed counts as zero there."""
-        if self.size == 1:
+        """Replace each gradient by its sum over all ranks; one that a rank has not computed counts as zero there.
+
+        Those of weights that are divided between ranks have been summed on the way (train/shard.py).
+        """
+        held = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        if self.size == 1 or not held:
             return
-        held = list(parameters)
         flat = torch.cat([_flat(p.grad if p.grad is not None else torch.zeros_like(p)) for p in held])
         self._sum(flat)
         for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
@@ -88,7 +92,8 @@ class Ranks:
             return
         with lost_ranks(self), torch.no_grad():
             for parameter in parameters:
-                dist.broadcast(parameter, src=0)
+                if not isinstance(parameter, DTensor):
+                    dist.broadcast(parameter, src=0)
 
     def meet(self) -> None:
         """Wait until every rank has come here."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,18 +29,19 @@ from torch.nn import Parameter
 from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, Stopped
-from luthier.models.adapters import save_adapter
+from luthier.models.adapters import adapter_state, save_adapter
 from luthier.models.forward import is_noisy
 from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.train import checkpoint
-from luthier.train.batches import Step, dealt, micro_batches, steps_of
+from luthier.train.batches import MicroBatch, Step, dealt, micro_batches, steps_of
 from luthier.train.checkpoint import LoopState, Writer
 from luthier.train.dist import Ranks, present
 from luthier.train.memory import peak_memory_gib
 from luthier.train.methods import Method
 from luthier.train.optim import learning_rate, make_optimizer
+from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 
 
@@ -169,14 +170,12 @@ class _Loop:
         tokens = [self.method.computed(self.examples[row]) for row in step.rows]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
         parts = micro_batches(step.rows, tokens, max_tokens=budget, share=share, ranks=self.ranks.size)
-        for part in dealt(parts, self.ranks.size)[self.ranks.rank]:
-            weights = None if self.weights is None else [self.weights[row] for row in part.rows]
-            loss = self.method.loss_sum(self.model, [self.examples[row] for row in part.rows], weights)
+        for loss in self._losses(parts):
             (loss / count).backward()  # type: ignore[no-untyped-call]
             total_loss += float(loss.detach())
         self.ranks.sum_gradients(self.parameters.values())
         total_loss, memory = self.ranks.sum_numbers(total_loss, peak_memory_gib())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm or 1.0))
+        norm = clip(self.parameters.values(), self.settings.max_grad_norm or 1.0, self.ranks)
         self._refuse_non_finite(total_loss, norm, state.step + 1, step)
         rate = learning_rate(state.step, total=self.total, settings=self.settings)
         for group in self.optimizer.param_groups:
@@ -214,6 +213,19 @@ class _Loop:
             }
         )
 
+    def _losses(self, parts: Sequence[MicroBatch]) -> Iterator[Tensor]:
+        """Of each micro-batch of this rank, as it is asked for; of what counts nothing where others have more."""
+        hands = dealt(parts, self.ranks.size)
+        turns = max(map(len, hands)) if is_sharded(self.model) else len(hands[self.ranks.rank])
+        for turn in range(turns):
+            rows: Sequence[int] = parts[0].rows[:1]
+            weights: list[float] | None = [0.0]
+            if turn < len(hands[self.ranks.rank]):
+                rows = hands[self.ranks.rank][turn].rows
+                weights = None if self.weights is None else [self.weights[row] for row in rows]
+            sum_on_backward(self.model, last=turn == turns - 1)
+            yield self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
+
     def _refuse_non_finite(self, loss: float, norm: float, number: int, step: Step) -> None:
         if loss - loss == 0.0 and norm - norm == 0.0:  # false for infinities and NaN
             return
@@ -237,10 +249,11 @@ def _validation_steps(total: int, times: int) -> frozenset[int]:
 def _validate(
     model: Any, state: LoopState, validation: Validation, settings: Train, watch: Watcher, total: int, ranks: Ranks
 ) -> LoopState:
-    """The first rank measures, and what it finds holds for all."""
+    """The first rank measures, and what it finds holds for all; where weights are divided, all have to compute."""
     began = time.monotonic()
     model.eval()
-    metrics: dict[str, float] = json.loads(ranks.told(json.dumps(validation.measure(model)) if ranks.is_first else ""))
+    found = validation.measure(model) if ranks.is_first or is_sharded(model) else {}
+    metrics: dict[str, float] = json.loads(ranks.told(json.dumps(found)))
     (memory,) = ranks.sum_numbers(peak_memory_gib())
     value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
     tiebreak = -metrics[validation.tiebreak]
@@ -274,9 +287,10 @@ def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Te
     with torch.no_grad():
         for name, tensor in best.items():
             parameters[name].copy_(tensor)
+    state = whole(adapter_state(model))
     if ranks.is_first:
         with write_atomic_dir(out / "adapter") as folder:
-            save_adapter(model, folder)
+            save_adapter(model, folder, state)
     ranks.meet()
 
 
