@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from test_train_loop import EXAMPLES, SETTINGS, fresh, reference_gradients, relative_error, run, scripted
 
 from luthier.data.shards import Example
-from luthier.errors import NonFinite, RankLost, Stopped
+from luthier.errors import NonFinite, RankLost, RunError, Stopped
 from luthier.records import StepEvent, TrainResult
 from luthier.train import loop
 from luthier.train.batches import MicroBatch, dealt, micro_batches
 from luthier.train.dist import Ranks, joined, lost_ranks, present
 from luthier.train.methods import sft
-from luthier.train.shard import local, shard
+from luthier.train.shard import clip, local, shard, whole
 from ranks_kit import together
 
 SIZES = (1, 2, 3)
@@ -270,3 +270,59 @@ def test_ranks_that_hold_a_part_of_the_weights_train_like_one_process(tmp_path: 
             assert sum(one.size for one in weights.values()) < 0.6 * result.trainable_parameters
         saved = load_file(tmp_path / str(size) / "adapter" / "adapter_model.safetensors")
         assert relative_error(saved, adapter) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_stopped_run_of_divided_weights_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    whole, _ = together(2, trained, tmp_path / "whole", {"sharded": True})[0]
+    errors = together(2, trained, tmp_path / "cut", {"sharded": True, "stop_after": 5})
+    assert [type(error) for error in errors] == [Stopped, Stopped]
+    resumed, _ = together(2, trained, tmp_path / "cut", {"sharded": True})[0]
+    assert resumed.resumed_from == (5,)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert losses(resumed) == losses(whole)
+    names = {path.suffix for path in (tmp_path / "cut" / "checkpoints").rglob("*") if path.is_file()}
+    assert names == {".safetensors", ".json"}, "nothing is pickled"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)])
+def test_parts_are_read_again_by_another_number_of_ranks(tmp_path: Path, first: int, then: int) -> None:
+    whole = run(tmp_path / "whole")
+    together(first, trained, tmp_path / "cut", {"sharded": True, "stop_after": 5})
+    for result, _ in together(then, trained, tmp_path / "cut", {"sharded": True}):
+        assert result.resumed_from == (5,)
+        assert losses(result) == pytest.approx(losses(whole), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_missing_part_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    together(2, trained, tmp_path, {"sharded": True, "stop_after": 2})
+    parts = sorted((tmp_path / "checkpoints" / "step-000002").glob("*.safetensors"))
+    assert len(parts) == 2
+    for part, words in ((parts[0], "is damaged"), (parts[1], "is damaged")):
+        kept = part.read_bytes()
+        part.unlink()
+        with pytest.raises(RunError, match=f"step-000002 {words}"):
+            run(tmp_path)
+        part.write_bytes(kept)
+    assert run(tmp_path).resumed_from == (2,)
+
+
+def clipped(ranks: Ranks, most: float) -> tuple[float, list[float]]:
+    model = fresh()
+    shard(model, ranks)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for number, parameter in enumerate(parameters.values()):
+        parameter.grad = torch.full_like(parameter, 0.01 * (number + 1))
+    norm = clip(parameters.values(), most, ranks)
+    gathered = whole({name: p.grad for name, p in parameters.items() if p.grad is not None})
+    return norm, [float(g.flatten()[0]) for g in gathered.values()]
+
+
+def test_the_norm_of_divided_gradients_is_that_of_whole_ones() -> None:
+    for most in (0.1, 1000.0):
+        expected = clipped(Ranks(), most)
+        for found in together(2, clipped, most):
+            assert found[0] == pytest.approx(expected[0], rel=1e-6)
+            assert found[1] == pytest.approx(expected[1], rel=1e-6)

@@ -1,33 +1,44 @@
 """Checkpoints: everything that the next step depends on, in safetensors and JSON, complete or absent.
 
 The sampler and the schedule follow from the seed and the number of the step, so they need no state of their own. Ranks
-hold the same state after every step, so the first one's checkpoint is that of all, whatever their number.
+hold the same state after every step, so the first one's checkpoint is that of all, whatever their number. Where they
+hold parts of the weights, each writes its part (torch.distributed.checkpoint with its safetensors writer, since the
+usual one pickles), and any number of ranks reads the parts again as it needs them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
+import torch.distributed.checkpoint as dcp
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.nn import Parameter
 
 from luthier.errors import RunError
 from luthier.models.adapters import safetensors_disk_errors
 from luthier.records import LossSpike, Record, StepEvent
 from luthier.store.files import recover, write_atomic, write_atomic_dir
-from luthier.train.dist import Ranks
+from luthier.train.dist import Ranks, lost_ranks
+from luthier.train.shard import is_part
 
 _NAME = re.compile(r"step-(\d{6})")
+_WHOLE = "tensors.safetensors"
 
 
 class LoopState(Record):
@@ -60,6 +71,7 @@ class Writer:
         self._folder, self._keep, self._ranks = folder, keep, ranks
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
+        self._apart: Ranks | None = None
 
     def save(
         self,
@@ -77,7 +89,8 @@ class Writer:
         Raises:
             DiskFull, RunError: the checkpoint before it could not be written.
         """
-        if not self._ranks.is_first:
+        parts = any(map(is_part, parameters.values()))
+        if not parts and not self._ranks.is_first:
             return
         self._wait()
         tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
@@ -87,7 +100,12 @@ class Writer:
             tensors[f"parameter.{name}"] = parameter.detach().clone()
             for field, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{field}.{name}"] = value.clone()
-        self._under_way = self._thread.submit(write, self._folder, state, tensors, keep=self._keep)
+        if parts:
+            self._apart = self._apart or self._ranks.apart()
+            how = partial(write_parts, ranks=self._apart)
+        else:
+            how = partial(write)
+        self._under_way = self._thread.submit(how, self._folder, state, tensors, keep=self._keep)
 
     def wait(self) -> None:
         """Until what was begun is on the disk; the ranks wait for the one that writes.
@@ -115,11 +133,60 @@ class Writer:
 
 def write(folder: Path, state: LoopState, tensors: Mapping[str, Tensor], *, keep: int) -> None:
     """Write `folder`/step-NNNNNN atomically, then remove all but the newest `keep`."""
-    with write_atomic_dir(folder / f"step-{state.step:06d}") as partial, safetensors_disk_errors(partial):
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
-        write_atomic(partial / "state.json", state.to_json())
+    with write_atomic_dir(folder / f"step-{state.step:06d}") as place, safetensors_disk_errors(place):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, place / _WHOLE)
+        write_atomic(place / "state.json", state.to_json())
     for old in _found(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def write_parts(folder: Path, state: LoopState, tensors: Mapping[str, Tensor], *, keep: int, ranks: Ranks) -> None:
+    """The same where each rank holds a part of the tensors; all ranks have to call it, in the same order."""
+    with ExitStack() as stack:
+        if ranks.is_first:
+            place = stack.enter_context(write_atomic_dir(folder / f"step-{state.step:06d}"))
+        place = Path(ranks.told(str(place) if ranks.is_first else ""))
+        writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
+        with lost_ranks(ranks), _errors_of_ranks():
+            dcp.save(dict(tensors), storage_writer=writer, process_group=ranks.group)
+        if ranks.is_first:
+            write_atomic(place / "state.json", state.to_json())
+    if ranks.is_first:
+        for old in _found(folder)[:-keep]:
+            shutil.rmtree(old)
+
+
+@contextmanager
+def _errors_of_ranks() -> Iterator[None]:
+    """What torch gathers of all ranks, as the first error that it holds."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error
+
+
+def _read_parts(place: Path, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, of each as much as this rank holds of its parameter; all ranks have to ask.
+
+    Raises:
+        SafetensorError, FileNotFoundError, ValueError: a part is damaged or missing.
+    """
+    with _errors_of_ranks(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+        reader = dcp.HuggingFaceStorageReader(str(place))
+        tensors: dict[str, Tensor] = {}
+        for name, stored in reader.read_metadata().state_dict_metadata.items():
+            assert isinstance(stored, TensorStorageMetadata)
+            owner = parameters.get(name.split(".", 2 if name.startswith("optimizer.") else 1)[-1])
+            held = sum(math.prod(chunk.sizes) for chunk in stored.chunks)
+            if held != math.prod(stored.size) or (stored.size and owner is not None and stored.size != owner.shape):
+                raise ValueError(f"a part of {name} is missing")
+            alike = owner is not None and stored.size == owner.shape
+            tensors[name] = torch.empty_like(
+                owner if alike else torch.empty(stored.size), dtype=stored.properties.dtype
+            )
+        dcp.load(tensors, storage_reader=reader)
+    return tensors
 
 
 def load_latest(
@@ -151,8 +218,9 @@ def load_latest(
             way_out="remove the folder train/ of this run, or run again with --out elsewhere",
         )
     try:
-        tensors = load_file(place / "tensors.safetensors")
-    except (SafetensorError, FileNotFoundError) as error:
+        parts = any(map(is_part, parameters.values())) or not (place / _WHOLE).is_file()
+        tensors = _read_parts(place, parameters) if parts else load_file(place / _WHOLE)
+    except (SafetensorError, FileNotFoundError, ValueError) as error:
         raise RunError(
             f"{place} is damaged: {error}",
             way_out="remove that folder; training goes on from the checkpoint before it",

@@ -41,6 +41,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
+    """The connections they talk through; None for those that all have from the start."""
 
     @property
     def is_first(self) -> bool:
@@ -79,11 +81,11 @@ class Ranks:
         letters = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0).byte()
         length = torch.tensor(len(letters))
         with lost_ranks(self):
-            dist.broadcast(length, src=0)
+            dist.broadcast(length, src=0, group=self.group)
             sent = torch.zeros(int(length), dtype=torch.uint8)
             if self.is_first:
                 sent.copy_(letters)
-            dist.broadcast(sent, src=0)
+            dist.broadcast(sent, src=0, group=self.group)
         return bytes(sent.tolist()).decode()
 
     def same_weights(self, parameters: Iterable[Parameter]) -> None:
@@ -93,15 +95,20 @@ class Ranks:
         with lost_ranks(self), torch.no_grad():
             for parameter in parameters:
                 if not isinstance(parameter, DTensor):
-                    dist.broadcast(parameter, src=0)
+                    dist.broadcast(parameter, src=0, group=self.group)
 
     def meet(self) -> None:
         """Wait until every rank has come here."""
         self.sum_numbers(0.0)
 
+    def apart(self) -> Ranks:
+        """The same ranks with connections of their own, for a thread beside the main one; all ranks have to ask."""
+        with lost_ranks(self):
+            return Ranks(self.rank, self.size, dist.new_group(backend="gloo", timeout=_PATIENCE))
+
     def _sum(self, tensor: Tensor) -> None:
         with lost_ranks(self):
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
 
 
 def _flat(gradient: Tensor) -> Tensor:
