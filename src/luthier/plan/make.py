@@ -62,6 +62,7 @@ def make_plan(
         notes=(
             *_technique_notes(candidates, tuning.technique),
             *_budget_notes(resolved, prediction),
+            *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_model_notes(shape),
         ),
@@ -80,7 +81,8 @@ def _predict(
     tokens = round(work.largest_micro_batch)
     scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
-        memory.training_gib(
+        recipe.launch.nproc_per_node  # each with the base, its own micro-batch and all of the adapter's state
+        * memory.training_gib(
             shape,
             adapter=parameters,
             r=adapter.r,
@@ -92,7 +94,7 @@ def _predict(
         ),
         memory.export_gib(shape),
     )
-    train_seconds = cost.training_seconds(
+    on_one_machine = cost.training_seconds(
         shape,
         work,
         adapter=parameters,
@@ -100,6 +102,7 @@ def _predict(
         gflops=gflops,
         backward_factor=METHODS.get(recipe.method.type).backward_factor,
     )
+    train_seconds = on_one_machine / recipe.launch.nnodes
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
     prediction = Prediction(
         train_seconds=train_seconds,
@@ -157,6 +160,22 @@ def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]
         notes.append(
             f"Time {'does not fit' if over else 'is tight'}: {duration(prediction.total_seconds)} of "
             f"{duration(budget.hours * 3600)}; lower train.max_tokens, or data.limit.test for the evaluation."
+        )
+    return notes
+
+
+def _launch_notes(resolved: ResolvedRecipe) -> list[str]:
+    """What several processes change, and what they do not."""
+    launch, notes = resolved.recipe.launch, []
+    if launch.nproc_per_node > 1:
+        notes.append(
+            f"{launch.nproc_per_node} processes share this machine's processors, so training takes no less time by "
+            "them, and each needs its own memory; they pay where each has an accelerator."
+        )
+    if launch.nnodes > 1:
+        notes.append(
+            f"Time of training is divided by {launch.nnodes} machines as if all were like this one and no time went "
+            "into exchange; memory is that of one machine."
         )
     return notes
 

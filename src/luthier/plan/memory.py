@@ -17,6 +17,9 @@ RESIDENT_GIB = 0.55
 TRAINED_COPIES = 4
 """What AdamW holds a trainable parameter: weight, gradient, first and second moment (Kingma & Ba 2015, algorithm 1)."""
 
+CHECKPOINT_COPIES = 3
+"""What is copied of it while a checkpoint is written beside training: weight, first and second moment."""
+
 LOGIT_COPIES = 2
 """Logits alive at once at a position: the scores, and what is made of them."""
 
@@ -73,8 +76,8 @@ def activations_gib(shape: ModelShape, *, r: int, tokens: int, supervised: float
 
 
 def training_gib(shape: ModelShape, *, adapter: int, r: int, tokens: int, supervised: float) -> float:
-    """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch."""
-    trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
+    """Peak of training: frozen weights, `adapter` parameters with optimizer state and its copy, a micro-batch."""
+    trained = adapter * (TRAINED_COPIES + CHECKPOINT_COPIES) * FLOAT_BYTES / GIB
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised)
     return RESIDENT_GIB + weights_gib(shape) + trained + activations
 
