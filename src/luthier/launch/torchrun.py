@@ -125,6 +125,18 @@ class _Agent(LocalElasticAgent):
         finally:
             self._rdzv_handler.shutdown()
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        """Meet the other machines' agents, and agree with them on a name for this start of the ranks.
+
+        Where the ranks meet, those of an earlier start have left their addresses (train/dist.py).
+        """
+        super()._rendezvous(worker_group)
+        store = worker_group.store  # of this meeting alone
+        assert store is not None
+        if worker_group.group_rank == 0:
+            store.set("luthier/start", uuid.uuid4().hex)
+        os.environ["LUTHIER_START"] = store.get("luthier/start").decode()
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():

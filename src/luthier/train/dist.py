@@ -164,8 +164,13 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     # What is told and counted stays on the processor, so that no accelerator waits for it.
     backend = "cpu:gloo,cuda:nccl" if accelerated else "gloo"
+    # Torch (2.13) keeps one store for all starts of an agent, and takes a rank's address there for that of the rank of
+    # this number which died; names of this start's own keep them apart. To go when torch does so itself.
+    start = environment.get("LUTHIER_START") or environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     with lost_ranks(Ranks(int(environment["RANK"]), size)):
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
+        store = dist.PrefixStore(f"luthier/{start}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield present()
     finally:
