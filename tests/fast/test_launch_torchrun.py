@@ -239,3 +239,4 @@ def test_machines_meet_where_the_recipe_says_and_one_machine_meets_itself() -> N
     two = Launch(nnodes=2, rdzv_endpoint="first:29400")
     assert (rendezvous(two).endpoint, rendezvous(two).min_nodes, rendezvous(two).local_addr) == ("first:29400", 2, None)
     assert rendezvous(two).run_id == rendezvous(two).run_id
+    assert rendezvous(two).get_as_int("join_timeout") == 15 * 60

@@ -45,6 +45,7 @@ from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.drive import begin
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
+from luthier.pipeline.stages import spread
 from luthier.pipeline.start import copy_recipe
 from luthier.plan.make import make_plan
 from luthier.records import Message
@@ -52,7 +53,8 @@ from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
-from luthier.train import checkpoint, loop
+from luthier.train import checkpoint, loop, shard
+from luthier.train.dist import Ranks
 from luthier.train.methods import load_method, sft
 from tiny import llama
 
@@ -293,6 +295,15 @@ def through_launch(tree: dict[str, Any], folder: Path) -> object:
     return started, spec.local_world_size, spec.max_restarts, meeting.min_nodes, meeting.endpoint
 
 
+def through_spread(tree: dict[str, Any], folder: Path) -> object:
+    """Which models are divided between two ranks."""
+    divided: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "shard", lambda model, ranks: divided.append((model, ranks)))
+        spread("model", resolved(tree, folder).recipe.launch, Ranks(0, 2))
+    return divided
+
+
 def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
     settings = Evaluate.model_validate(
         {"baselines": ["base"], "resamples": 300, "level": 0.95, **tree.get("evaluate", {})}
@@ -470,6 +481,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "launch.nnodes": (2, through_launch),
     "launch.rdzv_endpoint": ("127.0.0.1:29401", through_launch),
     "launch.max_restarts": (1, through_launch),
+    "launch.strategy": ("fsdp", through_spread),
     "export": (
         ["merged", "adapter"],
         GATE,

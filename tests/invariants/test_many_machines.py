@@ -155,3 +155,15 @@ def test_two_machines_meet_and_end_in_the_same_bits(folder: Path, whole: TrainRe
     found = result(folder, "machines")
     assert (found.ranks, found.weights_sha256) == (2, whole.weights_sha256)
     assert [(one["ranks"], one["here"]) for one in events(folder, "machines", "ranks")] == [(2, 1)]
+
+
+def test_divided_weights_end_in_the_losses_of_whole_ones(folder: Path, whole: TrainResult) -> None:
+    found = train(folder, "divided", "--nproc", "2", "--set", "launch.strategy=fsdp")
+    assert losses(found) == pytest.approx(losses(whole), rel=1e-5)
+    assert [event.metrics for event in found.history] == [
+        pytest.approx(event.metrics, rel=1e-4) for event in whole.history
+    ]
+    (run,) = run_in(folder, "divided")
+    newest = max((run / "train" / "checkpoints").iterdir(), key=lambda path: path.name)
+    assert len(list(newest.glob("*.safetensors"))) == 2
+    assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".json"}

@@ -25,6 +25,7 @@ from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
 from luthier.records import LossSpike, ModelShape, RequestContract, StepEvent, TrainResult
+from luthier.spec.recipe import Launch
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -130,6 +131,14 @@ def train(context: Context) -> None:
         _train(context, ranks)
 
 
+def spread(model: Any, launch: Launch, ranks: Ranks) -> None:
+    """Give each rank the whole base, which it has, or its part of it."""
+    from luthier.train import shard
+
+    if launch.strategy == "fsdp":
+        shard.shard(model, ranks)
+
+
 class _Unheard(EventLog):
     """Of a rank that is not the first one: it has nothing to say that the first does not say."""
 
@@ -144,7 +153,6 @@ def _train(context: Context, ranks: Ranks) -> None:
     from luthier.train import loop
     from luthier.train.methods import load_method
     from luthier.train.probe import probe
-    from luthier.train.shard import shard
 
     recipe, run = context.resolved.recipe, context.run
     run.train.mkdir(exist_ok=True)
@@ -157,8 +165,7 @@ def _train(context: Context, ranks: Ranks) -> None:
             [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
         ),
     )
-    if recipe.launch.strategy == "fsdp":
-        shard(model, ranks)
+    spread(model, recipe.launch, ranks)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())

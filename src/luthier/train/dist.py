@@ -153,7 +153,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     """Meet the other ranks that the environment tells of; no group is made for one process alone.
 
     Raises:
-        RankLost: the others cannot be reached.
+        RankLost: the others cannot be reached, or one ended while this one worked.
     """
     size = int(environment.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -172,6 +172,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         store = dist.PrefixStore(f"luthier/{start}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        yield present()
+        with lost_ranks(present()):  # divided weights are exchanged in the middle of a forward pass too
+            yield present()
     finally:
         dist.destroy_process_group()
