@@ -19,9 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous_registry
@@ -112,7 +114,9 @@ class _Agent(LocalElasticAgent):
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """Hand the signal to the ranks; without any there is nothing to wait for."""
         self.stop_asked, self._remaining_restarts = True, 0
-        started = [] if self._pcontext is None else [one.proc for one in self._pcontext.subprocess_handlers.values()]
+        context = self._pcontext
+        handlers = context.subprocess_handlers.values() if isinstance(context, SubprocessContext) else ()
+        started = [handler.proc for handler in handlers]
         if all(process.poll() is not None for process in started):
             raise Stopped("stopped before the ranks had started", way_out="run the same command again to go on")
         for process in started:
@@ -131,9 +135,9 @@ class _Agent(LocalElasticAgent):
         Where the ranks meet, those of an earlier start have left their addresses (train/dist.py).
         """
         super()._rendezvous(worker_group)
-        store = worker_group.store  # of this meeting alone
-        assert store is not None
-        if worker_group.group_rank == 0:
+        met = vars(worker_group)  # torch types as None what is not known before
+        store: Store = met["store"]  # of this meeting alone
+        if met["group_rank"] == 0:
             store.set("luthier/start", uuid.uuid4().hex)
         os.environ["LUTHIER_START"] = store.get("luthier/start").decode()
 

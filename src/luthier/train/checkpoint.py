@@ -21,13 +21,15 @@ from types import TracebackType
 from typing import Self
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.nn import Parameter
 
 from luthier.errors import RunError
@@ -146,9 +148,9 @@ def write_parts(folder: Path, state: LoopState, tensors: Mapping[str, Tensor], *
         if ranks.is_first:
             place = stack.enter_context(write_atomic_dir(folder / f"step-{state.step:06d}"))
         place = Path(ranks.told(str(place) if ranks.is_first else ""))
-        writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
         with lost_ranks(ranks), _errors_of_ranks():
-            dcp.save(dict(tensors), storage_writer=writer, process_group=ranks.group)
+            save_parts(dict(tensors), storage_writer=writer, process_group=ranks.group)
         if ranks.is_first:
             write_atomic(place / "state.json", state.to_json())
     if ranks.is_first:
@@ -173,7 +175,7 @@ def _read_parts(place: Path, parameters: Mapping[str, Parameter]) -> dict[str, T
     """
     with _errors_of_ranks(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
-        reader = dcp.HuggingFaceStorageReader(str(place))
+        reader = HuggingFaceStorageReader(str(place))
         tensors: dict[str, Tensor] = {}
         for name, stored in reader.read_metadata().state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)
@@ -181,11 +183,9 @@ def _read_parts(place: Path, parameters: Mapping[str, Parameter]) -> dict[str, T
             held = sum(math.prod(chunk.sizes) for chunk in stored.chunks)
             if held != math.prod(stored.size) or (stored.size and owner is not None and stored.size != owner.shape):
                 raise ValueError(f"a part of {name} is missing")
-            alike = owner is not None and stored.size == owner.shape
-            tensors[name] = torch.empty_like(
-                owner if alike else torch.empty(stored.size), dtype=stored.properties.dtype
-            )
-        dcp.load(tensors, storage_reader=reader)
+            like = owner if owner is not None and stored.size == owner.shape else torch.empty(stored.size)
+            tensors[name] = torch.empty_like(like, dtype=stored.properties.dtype)
+        load_parts(tensors, storage_reader=reader)
     return tensors
 
 

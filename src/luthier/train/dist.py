@@ -25,6 +25,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
@@ -59,7 +61,10 @@ class Ranks:
             return
         flat = torch.cat([_flat(p.grad if p.grad is not None else torch.zeros_like(p)) for p in held])
         self._sum(flat)
-        for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
+        start = 0
+        for parameter in held:
+            part = flat[start : start + parameter.numel()]
+            start += parameter.numel()
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def sum_numbers(self, *numbers: float) -> list[float]:
@@ -168,8 +173,8 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     # this number which died; names of this start's own keep them apart. To go when torch does so itself.
     start = environment.get("LUTHIER_START") or environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     with lost_ranks(Ranks(int(environment["RANK"]), size)):
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
-        store = dist.PrefixStore(f"luthier/{start}", store)
+        store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+        store = PrefixStore(f"luthier/{start}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         with lost_ranks(present()):  # divided weights are exchanged in the middle of a forward pass too
