@@ -19,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -135,11 +134,10 @@ class _Agent(LocalElasticAgent):
         Where the ranks meet, those of an earlier start have left their addresses (train/dist.py).
         """
         super()._rendezvous(worker_group)
-        met = vars(worker_group)  # torch types as None what is not known before
-        store: Store = met["store"]  # of this meeting alone
-        if met["group_rank"] == 0:
-            store.set("luthier/start", uuid.uuid4().hex)
-        os.environ["LUTHIER_START"] = store.get("luthier/start").decode()
+        met: Any = worker_group  # torch types as None what is not known before they meet
+        if met.group_rank == 0:
+            met.store.set("luthier/start", uuid.uuid4().hex)  # a store of this meeting alone
+        os.environ["LUTHIER_START"] = met.store.get("luthier/start").decode()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
