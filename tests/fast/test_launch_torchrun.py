@@ -12,9 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
 import luthier
 from luthier.errors import LuthierError, OutOfMemory, RankLost, Stopped, UserError
+from luthier.launch import torchrun
 from luthier.launch.child import StageFailed
 from luthier.launch.ranks import is_first, leave_word, ranks_here
 from luthier.launch.torchrun import rendezvous, verdict
@@ -240,3 +243,39 @@ def test_machines_meet_where_the_recipe_says_and_one_machine_meets_itself() -> N
     assert (rendezvous(two).endpoint, rendezvous(two).min_nodes, rendezvous(two).local_addr) == ("first:29400", 2, None)
     assert rendezvous(two).run_id == rendezvous(two).run_id
     assert rendezvous(two).get_as_int("join_timeout") == 15 * 60
+
+
+def test_machines_that_do_not_meet_are_an_end_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alone:
+        def __init__(self, *given: Any, **more: Any) -> None:
+            pass
+
+        def run(self) -> None:
+            raise RendezvousClosedError("closed")
+
+    monkeypatch.setattr(torchrun, "_Agent", Alone)
+    monkeypatch.setattr(torchrun, "worker_spec", lambda *given: None)
+    for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+    launch = Launch(nnodes=2, rdzv_endpoint="first:29400")
+    with pytest.raises(Stopped, match="the machines did not meet at first:29400, or one of them gave up: closed"):
+        torchrun.work_together("train", tmp_path, launch, say=print)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalElasticAgent, "run", lambda self, role: None)
+    agent = object.__new__(torchrun._Agent)
+    agent._rdzv_handler = SimpleNamespace(shutdown=lambda: True)
+    with pytest.raises(Stopped, match="the other machines were complete without this one"):
+        agent.run()
+
+
+def test_a_signal_before_there_are_ranks_ends_the_agent() -> None:
+    agent = object.__new__(torchrun._Agent)
+    agent._pcontext = None
+    with pytest.raises(Stopped, match="stopped before the ranks had started"):
+        agent._stop(signal.SIGTERM, None)
+    assert agent.stop_asked

@@ -124,9 +124,15 @@ class _Agent(LocalElasticAgent):
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
         """Until every rank has ended; the other machines then hear that there is nothing more to meet for."""
         try:
-            return cast(RunResult, super().run(role))
+            result = cast("RunResult | None", super().run(role))
         finally:
             self._rdzv_handler.shutdown()
+        if result is None:
+            raise Stopped(
+                "the other machines were complete without this one",
+                way_out="give --nnodes the number of machines, and each its own --node-rank",
+            )
+        return result
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         """Meet the other machines' agents, and agree with them on a name for this start of the ranks.
