@@ -19,6 +19,7 @@ from test_train_loop import EXAMPLES, SETTINGS, relative_error
 from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
 from luthier.models.adapters import bare
+from luthier.models.half import halve
 from luthier.models.packing import num_laid_out
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
@@ -143,6 +144,29 @@ def test_with_dropout_above_the_states_stay_right(tmp_path: Path) -> None:
     assert relative_error(found[2], found[0]) == 0
     torch.manual_seed(4)
     assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), found[0]) > 0.1
+
+
+def test_layers_computed_again_going_backward_start_at_the_same_states(tmp_path: Path) -> None:
+    model = model_of().train()
+    expected = gradients(model, EXAMPLES[:6], 10_000, None)
+    bare(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    computed: list[int] = []
+    for number, layer in enumerate(bare(model).get_decoder().layers):
+        layer.mlp.register_forward_pre_hook(lambda module, given, number=number: computed.append(number))
+    trunk = open_at(tmp_path, model, rows_of(EXAMPLES[:6]), max_tokens=10_000)
+    computed.clear()
+    assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), expected) < 1e-5
+    assert sorted(computed) == [2, 2, 3, 3], "once forward, once again"
+
+
+def test_states_of_a_halved_base_are_those_that_it_computes(tmp_path: Path) -> None:
+    model = model_of()
+    whole = gradients(model, EXAMPLES[:6], 10_000, None)
+    assert halve(model) > 0
+    halved = gradients(model, EXAMPLES[:6], 10_000, None)
+    assert relative_error(halved, whole) > 1e-4
+    trunk = open_at(tmp_path, model, rows_of(EXAMPLES[:6]), max_tokens=10_000)
+    assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), halved) < 1e-6
 
 
 def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
