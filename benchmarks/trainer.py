@@ -105,7 +105,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     from luthier.models.adapters import attach
     from luthier.models.base import load_base
     from luthier.models.half import halve
-    from luthier.pipeline.stages import set_up_torch
+    from luthier.pipeline.context import set_up_torch
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
     from luthier.train.methods import sft

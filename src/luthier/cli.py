@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -62,6 +62,10 @@ DataName = Annotated[
 Format = Annotated[str | None, typer.Option(help="csv, jsonl, ...; default: detected.")]
 Sheet = Annotated[str | None, typer.Option(help="Of a workbook; default: the first with rows.")]
 Query = Annotated[str | None, typer.Option(help="Of a database; default: the only table of a SQLite file.")]
+Nproc = Annotated[int | None, typer.Option("--nproc", help="Processes that share the training on this machine.")]
+Nnodes = Annotated[int | None, typer.Option("--nnodes", help="Machines; the same command is given on each.")]
+Endpoint = Annotated[str | None, typer.Option("--rdzv-endpoint", help="HOST:PORT of machine 0, where all meet.")]
+NodeRank = Annotated[int, typer.Option("--node-rank", min=0, help="Which machine this is; 0 leads, others join.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave this machine.")]
 
 
@@ -95,18 +99,28 @@ def _go_offline(offline: bool) -> bool:
     return is_offline()
 
 
-def _work(target: str, last: str, overrides: list[str] | None, out: Path | None, offline: bool) -> Session:
+def _work(
+    target: str,
+    last: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    offline: bool,
+    launch: dict[str, Any] | None = None,
+    node_rank: int = 0,
+) -> Session:
     from luthier.pipeline.drive import begin, work_through
     from luthier.plan.make import lines
 
-    session, plan, prepared = begin(target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say)
+    session, plan, prepared = begin(
+        target, overrides=overrides or (), out=out, offline=_go_offline(offline), say=_say, launch=launch or {}
+    )
     if plan is not None:
         first = plan.candidates[0].technique
         if first != plan.chosen:
             _say(f"The plan ranks '{first}' first; '{plan.chosen}' is run all the same.\n")
         _say("\n".join(lines(plan)))
     _say(f"run folder: {session.run.path}")
-    work_through(session, last, plan=plan, prepared=prepared)
+    work_through(session, last, plan=plan, prepared=prepared, node_rank=node_rank)
     return session
 
 
@@ -206,12 +220,21 @@ def prepare(
 
 @app.command()
 def train(
-    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    nnodes: Nnodes = None,
+    rdzv_endpoint: Endpoint = None,
+    node_rank: NodeRank = 0,
+    offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """Train the adapter; after an interruption the same command goes on, exact to the bit."""
     from luthier.records import TrainResult
 
-    session = _work(target, "train", overrides, out, offline)
+    launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
+    session = _work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)
     result = TrainResult.read(session.run.train_result)
     best = (
         f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
@@ -222,13 +245,18 @@ def train(
 
 @app.command()
 def run(
-    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
     from luthier.pipeline.drive import finish
     from luthier.report.summary import summary
 
-    session = _work(target, "export", overrides, out, offline)
+    session = _work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
     document = {
         "run": str(session.run.path),
@@ -375,6 +403,18 @@ def stage(name: str, run: Path) -> None:
     die_with_parent()
     _go_offline(False)
     work(name, RunFolder(run))
+
+
+@app.command(name="_ranks", hidden=True)
+def ranks(name: str, run: Path, launch: str) -> None:
+    """The agent that starts a stage as several processes, and starts those again that died."""
+    from luthier.launch.child import be_parent, die_with_parent
+    from luthier.launch.torchrun import work_together
+    from luthier.spec.recipe import Launch
+
+    die_with_parent()
+    be_parent()
+    work_together(name, run, Launch.model_validate_json(launch), say=_say)
 
 
 @data_app.command("inspect")
@@ -527,16 +567,23 @@ def main() -> None:
     except StageFailed as error:  # the stage has said why
         sys.exit(error.exit_code)
     except LuthierError as error:
-        _say(f"error: {error}")
-        sys.exit(error.exit_code)
+        _end(error)
     except (MemoryError, OSError) as error:
         from luthier.pipeline.machine import as_known_error
 
         known = as_known_error(error)
         if known is None:
             raise
-        _say(f"error: {known}")
-        sys.exit(known.exit_code)
+        _end(known)
+
+
+def _end(error: LuthierError) -> NoReturn:
+    """Say what was wrong, here or, of several ranks, through their agent."""
+    from luthier.launch.ranks import leave_word
+
+    if not leave_word(error):
+        _say(f"error: {error}")
+    sys.exit(error.exit_code)
 
 
 def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

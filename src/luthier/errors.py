@@ -103,6 +103,10 @@ class Stopped(LuthierError):
     http_status = 503
 
 
+class RankLost(Stopped):
+    """Another process of the same training has ended; what it says is the news, this is what follows from it."""
+
+
 class MachineError(LuthierError):
     """The machine could not: out of memory, disk full."""
 

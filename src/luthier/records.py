@@ -293,7 +293,7 @@ class StepEvent(Record):
     )
     supervised_tokens: int
     seconds: float
-    memory_gib: float
+    memory_gib: float = Field(description="Largest resident memory so far, of all ranks together.")
     metrics: dict[str, float] = Field(default_factory=dict)
 
     @property
@@ -370,6 +370,7 @@ class TrainResult(Record):
     data_sha256: str
     model_sha256: str
     threads: int
+    ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
 
 
 # --- step 5: evaluation ----------------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ from command import call, environment, paper_model
 from luthier.errors import DiskFull, OutOfMemory, RecipeError, RunError
 from luthier.launch import child
 from luthier.models.adapters import safetensors_disk_errors
-from luthier.pipeline import drive
+from luthier.pipeline import drive, order
 from luthier.pipeline.machine import as_known_error
 from luthier.pipeline.order import STAGES
+from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
+from ranks_kit import free_port
 from tiny import write_recipe
 
 
@@ -165,3 +167,45 @@ def test_tensors_on_a_full_disk(tmp_path: Path) -> None:
 def test_other_faults_of_the_tensor_writer_pass_through(tmp_path: Path) -> None:
     with pytest.raises(SafetensorError), safetensors_disk_errors(tmp_path):
         save_file({"a": torch.zeros(1)}, tmp_path / "no" / "such" / "folder")
+
+
+def test_a_machine_that_joins_needs_another_to_join(tmp_path: Path) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    call("train", "tiny.yaml", "--node-rank", "1", cwd=tmp_path).fails(
+        2, "--node-rank above 0 joins other machines, and there is one", "--nnodes and --rdzv-endpoint"
+    )
+
+
+def test_a_training_that_was_done_already_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    said: list[str] = []
+    session, _, _ = drive.begin(
+        str(tmp_path / "tiny.yaml"), overrides=(), out=tmp_path / "runs", offline=True, say=said.append,
+        launch={"nnodes": 2, "rdzv_endpoint": f"127.0.0.1:{free_port()}"},
+    )  # fmt: skip
+    monkeypatch.setattr(Stages, "marker", lambda self, stage: object())
+    monkeypatch.setattr(Stages, "done", lambda self, stage, key: True)
+    monkeypatch.setattr(order.Stage, "key", lambda self, run, resolved: "key")
+    drive.work_through(session, "train", node_rank=1)
+    assert said[-1] == "train: unchanged, not run again"
+    assert not session.run.lock_file.exists()
+
+
+def test_machines_do_not_meet_offline(tmp_path: Path) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    launch = ("--set", "launch.nnodes=2", "--rdzv-endpoint", "10.0.0.7:29400", "--offline")
+    call("train", "tiny.yaml", *launch, cwd=tmp_path).fails(
+        2, "launch.rdzv_endpoint: offline, and 10.0.0.7:29400 is not on this machine", "drop --offline"
+    )
+
+
+def test_a_run_that_is_started_in_another_way_keeps_that(tmp_path: Path) -> None:
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    call("prepare", "tiny.yaml", cwd=tmp_path).succeeds()
+    run = RunFolder.open("tiny", out=tmp_path / "runs")
+    settings: dict[str, Any] = {"overrides": (), "out": None, "offline": True, "say": lambda line: None}
+    session, _, _ = drive.begin(str(run.path), **settings, launch={"nproc_per_node": 3})
+    drive.work_through(session, "base")
+    assert ResolvedRecipe.read(run.resolved).recipe.launch.nproc_per_node == 3
+    again, _, _ = drive.begin(str(run.path), **settings)
+    assert again.resolved == session.resolved

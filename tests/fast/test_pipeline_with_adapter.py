@@ -15,7 +15,8 @@ from luthier.errors import ModelError, RunError
 from luthier.models.adapters import bare
 from luthier.models.half import BFloat16Linear
 from luthier.pipeline import start
-from luthier.pipeline.stages import set_up_device, with_adapter
+from luthier.pipeline.context import set_up_device
+from luthier.pipeline.training import with_adapter
 from luthier.train.methods import sft
 from tiny import llama
 

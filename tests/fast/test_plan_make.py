@@ -378,3 +378,15 @@ def test_memory_asks_for_it_only_where_it_helps(ram: float | str | None, asked: 
         assert again.train_seconds > 1.2 * kept.train_seconds
         ram = (kept.peak_memory_gib + again.peak_memory_gib) / 2
     assert memory_asks_for_checkpointing(*of(ram)) is asked
+
+
+def test_processes_add_up_in_memory_and_only_machines_divide_the_time() -> None:
+    alone, two = plan_of(), plan_of(launch={"type": "torchrun", "nproc_per_node": 2})
+    assert two.prediction.train_seconds == alone.prediction.train_seconds
+    assert 1.5 * alone.prediction.peak_memory_gib < two.prediction.peak_memory_gib
+    assert any("2 processes share this machine's processors" in note for note in two.notes)
+    machines = plan_of(launch={"type": "torchrun", "nnodes": 4, "rdzv_endpoint": "first:29400"})
+    assert machines.prediction.train_seconds == pytest.approx(alone.prediction.train_seconds / 4)
+    assert machines.prediction.peak_memory_gib == alone.prediction.peak_memory_gib
+    assert any("divided by 4 machines as if" in note for note in machines.notes)
+    assert not any("processes share" in note or "machines as if" in note for note in alone.notes)

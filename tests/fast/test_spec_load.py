@@ -511,3 +511,20 @@ def test_pseudonymise_may_be_spelled_with_z(tmp_path: Path) -> None:
     recipe = load(tmp_path, "name: r\nmodel: m\ndata: {train: d, privacy: {action: pseudonymize}}\n").recipe
     assert recipe.data.privacy is not None
     assert recipe.data.privacy.action == "pseudonymise"
+
+
+@pytest.mark.parametrize(
+    ("launch", "key", "words"),
+    [
+        ("{nnodes: 2}", "launch", "nnodes above 1 needs rdzv_endpoint, e.g. 'first-machine:29400'"),
+        ("{rdzv_endpoint: 'a:1'}", "launch", "rdzv_endpoint is where several machines meet; set nnodes"),
+        ("{type: local, nproc_per_node: 2}", "launch", "type 'local' is one process; write 'torchrun'"),
+        ("{nnodes: 2, rdzv_endpoint: http://a}", "launch.rdzv_endpoint", "pattern"),
+        ("{strategy: zero}", "launch.strategy", "'ddp' or 'fsdp'"),
+        ("{nproc_per_node: 0}", "launch.nproc_per_node", "greater than 0"),
+    ],
+)
+def test_a_launch_that_cannot_be_is_refused(tmp_path: Path, launch: str, key: str, words: str) -> None:
+    error = refusal(tmp_path, f"{HEAD}launch: {launch}\n")
+    assert key in str(error)
+    assert words in str(error)

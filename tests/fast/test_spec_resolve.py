@@ -14,7 +14,7 @@ from luthier.pipeline.explain import explained
 from luthier.records import DataProfile
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, resolve
+from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, relaunched, resolve
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
 OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
@@ -42,6 +42,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "objective.budget.ram_gib",
     "train.class_weight",
     "train.class_weight_beta",
+    "launch.rdzv_endpoint",
 }
 
 
@@ -449,3 +450,32 @@ def test_who_asks_for_meaning_gets_a_model(key: str) -> None:
     assert given.recipe.data.embeddings is not None
     assert given.recipe.data.embeddings.model == "folder"
     assert resolved(SHORTEST).recipe.data.embeddings is None
+
+
+def test_how_a_run_is_started_follows_from_the_processes_and_is_no_part_of_what_it_is() -> None:
+    alone = resolved(SHORTEST)
+    assert alone.recipe.launch.type == "local"
+    two = resolved(with_("launch", {"nproc_per_node": 2}))
+    assert (two.recipe.launch.type, two.reasons["launch.type"]) == ("torchrun", "starts several processes")
+    assert resolved(with_("launch", {"type": "torchrun"})).recipe.launch.type == "torchrun"
+    assert two.sha256 == alone.sha256
+
+
+def test_a_run_can_be_started_in_another_way() -> None:
+    alone = resolved(SHORTEST)
+    two = relaunched(alone, {"nproc_per_node": 2, "nnodes": None})
+    assert (two.recipe.launch.nproc_per_node, two.recipe.launch.type) == (2, "torchrun")
+    assert two.sha256 == alone.sha256
+    assert relaunched(two, {"nproc_per_node": 1}) == alone
+    assert relaunched(two, {"nnodes": None}) is two
+    with pytest.raises(RecipeError, match="launch: nnodes above 1 needs rdzv_endpoint"):
+        relaunched(two, {"nnodes": 2})
+
+
+def test_layers_that_are_divided_between_ranks_are_not_kept() -> None:
+    divided = {"launch__strategy": "fsdp", "launch__nproc_per_node": 2}
+    made = resolved(upper(28, 29, **divided))
+    assert made.recipe.train.cache_trunk is False
+    assert made.reasons["train.cache_trunk"] == "launch.strategy 'fsdp' divides the layers between ranks"
+    with pytest.raises(RecipeError, match=r"train\.cache_trunk keeps what whole layers say, and launch\.strategy"):
+        resolved(upper(28, 29, train__cache_trunk=True, **divided))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
 from openai_fake import serving
 from pydantic import BaseModel
+from torch.distributed.elastic.rendezvous import registry
 
 from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
@@ -37,14 +39,16 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import DataError, MissingExtra, RunError
 from luthier.evals.evaluate import evaluate
-from luthier.launch.child import stage_environment
+from luthier.launch.child import stage_environment, start_stage
+from luthier.launch.torchrun import rendezvous, worker_spec
 from luthier.models.adapters import attach
 from luthier.models.source import locate
+from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
-from luthier.pipeline.stages import set_up_device, with_adapter
 from luthier.pipeline.start import copy_recipe
+from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message
@@ -53,7 +57,8 @@ from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
 from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
 from luthier.store.events import EventLog
-from luthier.train import loop
+from luthier.train import checkpoint, loop, shard
+from luthier.train.dist import Ranks
 from luthier.train.methods import load_method, sft
 from tiny import llama
 
@@ -268,14 +273,21 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
 
     def watch(event: Any, *, total_steps: int) -> None:
-        checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*"))
-        steps.append(f"{event.kind} {event.step} {event.loss:.4f} {checkpoints}")
+        steps.append(f"{event.kind} {event.step} {event.loss:.4f}")
 
-    result = loop.train(
-        test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
-        validation=validation, out=out, watch=watch, stop_asked=lambda: False,
-    )  # fmt: skip
-    return result.weights_sha256, steps, method.calls, result.threads, stage_environment(
+    written, write = list[str](), checkpoint.write
+
+    def told(folder: Path, *given: Any, **more: Any) -> None:
+        write(folder, *given, **more)
+        written.append(str(sorted(path.name for path in folder.glob("*"))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", told)  # beside training, so not at a certain step of it
+        result = loop.train(
+            test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
+            validation=validation, out=out, watch=watch, stop_asked=lambda: False,
+        )  # fmt: skip
+    return result.weights_sha256, steps, written, method.calls, result.threads, stage_environment(
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
 
 
@@ -301,6 +313,27 @@ def through_sinks(tree: dict[str, Any], folder: Path) -> object:
     with Feeds.open(recipe, run=folder, folder=out, offline=True, warn=print) as feeds:
         feeds.send(test_pipeline_sinks.event(1))
     return {path.name: len(list(path.glob("events.*"))) for path in out.iterdir()}
+
+
+def through_launch(tree: dict[str, Any], folder: Path) -> object:
+    """What is started for the stage, and what its agent starts and meets."""
+    launch = resolved(tree, folder).recipe.launch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda command, **more: command[4])
+        started = start_stage("train", folder, lock_fd=None, threads=2, offline=True, launch=launch)
+        patch.setattr(registry, "get_rendezvous_handler", lambda meeting: None)
+        meeting = rendezvous(launch)
+        spec = worker_spec("train", folder, launch, meeting)
+    return started, spec.local_world_size, spec.max_restarts, meeting.min_nodes, meeting.endpoint
+
+
+def through_spread(tree: dict[str, Any], folder: Path) -> object:
+    """Which models are divided between two ranks."""
+    divided: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "shard", lambda model, ranks: divided.append((model, ranks)))
+        spread("model", resolved(tree, folder).recipe.launch, Ranks(0, 2))
+    return divided
 
 
 def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
@@ -480,6 +513,12 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
+    "launch.type": ("torchrun", through_launch),
+    "launch.nproc_per_node": (2, through_launch),
+    "launch.nnodes": (2, through_launch),
+    "launch.rdzv_endpoint": ("127.0.0.1:29401", through_launch),
+    "launch.max_restarts": (1, through_launch),
+    "launch.strategy": ("fsdp", through_spread),
     "export": (
         ["merged", "adapter"],
         GATE,
@@ -493,7 +532,7 @@ REFUSED = {
     "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
     "data.embeddings.max_rows",
 }  # fmt: skip
-NOT_IN_THE_HASH = {"output_dir", *ONLY_ONE_VALUE}
+NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
@@ -508,6 +547,8 @@ NEEDS = {  # keys that are refused without another
     "train.cache_trunk": ("adapter.layers_to_transform", [1]),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
+    "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
+    "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
 _USUAL: dict[Consumer, object] = {}
 

@@ -30,12 +30,13 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, at_once: int = AT_ONCE) -> None:
+        """Ask `model`, at most `at_once` questions at the same time."""
         self._whole = model
         self.model = bare(model)
         self.device = self.model.device
         self._threads = torch.get_num_threads()
-        self._at_once = min(self._threads, AT_ONCE) if self.device.type == "cpu" else 1
+        self._at_once = min(self._threads, at_once) if self.device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(
             self._at_once, initializer=torch.set_num_threads, initargs=(self._threads // self._at_once,)
         )

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Self
 
 from luthier.errors import LuthierError, OutOfMemory, Stopped
+from luthier.spec.recipe import Launch
 
 _PARENT = "LUTHIER_PARENT"
 COMPUTING = {
@@ -52,7 +53,7 @@ class StageFailed(LuthierError):
 
 
 def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
-    """The environment a stage computes in. Thread settings only take effect before torch is loaded."""
+    """The environment a process of a stage computes in. Thread settings only take effect before torch is loaded."""
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -66,13 +67,28 @@ def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
     }
 
 
-def start_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool) -> subprocess.Popen[bytes]:
-    """Start `luthier _stage STAGE RUN`; who starts it has to wait for it."""
+def start_stage(
+    stage: str, run: Path, *, lock_fd: int | None, threads: int, offline: bool, launch: Launch | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `luthier _stage STAGE RUN`, or the agent of its ranks; who starts it has to wait for it.
+
+    Args:
+        stage: name of the stage.
+        run: its run folder.
+        lock_fd: of the run's lock; None on a machine that only lends its processors to a run.
+        threads: of all its processes on this machine together.
+        offline: whether no socket may leave this machine.
+        launch: how many processes; None for one.
+    """
     # -P keeps the current folder, which `-m` would search first, from shadowing modules.
-    command = [sys.executable, "-P", "-m", "luthier.cli", "_stage", stage, str(run)]
+    command = [sys.executable, "-P", "-m", "luthier.cli"]
+    what = ["_stage", stage, str(run)]
+    if launch is not None and launch.type == "torchrun":
+        what = ["_ranks", stage, str(run), launch.model_dump_json()]
+        threads = threads_each(threads, launch.nproc_per_node)
     return subprocess.Popen(
-        command,
-        pass_fds=[lock_fd],
+        [*command, *what],
+        pass_fds=[] if lock_fd is None else [lock_fd],
         env=stage_environment(threads=threads, offline=offline),
         start_new_session=True,
         stdin=subprocess.DEVNULL,
@@ -80,10 +96,22 @@ def start_stage(stage: str, run: Path, *, lock_fd: int, threads: int, offline: b
     )
 
 
+def threads_each(threads: int, processes: int) -> int:
+    """Of so many threads, those of one of so many processes; at least one."""
+    return max(1, threads // processes)
+
+
 def run_stage(
-    stage: str, run: Path, *, lock_fd: int, threads: int, offline: bool, less_memory: str = "use a larger machine"
+    stage: str,
+    run: Path,
+    *,
+    lock_fd: int | None,
+    threads: int,
+    offline: bool,
+    launch: Launch | None = None,
+    less_memory: str = "use a larger machine",
 ) -> StageUse:
-    """Start `luthier _stage STAGE RUN` and wait for it. SIGTERM and SIGINT are passed on.
+    """Start a stage (see `start_stage`) and wait for it. SIGTERM and SIGINT are passed on.
 
     Args:
         stage: its name.
@@ -91,6 +119,7 @@ def run_stage(
         lock_fd: holds the run's lock; the child inherits it.
         threads: to compute on.
         offline: whether the child may reach nothing.
+        launch: whether others share it, see `start_stage`.
         less_memory: what would make this stage need less, for people.
 
     Raises:
@@ -100,7 +129,7 @@ def run_stage(
         LuthierError: any other signal ended the child, which then cannot have said why.
     """
     began = time.monotonic()
-    child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline)
+    child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline, launch=launch)
     with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = code = os.waitstatus_to_exitcode(status)
@@ -179,3 +208,8 @@ def die_with_parent(*, every_seconds: float = 0.25) -> None:
         os._exit(1)
 
     threading.Thread(target=look, daemon=True, name="die-with-parent").start()
+
+
+def be_parent() -> None:
+    """Let processes that this one starts die with it, through whatever hands them its environment."""
+    os.environ[_PARENT] = str(os.getpid())

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,13 +139,17 @@ def safetensors_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder)."""
+def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder).
+
+    `state` are the adapter's tensors where the model itself holds them only in part.
+    """
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
+    tensors = adapter_state(model) if state is None else state
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with safetensors_disk_errors(folder):
-        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

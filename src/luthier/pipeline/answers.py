@@ -14,9 +14,9 @@ from luthier.data.inputs import missing_column
 from luthier.data.read import Fault, Row, read_source
 from luthier.errors import DataError, GateRefused, RunError, UserError
 from luthier.launch.child import COMPUTING
+from luthier.pipeline.context import Context, set_up_torch
 from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
-from luthier.pipeline.stages import Context, set_up_torch
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
 from luthier.records import RequestContract, Version

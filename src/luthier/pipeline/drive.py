@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from luthier.errors import RunError, Stopped
+from luthier.errors import RecipeError, RunError, Stopped
 from luthier.launch.child import run_stage
-from luthier.pipeline.order import Stage, up_to
+from luthier.launch.offline import is_here
+from luthier.pipeline.join import join
+from luthier.pipeline.order import SHARED, Stage, up_to
 from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
 from luthier.recipes import names
-from luthier.records import GateDecision, Plan
+from luthier.records import GateDecision, Plan, TrainResult
 from luthier.report.evidence import Evidence
-from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.recipe import Launch
+from luthier.spec.resolve import ResolvedRecipe, relaunched
 from luthier.store.events import EventLog
+from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder, lock
 from luthier.store.stages import Stages
 
@@ -37,27 +42,48 @@ class Session:
 
 
 def begin(
-    target: str, *, overrides: Sequence[str], out: Path | None, offline: bool, say: Say
+    target: str,
+    *,
+    overrides: Sequence[str],
+    out: Path | None,
+    offline: bool,
+    say: Say,
+    launch: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[Session, Plan | None, Prepared | None]:
     """Open a run by its folder or name, or look at a recipe and open the run that belongs to it.
 
-    A name that a recipe is shipped under means that recipe; a run of it is opened by its folder.
+    A name that a recipe is shipped under means that recipe; a run of it is opened by its folder. `launch` are keys of
+    the section of that name, which may change from one start of a run to the next.
 
     Returns:
         The session; for a recipe also the plan and what was looked at, which `work_through` writes down.
 
     Raises:
         RunError: `--set` was given with a run folder, whose recipe is fixed.
+        RecipeError: what is said of `launch` cannot be, or is elsewhere while offline.
     """
     place = out or Path("runs")
     if _is_run(target, place):
         if overrides:
             raise RunError(f"{target} is a run, its recipe is fixed", way_out="use --set with the recipe")
         run = RunFolder.open(target, out=place)
-        return Session(run, ResolvedRecipe.read(run.resolved), offline, say), None, None
-    prepared = look(target, overrides=overrides, offline=offline, say=say)
+        resolved = relaunched(ResolvedRecipe.read(run.resolved), launch)
+        refuse_meeting_elsewhere(resolved.recipe.launch, offline=offline)
+        return Session(run, resolved, offline, say), None, None
+    said = [f"launch.{key}={value}" for key, value in launch.items() if value is not None]
+    prepared = look(target, overrides=[*overrides, *said], offline=offline, say=say)
+    refuse_meeting_elsewhere(prepared.resolved.recipe.launch, offline=offline)
     run = open_run(prepared, out=out or Path(prepared.resolved.recipe.output_dir))
     return Session(run, prepared.resolved, offline, say), prepared.plan(), prepared
+
+
+def refuse_meeting_elsewhere(launch: Launch, *, offline: bool) -> None:
+    """Offline, machines cannot meet; torch's own sockets are not seen by the guard, so this is said first."""
+    if offline and launch.rdzv_endpoint is not None and not is_here(launch.rdzv_endpoint.rpartition(":")[0]):
+        raise RecipeError(
+            f"launch.rdzv_endpoint: offline, and {launch.rdzv_endpoint} is not on this machine",
+            way_out="drop --offline",
+        )
 
 
 def _is_run(target: str, out: Path) -> bool:
@@ -66,15 +92,24 @@ def _is_run(target: str, out: Path) -> bool:
     return Path(target).is_dir() or (target not in names() and (out / target).is_dir())
 
 
-def work_through(session: Session, last: str, *, plan: Plan | None = None, prepared: Prepared | None = None) -> None:
+def work_through(
+    session: Session, last: str, *, plan: Plan | None = None, prepared: Prepared | None = None, node_rank: int = 0
+) -> None:
     """Do the stages up to and including `last` that are not done yet, under the run's lock.
+
+    A machine of several with a `node_rank` above 0 only joins the training that machine 0 leads.
 
     Raises:
         StageFailed, OutOfMemory, Stopped: as the stage ended.
     """
+    if node_rank > 0:
+        join(session)
+        return
     with lock(session.run) as fd:
         if plan is not None and prepared is not None:
             write_down(session.run, prepared, plan)
+        elif session.resolved != ResolvedRecipe.read(session.run.resolved):  # it is started in another way
+            write_atomic(session.run.resolved, session.resolved.to_json())
         for stage in up_to(last):
             _bring_up_to_date(session, stage, fd)
 
@@ -111,9 +146,13 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
         threads=session.resolved.recipe.train.threads or 1,
         offline=session.offline,
         less_memory=stage.less_memory,
+        launch=session.resolved.recipe.launch if stage.name == SHARED else None,
     )
-    stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, use.peak_memory_gib)
-    events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=use.peak_memory_gib)
+    peak = use.peak_memory_gib
+    if stage.name == SHARED:  # the system counts the largest process, the ranks count themselves together
+        peak = max(peak, TrainResult.read(run.train_result).peak_memory_gib)
+    stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, peak)
+    events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=peak)
     if use.stop_asked:
         raise Stopped(
             f"stopped after stage {stage.name!r}, which is done", way_out="run the same command again to go on"

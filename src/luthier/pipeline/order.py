@@ -113,6 +113,9 @@ ORDER: tuple[Stage, ...] = (
 )
 """Then, in the parent itself, because they take no time: gate, card, lineage, registry and report."""
 
+SHARED = "train"
+"""The one stage that several processes may share."""
+
 STAGES = {stage.name: stage for stage in ORDER}
 
 

@@ -67,6 +67,7 @@ def make_plan(
             *_technique_notes(candidates, tuning.technique),
             *_budget_notes(resolved, prediction),
             *_trunk_notes(resolved, shape, work),
+            *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_model_notes(shape, bf16=resolved.recipe.train.bf16),
         ),
@@ -91,7 +92,7 @@ def _predict(
         ),
         memory.export_gib(shape),
     )
-    train_seconds = cost.training_seconds(
+    on_one_machine = cost.training_seconds(
         shape,
         work,
         adapter=parameters,
@@ -104,6 +105,7 @@ def _predict(
             recomputed=bool(train.gradient_checkpointing),
         ),
     )
+    train_seconds = on_one_machine / recipe.launch.nnodes
     evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
     prediction = Prediction(
         train_seconds=train_seconds,
@@ -127,7 +129,7 @@ def _training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *
     assert adapter.target_modules is not None
     modules, numbers = adapter.target_modules, adapter.layers_to_transform
     tokens = round(work.largest_micro_batch)
-    return memory.training_gib(
+    return resolved.recipe.launch.nproc_per_node * memory.training_gib(  # each with all of it
         shape,
         adapter=adapter_parameters(shape, r=adapter.r, target_modules=modules, numbers=numbers),
         r=adapter.r,
@@ -209,6 +211,22 @@ def _trunk_notes(resolved: ResolvedRecipe, shape: ModelShape, work: Workload) ->
         f"The layers below {layers[0]} are frozen and computed once; what they say takes about {size(num_bytes)} "
         "in the run folder until training has ended."
     ]
+
+
+def _launch_notes(resolved: ResolvedRecipe) -> list[str]:
+    """What several processes change, and what they do not."""
+    launch, notes = resolved.recipe.launch, []
+    if launch.nproc_per_node > 1:
+        notes.append(
+            f"{launch.nproc_per_node} processes share this machine's processors, so training takes no less time by "
+            "them, and each needs its own memory; they pay where each has an accelerator."
+        )
+    if launch.nnodes > 1:
+        notes.append(
+            f"Time of training is divided by {launch.nnodes} machines as if all were like this one and no time went "
+            "into exchange; memory is that of one machine."
+        )
+    return notes
 
 
 def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable) -> list[str]:

@@ -18,6 +18,9 @@ RESIDENT_GIB = 0.55
 TRAINED_COPIES = 4
 """What AdamW holds a trainable parameter: weight, gradient, first and second moment (Kingma & Ba 2015, algorithm 1)."""
 
+CHECKPOINT_COPIES = 3
+"""What is copied of it while a checkpoint is written beside training: weight, first and second moment."""
+
 LOGIT_COPIES = 2
 """Logits alive at once at a position: the scores, and what is made of them."""
 
@@ -98,11 +101,11 @@ def training_gib(
     bf16: bool = False,
     recomputed: bool = False,
 ) -> float:
-    """Peak of training: frozen weights, `adapter` parameters with their optimizer state, one micro-batch.
+    """Peak of training: frozen weights, `adapter` parameters with optimizer state and its copy, a micro-batch.
 
     The weights are read as float32 before they are halved.
     """
-    trained = adapter * TRAINED_COPIES * FLOAT_BYTES / GIB
+    trained = adapter * (TRAINED_COPIES + CHECKPOINT_COPIES) * FLOAT_BYTES / GIB
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first, recomputed=recomputed)
     weights = halved_gib(shape) if bf16 else weights_gib(shape)
     return RESIDENT_GIB + max(weights_gib(shape), weights + trained + activations)

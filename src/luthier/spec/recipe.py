@@ -489,6 +489,33 @@ class Evaluate(Section):
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
 
 
+class Launch(Section):
+    """How the processes of training are started; no part of a run's identity, for it changes no more than rounding."""
+
+    type: Literal["local", "torchrun"] | None = Field(
+        None, description="'local': one process; 'torchrun': its elastic agent starts them."
+    )
+    nproc_per_node: int = Field(1, gt=0, le=1024, description="Processes on each machine.")
+    nnodes: int = Field(1, gt=0, le=1024, description="Machines.")
+    rdzv_endpoint: str | None = Field(
+        None, pattern=r"^[^\s:/@]+:\d{1,5}$", description="HOST:PORT of the first machine, where all of them meet."
+    )
+    max_restarts: int = Field(3, ge=0, description="How often processes that died are started again.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="'ddp': each process holds the whole base; 'fsdp': its layers are divided between them."
+    )
+
+    @model_validator(mode="after")
+    def _machines_can_meet(self) -> Launch:
+        if self.nnodes > 1 and self.rdzv_endpoint is None:
+            raise ValueError("nnodes above 1 needs rdzv_endpoint, e.g. 'first-machine:29400', where they meet")
+        if self.nnodes == 1 and self.rdzv_endpoint is not None:
+            raise ValueError("rdzv_endpoint is where several machines meet; set nnodes, or leave it out")
+        if self.type == "local" and self.nproc_per_node * self.nnodes > 1:
+            raise ValueError("type 'local' is one process; write 'torchrun', or leave it out")
+        return self
+
+
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the name in the registry.")
     objective: Objective = Field(default_factory=Objective)
@@ -498,6 +525,7 @@ class Recipe(Section):
     adapter: Adapter = Field(default_factory=Adapter)
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
+    launch: Launch = Field(default_factory=Launch)
     export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")
     output_dir: str = Field("runs", description="Where run folders go; `--out` overrides.")
 

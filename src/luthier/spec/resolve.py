@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
+from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
 from luthier.spec.trunk import worth_caching
@@ -61,9 +61,12 @@ class ResolvedRecipe(Record):
 
     @property
     def sha256(self) -> str:
-        """Hash over the resolved values and the contents of the inputs; the place of the files does not count."""
+        """Hash over the resolved values and the contents of the inputs; where the files are and how
+        processes are started does not count.
+        """
         content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions"})
         content["recipe"].pop("output_dir")
+        content["recipe"].pop("launch")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -159,6 +162,7 @@ def _resolved(
     _fill_method(filler)
     _fill_train(filler, shape, machine)
     _fill_layers(filler, profile, shape)
+    _fill_launch(filler)
     filler.fill(
         "evaluate.baselines",
         ["majority", "tfidf_logreg", "base"] if is_closed(filler.tree["data"]["train"][0]["task"]) else ["base"],
@@ -523,7 +527,46 @@ def _fill_layers(filler: _Filler, profile: DataProfile, shape: ModelShape) -> No
         max_length=tree["train"]["max_length"],
         max_tokens=tree["train"]["max_tokens"],
     )
+    if tree["launch"]["strategy"] == "fsdp":  # a layer is then never whole in one process for as long as this takes
+        if tree["train"]["cache_trunk"]:
+            raise RecipeError(
+                "train.cache_trunk keeps what whole layers say, and launch.strategy 'fsdp' divides them between ranks",
+                way_out="leave one of the two out",
+                key="train.cache_trunk",
+            )
+        caches, reason = False, "launch.strategy 'fsdp' divides the layers between ranks"
     filler.fill("train.cache_trunk", caches, reason)
+
+
+def _fill_launch(filler: _Filler) -> None:
+    launch = filler.tree["launch"]
+    if launch["nproc_per_node"] * launch["nnodes"] > 1:
+        filler.fill("launch.type", "torchrun", "starts several processes")
+    else:
+        filler.fill("launch.type", "local", "one process needs no agent")
+    if launch["rdzv_endpoint"] is None:
+        filler.reasons["launch.rdzv_endpoint"] = "open on purpose: one machine meets itself"
+
+
+def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> ResolvedRecipe:
+    """The same run, started in another way.
+
+    Raises:
+        RecipeError: `launch` says something that cannot be.
+    """
+    changes = {key: value for key, value in launch.items() if value is not None}
+    if not changes:
+        return resolved
+    said = {**resolved.recipe.launch.model_dump(exclude={"type"}), **changes}
+    try:
+        recipe = resolved.recipe.model_copy(update={"launch": Launch.model_validate(said)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["launch", *map(str, first["loc"])])
+        raise RecipeError(f"{key}: {first['msg'].removeprefix('Value error, ')}", key=key) from error
+    filler = _Filler(recipe)
+    _fill_launch(filler)
+    return resolved.model_copy(update={"recipe": _whole(filler.tree)})
 
 
 def _refuse_balance_without_labels(recipe: Recipe) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -100,31 +102,67 @@ def plan_steps(
 
 
 def micro_batches(
-    rows: Sequence[int], tokens: Sequence[Sequence[int]], *, max_tokens: int, share: bool = True
+    rows: Sequence[int], tokens: Sequence[Sequence[int]], *, max_tokens: int, share: bool = True, ranks: int = 1
 ) -> list[MicroBatch]:
     """Cut a step's rows into groups that compute at most `max_tokens` tokens, what rows begin with alike counted once.
 
-    A row longer than the budget gets a group of its own. The loss does not depend on the cut.
+    A row longer than the budget gets a group of its own. For several ranks the groups are a multiple of them where
+    there are rows enough, and as even as can be: cut with the smallest budget that needs no more of them. The loss does
+    not depend on the cut.
 
     Args:
         rows: of the step.
         tokens: of each of these rows.
         max_tokens: computed at once.
         share: False where every row is computed by itself.
+        ranks: processes that will share the groups.
     """
     order = sorted(range(len(rows)), key=lambda place: (tokens[place], rows[place]))
-    groups: list[list[int]] = []  # of places
-    taken = max_tokens + 1
-    for number, place in enumerate(order):
-        before = tokens[order[number - 1]] if number and share else []
-        # Fewer than SHARED tokens in common are not shared, so a row may share that much less than it has in common.
-        more = len(tokens[place]) - max(0, common_start(before, tokens[place]) - SHARED + 1)
-        if taken + more > max_tokens:
-            groups.append([])
-            more, taken = len(tokens[place]), 0
-        groups[-1].append(place)
+    alone = [len(tokens[place]) for place in order]
+    # Fewer than SHARED tokens in common are not shared, so a row may share that much less than it has in common.
+    common = [common_start(tokens[a], tokens[b]) if share else 0 for a, b in pairwise(order)]
+    beside = alone[:1] + [length - max(0, start - SHARED + 1) for length, start in zip(alone[1:], common, strict=True)]
+    groups = _fill(alone, beside, max_tokens)
+    if len(groups) % ranks:
+        most = len(groups) + ranks - len(groups) % ranks
+        # A group that begins later costs no more, so a larger budget never needs more groups.
+        budget = bisect_left(range(max_tokens), True, key=lambda budget: len(_fill(alone, beside, budget)) <= most)
+        groups = _fill(alone, beside, budget)
+    return [_micro_batch(rows, tokens, [order[number] for number in group], share=share) for group in groups]
+
+
+def _fill(alone: Sequence[int], beside: Sequence[int], budget: int) -> list[range]:
+    """Neighbours together while the budget lasts.
+
+    Args:
+        alone: tokens that each row takes as the first of a group.
+        beside: tokens that it takes behind its neighbour.
+        budget: of a group.
+    """
+    starts: list[int] = []
+    taken = budget + 1
+    for number, more in enumerate(beside):
+        if taken + more > budget:
+            starts.append(number)
+            more, taken = alone[number], 0
         taken += more
-    return [_micro_batch(rows, tokens, group, share=share) for group in groups]
+    return [range(start, end) for start, end in pairwise([*starts, len(alone)])]
+
+
+def dealt(parts: Sequence[MicroBatch], ranks: int) -> list[list[MicroBatch]]:
+    """Which rank computes which micro-batches: those with the most tokens first, each to the rank with the fewest.
+
+    So no rank computes more than 4/3 of what the best division would give it (Graham 1969, "Bounds on multiprocessing
+    timing anomalies", theorem 2). Ties go to the lower number, so every rank finds the same division. A rank gets
+    nothing where there are fewer micro-batches than ranks.
+    """
+    hands: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for place in sorted(range(len(parts)), key=lambda place: (-parts[place].num_tokens, place)):
+        rank = loads.index(min(loads))
+        hands[rank].append(place)
+        loads[rank] += parts[place].num_tokens
+    return [[parts[place] for place in sorted(hand)] for hand in hands]
 
 
 def _micro_batch(

@@ -9,11 +9,20 @@ import torch
 from torch.nn import Parameter
 
 from luthier.spec.recipe import Train
+from luthier.train.shard import is_part
 
 
 def make_optimizer(parameters: Iterable[Parameter], settings: Train) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) with torch's betas 0.9, 0.999 and eps 1e-8."""
-    return torch.optim.AdamW(list(parameters), lr=0.0, weight_decay=settings.weight_decay or 0.0, foreach=True)
+    groups: dict[bool, list[Parameter]] = {}  # torch's fused loops take whole tensors or divided ones, not both
+    for parameter in parameters:
+        groups.setdefault(is_part(parameter), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": group} for group in groups.values()],
+        lr=0.0,
+        weight_decay=settings.weight_decay or 0.0,
+        foreach=True,
+    )
 
 
 def learning_rate(step: int, *, total: int, settings: Train) -> float:

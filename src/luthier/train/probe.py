@@ -27,7 +27,15 @@ class Probe:
     """Of the process so far."""
 
 
-def probe(model: Any, method: Method, examples: Sequence[Example], settings: Train, *, ram_gib: float | None) -> Probe:
+def probe(
+    model: Any,
+    method: Method,
+    examples: Sequence[Example],
+    settings: Train,
+    *,
+    ram_gib: float | None,
+    ranks: int = 1,
+) -> Probe:
     """Forward and backward of the largest micro-batch of the run; nothing is learned from it.
 
     Args:
@@ -35,10 +43,12 @@ def probe(model: Any, method: Method, examples: Sequence[Example], settings: Tra
         method: how it learns.
         examples: of the run.
         settings: of the run.
-        ram_gib: what the process may take; None for no limit.
+        ram_gib: what all processes on this machine may take; None for no limit.
+        ranks: these processes; each tries the same.
 
     Raises:
-        OutOfMemory: it took more than `ram_gib`; names the budget of tokens that would fit by what was measured.
+        OutOfMemory: it took more than its share of `ram_gib`; names the budget of tokens that would fit by what was
+            measured.
         RunError: see `steps_of`.
     """
     assert settings.micro_batch_tokens is not None
@@ -59,10 +69,12 @@ def probe(model: Any, method: Method, examples: Sequence[Example], settings: Tra
     method.loss_sum(model, [examples[row] for row in largest]).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     peak = peak_memory_gib()
-    if ram_gib is not None and peak > ram_gib:
-        fitting = int(most * max(0.0, ram_gib - before) / max(peak - before, 1e-9))
+    if ram_gib is not None and peak > ram_gib / ranks:
+        fitting = int(most * max(0.0, ram_gib / ranks - before) / max(peak - before, 1e-9))
+        shared = f", for {ranks} processes" if ranks > 1 else ""
         raise OutOfMemory(
-            f"the largest micro-batch ({most} tokens) took {peak:.2f} GiB, objective.budget.ram_gib is {ram_gib:g}",
+            f"the largest micro-batch ({most} tokens) took {peak:.2f} GiB, objective.budget.ram_gib is {ram_gib:g}"
+            f"{shared}",
             way_out=f"lower train.micro_batch_tokens to {fitting}, which does not change the result"
             if fitting >= max(lengths)
             else "lower train.max_length, choose a smaller base, or raise the budget: one row alone does not fit",

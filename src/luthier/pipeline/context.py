@@ -1,0 +1,105 @@
+"""What a stage works with, and how it makes the machine ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.data.contract import Renderer
+from luthier.data_report import DataReport
+from luthier.errors import RunError
+from luthier.pipeline.progress import Progress
+from luthier.pipeline.start import model_source
+from luthier.records import ModelShape, RequestContract
+from luthier.spec.recipe import Train
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_json
+from luthier.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from luthier.engines.ask import Asker
+    from luthier.engines.protocol import Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with."""
+
+    run: RunFolder
+    progress: Progress
+
+    @cached_property
+    def resolved(self) -> ResolvedRecipe:
+        return ResolvedRecipe.read(self.run.resolved)
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return ModelShape.read(self.run.shape)
+
+    @cached_property
+    def base(self) -> Path:
+        """Folder of the base model."""
+        from luthier.models.base import import_base
+
+        return import_base(model_source(self.shape))
+
+    @cached_property
+    def contract(self) -> RequestContract:
+        return RequestContract.read(self.run.contract)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer.open(self.run.contract, self.base / "tokenizer.json")
+
+    def asker(self, engine: Engine) -> Asker:
+        from luthier.engines.ask import Asker
+
+        return Asker(self.contract, self.renderer, engine)
+
+    @property
+    def data_sha256(self) -> str:
+        """Hash over shards and contract."""
+        report = DataReport.read(self.run.data_report)
+        return sha256_json([{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256])
+
+
+def set_up_device(train: Train, *, threads: int | None = None) -> str:
+    """Where a stage computes, made ready; on the recipe's threads unless fewer are its own.
+
+    Raises:
+        RunError: it is not there.
+    """
+    import torch
+
+    set_up_torch(threads or train.threads or 1)
+    device = train.device or "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"train.device is 'cuda', and torch {torch.__version__} sees no such device",
+            way_out="run where there is one, install torch's CUDA build, or set train.device to cpu",
+        )
+    return device
+
+
+def set_up_torch(threads: int) -> None:
+    """Threads and deterministic kernels, before the first computation of a stage."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Deterministic mode otherwise writes NaN into every fresh tensor, to make reads of unset memory show.
+    quiet_libraries()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def quiet_libraries() -> None:
+    """Progress bars and warnings of libraries would stand between ours; what they warn of is handled or dated here."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # peft 0.21 calls a name that transformers 5.23 renamed; drop when PEFT uses is_activation_checkpointing.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
