@@ -23,8 +23,10 @@ from luthier.models.half import halve
 from luthier.models.packing import num_laid_out
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
+from luthier.train.dist import Ranks
 from luthier.train.methods import load_method, sft
 from luthier.train.trunk import OnTrunk, Trunk, learned_rows, open_trunk
+from ranks_kit import together
 
 FIRST = 2
 LIKE = {"vocab_size": 384, "max_position_embeddings": 512}
@@ -185,6 +187,21 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     assert result.steps == 10
     for (name, one), (_, other) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def trained_above(ranks: Ranks, folder: Path) -> tuple[bool, list[float]]:
+    model, method = model_of(), load_method("sft")
+    trunk = ranks.first_first(lambda: open_at(folder / "trunk", model, learned_rows(method, EXAMPLES, SETTINGS)))
+    result = test_train_loop.run(folder / "out", model=model, method=OnTrunk(method, trunk))
+    return trunk.reused, [event.loss for event in result.history]
+
+
+@pytest.mark.slow
+def test_the_first_of_several_ranks_computes_it_and_all_start_above(tmp_path: Path) -> None:
+    alone = test_train_loop.run(tmp_path, model=model_of())
+    first, second = together(2, trained_above, tmp_path / "both")
+    assert (first[0], second[0]) == (False, True)
+    assert first[1] == second[1] == pytest.approx([event.loss for event in alone.history], rel=1e-4)
 
 
 def test_another_base_layer_token_or_format_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
