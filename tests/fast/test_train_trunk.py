@@ -19,11 +19,14 @@ from test_train_loop import EXAMPLES, SETTINGS, relative_error
 from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
 from luthier.models.adapters import bare
+from luthier.models.half import halve
 from luthier.models.packing import num_laid_out
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
+from luthier.train.dist import Ranks
 from luthier.train.methods import load_method, sft
 from luthier.train.trunk import OnTrunk, Trunk, learned_rows, open_trunk
+from ranks_kit import together
 
 FIRST = 2
 LIKE = {"vocab_size": 384, "max_position_embeddings": 512}
@@ -145,6 +148,29 @@ def test_with_dropout_above_the_states_stay_right(tmp_path: Path) -> None:
     assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), found[0]) > 0.1
 
 
+def test_layers_computed_again_going_backward_start_at_the_same_states(tmp_path: Path) -> None:
+    model = model_of().train()
+    expected = gradients(model, EXAMPLES[:6], 10_000, None)
+    bare(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    computed: list[int] = []
+    for number, layer in enumerate(bare(model).get_decoder().layers):
+        layer.mlp.register_forward_pre_hook(lambda module, given, number=number: computed.append(number))
+    trunk = open_at(tmp_path, model, rows_of(EXAMPLES[:6]), max_tokens=10_000)
+    computed.clear()
+    assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), expected) < 1e-5
+    assert sorted(computed) == [2, 2, 3, 3], "once forward, once again"
+
+
+def test_states_of_a_halved_base_are_those_that_it_computes(tmp_path: Path) -> None:
+    model = model_of()
+    whole = gradients(model, EXAMPLES[:6], 10_000, None)
+    assert halve(model) > 0
+    halved = gradients(model, EXAMPLES[:6], 10_000, None)
+    assert relative_error(halved, whole) > 1e-4
+    trunk = open_at(tmp_path, model, rows_of(EXAMPLES[:6]), max_tokens=10_000)
+    assert relative_error(gradients(model, EXAMPLES[:6], 10_000, trunk), halved) < 1e-6
+
+
 def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     """And no layer below is computed on the way."""
     plain, model = model_of(), model_of()
@@ -161,6 +187,21 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     assert result.steps == 10
     for (name, one), (_, other) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def trained_above(ranks: Ranks, folder: Path) -> tuple[bool, list[float]]:
+    model, method = model_of(), load_method("sft")
+    trunk = ranks.first_first(lambda: open_at(folder / "trunk", model, learned_rows(method, EXAMPLES, SETTINGS)))
+    result = test_train_loop.run(folder / "out", model=model, method=OnTrunk(method, trunk))
+    return trunk.reused, [event.loss for event in result.history]
+
+
+@pytest.mark.slow
+def test_the_first_of_several_ranks_computes_it_and_all_start_above(tmp_path: Path) -> None:
+    alone = test_train_loop.run(tmp_path, model=model_of())
+    first, second = together(2, trained_above, tmp_path / "both")
+    assert (first[0], second[0]) == (False, True)
+    assert first[1] == second[1] == pytest.approx([event.loss for event in alone.history], rel=1e-4)
 
 
 def test_another_base_layer_token_or_format_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
