@@ -150,16 +150,6 @@ def lost_ranks(ranks: Ranks) -> Iterator[None]:
         ) from error
 
 
-def local_ranks(environment: Mapping[str, str] = os.environ) -> int:
-    """How many ranks share this machine, as whoever started them says."""
-    return int(environment.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def is_first(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the one that writes and speaks; true of a process alone."""
-    return int(environment.get("RANK", "0")) == 0
-
-
 def present() -> Ranks:
     """The place of this process among those that it has joined; alone where it has joined none."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()
