@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 def train(context: Context) -> None:
     """Train, resuming from the newest checkpoint; with the other ranks, where whoever started this says so."""
     from luthier.train.dist import joined
+    from luthier.train.memory import device_memory_errors
 
     settings = context.resolved.recipe.train
     device = set_up_device(settings, threads=threads_each(settings.threads or 1, ranks_here()))
-    with joined() as ranks:
+    with joined() as ranks, device_memory_errors(settings):
         _train(context, ranks, device)
 
 

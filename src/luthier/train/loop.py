@@ -38,7 +38,7 @@ from luthier.train import checkpoint
 from luthier.train.batches import MicroBatch, Step, dealt, micro_batches, steps_of
 from luthier.train.checkpoint import LoopState, Writer
 from luthier.train.dist import Ranks, present
-from luthier.train.memory import peak_memory_gib
+from luthier.train.memory import device_peak_gib
 from luthier.train.methods import Method
 from luthier.train.optim import learning_rate, make_optimizer
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
@@ -164,17 +164,17 @@ class _Loop:
         began = time.monotonic()
         count = sum(self.method.count(self.examples[row]) for row in step.rows)
         assert self.settings.micro_batch_tokens is not None
-        total_loss = 0.0
         self.model.train()
         _seed(self.settings.seed, state.step, self.ranks.rank)
         tokens = [self.method.computed(self.examples[row]) for row in step.rows]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
         parts = micro_batches(step.rows, tokens, max_tokens=budget, share=share, ranks=self.ranks.size)
+        losses = []
         for loss in self._losses(parts):
             (loss / count).backward()  # type: ignore[no-untyped-call]
-            total_loss += float(loss.detach())
+            losses.append(loss.detach())  # read at the end, so that no accelerator is waited for in between
         self.ranks.sum_gradients(self.parameters.values())
-        total_loss, memory = self.ranks.sum_numbers(total_loss, peak_memory_gib())
+        total_loss, memory = self.ranks.sum_numbers(sum(map(float, losses)), device_peak_gib())
         norm = clip(self.parameters.values(), self.settings.max_grad_norm or 1.0, self.ranks)
         self._refuse_non_finite(total_loss, norm, state.step + 1, step)
         rate = learning_rate(state.step, total=self.total, settings=self.settings)
@@ -254,7 +254,7 @@ def _validate(
     model.eval()
     found = validation.measure(model) if ranks.is_first or is_sharded(model) else {}
     metrics: dict[str, float] = json.loads(ranks.told(json.dumps(found)))
-    (memory,) = ranks.sum_numbers(peak_memory_gib())
+    (memory,) = ranks.sum_numbers(device_peak_gib())
     value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
     tiebreak = -metrics[validation.tiebreak]
     better = (value, tiebreak) > (state.best_value, state.best_tiebreak)

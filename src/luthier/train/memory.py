@@ -1,11 +1,18 @@
-"""Memory of this process, as the system counts it."""
+"""Memory of this process, as the system counts it, and of the accelerator that it computes on."""
 
 from __future__ import annotations
 
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+
+from luthier.errors import OutOfMemory
+from luthier.spec.recipe import Train
 
 
 def peak_memory_gib() -> float:
@@ -20,3 +27,26 @@ def resident_gib() -> float:
     if not pages.is_file():
         return peak_memory_gib()
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def device_peak_gib() -> float:
+    """Largest memory so far where this process computes: on its accelerator, else its own."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_initialized() else peak_memory_gib()
+
+
+@contextmanager
+def device_memory_errors(settings: Train) -> Iterator[None]:
+    """An accelerator without room, in our words.
+
+    Raises:
+        OutOfMemory: torch found none for what was to be computed.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        again = "" if settings.gradient_checkpointing else ", or set train.gradient_checkpointing: true"
+        raise OutOfMemory(
+            f"the accelerator is full with train.micro_batch_tokens {settings.micro_batch_tokens} "
+            f"({str(error).splitlines()[0]})",
+            way_out=f"lower train.micro_batch_tokens{again}: the result stays the same",
+        ) from error
