@@ -34,9 +34,10 @@ from luthier.records import (
     TrainResult,
     Version,
 )
+from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import ResolvedRecipe, resolve
 
 LABELS: dict[str, int] = {
     "order_status": 212,

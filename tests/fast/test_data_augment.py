@@ -25,9 +25,10 @@ from luthier.data.shards import Example
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
 from luthier.plan.workload import made_rows, workload
+from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
 from luthier.spec.recipe import Augment
-from luthier.spec.resolve import Machine, resolve
+from luthier.spec.resolve import resolve
 
 SWAPS = [["guitar", "cello", "flute"], ["money", "cash"], ["broken", "cracked"]]
 MIX = {"typos": 0.3, "case": 0.2, "punctuation": 0.2, "swap": 0.2, "swaps": SWAPS}

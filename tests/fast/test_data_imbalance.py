@@ -18,9 +18,11 @@ from luthier.data.imbalance import balance, drawn_epoch, label_weights, quotas, 
 from luthier.data.prepare import prepare
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
+from luthier.spec.fill_training import EFFECTIVE_BETA
+from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe, Sampler, Train
-from luthier.spec.resolve import EFFECTIVE_BETA, Machine, resolve
+from luthier.spec.resolve import resolve
 from luthier.train.batches import plan_steps
 
 COUNTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 400), min_size=1, max_size=8)

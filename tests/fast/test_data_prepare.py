@@ -32,8 +32,9 @@ from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
 from luthier.pipeline.named import Named
 from luthier.plan.workload import workload
+from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
-from luthier.spec.resolve import Machine, resolve
+from luthier.spec.resolve import resolve
 from luthier.spec.template import fields
 
 WORDS = ["where", "is", "my", "parcel", "money", "broken", "please", "invoice", "call", "guitar", "late", "again"]

@@ -32,9 +32,10 @@ from luthier.errors import DataError, RecipeError, SecretFound
 from luthier.launch.crew import ProcessCrew
 from luthier.pipeline.explain import explained
 from luthier.recipes import find as find_recipe
+from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.steps import RULES, STEPS, refuse_impossible, usual_steps
 
 USUAL = ["clean", "privacy", "conflicts", "duplicates", "split", "labels", "leakage"]

@@ -19,9 +19,10 @@ from luthier.data.profile import profile
 from luthier.data.split import assign_by_time, assign_stable
 from luthier.data.times import read_times
 from luthier.errors import DataError, RecipeError
+from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import ResolvedRecipe, resolve
 
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 TEN = datetime(2026, 3, 1, 10, 42, tzinfo=UTC)

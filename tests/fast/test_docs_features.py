@@ -17,8 +17,9 @@ from luthier.data.expressions import FUNCTIONS
 from luthier.data.prepare import prepare
 from luthier.data.profile import profile
 from luthier.data.shards import Shard
+from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
-from luthier.spec.resolve import Machine, resolve
+from luthier.spec.resolve import resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "features.md").read_text(encoding="utf-8")
 

@@ -12,9 +12,10 @@ import samples
 from luthier.errors import RecipeError
 from luthier.pipeline.explain import explained
 from luthier.records import DataProfile
+from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe
-from luthier.spec.resolve import Machine, ResolvedRecipe, entry_name, leaves, relaunched, resolve
+from luthier.spec.resolve import ResolvedRecipe, entry_name, relaunched, resolve
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
 OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given

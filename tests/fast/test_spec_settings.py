@@ -52,10 +52,11 @@ from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message
+from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Section, Train
-from luthier.spec.resolve import Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.store.events import EventLog
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from luthier.data_report import LabelBalance
 from luthier.errors import DataError
+from luthier.spec.fill_training import EFFECTIVE_BETA
 from luthier.spec.recipe import ClassWeight, Sampler, Train
-from luthier.spec.resolve import EFFECTIVE_BETA
 
 
 def label_weights(counts: Mapping[str, int], asked: ClassWeight, *, beta: float = EFFECTIVE_BETA) -> dict[str, float]:

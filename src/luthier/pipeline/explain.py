@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport
-from luthier.spec.resolve import ResolvedRecipe, leaves
+from luthier.spec.filler import leaves
+from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
 from luthier.store.runs import RunFolder
 

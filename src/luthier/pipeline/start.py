@@ -37,8 +37,9 @@ from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan
+from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
-from luthier.spec.resolve import GIVEN, Machine, ResolvedRecipe, resolve
+from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.template import fields
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder

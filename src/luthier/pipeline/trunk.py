@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import ModelError
 from luthier.pipeline.progress import Progress
 from luthier.plan.words import duration, size
-from luthier.spec.resolve import GIVEN, ResolvedRecipe
+from luthier.spec.filler import GIVEN
+from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json
 

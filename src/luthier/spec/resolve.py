@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record, is_closed
+from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
+from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, limits_of
-from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
-from luthier.spec.trunk import worth_caching
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
 
@@ -27,21 +27,9 @@ CLEAN_CLOSED: tuple[CleanStep, ...] = (
 )  # fmt: skip
 CLEAN_OPEN: tuple[CleanStep, ...] = ("repair_mojibake", "strip_control", "normalise_unicode", "strip_ends")
 
-EFFECTIVE_BETA = 0.999
-"""Of Cui et al. (2019): about how many rows of a label count as different ones, 1 / (1 - beta)."""
 
 REVIEWED = 200_000
 """Rows times labels up to which labels are reviewed unasked; the time grows with both."""
-
-
-class Machine(Record):
-    """What the resolution may know of this machine."""
-
-    threads: int = Field(description="Processors this process may use.")
-    accelerator: Literal["cuda"] | None = Field(None, description="What the driver and the installed torch can use.")
-    missing_for_privacy: str = Field(
-        "presidio-analyzer", description="The first package of the extra 'privacy' that is not installed; '' for none."
-    )
 
 
 class ResolvedRecipe(Record):
@@ -76,43 +64,6 @@ class ResolvedRecipe(Record):
     def file(self, relative: str) -> Path:
         """Absolute path of a file named in the recipe, or of the local copy of what is behind a URL."""
         return Path(self.fetched[relative]) if relative in self.fetched else Path(self.folder) / relative
-
-
-GIVEN = "given in the recipe"
-
-
-class _Filler:
-    """Collects values and reasons; what is given wins."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.tree = recipe.model_dump(mode="json")
-        given = dict(leaves(recipe.model_dump(mode="json", exclude_unset=True)))
-        self.reasons = {
-            key: GIVEN if key in given else "open on purpose" if value is None else "the default"
-            for key, value in leaves(self.tree)
-        }
-
-    def fill(self, key: str, value: object, reason: str) -> Any:
-        *path, leaf = key.split(".")
-        place: Any = self.tree
-        for part in path:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        if place.get(leaf) is None:
-            place[leaf] = value
-            self.reasons[key] = reason
-        return place[leaf]
-
-
-def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key path -> value of everything that is not a section; items of a list of sections are `key.0`."""
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from leaves(value, f"{prefix}.{key}" if prefix else key)
-    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        for index, value in enumerate(tree):
-            yield from leaves(value, f"{prefix}.{index}")
-    else:
-        yield prefix, tree
 
 
 def resolve(
@@ -153,16 +104,16 @@ def _resolved(
     data_sha256: dict[str, str],
     luthier_version: str,
 ) -> ResolvedRecipe:
-    filler = _Filler(loaded.recipe)
+    filler = Filler(loaded.recipe)
     _fill_data(filler, loaded, profile)
     _fill_privacy(filler, machine)
     _fill_likeness(filler)
     _fill_augment(filler)
     _fill_embeddings(filler)
-    _fill_method(filler)
-    _fill_train(filler, shape, machine)
-    _fill_layers(filler, profile, shape)
-    _fill_launch(filler)
+    fill_method(filler)
+    fill_train(filler, shape, machine)
+    fill_layers(filler, profile, shape)
+    fill_launch(filler)
     filler.fill(
         "evaluate.baselines",
         ["majority", "tfidf_logreg", "base"] if is_closed(filler.tree["data"]["train"][0]["task"]) else ["base"],
@@ -209,7 +160,7 @@ def _whole(tree: dict[str, Any]) -> Recipe:
         ) from error
 
 
-def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
+def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
     entry = "data.train.0"
     filler.fill(f"{entry}.format", profile.format, f"detected in {profile.path}")
     filler.fill(f"{entry}.sheet", profile.sheet or None, "the first with rows" if profile.sheet else "no workbook")
@@ -265,7 +216,7 @@ def _fill_data(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> N
     _fill_columns(filler, profile)
 
 
-def _fill_columns(filler: _Filler, profile: DataProfile) -> None:
+def _fill_columns(filler: Filler, profile: DataProfile) -> None:
     """Types of the columns that may occur in an expression; what a request holds is held to them."""
     data = filler.tree["data"]
     said = " ".join(data["features"].values()).replace('"', "").casefold()
@@ -281,7 +232,7 @@ def _fill_columns(filler: _Filler, profile: DataProfile) -> None:
             filler.reasons[f"data.columns.{column.name}"] = "the type of its cells in the file"
 
 
-def _fill_privacy(filler: _Filler, machine: Machine) -> None:
+def _fill_privacy(filler: Filler, machine: Machine) -> None:
     if filler.tree["data"]["privacy"] is None:
         filler.tree["data"]["privacy"] = Privacy().model_dump()
         filler.reasons.pop("data.privacy")
@@ -298,7 +249,7 @@ def _fill_privacy(filler: _Filler, machine: Machine) -> None:
         filler.fill("data.privacy.profile", "balanced", "the extra 'privacy' is installed")
 
 
-def _fill_split(filler: _Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
+def _fill_split(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> None:
     given = filler.tree["data"]["train"][0]
     _refuse_unused_split_keys(loaded)
     filler.fill(
@@ -351,7 +302,7 @@ def _refuse_unused_split_keys(loaded: LoadedRecipe) -> None:
             raise RecipeError(f"{key} does not go with data.split.{way}", way_out=f"leave {key} or {way} out", key=key)
 
 
-def _fill_likeness(filler: _Filler) -> None:
+def _fill_likeness(filler: Filler) -> None:
     if filler.tree["data"]["dedupe"] is None:
         filler.tree["data"]["dedupe"] = {"near": False, "meaning": None}
         filler.reasons.pop("data.dedupe")
@@ -361,7 +312,7 @@ def _fill_likeness(filler: _Filler) -> None:
     filler.fill("data.leakage.near", 0.8, "a test row that differs from a learned one by about a word is no test")
 
 
-def _fill_augment(filler: _Filler) -> None:
+def _fill_augment(filler: Filler) -> None:
     """A little of each technique where none is named; else only what is named."""
     given = filler.tree["data"]["augment"]
     if given is None:
@@ -381,7 +332,7 @@ def _fill_augment(filler: _Filler) -> None:
         )
 
 
-def _fill_embeddings(filler: _Filler) -> None:
+def _fill_embeddings(filler: Filler) -> None:
     data = filler.tree["data"]
     if data["dedupe"]["meaning"] is None and data["leakage"]["meaning"] is None:
         return
@@ -413,7 +364,7 @@ def _refuse_unbuilt_shape(profile: DataProfile, given: dict[str, Any]) -> None:
         raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out, key="data.train.0")
 
 
-def _fill_labels(filler: _Filler, profile: DataProfile, *, closed: bool) -> None:
+def _fill_labels(filler: Filler, profile: DataProfile, *, closed: bool) -> None:
     given = filler.tree["data"]["labels"]
     if not closed and (given["rename"] or given["review"]):
         raise RecipeError(
@@ -442,112 +393,6 @@ def entry_name(label: str, task: str) -> str:
     return name if name and name[0].isalpha() else task
 
 
-def _fill_method(filler: _Filler) -> None:
-    method = filler.tree["method"]
-    if method["type"] == "auto":
-        method["type"] = "sft"
-        filler.reasons["method.type"] = "the only method of this version"
-    task = filler.tree["data"]["train"][0]["task"]
-    facts = METHODS.get(method["type"])
-    if task not in facts.tasks:
-        raise RecipeError(
-            f"method {facts.name!r} does not do {task!r}",
-            way_out=f"its tasks: {', '.join(facts.tasks)}",
-            key="method.type",
-        )
-    filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
-    filler.fill("adapter.r", 16, "a common middle")
-    filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
-    filler.fill("adapter.dropout", 0.0, "off, so that runs repeat exactly")
-    filler.fill("adapter.target_modules", "all-linear", "every linear layer of the base but the output head")
-
-
-def _fill_train(filler: _Filler, shape: ModelShape, machine: Machine) -> None:
-    method = METHODS.get(filler.tree["method"]["type"])
-    billions = shape.num_parameters / 1e9
-    rate = next(rate for most, rate in method.learning_rates if billions <= most)
-    filler.fill(
-        "train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters"
-    )
-    filler.fill("train.num_train_epochs", 3, "a common middle")
-    if filler.tree["train"]["max_tokens"] is None:
-        filler.reasons["train.max_tokens"] = "open on purpose: the epochs decide"
-    length = filler.fill("train.max_length", min(1024, shape.max_positions), "1024 or what the model was trained for")
-    if length > shape.max_positions:
-        raise RecipeError(
-            f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
-            way_out=f"set it to {shape.max_positions} or less",
-            key="train.max_length",
-        )
-    filler.fill("train.batch_size", 16, "a common middle")
-    ram = filler.tree["objective"]["budget"]["ram_gib"]
-    roomy = ram is not None and ram >= 12
-    filler.fill(
-        "train.micro_batch_tokens",
-        max(length, 2048 if roomy else 1024),
-        "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated",
-    )
-    filler.fill("train.gradient_checkpointing", False, "what the backward pass needs is kept, not computed twice")
-    filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
-    filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
-    filler.fill("train.weight_decay", 0.0, "adapters start at zero")
-    filler.fill("train.max_grad_norm", 1.0, "a common middle")
-    filler.fill("train.validations", 4, "one in each quarter of training")
-    filler.fill("train.patience", 2, "two validations without a better metric")
-    filler.fill("train.save_steps", 20, "little is lost when a run is killed")
-    filler.fill("train.save_total_limit", 2, "the newest, and the one before it; the best weights are in each")
-    if filler.tree["train"]["class_weight"] is None:
-        filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
-    elif filler.tree["train"]["class_weight"] == "effective":
-        filler.fill("train.class_weight_beta", EFFECTIVE_BETA, "evens out labels of up to about a thousand rows")
-    device = machine.accelerator or "cpu"
-    filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
-    filler.fill("train.threads", machine.threads, "processors that this process may use")
-
-
-def _fill_layers(filler: _Filler, profile: DataProfile, shape: ModelShape) -> None:
-    """Which layers learn, and whether what the frozen ones below say is worth keeping."""
-    tree = filler.tree
-    layers = tree["adapter"]["layers_to_transform"]
-    if layers is None:
-        filler.reasons["adapter.layers_to_transform"] = "open on purpose: every layer learns"
-    elif layers[-1] >= shape.num_layers:
-        raise RecipeError(
-            f"adapter.layers_to_transform: {shape.name} has no layer {layers[-1]}, only 0 to {shape.num_layers - 1}",
-            way_out="name layers of that range, or leave it out: every layer learns then",
-            key="adapter.layers_to_transform",
-        )
-    limit = tree["data"]["limit"]["train"]
-    caches, reason = worth_caching(
-        first=layers[0] if layers else 0,
-        rows=min(profile.num_rows, limit or profile.num_rows),
-        row_chars=profile.mean_input_chars + profile.mean_answer_chars,
-        hidden_size=shape.hidden_size,
-        num_epochs=tree["train"]["num_train_epochs"],
-        max_length=tree["train"]["max_length"],
-        max_tokens=tree["train"]["max_tokens"],
-    )
-    if tree["launch"]["strategy"] == "fsdp":  # a layer is then never whole in one process for as long as this takes
-        if tree["train"]["cache_trunk"]:
-            raise RecipeError(
-                "train.cache_trunk keeps what whole layers say, and launch.strategy 'fsdp' divides them between ranks",
-                way_out="leave one of the two out",
-                key="train.cache_trunk",
-            )
-        caches, reason = False, "launch.strategy 'fsdp' divides the layers between ranks"
-    filler.fill("train.cache_trunk", caches, reason)
-
-
-def _fill_launch(filler: _Filler) -> None:
-    launch = filler.tree["launch"]
-    if launch["nproc_per_node"] * launch["nnodes"] > 1:
-        filler.fill("launch.type", "torchrun", "starts several processes")
-    else:
-        filler.fill("launch.type", "local", "one process needs no agent")
-    if launch["rdzv_endpoint"] is None:
-        filler.reasons["launch.rdzv_endpoint"] = "open on purpose: one machine meets itself"
-
-
 def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> ResolvedRecipe:
     """The same run, started in another way.
 
@@ -564,8 +409,8 @@ def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> Resolv
         first = error.errors()[0]
         key = ".".join(["launch", *map(str, first["loc"])])
         raise RecipeError(f"{key}: {first['msg'].removeprefix('Value error, ')}", key=key) from error
-    filler = _Filler(recipe)
-    _fill_launch(filler)
+    filler = Filler(recipe)
+    fill_launch(filler)
     return resolved.model_copy(update={"recipe": _whole(filler.tree)})
 
 

@@ -31,7 +31,8 @@ def resident_gib() -> float:
 
 def device_peak_gib() -> float:
     """Largest memory so far where this process computes: on its accelerator, else its own."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_initialized() else peak_memory_gib()
+    at_work = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return torch.cuda.max_memory_allocated() / 2**30 if at_work else peak_memory_gib()
 
 
 @contextmanager

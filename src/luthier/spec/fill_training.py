@@ -1,0 +1,125 @@
+"""Fill what a recipe leaves open about learning: method, adapter, training, layers, processes."""
+
+from __future__ import annotations
+
+from luthier.errors import RecipeError
+from luthier.records import DataProfile, ModelShape
+from luthier.spec.filler import Filler, Machine
+from luthier.spec.plugins import METHODS
+from luthier.spec.trunk import worth_caching
+
+EFFECTIVE_BETA = 0.999
+"""Of Cui et al. (2019): about how many rows of a label count as different ones, 1 / (1 - beta)."""
+
+
+def fill_method(filler: Filler) -> None:
+    """How the model learns, and what is trained beside it."""
+    method = filler.tree["method"]
+    if method["type"] == "auto":
+        method["type"] = "sft"
+        filler.reasons["method.type"] = "the only method of this version"
+    task = filler.tree["data"]["train"][0]["task"]
+    facts = METHODS.get(method["type"])
+    if task not in facts.tasks:
+        raise RecipeError(
+            f"method {facts.name!r} does not do {task!r}",
+            way_out=f"its tasks: {', '.join(facts.tasks)}",
+            key="method.type",
+        )
+    filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
+    filler.fill("adapter.r", 16, "a common middle")
+    filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
+    filler.fill("adapter.dropout", 0.0, "off, so that runs repeat exactly")
+    filler.fill("adapter.target_modules", "all-linear", "every linear layer of the base but the output head")
+
+
+def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
+    """The settings of the loop.
+
+    Raises:
+        RecipeError: train.max_length is more than the base was trained for.
+    """
+    method = METHODS.get(filler.tree["method"]["type"])
+    billions = shape.num_parameters / 1e9
+    rate = next(rate for most, rate in method.learning_rates if billions <= most)
+    filler.fill(
+        "train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters"
+    )
+    filler.fill("train.num_train_epochs", 3, "a common middle")
+    if filler.tree["train"]["max_tokens"] is None:
+        filler.reasons["train.max_tokens"] = "open on purpose: the epochs decide"
+    length = filler.fill("train.max_length", min(1024, shape.max_positions), "1024 or what the model was trained for")
+    if length > shape.max_positions:
+        raise RecipeError(
+            f"train.max_length {length} is more than the {shape.max_positions} positions of {shape.name}",
+            way_out=f"set it to {shape.max_positions} or less",
+            key="train.max_length",
+        )
+    filler.fill("train.batch_size", 16, "a common middle")
+    ram = filler.tree["objective"]["budget"]["ram_gib"]
+    roomy = ram is not None and ram >= 12
+    filler.fill(
+        "train.micro_batch_tokens",
+        max(length, 2048 if roomy else 1024),
+        "fits the memory budget" if roomy else "small, no memory budget of 12 GiB or more is stated",
+    )
+    filler.fill("train.gradient_checkpointing", False, "what the backward pass needs is kept, not computed twice")
+    filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
+    filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
+    filler.fill("train.weight_decay", 0.0, "adapters start at zero")
+    filler.fill("train.max_grad_norm", 1.0, "a common middle")
+    filler.fill("train.validations", 4, "one in each quarter of training")
+    filler.fill("train.patience", 2, "two validations without a better metric")
+    filler.fill("train.save_steps", 20, "little is lost when a run is killed")
+    filler.fill("train.save_total_limit", 2, "the newest, and the one before it; the best weights are in each")
+    if filler.tree["train"]["class_weight"] is None:
+        filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
+    elif filler.tree["train"]["class_weight"] == "effective":
+        filler.fill("train.class_weight_beta", EFFECTIVE_BETA, "evens out labels of up to about a thousand rows")
+    device = machine.accelerator or "cpu"
+    filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
+    filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None:
+    """Which layers learn, and whether what the frozen ones below say is worth keeping."""
+    tree = filler.tree
+    layers = tree["adapter"]["layers_to_transform"]
+    if layers is None:
+        filler.reasons["adapter.layers_to_transform"] = "open on purpose: every layer learns"
+    elif layers[-1] >= shape.num_layers:
+        raise RecipeError(
+            f"adapter.layers_to_transform: {shape.name} has no layer {layers[-1]}, only 0 to {shape.num_layers - 1}",
+            way_out="name layers of that range, or leave it out: every layer learns then",
+            key="adapter.layers_to_transform",
+        )
+    limit = tree["data"]["limit"]["train"]
+    caches, reason = worth_caching(
+        first=layers[0] if layers else 0,
+        rows=min(profile.num_rows, limit or profile.num_rows),
+        row_chars=profile.mean_input_chars + profile.mean_answer_chars,
+        hidden_size=shape.hidden_size,
+        num_epochs=tree["train"]["num_train_epochs"],
+        max_length=tree["train"]["max_length"],
+        max_tokens=tree["train"]["max_tokens"],
+    )
+    if tree["launch"]["strategy"] == "fsdp":  # a layer is then never whole in one process for as long as this takes
+        if tree["train"]["cache_trunk"]:
+            raise RecipeError(
+                "train.cache_trunk keeps what whole layers say, and launch.strategy 'fsdp' divides them between ranks",
+                way_out="leave one of the two out",
+                key="train.cache_trunk",
+            )
+        caches, reason = False, "launch.strategy 'fsdp' divides the layers between ranks"
+    filler.fill("train.cache_trunk", caches, reason)
+
+
+def fill_launch(filler: Filler) -> None:
+    """Who starts the processes that train."""
+    launch = filler.tree["launch"]
+    if launch["nproc_per_node"] * launch["nnodes"] > 1:
+        filler.fill("launch.type", "torchrun", "starts several processes")
+    else:
+        filler.fill("launch.type", "local", "one process needs no agent")
+    if launch["rdzv_endpoint"] is None:
+        filler.reasons["launch.rdzv_endpoint"] = "open on purpose: one machine meets itself"
