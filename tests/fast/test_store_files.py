@@ -19,6 +19,7 @@ from luthier.errors import DiskFull, RunError
 from luthier.store.files import (
     beside,
     disk_errors,
+    process_exists,
     recover,
     sha256_file,
     sha256_files,
@@ -246,3 +247,17 @@ def test_home_is_where_the_environment_says(tmp_path: Path) -> None:
 def test_home_is_in_the_cache_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home({}) == tmp_path / ".cache" / "luthier"
+
+
+def test_a_process_that_has_ended_is_gone_though_nobody_has_asked_for_it_yet(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    left = tmp_path / f".final.{child.pid}-00000000.tmp"
+    left.mkdir()
+    assert process_exists(child.pid)
+    assert recover(tmp_path) == []
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the table of processes
+    assert not process_exists(child.pid)
+    assert recover(tmp_path) == [left]
+    child.communicate()
+    assert not process_exists(child.pid)

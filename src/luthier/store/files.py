@@ -169,14 +169,18 @@ def beside(path: Path, kind: str) -> Path:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether a process of this machine has the id `pid`."""
+    """Whether a process of this machine has the id `pid`; not one that ended and whose end nobody has asked for yet."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # it exists and is somebody else's
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:  # ended just now, or a system without such a file
+        return not Path("/proc/self/stat").exists()
+    return state not in "ZX"
 
 
 def write_all(fd: int, data: bytes) -> None:
