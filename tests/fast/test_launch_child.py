@@ -226,3 +226,14 @@ def test_the_lock_is_held_as_long_as_the_child_works_though_its_parent_was_kille
     os.kill(child, signal.SIGKILL)
     with lock(run, wait_seconds=5):
         pass
+
+
+def test_what_torchrun_tells_other_programs_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PAYROLL_RANK", "7")
+    made = stage_environment(threads=1, offline=True)
+    assert made["PAYROLL_RANK"] == "7"
+    assert not [name for name in made if name.startswith("TORCHELASTIC") or name.endswith(("LOCAL_RANK", "WORLD_SIZE"))]
+    assert "RANK" not in made
+    assert "GROUP_RANK" not in made

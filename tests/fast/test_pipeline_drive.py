@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from command import call, environment, paper_model
-from luthier.errors import DiskFull, OutOfMemory, RecipeError, RunError
+from luthier.errors import DiskFull, LuthierError, OutOfMemory, RecipeError, RunError, Stopped
 from luthier.launch import child
 from luthier.models.adapters import safetensors_disk_errors
-from luthier.pipeline import drive, order
+from luthier.pipeline import drive, join, order
 from luthier.pipeline.machine import as_known_error
 from luthier.pipeline.order import STAGES
 from luthier.spec.resolve import ResolvedRecipe
@@ -209,3 +209,24 @@ def test_a_run_that_is_started_in_another_way_keeps_that(tmp_path: Path) -> None
     assert ResolvedRecipe.read(run.resolved).recipe.launch.nproc_per_node == 3
     again, _, _ = drive.begin(str(run.path), **settings)
     assert again.resolved == session.resolved
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "words"),
+    [
+        ("no.such.machine.invalid:29400", RecipeError, "the name 'no.such.machine.invalid' is not known here"),
+        ("127.0.0.1", Stopped, "nobody answered at 127.0.0.1:"),
+    ],
+)
+def test_a_machine_does_not_wait_for_ever_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, kind: type[LuthierError], words: str
+) -> None:
+    monkeypatch.setattr(join, "JOIN_SECONDS", 1)
+    write_recipe(tmp_path, paper_model(tmp_path / "model"))
+    endpoint = endpoint if ":" in endpoint else f"{endpoint}:{free_port()}"
+    session, _, _ = drive.begin(
+        str(tmp_path / "tiny.yaml"), overrides=(), out=tmp_path / "runs", offline=True, say=lambda _: None,
+        launch={"nnodes": 2, "rdzv_endpoint": endpoint},
+    )  # fmt: skip
+    with pytest.raises(kind, match=words):
+        join.join(session)

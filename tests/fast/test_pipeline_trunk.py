@@ -17,6 +17,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.spec.trunk import UNASKED_GIB
 from luthier.store.events import EventLog
+from luthier.train import shard
 from luthier.train.methods import load_method
 from luthier.train.trunk import Trunk
 from tiny import llama
@@ -84,3 +85,18 @@ def test_a_family_that_cannot_do_it_is_refused_where_the_recipe_asks(tmp_path: P
         laid(tmp_path, base={"attention_dropout": 0.1}, cache_trunk=True)
     assert caught.value.exit_code == 2
     assert "leave train.cache_trunk out" in caught.value.way_out
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_layers_that_are_divided_between_ranks_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool | None
+) -> None:
+    monkeypatch.setattr(shard, "is_sharded", lambda model: True)
+    if asked:
+        with pytest.raises(ModelError, match=r"not kept where launch\.strategy 'fsdp' divides them"):
+            laid(tmp_path, cache_trunk=True)
+        return
+    trunk, said, events = laid(tmp_path)
+    assert trunk is None
+    assert "'fsdp' divides them between ranks: all layers are computed in every epoch" in said
+    assert [event["kind"] for event in events] == ["trunk_not_kept"]

@@ -100,4 +100,7 @@ def test_an_accelerator_is_seen_without_torch(
     monkeypatch.setattr(start, "version", lambda _: build)
     if driver:
         (tmp_path / "driver").touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert start.usable_accelerator(driver=tmp_path / "driver") == seen
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert start.usable_accelerator(driver=tmp_path / "driver") is None

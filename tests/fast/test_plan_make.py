@@ -390,3 +390,12 @@ def test_processes_add_up_in_memory_and_only_machines_divide_the_time() -> None:
     assert machines.prediction.peak_memory_gib == alone.prediction.peak_memory_gib
     assert any("divided by 4 machines as if" in note for note in machines.notes)
     assert not any("processes share" in note or "machines as if" in note for note in alone.notes)
+
+
+def test_what_an_accelerator_takes_is_not_predicted_and_that_is_said() -> None:
+    budget = {"objective": {"budget": {"ram_gib": 0.9}}}
+    note = "train.device is cuda: memory and time are predicted for this machine's processors all the same."
+    assert note in plan_of(train={"device": "cuda"}).notes
+    assert note not in plan_of(train={"device": "cpu"}).notes
+    tight = samples.resolved(**budget, train={"device": "cuda", "batch_size": 64, "micro_batch_tokens": 8192})
+    assert not memory_asks_for_checkpointing(tight, samples.profile(), samples.shape())

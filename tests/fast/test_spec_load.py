@@ -521,6 +521,8 @@ def test_pseudonymise_may_be_spelled_with_z(tmp_path: Path) -> None:
         ("{type: local, nproc_per_node: 2}", "launch", "type 'local' is one process; write 'torchrun'"),
         ("{nnodes: 2, rdzv_endpoint: http://a}", "launch.rdzv_endpoint", "pattern"),
         ("{strategy: zero}", "launch.strategy", "'ddp' or 'fsdp'"),
+        ("{nnodes: 2, rdzv_endpoint: 'a:99999'}", "launch", "rdzv_endpoint ends with a port from 1 to 65535"),
+        ("{nnodes: 2, rdzv_endpoint: 'a:0'}", "launch", "rdzv_endpoint ends with a port from 1 to 65535"),
         ("{nproc_per_node: 0}", "launch.nproc_per_node", "greater than 0"),
     ],
 )

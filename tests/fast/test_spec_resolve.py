@@ -469,14 +469,7 @@ def test_a_run_can_be_started_in_another_way() -> None:
     assert two.sha256 == alone.sha256
     assert relaunched(two, {"nproc_per_node": 1}) == alone
     assert relaunched(two, {"nnodes": None}) is two
+    machines = relaunched(alone, {"nnodes": 2, "rdzv_endpoint": "a:29400"})
+    assert relaunched(machines, {"nnodes": 1}) == alone
     with pytest.raises(RecipeError, match="launch: nnodes above 1 needs rdzv_endpoint"):
         relaunched(two, {"nnodes": 2})
-
-
-def test_layers_that_are_divided_between_ranks_are_not_kept() -> None:
-    divided = {"launch__strategy": "fsdp", "launch__nproc_per_node": 2}
-    made = resolved(upper(28, 29, **divided))
-    assert made.recipe.train.cache_trunk is False
-    assert made.reasons["train.cache_trunk"] == "launch.strategy 'fsdp' divides the layers between ranks"
-    with pytest.raises(RecipeError, match=r"train\.cache_trunk keeps what whole layers say, and launch\.strategy"):
-        resolved(upper(28, 29, train__cache_trunk=True, **divided))

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from test_train_loop import SETTINGS, run
 
-from luthier.errors import DiskFull
+from luthier.errors import DiskFull, NonFinite
 from luthier.records import StepEvent
 from luthier.train import checkpoint
+from luthier.train.dist import Ranks
 
 KEPT = SETTINGS.model_copy(update={"save_steps": 2, "save_total_limit": 9})
 
@@ -94,3 +95,38 @@ def test_nothing_is_done_before_the_last_checkpoint_is_there(
 def test_what_is_kept_are_the_newest(tmp_path: Path) -> None:
     run(tmp_path, settings=KEPT.model_copy(update={"save_total_limit": 3}))
     assert list(contents(tmp_path)) == ["step-000006", "step-000008", "step-000010"]
+
+
+def test_what_is_resumed_is_where_the_parameters_are(tmp_path: Path) -> None:
+    """A device without memory stands for an accelerator: what is left behind on the processor shows all the same."""
+
+    def of(device: str) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
+        weight = torch.nn.Parameter(torch.ones(3, device=device))
+        optimizer = torch.optim.AdamW([weight], lr=0.1, foreach=True)
+        weight.grad = torch.ones(3, device=device)
+        return {"w": weight}, optimizer
+
+    parameters, optimizer = of("cpu")
+    optimizer.step()
+    with checkpoint.Writer(tmp_path, keep=1, ranks=Ranks()) as writer:
+        writer.save(checkpoint.LoopState(key="k", step=1), parameters=parameters, optimizer=optimizer, best={})
+    there, other = of("meta")
+    checkpoint.load_latest(tmp_path, key="k", parameters=there, optimizer=other, ranks=Ranks())
+    found = {field: value.device.type for field, value in other.state[there["w"]].items()}
+    assert found == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+    other.step()
+
+
+def test_what_ended_training_is_said_before_what_the_disk_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **more: Any) -> None:
+        raise DiskFull("no space left")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with (
+        pytest.raises(NonFinite, match=r"step 3: loss nan; besides, no space left\n  -> look"),
+        checkpoint.Writer(tmp_path, keep=1, ranks=Ranks()) as writer,
+    ):
+        weight = {"w": torch.nn.Parameter(torch.ones(3))}
+        optimizer = torch.optim.AdamW(weight.values())
+        writer.save(checkpoint.LoopState(key="k", step=2), parameters=weight, optimizer=optimizer, best={})
+        raise NonFinite("step 3: loss nan", way_out="look")

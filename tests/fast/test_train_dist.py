@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_train_loop import EXAMPLES, SETTINGS, fresh, reference_gradients, relative_error, run, scripted
+from test_train_loop import EXAMPLES, INPUTS, SETTINGS, fresh, reference_gradients, relative_error, run, scripted
 
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RankLost, RunError, Stopped
@@ -340,3 +341,22 @@ def test_the_norm_of_divided_gradients_is_that_of_whole_ones() -> None:
         for found in together(2, clipped, most):
             assert found[0] == pytest.approx(expected[0], rel=1e-6)
             assert found[1] == pytest.approx(expected[1], rel=1e-6)
+
+
+def strangers(ranks: Ranks, out: Path, others: str) -> str:
+    """What a rank says that was given other data or another recipe than the first."""
+    inputs = replace(INPUTS, data_sha256=others) if ranks.rank == 1 else INPUTS
+    try:
+        run(out, inputs=inputs)
+    except RunError as error:
+        return str(error)
+    return "trained"
+
+
+@pytest.mark.slow
+def test_ranks_that_were_given_different_things_do_not_train_together(tmp_path: Path) -> None:
+    first, second, third = together(3, strangers, tmp_path, "other")
+    assert "rank 1 and the first one differ in: data\n  -> give all machines the same run folder" in second
+    assert "another rank was given another recipe, data or base model than this one" in first
+    assert third == first
+    assert not list(tmp_path.glob("adapter*"))

@@ -20,6 +20,7 @@ from luthier.errors import RunError
 from luthier.launch.child import StageFailed
 from luthier.pipeline import doctor
 from luthier.records import Kill, ResumeCertificate, TrainResult
+from luthier.spec.recipe import Launch
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
 from tiny import write_model, write_recipe
@@ -147,3 +148,9 @@ def test_a_training_that_fails_or_ends_is_no_kill(tmp_path: Path, monkeypatch: p
         killed(RunFolder(tmp_path), monkeypatch, ends_with=6)
     with pytest.raises(RunError, match="training was done before kill 3 of 4 came"):
         doctor._refuse_end(0, 2, 4)
+
+
+def test_several_processes_are_not_certified_in_silence() -> None:
+    doctor._refuse_several(Launch(type="local"))
+    with pytest.raises(RunError, match="one process is certified, and launch asks for 2 on 1 machines"):
+        doctor._refuse_several(Launch(type="torchrun", nproc_per_node=2))

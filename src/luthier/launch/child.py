@@ -7,6 +7,7 @@ child ends itself as soon as it notices (`die_with_parent`).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,11 @@ from luthier.errors import LuthierError, OutOfMemory, Stopped
 from luthier.spec.recipe import Launch
 
 _PARENT = "LUTHIER_PARENT"
+_OF_TORCHRUN = re.compile(
+    "RANK|LOCAL_RANK|(LOCAL_|ROLE_)?WORLD_SIZE|(GROUP|ROLE)_(RANK|NAME|WORLD_SIZE)|TORCHELASTIC_.*"
+)
+"""What torchrun tells a rank. Set around a command of ours it is meant for another program, and one process alone would
+wait for ranks that nobody starts; the agent of our ranks sets it anew."""
 COMPUTING = {
     "OMP_WAIT_POLICY": "PASSIVE",  # small products of two threads otherwise burn their time in spinning
     "OMP_DYNAMIC": "FALSE",
@@ -54,7 +60,7 @@ class StageFailed(LuthierError):
 
 def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
     """The environment a process of a stage computes in. Thread settings only take effect before torch is loaded."""
-    return os.environ | {
+    return {name: value for name, value in os.environ.items() if not _OF_TORCHRUN.fullmatch(name)} | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         **COMPUTING,

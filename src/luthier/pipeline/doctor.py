@@ -24,6 +24,7 @@ from luthier.errors import RunError
 from luthier.launch.child import StageFailed, run_stage, start_stage
 from luthier.pipeline.drive import Session
 from luthier.records import Kill, ResumeCertificate, TrainResult
+from luthier.spec.recipe import Launch
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import beside, recover, sha256_json, write_atomic
@@ -45,9 +46,10 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         seed: of the moments.
 
     Raises:
-        RunError: the run has fewer steps than there are kills, was done before a kill came, or never resumed.
+        RunError: the recipe asks for several processes, the run has fewer steps than there are kills, was done before a kill came, or never resumed.
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
+    _refuse_several(session.resolved.recipe.launch)
     with lock(session.run) as fd:
         _refuse_too_many(kills, steps=_most_steps(session))
         whole_folder, cut_folder = (beside(session.run.path / name, "tmp") for name in ("whole", "killed"))
@@ -75,6 +77,14 @@ def _most_steps(session: Session) -> int:
     assert train.batch_size is not None and train.num_train_epochs is not None  # noqa: PT018 (resolved)
     rows = DataReport.read(session.run.data_report).splits["train"].rows
     return train.num_train_epochs * math.ceil(rows / train.batch_size)
+
+
+def _refuse_several(launch: Launch) -> None:
+    if launch.type == "torchrun":
+        raise RunError(
+            f"one process is certified, and launch asks for {launch.nproc_per_node} on {launch.nnodes} machines",
+            way_out="give the recipe with --set launch.nproc_per_node=1 --set launch.nnodes=1",
+        )
 
 
 def _refuse_too_many(kills: int, *, steps: int) -> None:

@@ -149,8 +149,9 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
         launch=session.resolved.recipe.launch if stage.name == SHARED else None,
     )
     peak = use.peak_memory_gib
-    if stage.name == SHARED:  # the system counts the largest process, the ranks count themselves together
-        peak = max(peak, TrainResult.read(run.train_result).peak_memory_gib)
+    if stage.name == SHARED:  # the system counts the largest process, the ranks count those of all machines together
+        machines = session.resolved.recipe.launch.nnodes
+        peak = max(peak, TrainResult.read(run.train_result).peak_memory_gib / machines)
     stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, peak)
     events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=peak)
     if use.stop_asked:

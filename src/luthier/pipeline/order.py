@@ -71,6 +71,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         _tokens(run),
         recipe.train.seed,
         recipe.train.threads,
+        recipe.train.device,
         recipe.evaluate.model_dump(mode="json"),
         sha256_json(general_text()),
     ]

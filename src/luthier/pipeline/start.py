@@ -191,7 +191,8 @@ def usable_threads() -> int:
 
 def usable_accelerator(*, driver: Path = Path("/dev/nvidiactl")) -> Literal["cuda"] | None:
     """Seen without loading torch: its driver runs, and the installed torch is not the build for processors alone."""
-    return "cuda" if driver.exists() and not version("torch").endswith("+cpu") else None
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return "cuda" if driver.exists() and not hidden and not version("torch").endswith("+cpu") else None
 
 
 def _data_files(loaded: LoadedRecipe) -> dict[str, str]:

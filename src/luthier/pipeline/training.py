@@ -8,7 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.shards import Shard
-from luthier.errors import ModelError
+from luthier.errors import ModelError, Stopped
 from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
@@ -45,7 +45,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     from luthier.train.probe import probe
     from luthier.train.trunk import OnTrunk
 
-    recipe, run = context.resolved.recipe, context.run
+    recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
@@ -58,7 +58,8 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     if is_noisy(model):
         say_sharing_is_off(context.progress, events)
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
-    stop_asked = _stop_on_signal()
+    if ranks.any(stop_asked()):
+        raise Stopped("stopped before the first step", way_out="run the same command again to go on")
     trunk = ranks.first_first(
         lambda: lay_trunk(
             model,

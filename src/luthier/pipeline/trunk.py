@@ -41,6 +41,7 @@ def lay_trunk(
         DiskFull, Stopped: see `open_trunk`.
     """
     from luthier.models.trunk import check_trunk
+    from luthier.train.shard import is_sharded
     from luthier.train.trunk import learned_rows, open_trunk
 
     settings = resolved.recipe.train
@@ -48,6 +49,11 @@ def lay_trunk(
         return None
     assert settings.micro_batch_tokens is not None
     try:
+        if is_sharded(model):
+            raise ModelError(
+                "frozen layers are not kept where launch.strategy 'fsdp' divides them between ranks",
+                way_out="leave train.cache_trunk out, or write strategy: ddp",
+            )
         first = check_trunk(model)
     except ModelError as error:
         if resolved.reasons["train.cache_trunk"] == GIVEN:

@@ -12,16 +12,13 @@ from luthier.plan.workload import Workload, workload
 from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
 from luthier.spec.plugins import METHODS, METRICS
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.trunk import TOKENS_PER_CHAR
 
 TIGHT = 0.8
 """Share of a budget above which the plan calls it tight."""
 
 FEW_TEST_ROWS = 5
 """Test rows of a label below which its F1 is mostly chance."""
-
-
-TOKENS_PER_CHAR = 0.27
-"""Usual for English."""
 
 
 def make_plan(
@@ -69,6 +66,7 @@ def make_plan(
             *_trunk_notes(resolved, shape, work),
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
+            *_device_notes(resolved),
             *_model_notes(shape, bf16=resolved.recipe.train.bf16),
         ),
     )
@@ -150,7 +148,7 @@ def memory_asks_for_checkpointing(
         RecipeError, DataError: see `make_plan`.
     """
     ram = resolved.recipe.objective.budget.ram_gib
-    if ram is None:
+    if ram is None or resolved.recipe.train.device == "cuda":  # an accelerator's memory is another one
         return False
     work = workload(resolved, profile, tokens_per_char=tokens_per_char)
     kept, computed_again = (_training_gib(resolved, shape, work, recomputed=again) for again in (False, True))
@@ -211,6 +209,12 @@ def _trunk_notes(resolved: ResolvedRecipe, shape: ModelShape, work: Workload) ->
         f"The layers below {layers[0]} are frozen and computed once; what they say takes about {size(num_bytes)} "
         "in the run folder until training has ended."
     ]
+
+
+def _device_notes(resolved: ResolvedRecipe) -> list[str]:
+    if resolved.recipe.train.device != "cuda":
+        return []
+    return ["train.device is cuda: memory and time are predicted for this machine's processors all the same."]
 
 
 def _launch_notes(resolved: ResolvedRecipe) -> list[str]:

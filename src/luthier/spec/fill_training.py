@@ -103,14 +103,6 @@ def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None
         max_length=tree["train"]["max_length"],
         max_tokens=tree["train"]["max_tokens"],
     )
-    if tree["launch"]["strategy"] == "fsdp":  # a layer is then never whole in one process for as long as this takes
-        if tree["train"]["cache_trunk"]:
-            raise RecipeError(
-                "train.cache_trunk keeps what whole layers say, and launch.strategy 'fsdp' divides them between ranks",
-                way_out="leave one of the two out",
-                key="train.cache_trunk",
-            )
-        caches, reason = False, "launch.strategy 'fsdp' divides the layers between ranks"
     filler.fill("train.cache_trunk", caches, reason)
 
 

@@ -507,6 +507,8 @@ class Launch(Section):
 
     @model_validator(mode="after")
     def _machines_can_meet(self) -> Launch:
+        if self.rdzv_endpoint is not None and not 0 < int(self.rdzv_endpoint.rpartition(":")[2]) < 2**16:
+            raise ValueError("rdzv_endpoint ends with a port from 1 to 65535")
         if self.nnodes > 1 and self.rdzv_endpoint is None:
             raise ValueError("nnodes above 1 needs rdzv_endpoint, e.g. 'first-machine:29400', where they meet")
         if self.nnodes == 1 and self.rdzv_endpoint is not None:

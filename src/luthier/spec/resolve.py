@@ -403,6 +403,8 @@ def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> Resolv
     if not changes:
         return resolved
     said = {**resolved.recipe.launch.model_dump(exclude={"type"}), **changes}
+    if changes.get("nnodes") == 1:
+        said["rdzv_endpoint"] = changes.get("rdzv_endpoint")
     try:
         recipe = resolved.recipe.model_copy(update={"launch": Launch.model_validate(said)})
     except ValidationError as error:

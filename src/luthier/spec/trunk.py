@@ -9,7 +9,7 @@ from __future__ import annotations
 UNASKED_GIB = 8.0
 """States that are kept unasked at most; `train.cache_trunk: true` is obeyed whatever the size."""
 
-_TOKENS_PER_CHAR = 0.27  # usual for English
+TOKENS_PER_CHAR = 0.27  # usual for English
 _TURN_TOKENS = 10  # of a row's turns beside its text, what all rows share not counted
 _FLOAT_BYTES = 4
 
@@ -37,7 +37,7 @@ def worth_caching(
     """
     if first == 0:
         return False, "layer 0 learns, so there is nothing frozen below"
-    tokens = rows * min(max_length, row_chars * _TOKENS_PER_CHAR + _TURN_TOKENS)
+    tokens = rows * min(max_length, row_chars * TOKENS_PER_CHAR + _TURN_TOKENS)
     if num_epochs == 1 or (max_tokens is not None and max_tokens <= tokens):
         return False, "each row is seen once"
     gib = tokens * hidden_size * _FLOAT_BYTES / 2**30

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.nn import Parameter
 
-from luthier.errors import RunError
+from luthier.errors import LuthierError, RunError
 from luthier.models.adapters import safetensors_disk_errors
 from luthier.records import LossSpike, Record, StepEvent
 from luthier.store.files import recover, write_atomic, write_atomic_dir
@@ -129,6 +129,11 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self._wait()
+        except LuthierError as failed:
+            if not isinstance(error, LuthierError):
+                raise
+            # What ended the training is said first; it is the news.
+            raise type(error)(f"{error.what}; besides, {failed.what}", way_out=error.way_out) from error
         finally:
             self._thread.shutdown()
 
@@ -241,7 +246,9 @@ def load_latest(
         best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
-        optimizer.state[parameters[owner]][field] = tensor.clone()  # into aligned memory, as in a run without a stop
+        parameter = parameters[owner]
+        place_of = tensor.device if field == "step" else parameter.device  # AdamW counts its steps on the processor
+        optimizer.state[parameter][field] = tensor.to(place_of, copy=True)  # aligned, as in a run without a stop
     return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)}), best
 
 

@@ -35,6 +35,9 @@ from luthier.errors import RankLost
 
 Made = TypeVar("Made")
 
+_MEETING = timedelta(minutes=15)
+"""How long ranks wait for one another to come at all."""
+
 _PATIENCE = timedelta(hours=24)
 """How long ranks wait for one another. One that dies is noticed at once, by its connections and by torchrun's agent;
 one that validates or writes may take long."""
@@ -175,8 +178,10 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     # this number which died; names of this start's own keep them apart. To go when torch does so itself.
     start = environment.get("LUTHIER_START") or environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     with lost_ranks(Ranks(int(environment["RANK"]), size)):
-        store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=_MEETING)))
         store = PrefixStore(f"luthier/{start}", store)
+        store.set(f"here/{rank}", "")  # one that ended before this has no connection yet that would break
+        store.wait([f"here/{other}" for other in range(size)], _MEETING)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         with lost_ranks(present()):  # divided weights are exchanged in the middle of a forward pass too

@@ -28,7 +28,7 @@ from torch.nn import Parameter
 
 from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
-from luthier.errors import NonFinite, Stopped
+from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import adapter_state, save_adapter
 from luthier.models.forward import is_noisy
 from luthier.records import LossSpike, StepEvent, TrainResult
@@ -100,6 +100,7 @@ def train(
         Stopped: `stop_asked` said so on some rank; a checkpoint was written.
     """
     ranks = present()
+    _refuse_strangers(inputs, ranks)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(parameters.values(), settings)
     state, best = checkpoint.load_latest(
@@ -138,6 +139,21 @@ def train(
         out=out,
         metric=validation.metric if validation else "",
     )
+
+
+def _refuse_strangers(inputs: Inputs, ranks: Ranks) -> None:
+    """Ranks that learn different things would each do so, and none would notice."""
+    told = ranks.told(inputs.key)
+    if ranks.any(told != inputs.key):
+        what = ("recipe", "data", "base model")
+        pairs = zip(what, inputs.key.split(":"), told.split(":"), strict=True)
+        other = [name for name, here, first in pairs if here != first]
+        raise RunError(
+            f"rank {ranks.rank} and the first one differ in: {', '.join(other)}"
+            if other
+            else "another rank was given another recipe, data or base model than this one",
+            way_out="give all machines the same run folder, and the same --set, train.threads and train.device",
+        )
 
 
 class _Loop:
