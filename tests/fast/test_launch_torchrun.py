@@ -60,9 +60,9 @@ if stage == "wait":
     signal.signal(signal.SIGTERM, stop)
 keys = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "MASTER_ADDR", "GLOO_SOCKET_IFNAME")
 (run / f"seen{rank}.{again}").write_text(" ".join([str(os.getpid()), *(os.environ[key] for key in keys)]))
+while rank == "1" and not (run / f"seen0.{again}").exists():  # else the other may be ended before it was seen
+    time.sleep(0.01)
 if rank == "1" and (stage == "die" or (stage == "die-once" and again == "0")):
-    while not (run / f"seen0.{again}").exists():  # else the agent may end the other rank before it was seen
-        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 if rank == "1" and stage == "decide":
     leave_word(DataError("row 7 is bad", way_out="mend it"))

@@ -122,11 +122,13 @@ def test_what_ended_training_is_said_before_what_the_disk_says(tmp_path: Path, m
         raise DiskFull("no space left")
 
     monkeypatch.setattr(checkpoint, "write", full)
-    with (
-        pytest.raises(NonFinite, match=r"step 3: loss nan; besides, no space left\n  -> look"),
-        checkpoint.Writer(tmp_path, keep=1, ranks=Ranks()) as writer,
-    ):
-        weight = {"w": torch.nn.Parameter(torch.ones(3))}
-        optimizer = torch.optim.AdamW(weight.values())
-        writer.save(checkpoint.LoopState(key="k", step=2), parameters=weight, optimizer=optimizer, best={})
-        raise NonFinite("step 3: loss nan", way_out="look")
+    weight = {"w": torch.nn.Parameter(torch.ones(3))}
+    optimizer = torch.optim.AdamW(weight.values())
+
+    def train() -> None:
+        with checkpoint.Writer(tmp_path, keep=1, ranks=Ranks()) as writer:
+            writer.save(checkpoint.LoopState(key="k", step=2), parameters=weight, optimizer=optimizer, best={})
+            raise NonFinite("step 3: loss nan", way_out="look")
+
+    with pytest.raises(NonFinite, match=r"step 3: loss nan; besides, no space left\n  -> look"):
+        train()

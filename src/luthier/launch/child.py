@@ -22,9 +22,7 @@ from luthier.errors import LuthierError, OutOfMemory, Stopped
 from luthier.spec.recipe import Launch
 
 _PARENT = "LUTHIER_PARENT"
-_OF_TORCHRUN = re.compile(
-    "RANK|LOCAL_RANK|(LOCAL_|ROLE_)?WORLD_SIZE|(GROUP|ROLE)_(RANK|NAME|WORLD_SIZE)|TORCHELASTIC_.*"
-)
+_OF_TORCHRUN = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|TORCHELASTIC_\w+")
 """What torchrun tells a rank. Set around a command of ours it is meant for another program, and one process alone would
 wait for ranks that nobody starts; the agent of our ranks sets it anew."""
 COMPUTING = {

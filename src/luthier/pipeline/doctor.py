@@ -46,7 +46,8 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         seed: of the moments.
 
     Raises:
-        RunError: the recipe asks for several processes, the run has fewer steps than there are kills, was done before a kill came, or never resumed.
+        RunError: the recipe asks for several processes, the run has fewer steps than there are kills, was done before a
+            kill came, or never resumed.
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
     _refuse_several(session.resolved.recipe.launch)
