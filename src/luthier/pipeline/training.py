@@ -72,17 +72,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             stop_asked=stop_asked,
         )
     )
-
-    def warn(line: str, fields: dict[str, object]) -> None:
-        context.progress.say(line)
-        events.append("sink_failed", **fields)
-
-    def feeds_of_the_first() -> Feeds:
-        if not ranks.is_first:
-            return Feeds([])
-        return Feeds.open(recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn)
-
-    with feeds_of_the_first() as feeds:
+    with _feeds(context, ranks, events) as feeds:
 
         def watch(event: StepEvent | LossSpike, *, total_steps: int) -> None:
             events.append(event.kind, **event.model_dump(exclude={"kind"}))
@@ -105,6 +95,19 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     if ranks.is_first:
         write_atomic(run.train_result, result.to_json())
         clear_trunk(run.train / "trunk")
+
+
+def _feeds(context: Context, ranks: Ranks, events: EventLog) -> Feeds:
+    """The sinks that the recipe names; the first rank feeds them for all."""
+
+    def warn(line: str, fields: dict[str, object]) -> None:
+        context.progress.say(line)
+        events.append("sink_failed", **fields)
+
+    if not ranks.is_first:
+        return Feeds([])
+    run = context.run
+    return Feeds.open(context.resolved.recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn)
 
 
 def _inputs(context: Context) -> Inputs:
