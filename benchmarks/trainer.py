@@ -108,7 +108,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     from luthier.pipeline.context import set_up_torch
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
-    from luthier.train.methods import sft
+    from luthier.train.methods.sft import Sft
 
     set_up_torch(THREADS)
     batch = CASES[case][1]
@@ -127,7 +127,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         result = loop.train(
-            model, sft, loop.Inputs(examples, "", "", ""), settings=settings, method_name="sft", validation=None,
+            model, Sft(), loop.Inputs(examples, "", "", ""), settings=settings, method_name="sft", validation=None,
             out=Path(out), watch=clock, stop_asked=lambda: False,
         )  # fmt: skip
     losses = [event.loss for event in result.history]

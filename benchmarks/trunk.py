@@ -35,7 +35,7 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
     from luthier.models.trunk import check_trunk
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
-    from luthier.train.methods import load_method
+    from luthier.train.methods.sft import Sft
     from luthier.train.trunk import OnTrunk, learned_rows, open_trunk
 
     torch.set_num_threads(THREADS)
@@ -55,7 +55,7 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
         type="lora", r=16, alpha=32, dropout=0.0, target_modules="all-linear",
         layers_to_transform=tuple(range(30 - layers, 30)),
     )  # fmt: skip
-    model, method = attach(load_base(base), adapter, base_name="base", seed=0), load_method("sft")
+    model, method = attach(load_base(base), adapter, base_name="base", seed=0), Sft()
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as out:
         seconds = 0.0

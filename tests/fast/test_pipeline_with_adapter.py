@@ -17,7 +17,7 @@ from luthier.models.half import BFloat16Linear
 from luthier.pipeline import start
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.training import with_adapter
-from luthier.train.methods import sft
+from luthier.train.methods.sft import Sft
 from tiny import llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, by the old name
@@ -42,7 +42,7 @@ def kept_and_gradients(model: Any) -> tuple[int, dict[str, Tensor]]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = sft.loss_sum(model, test_train_loop.EXAMPLES[:6])
+        loss = Sft().loss_sum(model, test_train_loop.EXAMPLES[:6])
     loss.backward()
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

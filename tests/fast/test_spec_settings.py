@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import govern_records
@@ -53,14 +53,15 @@ from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message
 from luthier.spec.filler import Machine
-from luthier.spec.load import LoadedRecipe
+from luthier.spec.load import LoadedRecipe, _sections_in
 from luthier.spec.plugins import ADAPTERS, METHODS
-from luthier.spec.recipe import Evaluate, Recipe, Section, Train
+from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.store.events import EventLog
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
-from luthier.train.methods import load_method, sft
+from luthier.train.methods import load_method
+from luthier.train.methods.sft import Sft
 from tiny import llama
 
 BASE: dict[str, Any] = {
@@ -90,15 +91,14 @@ def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
     keys = []
     for name, field in section.model_fields.items():
-        inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
-        inner = [part for part in inner if issubclass(part, Section)]
+        inner = _sections_in(field.annotation)
         if not inner:
             keys.append(prefix + name)
         for part in inner:
             keys += leaf_keys(
                 part, f"{prefix}{name}.{'0.' if field.annotation is not part and name == 'train' else ''}"
             )
-    return keys
+    return list(dict.fromkeys(keys))  # sections of which `type` chooses one have that key in common
 
 
 # --- consumers: each turns the recipe into what is seen of it ---------------------------------------------------------
@@ -256,11 +256,11 @@ class Counting:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.count, self.computed = sft.count, sft.computed
+        self.count, self.computed = Sft().count, Sft().computed
 
     def loss_sum(self, model: Any, examples: Any, weights: Any = None) -> torch.Tensor:
         self.calls += 1
-        return sft.loss_sum(model, examples, weights)
+        return Sft().loss_sum(model, examples, weights)
 
 
 def through_train(tree: dict[str, Any], folder: Path) -> object:
@@ -298,7 +298,7 @@ def through_trunk(tree: dict[str, Any], folder: Path) -> object:
     given, out = resolved(with_("train.batch_size", 4, tree), folder), Path(tempfile.mkdtemp(dir=folder))
     model = attach(llama(), given.recipe.adapter, base_name="b", seed=0)
     trunk = lay_trunk(
-        model, load_method("sft"), test_train_loop.INPUTS, resolved=given, folder=out / "trunk", progress=Progress(),
+        model, Sft(), test_train_loop.INPUTS, resolved=given, folder=out / "trunk", progress=Progress(),
         events=EventLog(out / "events.jsonl"), stop_asked=lambda: False,
     )  # fmt: skip
     return trunk is None, (out / "trunk").exists()
@@ -392,7 +392,7 @@ def shipped(folder: Path) -> Path:
 def through_tables(tree: dict[str, Any], folder: Path) -> object:
     """There is one name today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
     given = resolved(tree, folder).recipe
-    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), load_method(given.method.type)
+    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), type(load_method(given.method, None))
 
 
 PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan

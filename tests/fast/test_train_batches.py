@@ -49,7 +49,7 @@ TOKENS = st.builds(lambda start, end: [1] * start + end, st.integers(0, 40), st.
 @given(st.lists(TOKENS, max_size=12), st.integers(1, 120), st.booleans())
 def test_micro_batches_partition_the_step_within_the_budget(tokens: list[list[int]], budget: int, share: bool) -> None:
     rows = [100 + number for number in range(len(tokens))]
-    groups = micro_batches(rows, tokens, max_tokens=budget, share=share)
+    groups = micro_batches(rows, [[ids] for ids in tokens], max_tokens=budget, share=share)
     assert sorted(row for group in groups for row in group.rows) == rows
     for group in groups:
         own = [tokens[row - 100] for row in group.rows]
@@ -59,5 +59,8 @@ def test_micro_batches_partition_the_step_within_the_budget(tokens: list[list[in
 
 def test_rows_that_share_come_together_and_the_shared_part_is_counted_once() -> None:
     tokens = [[*([7] * 100), 1], [*([8] * 100), 1], [*([7] * 100), 2], [*([8] * 100), 2]]
-    assert [part.rows for part in micro_batches(range(4), tokens, max_tokens=120)] == [(0, 2), (1, 3)]
-    assert len(micro_batches(range(4), tokens, max_tokens=120, share=False)) == 4
+    assert [part.rows for part in micro_batches(range(4), [[ids] for ids in tokens], max_tokens=120)] == [
+        (0, 2),
+        (1, 3),
+    ]
+    assert len(micro_batches(range(4), [[ids] for ids in tokens], max_tokens=120, share=False)) == 4

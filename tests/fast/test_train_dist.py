@@ -22,7 +22,7 @@ from luthier.train import loop
 from luthier.train.batches import MicroBatch, dealt, micro_batches
 from luthier.train.dist import Ranks, joined, lost_ranks, present
 from luthier.train.memory import device_peak_gib
-from luthier.train.methods import sft
+from luthier.train.methods.sft import Sft
 from luthier.train.shard import clip, local, shard, whole
 from ranks_kit import together
 
@@ -51,19 +51,25 @@ def test_for_ranks_the_cut_is_a_multiple_of_them_within_the_budget(
     tokens: list[list[int]], budget: int, ranks: int
 ) -> None:
     rows = range(len(tokens))
-    groups = micro_batches(rows, tokens, max_tokens=budget, ranks=ranks)
+    groups = micro_batches(rows, [[ids] for ids in tokens], max_tokens=budget, ranks=ranks)
     assert sorted(row for group in groups for row in group.rows) == list(rows)
     assert all(len(group.rows) == 1 or group.num_tokens <= budget for group in groups)
-    fewest = len(micro_batches(rows, tokens, max_tokens=budget))
+    fewest = len(micro_batches(rows, [[ids] for ids in tokens], max_tokens=budget))
     assert fewest <= len(groups) <= -(-fewest // ranks) * ranks
 
 
 def test_a_step_that_fits_one_micro_batch_is_cut_evenly_for_the_ranks() -> None:
     tokens = [[10 * n + k for k in range(10)] for n in range(8)]
-    assert [len(group.rows) for group in micro_batches(range(8), tokens, max_tokens=999)] == [8]
-    assert [len(group.rows) for group in micro_batches(range(8), tokens, max_tokens=999, ranks=2)] == [4, 4]
-    assert [len(group.rows) for group in micro_batches(range(8), tokens, max_tokens=999, ranks=3)] == [3, 3, 2]
-    assert [len(group.rows) for group in micro_batches(range(2), tokens[:2], max_tokens=999, ranks=3)] == [1, 1]
+    assert [len(group.rows) for group in micro_batches(range(8), [[ids] for ids in tokens], max_tokens=999)] == [8]
+    assert [
+        len(group.rows) for group in micro_batches(range(8), [[ids] for ids in tokens], max_tokens=999, ranks=2)
+    ] == [4, 4]
+    assert [
+        len(group.rows) for group in micro_batches(range(8), [[ids] for ids in tokens], max_tokens=999, ranks=3)
+    ] == [3, 3, 2]
+    assert [
+        len(group.rows) for group in micro_batches(range(2), [[ids] for ids in tokens[:2]], max_tokens=999, ranks=3)
+    ] == [1, 1]
 
 
 # --- one process and several ------------------------------------------------------------------------------------------
@@ -78,9 +84,9 @@ def shared_gradients(ranks: Ranks, rows: list[Example]) -> dict[str, np.ndarray[
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    tokens, count = [sft.computed(one) for one in rows], sum(map(sft.count, rows))
+    tokens, count = [Sft().computed(one) for one in rows], sum(map(Sft().count, rows))
     for part in dealt(micro_batches(range(len(rows)), tokens, max_tokens=40, ranks=ranks.size), ranks.size)[ranks.rank]:
-        (sft.loss_sum(model, [rows[row] for row in part.rows]) / count).backward()
+        (Sft().loss_sum(model, [rows[row] for row in part.rows]) / count).backward()
     ranks.sum_gradients(parameters.values())
     return {name: p.grad.numpy() for name, p in parameters.items() if p.grad is not None}
 

@@ -17,7 +17,7 @@ from luthier.data.shards import Example
 from luthier.errors import Stopped
 from luthier.spec.recipe import Train
 from luthier.train import loop
-from luthier.train.methods import sft
+from luthier.train.methods.sft import Sft
 
 ROWS = [replace(one, answer="rare" if number % 6 == 0 else "usual") for number, one in enumerate(EXAMPLES)]
 UNEVEN = replace(INPUTS, examples=ROWS)
@@ -44,17 +44,17 @@ def stirred() -> Any:
 
 def gradients(examples: list[Example], weights: list[float] | None, budget: int) -> dict[str, torch.Tensor]:
     model = stirred()
-    count, tokens = sum(map(sft.count, examples)), [sft.computed(one) for one in examples]
+    count, tokens = sum(map(Sft().count, examples)), [Sft().computed(one) for one in examples]
     for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
         own = None if weights is None else [weights[row] for row in part.rows]
-        (sft.loss_sum(model, [examples[row] for row in part.rows], own) / count).backward()
+        (Sft().loss_sum(model, [examples[row] for row in part.rows], own) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def by_hand(examples: list[Example], weights: list[float]) -> dict[str, torch.Tensor]:
     """Weighted cross-entropy of torch, a row at a time, in float64: sum of w * nll over the number of tokens."""
     model = stirred().double()
-    total, count = torch.zeros((), dtype=torch.float64), sum(map(sft.count, examples))
+    total, count = torch.zeros((), dtype=torch.float64), sum(map(Sft().count, examples))
     for one, weight in zip(examples, weights, strict=True):
         logits = model(input_ids=torch.tensor([one.input_ids])).logits[0, :-1]
         on = torch.tensor(one.supervised[1:])
@@ -91,12 +91,12 @@ def test_the_loss_of_a_step_is_that_of_torch_with_weights_by_label(tmp_path: Pat
     scale = len(ROWS) / (4 * rare + len(ROWS) - rare)
     weights = [scale * (4.0 if one.answer == "rare" else 1.0) for one in ROWS]
     model = fresh().double()
-    count, total = sum(map(sft.count, ROWS)), 0.0
+    count, total = sum(map(Sft().count, ROWS)), 0.0
     with torch.no_grad():
         for one, weight in zip(ROWS, weights, strict=True):
             labels = torch.tensor([[t if on else -100 for t, on in zip(one.input_ids, one.supervised, strict=True)]])
             loss = model(input_ids=torch.tensor([one.input_ids]), labels=labels).loss
-            total += weight * float(loss) * sft.count(one) / count
+            total += weight * float(loss) * Sft().count(one) / count
     assert result.history[0].loss == pytest.approx(total, rel=1e-5)
     assert result.history[0].supervised_tokens == count
 

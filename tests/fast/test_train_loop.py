@@ -18,6 +18,7 @@ from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Adapter, Train
 from luthier.train import loop
 from luthier.train.methods import load_method, sft
+from luthier.train.methods.sft import Sft
 from luthier.train.optim import learning_rate
 from tiny import llama
 
@@ -78,7 +79,7 @@ def run(out: Path, *, settings: Train = SETTINGS, stop_after: int | None = None,
     given: dict[str, Any] = {"validation": None} | changes
     return loop.train(
         given.pop("model", None) or fresh(),
-        given.pop("method", None) or load_method("sft"),
+        given.pop("method", None) or Sft(),
         given.pop("inputs", INPUTS),
         settings=settings,
         method_name="sft",
@@ -96,10 +97,10 @@ def gradients(examples: list[Example], budget: int, **changes: Any) -> dict[str,
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
-    count = sum(map(sft.count, examples))
-    tokens = [sft.computed(one) for one in examples]
+    count = sum(map(Sft().count, examples))
+    tokens = [Sft().computed(one) for one in examples]
     for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
-        (sft.loss_sum(model, [examples[row] for row in part.rows]) / count).backward()
+        (Sft().loss_sum(model, [examples[row] for row in part.rows]) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -111,11 +112,11 @@ def reference_gradients(examples: list[Example]) -> dict[str, torch.Tensor]:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(std=0.05))
-    total = sum(map(sft.count, examples))
+    total = sum(map(Sft().count, examples))
     for one in examples:
         labels = [token if on else -100 for token, on in zip(one.input_ids, one.supervised, strict=True)]
         loss = model(input_ids=torch.tensor([one.input_ids]), labels=torch.tensor([labels])).loss
-        (loss * sft.count(one) / total).backward()
+        (loss * Sft().count(one) / total).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -142,7 +143,7 @@ def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None
     start = list(range(3, 20))
     rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 18 + [True]) for n in range(30, 34)]
     for dropout in (0.0, 0.3):
-        sft.loss_sum(fresh(dropout=dropout).train(), rows)
+        Sft().loss_sum(fresh(dropout=dropout).train(), rows)
     assert [layout.input_ids.numel() for layout, _ in laid_out] == [17 + 4, 4 * 18]
 
 
@@ -367,7 +368,7 @@ def test_the_rate_warms_up_and_decays_as_written() -> None:
     assert learning_rate(5, total=10, settings=cosine) == pytest.approx(0.005)
 
 
-def test_every_method_of_the_table_can_be_loaded() -> None:
-    for name in METHODS.names():
-        method = load_method(name)
-        assert method.count(EXAMPLES[0]) == 2
+def test_every_method_of_the_table_has_its_section() -> None:
+    for name, facts in METHODS.entries().items():
+        assert facts.section().type == name
+        assert load_method(facts.section(), None).count(EXAMPLES[0]) > 0

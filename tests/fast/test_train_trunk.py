@@ -24,7 +24,8 @@ from luthier.models.packing import num_laid_out
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
 from luthier.train.dist import Ranks
-from luthier.train.methods import load_method, sft
+from luthier.train.methods import sft
+from luthier.train.methods.sft import Sft
 from luthier.train.trunk import OnTrunk, Trunk, learned_rows, open_trunk
 from ranks_kit import together
 
@@ -46,7 +47,7 @@ SHARED_MODEL = model_of()
 
 
 def rows_of(examples: list[Example]) -> list[tuple[int, ...]]:
-    return list(dict.fromkeys(tuple(sft.computed(one)) for one in examples))
+    return list(dict.fromkeys(tuple(ids) for one in examples for ids in Sft().computed(one)))
 
 
 def open_at(folder: Path, model: Any, rows: Any, **changes: Any) -> Trunk:
@@ -59,9 +60,9 @@ def open_at(folder: Path, model: Any, rows: Any, **changes: Any) -> Trunk:
 
 def gradients(model: Any, examples: list[Example], budget: int, trunk: Trunk | None) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
-    total = sum(map(sft.count, examples))
-    tokens = [sft.computed(one) for one in examples]
-    method = load_method("sft") if trunk is None else OnTrunk(load_method("sft"), trunk)
+    total = sum(map(Sft().count, examples))
+    tokens = [Sft().computed(one) for one in examples]
+    method = Sft() if trunk is None else OnTrunk(Sft(), trunk)
     for part in micro_batches(range(len(examples)), tokens, max_tokens=budget):
         (method.loss_sum(model, [examples[row] for row in part.rows]) / total).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -71,11 +72,11 @@ def reference(model: Any, examples: list[Example]) -> dict[str, torch.Tensor]:
     """Plain transformers, one row at a time, all layers, in float64."""
     model = model.double()
     bare(model).set_attn_implementation("eager")
-    total = sum(map(sft.count, examples))
+    total = sum(map(Sft().count, examples))
     for one in examples:
         labels = [token if on else -100 for token, on in zip(one.input_ids, one.supervised, strict=True)]
         loss = model(input_ids=torch.tensor([one.input_ids]), labels=torch.tensor([labels])).loss
-        (loss * sft.count(one) / total).backward()
+        (loss * Sft().count(one) / total).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -175,14 +176,14 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     """And no layer below is computed on the way."""
     plain, model = model_of(), model_of()
     test_train_loop.run(tmp_path / "plain", model=plain)
-    trunk = open_at(tmp_path / "states", model, learned_rows(load_method("sft"), EXAMPLES, SETTINGS))
+    trunk = open_at(tmp_path / "states", model, learned_rows(Sft(), EXAMPLES, SETTINGS))
     computed: list[int] = []
     for number, layer in enumerate(bare(model).get_decoder().layers):
         layer.register_forward_hook(lambda module, given, out, number=number: computed.append(number))
     bare(model).get_decoder()  # hooks are counted from here on
     sft.has_plain_head(bare(model))
     computed.clear()
-    result = test_train_loop.run(tmp_path / "kept", model=model, method=OnTrunk(load_method("sft"), trunk))
+    result = test_train_loop.run(tmp_path / "kept", model=model, method=OnTrunk(Sft(), trunk))
     assert set(computed) == set(range(FIRST, test_models_trunk.LAYERS))
     assert result.steps == 10
     for (name, one), (_, other) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
@@ -190,7 +191,7 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
 
 
 def trained_above(ranks: Ranks, folder: Path) -> tuple[bool, list[float]]:
-    model, method = model_of(), load_method("sft")
+    model, method = model_of(), Sft()
     trunk = ranks.first_first(lambda: open_at(folder / "trunk", model, learned_rows(method, EXAMPLES, SETTINGS)))
     result = test_train_loop.run(folder / "out", model=model, method=OnTrunk(method, trunk))
     return trunk.reused, [event.loss for event in result.history]
@@ -281,7 +282,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(
 
 
 def test_only_rows_that_some_step_sees_are_kept() -> None:
-    method = load_method("sft")
+    method = Sft()
     assert learned_rows(method, EXAMPLES, SETTINGS) == rows_of(EXAMPLES)
     few = learned_rows(method, EXAMPLES, SETTINGS.model_copy(update={"max_tokens": 120}))
     assert 4 <= len(few) < len(EXAMPLES)

@@ -49,7 +49,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
-    inputs, method = _inputs(context), load_method(recipe.method.type)
+    inputs, method = _inputs(context), load_method(recipe.method, context.contract)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())

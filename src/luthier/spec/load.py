@@ -18,7 +18,8 @@ from luthier.errors import RecipeError
 from luthier.spec.aliases import ALIASES, ELSEWHERE, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
 from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS, SINKS
-from luthier.spec.recipe import Recipe, Section
+from luthier.spec.recipe import Recipe
+from luthier.spec.section import Section
 from luthier.spec.steps import refuse_impossible
 
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
@@ -99,6 +100,7 @@ def load_recipe(
     _normalise(tree)
     _refuse_credentials(tree, places)
     tree = _substitute(tree, environment, "", places)
+    _refuse_unknown_types(tree, places)
     _refuse_unknown(tree, Recipe, "", places)
     try:
         recipe = Recipe.model_validate(tree)
@@ -304,6 +306,8 @@ def _normalise(tree: dict[str, Any]) -> None:
         tree["model"] = {"name": tree["model"]}
     if isinstance(tree.get("method"), str):
         tree["method"] = {"type": tree["method"]}
+    if isinstance(tree.get("method"), dict):
+        tree["method"].setdefault("type", "auto")
     if isinstance(tree.get("export"), str):
         tree["export"] = [tree["export"]]
     train = tree.get("train")
@@ -415,21 +419,51 @@ def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Ma
             hint = f"did you mean {prefix + close[0]!r}? " if close else ""
             hint = f"here that is {ELSEWHERE[key]}; " if key in ELSEWHERE else hint
             raise RecipeError(f"{where}: unknown key {full!r}", way_out=f"{hint}known here: {', '.join(known)}")
-        inner = _section_of(section.model_fields[key].annotation)
-        if inner is not None:
-            for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
+        for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            inner = _section_of(section, key, item.get("type") if isinstance(item, dict) else None)
+            if inner is not None:
                 _refuse_unknown(item, inner, f"{full}." if index is None else f"{full}.{index}.", places)
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def _section_of(section: type[BaseModel], key: str, tag: object) -> type[Section] | None:
+    """What stands below a key; of several, the one that `tag` chooses."""
+    found = _sections_in(section.model_fields[key].annotation)
+    if len(found) > 1:
+        found = [one for one in found if one.model_fields["type"].default == tag]
+    return found[0] if found else None
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type):
-        return annotation if issubclass(annotation, Section) else None
-    return next((found for part in get_args(annotation) if (found := _section_of(part))), None)
+        return [annotation] if issubclass(annotation, Section) else []
+    return [found for part in get_args(annotation) for found in _sections_in(part)]
+
+
+def key_of(place: Sequence[int | str]) -> str:
+    """The key of a validation error; the `type` of a section, which pydantic puts into it, is no part of the key."""
+    section: type[BaseModel] | None = Recipe
+    parts: list[str] = []
+    for part in place:
+        if section is not None and isinstance(part, str) and part not in section.model_fields:
+            if parts and (tagged := _section_of(Recipe, parts[0], part)) is not None and len(parts) == 1:
+                section = tagged
+                continue
+            section = None
+        parts.append(str(part))
+        if section is not None and isinstance(part, str):
+            found = _sections_in(section.model_fields[part].annotation)
+            # Of several sections the next part says which.
+            section = found[0] if len(found) == 1 else _Tagged if found else None
+    return ".".join(parts)
+
+
+class _Tagged(BaseModel):
+    """One of several sections; no key is known before its `type` is."""
 
 
 def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = key_of(first["loc"])
     where = _place(places, key)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
@@ -443,11 +477,17 @@ def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError
     )
 
 
+def _refuse_unknown_types(tree: Mapping[str, Any], places: Mapping[str, str]) -> None:
+    """Said first: which keys a section has follows from its type."""
+    method = tree.get("method")
+    name = method.get("type") if isinstance(method, dict) else None
+    if isinstance(name, str) and name != "auto":
+        with _at(places, "method.type"):
+            METHODS.get(name)
+
+
 def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     """Names that are in no table, and lines of the objective that cannot be read."""
-    if recipe.method.type != "auto":
-        with _at(places, "method.type"):
-            METHODS.get(recipe.method.type)
     if recipe.adapter.type is not None:
         with _at(places, "adapter.type"):
             ADAPTERS.get(recipe.adapter.type)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, Union
+
+from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
+from luthier.spec.section import Method, Section
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class MethodFacts:
 
     name: str
     summary: str
+    section: type[Method]
+    """Of the recipe: its settings."""
     tasks: tuple[str, ...]
     learning_rates: tuple[tuple[float, float], ...]
     """(billions of parameters, rate): the first row that the base does not exceed counts."""
@@ -124,6 +130,17 @@ class Table(Generic[Facts]):
                 f"unknown {self._what} {name!r}", way_out=f"known in this version: {', '.join(self.names())}"
             )
         return self.entries()[name]
+
+
+def union_of(sections: Sequence[type[Section]]) -> Any:
+    """The type of a section whose key `type` says which of these it is; without that key it is the first."""
+    usual = sections[0].model_fields["type"].default
+
+    def tag(value: Any) -> str:
+        return str(value.get("type", usual) if isinstance(value, dict) else getattr(value, "type", usual))
+
+    tagged = tuple(Annotated[section, Tag(section.model_fields["type"].default)] for section in sections)
+    return Annotated[Union[tagged], Discriminator(tag)]  # noqa: UP007 (made from a table)
 
 
 METHODS: Table[MethodFacts] = Table("methods", "method")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
+from luthier.spec.plugins import METHODS, union_of
+from luthier.spec.section import Method, Section
 
 _FEATURE_NAME = re.compile(r"[^\W\d]\w*")
 
@@ -19,19 +21,6 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 BUNDLED_EMBEDDINGS = "all-minilm-l6-v2"
 """The embedding model that the extra `meaning` brings; every other one is a folder."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        """YAML reads yes, on and true as a truth value, which pydantic would take as 1 where a number is asked for."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(f"a truth value does not belong here (YAML reads yes, no, on and off as {value})")
-        return value
 
 
 class Budget(Section):
@@ -365,8 +354,16 @@ class Data(Section):
         return self
 
 
-class Method(Section):
-    type: str = Field("auto", description="'auto' or a name of the methods table.")
+class AutoMethod(Method):
+    """The plan chooses."""
+
+    type: Literal["auto"] = "auto"
+
+
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = union_of([AutoMethod, *(facts.section for facts in METHODS.entries().values())])
 
 
 LayerNumber = Annotated[int, Field(ge=0, strict=True)]
@@ -523,7 +520,7 @@ class Recipe(Section):
     objective: Objective = Field(default_factory=Objective)
     model: Model
     data: Data
-    method: Method = Field(default_factory=Method)
+    method: AnyMethod = Field(default_factory=AutoMethod)
     adapter: Adapter = Field(default_factory=Adapter)
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)

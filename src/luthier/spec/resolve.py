@@ -15,7 +15,7 @@ from luthier.records import DataProfile, ModelShape, Record, is_closed
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
-from luthier.spec.load import LoadedRecipe, limits_of
+from luthier.spec.load import LoadedRecipe, key_of, limits_of
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
@@ -150,7 +150,7 @@ def _whole(tree: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:  # what was given is fine by itself, but not with what was filled in
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = key_of(first["loc"])
         problem = first["msg"].removeprefix("Value error, ")
         raise RecipeError(
             f"{key}: {problem}, the values that were filled in counted",

@@ -102,7 +102,12 @@ def plan_steps(
 
 
 def micro_batches(
-    rows: Sequence[int], tokens: Sequence[Sequence[int]], *, max_tokens: int, share: bool = True, ranks: int = 1
+    rows: Sequence[int],
+    tokens: Sequence[Sequence[Sequence[int]]],
+    *,
+    max_tokens: int,
+    share: bool = True,
+    ranks: int = 1,
 ) -> list[MicroBatch]:
     """Cut a step's rows into groups that compute at most `max_tokens` tokens, what rows begin with alike counted once.
 
@@ -112,15 +117,15 @@ def micro_batches(
 
     Args:
         rows: of the step.
-        tokens: of each of these rows.
+        tokens: of each of these rows: the sequences that it is computed from, which stay together.
         max_tokens: computed at once.
         share: False where every row is computed by itself.
         ranks: processes that will share the groups.
     """
     order = sorted(range(len(rows)), key=lambda place: (tokens[place], rows[place]))
-    alone = [len(tokens[place]) for place in order]
+    alone = [_num_computed(tokens[place], share=share) for place in order]
     # Fewer than SHARED tokens in common are not shared, so a row may share that much less than it has in common.
-    common = [common_start(tokens[a], tokens[b]) if share else 0 for a, b in pairwise(order)]
+    common = [common_start(tokens[a][0], tokens[b][0]) if share else 0 for a, b in pairwise(order)]
     beside = alone[:1] + [length - max(0, start - SHARED + 1) for length, start in zip(alone[1:], common, strict=True)]
     groups = _fill(alone, beside, max_tokens)
     if len(groups) % ranks:
@@ -166,7 +171,11 @@ def dealt(parts: Sequence[MicroBatch], ranks: int) -> list[list[MicroBatch]]:
 
 
 def _micro_batch(
-    rows: Sequence[int], tokens: Sequence[Sequence[int]], places: Sequence[int], *, share: bool
+    rows: Sequence[int], tokens: Sequence[Sequence[Sequence[int]]], places: Sequence[int], *, share: bool
 ) -> MicroBatch:
-    own = [tokens[place] for place in places]
-    return MicroBatch(tuple(rows[place] for place in places), num_laid_out(own) if share else sum(map(len, own)))
+    own = [ids for place in places for ids in tokens[place]]
+    return MicroBatch(tuple(rows[place] for place in places), _num_computed(own, share=share))
+
+
+def _num_computed(sequences: Sequence[Sequence[int]], *, share: bool) -> int:
+    return num_laid_out(sequences) if share else sum(map(len, sequences))

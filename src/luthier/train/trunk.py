@@ -103,7 +103,7 @@ class OnTrunk:
     def count(self, example: Example) -> int:
         return self.method.count(example)
 
-    def computed(self, example: Example) -> Sequence[int]:
+    def computed(self, example: Example) -> Sequence[Sequence[int]]:
         return self.method.computed(example)
 
     def loss_sum(
@@ -124,7 +124,7 @@ def learned_rows(method: Method, examples: Sequence[Example], settings: Train) -
         RunError: see `steps_of`.
     """
     seen = sorted({row for step in steps_of(examples, settings) for row in step.rows})
-    return list(dict.fromkeys(tuple(method.computed(examples[row])) for row in seen))
+    return list(dict.fromkeys(tuple(ids) for row in seen for ids in method.computed(examples[row])))
 
 
 def open_trunk(
@@ -195,7 +195,7 @@ def _write(
     progress, stop_asked = tell
     written: set[Run] = set()
     done = 0
-    for part in micro_batches(range(len(rows)), rows, max_tokens=max_tokens):
+    for part in micro_batches(range(len(rows)), [[row] for row in rows], max_tokens=max_tokens):
         if stop_asked():
             raise Stopped(
                 f"stopped after {done} of {len(rows)} rows had gone through the frozen layers",

@@ -1,10 +1,19 @@
 """Supervised fine-tuning: the answer's tokens, end of turn included, are learned; the prompt's are not."""
 
+from typing import Literal
+
 from luthier.spec.plugins import MethodFacts
+from luthier.spec.section import Method
+
+
+class Sft(Method):
+    type: Literal["sft"] = "sft"
+
 
 FACTS = MethodFacts(
     name="sft",
     summary="supervised fine-tuning on answers",
+    section=Sft,
     tasks=("classification", "sentiment", "translation", "generation", "extraction"),
     # Small bases take larger steps: on 135 M, 1e-3 and 2e-3 ended alike (benchmarks/LOG.md); 2e-4 is what most recipes
     # for 7 B and more use.

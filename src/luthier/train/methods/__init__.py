@@ -1,4 +1,7 @@
-"""How a model learns: one module a method, of the same name as its descriptor in `luthier.spec.methods`."""
+"""How a model learns: one module a method, of the same name as its descriptor in `luthier.spec.methods`.
+
+Each has `open_method(settings, contract) -> Method`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from torch import Tensor
 
 from luthier.data.shards import Example
+from luthier.records import RequestContract
 from luthier.spec.plugins import METHODS
+from luthier.spec.section import Method as Settings
 
 if TYPE_CHECKING:
     from luthier.train.trunk import Trunk
@@ -22,8 +27,8 @@ class Method(Protocol):
         """Units that this row adds to the step's count, e.g. its supervised tokens."""
         ...
 
-    def computed(self, example: Example) -> Sequence[int]:
-        """The tokens that this row's loss is computed from."""
+    def computed(self, example: Example) -> Sequence[Sequence[int]]:
+        """The token sequences that this row's loss is computed from; what they begin with alike is computed once."""
         ...
 
     def loss_sum(
@@ -41,11 +46,12 @@ class Method(Protocol):
         ...
 
 
-def load_method(name: str) -> Method:
-    """The implementation of a method.
+def load_method(settings: Settings, contract: RequestContract) -> Method:
+    """The method that a resolved section asks for, for a task that is asked as the contract says.
 
     Raises:
-        RecipeError: the name is not in the table.
+        RecipeError: its type is not in the table.
     """
-    METHODS.get(name)
-    return cast(Method, importlib.import_module(f"luthier.train.methods.{name}"))
+    METHODS.get(settings.type)
+    module = importlib.import_module(f"luthier.train.methods.{settings.type}")
+    return cast(Method, module.open_method(settings, contract))

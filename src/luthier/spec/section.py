@@ -1,0 +1,26 @@
+"""What every section of a recipe is, and what sections of plugins are."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads yes, on and true as a truth value, which pydantic would take as 1 where a number is asked for."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"a truth value does not belong here (YAML reads yes, no, on and off as {value})")
+        return value
+
+
+class Method(Section):
+    """How the model learns. Each method of the table has a section of its own, which its `type` chooses."""
+
+    type: str
