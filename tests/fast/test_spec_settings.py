@@ -53,7 +53,7 @@ from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message
 from luthier.spec.filler import Machine
-from luthier.spec.load import LoadedRecipe, _sections_in
+from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
@@ -91,7 +91,7 @@ def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
     keys = []
     for name, field in section.model_fields.items():
-        inner = _sections_in(field.annotation)
+        inner = sections_in(field.annotation)
         if not inner:
             keys.append(prefix + name)
         for part in inner:

@@ -427,16 +427,17 @@ def _refuse_unknown(tree: Any, section: type[BaseModel], prefix: str, places: Ma
 
 def _section_of(section: type[BaseModel], key: str, tag: object) -> type[Section] | None:
     """What stands below a key; of several, the one that `tag` chooses."""
-    found = _sections_in(section.model_fields[key].annotation)
+    found = sections_in(section.model_fields[key].annotation)
     if len(found) > 1:
         found = [one for one in found if one.model_fields["type"].default == tag]
     return found[0] if found else None
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a field of this type may hold."""
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, Section) else []
-    return [found for part in get_args(annotation) for found in _sections_in(part)]
+    return [found for part in get_args(annotation) for found in sections_in(part)]
 
 
 def key_of(place: Sequence[int | str]) -> str:
@@ -451,7 +452,7 @@ def key_of(place: Sequence[int | str]) -> str:
             section = None
         parts.append(str(part))
         if section is not None and isinstance(part, str):
-            found = _sections_in(section.model_fields[part].annotation)
+            found = sections_in(section.model_fields[part].annotation)
             # Of several sections the next part says which.
             section = found[0] if len(found) == 1 else _Tagged if found else None
     return ".".join(parts)
