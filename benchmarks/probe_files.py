@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 from luthier.models.adapters import attach, load_adapter, merge, save_adapter
 from luthier.models.base import import_base, load_base
 from luthier.models.source import locate
-from luthier.spec.recipe import Adapter
+from luthier.spec.adapters.lora import Lora
 
 HEADS, KV_HEADS = 9, 3
-LORA = Adapter(type="lora", r=8, alpha=16, dropout=0, target_modules="all-linear")
+LORA = Lora(type="lora", r=8, alpha=16, dropout=0, target_modules="all-linear")
 
 BLOCK_NAMES = {
     "self_attn.q_proj": "attn_q",

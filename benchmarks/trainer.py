@@ -106,7 +106,8 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     from luthier.models.base import load_base
     from luthier.models.half import halve
     from luthier.pipeline.context import set_up_torch
-    from luthier.spec.recipe import Adapter, Train
+    from luthier.spec.adapters.lora import Lora
+from luthier.spec.recipe import Train
     from luthier.train import loop
     from luthier.train.methods.sft import Sft
 
@@ -120,7 +121,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
         learning_rate=2e-4, num_train_epochs=1, max_length=1024, batch_size=batch, micro_batch_tokens=2048,
         lr_scheduler_type="constant", warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, seed=0, threads=THREADS,
     )  # fmt: skip
-    adapter = Adapter(type="lora", r=16, alpha=32, target_modules="all-linear", dropout=0.0)
+    adapter = Lora(type="lora", r=16, alpha=32, target_modules="all-linear", dropout=0.0)
     model = attach(load_base(base), adapter, base_name="base", seed=0)
     if bf16:
         halve(model)

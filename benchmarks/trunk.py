@@ -33,7 +33,8 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
     from luthier.models.base import import_base, load_base
     from luthier.models.source import locate
     from luthier.models.trunk import check_trunk
-    from luthier.spec.recipe import Adapter, Train
+    from luthier.spec.adapters.lora import Lora
+from luthier.spec.recipe import Train
     from luthier.train import loop
     from luthier.train.methods.sft import Sft
     from luthier.train.trunk import OnTrunk, learned_rows, open_trunk
@@ -51,7 +52,7 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
         learning_rate=2e-4, num_train_epochs=1, max_length=1024, batch_size=batch, micro_batch_tokens=2048,
         lr_scheduler_type="constant", warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, seed=0, threads=THREADS,
     )  # fmt: skip
-    adapter = Adapter(
+    adapter = Lora(
         type="lora", r=16, alpha=32, dropout=0.0, target_modules="all-linear",
         layers_to_transform=tuple(range(30 - layers, 30)),
     )  # fmt: skip

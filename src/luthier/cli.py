@@ -230,7 +230,7 @@ def train(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Train the adapter; after an interruption the same command goes on, exact to the bit."""
+    """Train; after an interruption the same command goes on, exact to the bit."""
     from luthier.records import TrainResult
 
     launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
@@ -239,7 +239,7 @@ def train(
     best = (
         f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
     )
-    lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"adapter: {session.run.train / 'adapter'}"]
+    lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"{session.run.tuned.name}: {session.run.tuned}"]
     _emit(result.model_dump(mode="json"), lines, as_json=as_json)
 
 

@@ -24,7 +24,7 @@ from luthier.errors import ParityError
 from luthier.models.adapters import attach, save_adapter
 from luthier.records import Artifact, Golden, RequestContract
 from luthier.spec.plugins import EXPORTS
-from luthier.spec.recipe import Adapter
+from luthier.spec.adapters.lora import Lora
 from luthier.store.files import sha256_files
 from tiny import llama, write_messages, write_tokenizer
 
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
             if name.endswith("bias"):
                 parameter.normal_(std=0.3, generator=generator)
     model.save_pretrained(base, safe_serialization=True)
-    lora = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+    lora = Lora(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
     tuned = attach(model, lora, base_name="tiny", seed=0)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luthier.engines.transformers import AT_ONCE, TransformersEngine
 from luthier.models.adapters import attach
-from luthier.spec.recipe import Adapter
+from luthier.spec.adapters.lora import Lora
 from tiny import llama
 
 MODEL = llama()
@@ -155,7 +155,7 @@ def test_the_adapter_stays_off_for_all_questions_that_are_asked_at_once() -> Non
 
 
 def _tuned() -> Any:
-    adapter = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+    adapter = Lora(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
     model = attach(llama(seed=3), adapter, base_name="tiny", seed=0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from luthier.errors import ModelError
 from luthier.models.adapters import adapter_state, attach, bare, load_adapter, merge, save_adapter
-from luthier.spec.recipe import Adapter
+from luthier.spec.adapters.lora import Lora
 from tiny import llama
 
-LORA = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+LORA = Lora(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IDS = torch.tensor([[5, 9, 20, 300, 7, 41]])
 

@@ -14,7 +14,7 @@ from luthier.models.adapters import attach, bare
 from luthier.models.forward import check_packing, hidden_states
 from luthier.models.packing import lay_out_rows
 from luthier.models.trunk import check_trunk, lowest_learning, starting_at, states_below
-from luthier.spec.recipe import Adapter
+from luthier.spec.adapters.lora import Lora
 
 ROWS = [[*range(3, 30), 40, 41], [*range(3, 30), 50], [7, 8, 9]]
 LAYERS = 4
@@ -26,7 +26,7 @@ def family(name: str, **more: Any) -> Any:
 
 def tuned(base: Any, *layers: int, dropout: float = 0.0) -> Any:
     """With an adapter on these layers that does something."""
-    lora = Adapter(
+    lora = Lora(
         type="lora", r=2, alpha=4.0, dropout=dropout, target_modules="all-linear", layers_to_transform=layers or None
     )
     model = attach(base, lora, base_name="tiny", seed=0)

@@ -66,7 +66,7 @@ def test_adapter_counts_equal_those_of_peft(
 
     from luthier.models.adapters import attach
     from luthier.models.trunk import lowest_learning
-    from luthier.spec.recipe import Adapter
+    from luthier.spec.adapters.lora import Lora
 
     torch.set_num_threads(1)
     config = LlamaConfig(
@@ -93,7 +93,7 @@ def test_adapter_counts_equal_those_of_peft(
         num_parameters=model.num_parameters(),
     )
     assert counted_parameters(shape) == model.num_parameters()
-    lora = Adapter(type="lora", r=3, alpha=3, dropout=0.0, target_modules=target_modules, layers_to_transform=layers)
+    lora = Lora(type="lora", r=3, alpha=3, dropout=0.0, target_modules=target_modules, layers_to_transform=layers)
     tuned = attach(model, lora, base_name="tiny", seed=0)
     trainable, _ = tuned.get_nb_trainable_parameters()
     assert adapter_parameters(shape, r=3, target_modules=target_modules, numbers=layers) == trainable

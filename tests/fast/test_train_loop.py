@@ -15,7 +15,8 @@ from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import attach
 from luthier.records import StepEvent, TrainResult
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Adapter, Train
+from luthier.spec.adapters.lora import Lora
+from luthier.spec.recipe import Train
 from luthier.train import loop
 from luthier.train.methods import load_method, sft
 from luthier.train.methods.sft import Sft
@@ -62,7 +63,7 @@ INPUTS = loop.Inputs(EXAMPLES, model_sha256="m", data_sha256="d", recipe_sha256=
 
 
 def fresh(**changes: Any) -> Any:
-    adapter = Adapter(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+    adapter = Lora(type="lora", r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
     return attach(llama(), adapter.model_copy(update=changes), base_name="tiny", seed=0)
 
 

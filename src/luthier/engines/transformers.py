@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from luthier.engines.protocol import Item, Result, Score
-from luthier.models.adapters import bare, load_adapter
+from luthier.models.adapters import bare
 from luthier.models.base import load_base
 from luthier.models.forward import forward_logits
 from luthier.models.packing import Segment, lay_out, lay_out_rows
+from luthier.models.tuned import can_switch_off, load_tuned
 
 _LOGITS_CHUNK = 256  # positions whose vocabulary-wide scores are held at once
 AT_ONCE = 4
@@ -32,7 +33,7 @@ class TransformersEngine:
 
     def __init__(self, model: Any, *, at_once: int = AT_ONCE) -> None:
         """Ask `model`, at most `at_once` questions at the same time."""
-        self._whole = model
+        self.whole = model
         self.model = bare(model)
         self.device = self.model.device
         self._threads = torch.get_num_threads()
@@ -43,13 +44,13 @@ class TransformersEngine:
 
     @classmethod
     def open(cls, base: Path, adapter: Path | None = None, *, device: str = "cpu") -> TransformersEngine:
-        """Load a folder, with the adapter of another folder where given."""
-        model: Any = load_base(base)
-        return cls((load_adapter(model, adapter) if adapter is not None else model).to(device))
+        """Load a folder, with the adapter of another folder where given; whole weights that stand there replace it."""
+        model: Any = load_base(base) if adapter is None else load_tuned(base, adapter)
+        return cls(model.to(device))
 
     def without_adapter(self) -> TransformersEngine:
         """The base under the same weights: this model with its adapter switched off while it is asked."""
-        return _WithoutAdapter(self._whole)
+        return _WithoutAdapter(self.whole)
 
     @torch.inference_mode()
     def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
@@ -127,6 +128,16 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)  # what a worker sets is also the default of threads yet to start
 
 
+def base_and_tuned(
+    base: Path, tuned: Path, *, device: str = "cpu"
+) -> tuple[TransformersEngine, TransformersEngine]:
+    """The untuned and the tuned model; one set of weights in memory where an adapter alone tells them apart."""
+    engine = TransformersEngine.open(base, tuned, device=device)
+    if can_switch_off(engine.whole):
+        return engine.without_adapter(), engine
+    return TransformersEngine.open(base, device=device), engine
+
+
 class _WithoutAdapter(TransformersEngine):
     """Every question is asked with the adapter off; it stays off until the last of those asked at once is answered."""
 
@@ -140,7 +151,7 @@ class _WithoutAdapter(TransformersEngine):
     def _adapter_off(self) -> Iterator[None]:
         with self._lock:
             if self._asking == 0:
-                self._off.enter_context(self._whole.disable_adapter())
+                self._off.enter_context(self.whole.disable_adapter())
             self._asking += 1
         try:
             yield

@@ -127,7 +127,7 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         else "the last: there were no validation rows to choose a better one by"
     )
     return [
-        f"Method `{train.method}` with adapter `{adapter.type}` (r {adapter.r}, alpha {adapter.alpha:g}): "
+        f"Method `{train.method}` with adapter `{adapter.type}`{_settings(adapter)}: "
         f"{train.trainable_parameters:,} trained parameters, learning rate {settings.learning_rate:g}, "
         f"seed {settings.seed}.",
         "",
@@ -135,6 +135,19 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
         f"{train.best_step}, {kept}.",
     ]
+
+
+def _settings(adapter: Adapter) -> str:
+    """What its section says, as far as it says something unusual or a number."""
+    shown = {"r": None, **adapter.model_dump(exclude={"type", "target_modules"})}
+    said = [f"{key} {_value(value)}" for key, value in shown.items() if value not in (None, False, True, "none", 0.0)]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _evaluation(evaluation: EvalReport) -> list[str]:

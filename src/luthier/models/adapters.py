@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from luthier.errors import ModelError
-from luthier.spec.recipe import Adapter
+from luthier.models.tuners import load_tuner
+from luthier.spec.adapter_section import Adapter
 from luthier.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -24,57 +24,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: int) -> PeftModel:
-    """Put a fresh adapter beside the frozen base.
-
-    LoRA: W x + (alpha / r) B A x, B zero at the start (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+def attach(model: PreTrainedModel, adapter: Adapter, *, base_name: str, seed: int) -> Any:
+    """Let what the recipe's section says learn: an adapter beside the frozen base, or the base's own weights.
 
     Args:
         model: the base; changed in place.
         adapter: a resolved section.
         base_name: written into adapter_config.json.
-        seed: of A's random start.
+        seed: of what is drawn at the start.
 
     Raises:
-        ModelError: a target module does not exist in the base.
+        ModelError: a target module or layer does not exist in the base.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    from luthier.models.fused import fuse
-
-    targets, layers = adapter.target_modules, adapter.layers_to_transform
-    if layers is not None and targets == "all-linear":
-        targets = _linears_of_layers(model)  # PEFT chooses layers among names only
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=adapter.r,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets or ()),
-        layers_to_transform=None if layers is None else list(layers),
-        bias="none",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            tuned = get_peft_model(model, config)
-        except ValueError as error:
-            raise ModelError(
-                f"adapter.target_modules {targets!r}: {error}",
-                way_out="use 'all-linear' or names of modules of this base",
-            ) from error
-    tuned.peft_config["default"].base_model_name_or_path = base_name
-    fuse(tuned)
-    return tuned
-
-
-def _linears_of_layers(model: PreTrainedModel) -> tuple[str, ...]:
-    """Last names of the linear modules within numbered layers, as PEFT's 'all-linear' means them: without the head."""
-    from transformers.pytorch_utils import Conv1D
-
-    kinds = (torch.nn.Linear, Conv1D)
-    found = {name for name, module in model.named_modules() if isinstance(module, kinds)}
-    return tuple(sorted({name.rpartition(".")[2] for name in found if re.search(r"\.\d+\.", name)}))
+    return load_tuner(adapter.type).attach(model, adapter, base_name=base_name, seed=seed)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -146,18 +108,20 @@ def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tenso
     """
     from safetensors.torch import save_file
 
-    tensors = adapter_state(model) if state is None else state
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    from luthier.models.converted import for_plain_base
+
+    tensors, adapted = for_plain_base(model, adapter_state(model) if state is None else state)
+    held = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     with safetensors_disk_errors(folder):
         save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: dict[str, Any] = model.peft_config["default"].to_dict()
+    config: dict[str, Any] = adapted.to_dict()
     config["inference_mode"] = True
     readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     write_atomic(folder / "adapter_config.json", json.dumps(readable, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """The base with the adapter added into its weights: W + (alpha / r) B A. The adapter is gone afterwards."""
+    """The base with the adapter added into its weights, e.g. W + (alpha / r) B A. The adapter is gone afterwards."""
     merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     merged.eval()
     return merged

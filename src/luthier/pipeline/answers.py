@@ -87,7 +87,7 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
 
 
 def open_asker(run: RunFolder) -> Asker:
-    """The tuned model of a run, from its exported adapter where there is one."""
+    """The tuned model of a run, from its exported adapter where there is one, else as it was trained."""
     for name, value in COMPUTING.items():  # read when torch is loaded; stages get it from their parent
         os.environ.setdefault(name, value)
     from luthier.engines.transformers import TransformersEngine
@@ -95,7 +95,7 @@ def open_asker(run: RunFolder) -> Asker:
     context = Context(run, Progress())
     set_up_torch(context.resolved.recipe.train.threads or 1)
     exported = run.artifacts / "adapter"
-    adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.train / "adapter"
+    adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.tuned
     return context.asker(TransformersEngine.open(context.base, adapter))
 
 

@@ -100,7 +100,7 @@ ORDER: tuple[Stage, ...] = (
         "train",
         "training",
         _train_inputs,
-        lambda run: [run.train / "adapter", run.train_result],
+        lambda run: [run.tuned, run.train_result],
         "lower train.micro_batch_tokens or train.max_length",
     ),
     Stage(

@@ -45,14 +45,14 @@ def prepare(context: Context) -> None:
 
 def evaluate(context: Context) -> None:
     """Base, tuned and baselines on the test split."""
-    from luthier.engines.transformers import TransformersEngine
+    from luthier.engines.transformers import base_and_tuned
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
 
     recipe, run = context.resolved.recipe, context.run
     device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
-    tuned = TransformersEngine.open(context.base, run.train / "adapter", device=device)
+    untuned, tuned = base_and_tuned(context.base, run.tuned, device=device)
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -65,7 +65,7 @@ def evaluate(context: Context) -> None:
     )
     report = judge(
         material,
-        base=context.asker(tuned.without_adapter()),
+        base=context.asker(untuned),
         tuned=context.asker(tuned),
         settings=recipe.evaluate,
         seed=recipe.train.seed,
@@ -84,8 +84,7 @@ def export(context: Context) -> None:
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
     run.artifacts_index.unlink(missing_ok=True)
-    adapter = run.train / "adapter"
-    reference = TransformersEngine.open(context.base, adapter)
+    reference = TransformersEngine.open(context.base, run.tuned)
     goldens, made = read_goldens(run.goldens), []
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
@@ -94,7 +93,7 @@ def export(context: Context) -> None:
             export_one(
                 kind,
                 base=context.base,
-                adapter=adapter,
+                adapter=run.tuned,
                 run=run.path,
                 contract=context.contract,
                 goldens=goldens,

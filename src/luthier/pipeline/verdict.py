@@ -19,7 +19,7 @@ from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
 from luthier.store.files import sha256_file, write_atomic
 from luthier.store.registry import Registry
-from luthier.store.runs import RunFolder
+from luthier.store.runs import RunFolder, weights_file
 from luthier.store.stages import Stages
 
 
@@ -175,7 +175,7 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return f"is about files that have changed since: {', '.join(changed)}"
     if gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
-    weights = sha256_file(run.train / "adapter" / "adapter_model.safetensors")
+    weights = sha256_file(weights_file(run.tuned))
     return (
         "" if weights == EvalReport.read(run.eval_report).weights_sha256 else "is about weights that have changed since"
     )

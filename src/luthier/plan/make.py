@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from luthier.plan import cost, memory
-from luthier.plan.parameters import adapter_parameters, counted_parameters, lowest_adapted
+from luthier.plan.parameters import counted_parameters, dense_weights, lowest_learning, trainable_parameters
 from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
 from luthier.plan.rank import Estimate, rank, within
 from luthier.plan.words import count, duration, millions, points, size
 from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
 from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
-from luthier.spec.plugins import METHODS, METRICS
+from luthier.spec.plugins import ADAPTERS, METHODS, METRICS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.trunk import TOKENS_PER_CHAR
 
@@ -77,28 +77,27 @@ def _predict(
 ) -> tuple[Estimate, Prediction]:
     recipe = resolved.recipe
     adapter, train = recipe.adapter, recipe.train
-    assert adapter.r is not None
-    assert adapter.target_modules is not None
     assert train.validations is not None
-    modules, numbers = adapter.target_modules, adapter.layers_to_transform
-    parameters = adapter_parameters(shape, r=adapter.r, target_modules=modules, numbers=numbers)
+    parameters, of_base = trainable_parameters(shape, adapter), ADAPTERS.get(adapter.type).trains_base
+    beside = shape.num_parameters if of_base else parameters  # weights that learned stand beside those of the base
     scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
     peak = max(
         _training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing)),
         memory.evaluation_gib(
-            shape, adapter=parameters, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
+            shape, adapter=beside, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
         ),
         memory.export_gib(shape),
     )
     on_one_machine = cost.training_seconds(
         shape,
         work,
-        adapter=parameters,
+        adapter=0 if of_base else parameters,
         validations=train.validations,
         gflops=gflops,
-        backward_factor=METHODS.get(recipe.method.type).backward_factor,
+        # Weights that learn need a gradient of their own: one more product as large as the forward's.
+        backward_factor=METHODS.get(recipe.method.type).backward_factor + (1.0 if of_base else 0.0),
         course=cost.Course(
-            first=lowest_adapted(shape, modules, numbers),
+            first=lowest_learning(shape, adapter),
             cache_trunk=bool(train.cache_trunk),
             recomputed=bool(train.gradient_checkpointing),
         ),
@@ -123,20 +122,21 @@ def _predict(
 
 def _training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
     adapter = resolved.recipe.adapter
-    assert adapter.r is not None
-    assert adapter.target_modules is not None
-    modules, numbers = adapter.target_modules, adapter.layers_to_transform
-    tokens = round(work.largest_micro_batch)
-    return resolved.recipe.launch.nproc_per_node * memory.training_gib(  # each with all of it
+    parameters, tokens = trainable_parameters(shape, adapter), round(work.largest_micro_batch)
+    each = memory.training_gib(
         shape,
-        adapter=adapter_parameters(shape, r=adapter.r, target_modules=modules, numbers=numbers),
-        r=adapter.r,
+        adapter=parameters,
+        r=int(getattr(adapter, "r", None) or 0),
         tokens=tokens,
         supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
-        first=lowest_adapted(shape, modules, numbers),
+        first=lowest_learning(shape, adapter),
         bf16=resolved.recipe.train.bf16,
         recomputed=recomputed,
     )
+    if ADAPTERS.get(adapter.type).trains_base:
+        each += memory.whole_weights_gib(parameters)
+    each += dense_weights(shape, adapter) * memory.FLOAT_BYTES / memory.GIB
+    return resolved.recipe.launch.nproc_per_node * each  # each with all of it
 
 
 def memory_asks_for_checkpointing(

@@ -21,6 +21,10 @@ TRAINED_COPIES = 4
 CHECKPOINT_COPIES = 3
 """What is copied of it while a checkpoint is written beside training: weight, first and second moment."""
 
+WHOLE_COPIES = 1
+"""What weights of the base that learn take beside that: the best ones so far, what AdamW makes of all of them at once,
+less the weight itself, which is the base's and counted there."""
+
 LOGIT_COPIES = 2
 """Logits alive at once at a position: the scores, and what is made of them."""
 
@@ -109,6 +113,11 @@ def training_gib(
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first, recomputed=recomputed)
     weights = halved_gib(shape) if bf16 else weights_gib(shape)
     return RESIDENT_GIB + max(weights_gib(shape), weights + trained + activations)
+
+
+def whole_weights_gib(trained: int) -> float:
+    """What `training_gib` leaves out where so many weights of the base itself are trained."""
+    return WHOLE_COPIES * trained * FLOAT_BYTES / GIB
 
 
 def evaluation_gib(shape: ModelShape, *, adapter: int, tokens: float, scored: float, threads: int) -> float:

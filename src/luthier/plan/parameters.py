@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from luthier.errors import RecipeError
 from luthier.records import ModelShape
+from luthier.spec.adapter_section import Adapter, PeftAdapter
+from luthier.spec.plugins import ADAPTERS
+from luthier.spec.recipe import EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,60 @@ def adapter_parameters(
     return sum(r * (linear.fan_in + linear.fan_out) for linear in adapted(shape, target_modules, numbers))
 
 
-def lowest_adapted(
-    shape: ModelShape, target_modules: str | tuple[str, ...], numbers: Collection[int] | None = None
-) -> int:
-    """Number of the lowest decoder layer that an adapter touches; nothing goes backward below it."""
-    return min(linear.layer for linear in adapted(shape, target_modules, numbers))
+def trainable_parameters(shape: ModelShape, adapter: Adapter) -> int:
+    """What a resolved section trains: its adapter's parameters and modules that learn whole, or weights of the base.
+
+    Raises:
+        RecipeError: a name matches nothing.
+    """
+    facts = ADAPTERS.get(adapter.type)
+    if facts.parameters is None:
+        if adapter.layers_to_transform is None:
+            return shape.num_parameters
+        return len(adapter.layers_to_transform) * layer_parameters(shape)
+    beside = sum(
+        facts.parameters(adapter, linear.name.rpartition(".")[2], linear.fan_in, linear.fan_out)
+        for linear in _touched(shape, adapter)
+    )
+    return beside + sum(_module_parameters(shape, name) for name in adapter.whole_modules)
+
+
+def lowest_learning(shape: ModelShape, adapter: Adapter) -> int:
+    """Number of the lowest decoder layer in which something learns; nothing goes backward below it."""
+    if adapter.whole_modules:  # norms stand in every layer, embeddings below all of them; the last norm is no matter
+        return 0
+    if ADAPTERS.get(adapter.type).trains_base:
+        return min(adapter.layers_to_transform or (0,))
+    return min(linear.layer for linear in _touched(shape, adapter))
+
+
+def dense_weights(shape: ModelShape, adapter: Adapter) -> int:
+    """Weights that are made anew of the adapted layers in every step and kept for its backward pass."""
+    copies = ADAPTERS.get(adapter.type).dense_copies
+    if not copies:
+        return 0
+    return round(copies * sum(linear.fan_in * linear.fan_out for linear in _touched(shape, adapter)))
+
+
+def _touched(shape: ModelShape, adapter: Adapter) -> tuple[Linear, ...]:
+    assert isinstance(adapter, PeftAdapter)
+    assert adapter.target_modules is not None
+    return adapted(shape, adapter.target_modules, adapter.layers_to_transform)
+
+
+def layer_parameters(shape: ModelShape) -> int:
+    """Weights of one layer: its linear layers and two norms."""
+    return linear_parameters(shape) // shape.num_layers + 2 * shape.hidden_size
+
+
+def _module_parameters(shape: ModelShape, name: str) -> int:
+    """Of a module that learns whole, by the end of its name; norms of all layers count."""
+    if name.endswith(EMBEDDINGS):
+        return shape.vocab_size * shape.hidden_size
+    linear = sum(one.fan_in * one.fan_out for one in linears(shape) if one.name.endswith(f".{name}"))
+    if linear:
+        return linear
+    return shape.hidden_size * (shape.num_layers if name.endswith("layernorm") else 1)
 
 
 def linear_parameters(shape: ModelShape) -> int:

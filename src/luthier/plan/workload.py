@@ -115,7 +115,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     shared = min(
         prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
     )
-    if recipe.adapter.dropout:  # every row is its own then
+    if recipe.is_noisy:  # every row is its own then
         shared = 0.0
     own = prompt + answer - shared
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))

@@ -28,6 +28,13 @@ ALIASES: dict[str, str] = {
     "lora_dropout": "adapter.dropout",
     "lora_target_modules": "adapter.target_modules",
     "peft_layers_to_transform": "adapter.layers_to_transform",
+    "peft_use_rslora": "adapter.use_rslora",
+    "peft_use_dora": "adapter.use_dora",
+    "peft_init_lora_weights": "adapter.init_lora_weights",
+    "lora_modules_to_save": "adapter.modules_to_save",
+    "neftune_noise_alpha": "train.neftune_noise_alpha",
+    "loraplus_lr_ratio": "train.loraplus_lr_ratio",
+    "embedding_lr": "train.embedding_learning_rate",
 }
 """Alias -> canonical key. An alias may stand at the top of a recipe or inside the section of its canonical key."""
 

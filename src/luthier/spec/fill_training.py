@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape
-from luthier.spec.filler import Filler, Machine
-from luthier.spec.plugins import METHODS
+from luthier.spec.filler import GIVEN, Filler, Machine
+from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.trunk import worth_caching
 
 EFFECTIVE_BETA = 0.999
@@ -26,11 +26,21 @@ def fill_method(filler: Filler) -> None:
             way_out=f"its tasks: {', '.join(facts.tasks)}",
             key="method.type",
         )
-    filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
-    filler.fill("adapter.r", 16, "a common middle")
-    filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
-    filler.fill("adapter.dropout", 0.0, "off, so that runs repeat exactly")
-    filler.fill("adapter.target_modules", "all-linear", "every linear layer of the base but the output head")
+    fill_adapter(filler)
+
+
+def fill_adapter(filler: Filler) -> None:
+    """What is usual of its type."""
+    section = filler.tree["adapter"]
+    facts = ADAPTERS.get(section["type"])
+    if filler.reasons["adapter.type"] != GIVEN:
+        filler.reasons["adapter.type"] = "near the quality of full tuning at a fraction of the memory"
+    for key, value, reason in facts.usual:
+        if section[key] is None:
+            value, reason = value(section) if callable(value) else (value, reason)
+            filler.fill(f"adapter.{key}", value, reason)
+    if "modules_to_save" in section and section["modules_to_save"] is None:
+        filler.reasons["adapter.modules_to_save"] = "open on purpose: nothing learns but the adapter"
 
 
 def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
@@ -40,10 +50,14 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
         RecipeError: train.max_length is more than the base was trained for.
     """
     method = METHODS.get(filler.tree["method"]["type"])
+    adapter = ADAPTERS.get(filler.tree["adapter"]["type"])
     billions = shape.num_parameters / 1e9
-    rate = next(rate for most, rate in method.learning_rates if billions <= most)
+    rate = next(rate for most, rate in method.learning_rates if billions <= most) * adapter.rate_factor
+    of = method.name if adapter.rate_factor == 1 else f"{method.name} with adapter {adapter.name}"
     filler.fill(
-        "train.learning_rate", rate, f"default of {method.name} for a base of {billions:.2g} billion parameters"
+        "train.learning_rate",
+        float(f"{rate:.3g}"),
+        f"default of {of} for a base of {billions:.2g} billion parameters",
     )
     filler.fill("train.num_train_epochs", 3, "a common middle")
     if filler.tree["train"]["max_tokens"] is None:
@@ -66,7 +80,7 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
     filler.fill("train.gradient_checkpointing", False, "what the backward pass needs is kept, not computed twice")
     filler.fill("train.lr_scheduler_type", "linear", "decays to zero, robust for short runs")
     filler.fill("train.warmup_ratio", 0.06, "a few steps for AdamW's second moment")
-    filler.fill("train.weight_decay", 0.0, "adapters start at zero")
+    filler.fill("train.weight_decay", 0.0, "adapters start at zero" if not adapter.trains_base else "a short run")
     filler.fill("train.max_grad_norm", 1.0, "a common middle")
     filler.fill("train.validations", 4, "one in each quarter of training")
     filler.fill("train.patience", 2, "two validations without a better metric")
@@ -76,6 +90,15 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
         filler.reasons["train.class_weight"] = "open on purpose: every row counts alike"
     elif filler.tree["train"]["class_weight"] == "effective":
         filler.fill("train.class_weight_beta", EFFECTIVE_BETA, "evens out labels of up to about a thousand rows")
+    open_keys = {
+        "layer_lr_decay": "every layer learns at the same rate",
+        "embedding_learning_rate": "as the rest, where they learn",
+        "loraplus_lr_ratio": "A and B learn at the same rate",
+        "neftune_noise_alpha": "no noise, so that rows share what they begin with",
+    }
+    for key, why in open_keys.items():
+        if filler.tree["train"][key] is None:
+            filler.reasons[f"train.{key}"] = f"open on purpose: {why}"
     device = machine.accelerator or "cpu"
     filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
     filler.fill("train.threads", machine.threads, "processors that this process may use")
@@ -103,6 +126,10 @@ def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None
         max_length=tree["train"]["max_length"],
         max_tokens=tree["train"]["max_tokens"],
     )
+    if tree["train"]["neftune_noise_alpha"] is not None:
+        caches, reason = False, "noise on the embeddings makes what frozen layers say new each time"
+    elif tree["adapter"].get("modules_to_save"):
+        caches, reason = False, "modules that learn whole may stand in the layers below"
     filler.fill("train.cache_trunk", caches, reason)
 
 

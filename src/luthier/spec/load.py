@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.aliases import ALIASES, ELSEWHERE, NOT_BUILT
 from luthier.spec.limits import Limit, parse_limit
-from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS, SINKS
+from luthier.spec.plugins import ADAPTERS, EXPORTS, METHODS, READERS, SINKS, Table
 from luthier.spec.recipe import Recipe
 from luthier.spec.section import Section
 from luthier.spec.steps import refuse_impossible
@@ -308,6 +308,8 @@ def _normalise(tree: dict[str, Any]) -> None:
         tree["method"] = {"type": tree["method"]}
     if isinstance(tree.get("method"), dict):
         tree["method"].setdefault("type", "auto")
+    if isinstance(tree.get("adapter"), str):
+        tree["adapter"] = {"type": tree["adapter"]}
     if isinstance(tree.get("export"), str):
         tree["export"] = [tree["export"]]
     train = tree.get("train")
@@ -429,7 +431,8 @@ def _section_of(section: type[BaseModel], key: str, tag: object) -> type[Section
     """What stands below a key; of several, the one that `tag` chooses."""
     found = sections_in(section.model_fields[key].annotation)
     if len(found) > 1:
-        found = [one for one in found if one.model_fields["type"].default == tag]
+        usual = found[0].model_fields["type"].default
+        found = [one for one in found if one.model_fields["type"].default == (usual if tag is None else tag)]
     return found[0] if found else None
 
 
@@ -480,18 +483,17 @@ def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError
 
 def _refuse_unknown_types(tree: Mapping[str, Any], places: Mapping[str, str]) -> None:
     """Said first: which keys a section has follows from its type."""
-    method = tree.get("method")
-    name = method.get("type") if isinstance(method, dict) else None
-    if isinstance(name, str) and name != "auto":
-        with _at(places, "method.type"):
-            METHODS.get(name)
+    tables: dict[str, Table[Any]] = {"method": METHODS, "adapter": ADAPTERS}
+    for key, table in tables.items():
+        section = tree.get(key)
+        name = section.get("type") if isinstance(section, dict) else None
+        if isinstance(name, str) and (key, name) != ("method", "auto"):
+            with _at(places, f"{key}.type"):
+                table.get(name)
 
 
 def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     """Names that are in no table, and lines of the objective that cannot be read."""
-    if recipe.adapter.type is not None:
-        with _at(places, "adapter.type"):
-            ADAPTERS.get(recipe.adapter.type)
     for index, entry in enumerate(recipe.data.train):
         if entry.format is not None:
             with _at(places, f"data.train.{index}.format"):

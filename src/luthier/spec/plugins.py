@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar, Union
 
 from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
+from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, Section
 
 
@@ -33,12 +34,32 @@ class MethodFacts:
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
 
 
+ALL_LINEAR = "every linear layer of the base but the output head"
+"""Why it is usual to adapt 'all-linear'."""
+
+
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What is trained beside the frozen base."""
+    """What is trained: something beside the frozen base, or the base itself."""
 
     name: str
     summary: str
+    section: type[Adapter]
+    """Of the recipe: its settings."""
+    usual: tuple[tuple[str, Any, str], ...] = ()
+    """(key, value, reason) of what is filled in, in this order; a function makes value and reason from the section."""
+    parameters: Callable[[Any, str, int, int], int] | None = None
+    """Trained beside a linear layer: (section, last part of its name, fan_in, fan_out) -> their number; None where the
+    weights themselves are trained."""
+    rate_factor: float = 1.0
+    """Usual learning rate over the method's, which is that of LoRA."""
+    dense_copies: float = 0.0
+    """Copies of an adapted layer's weight that are made and kept for the backward pass."""
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base's own weights learn, so that gradients are made of all of them."""
+        return self.parameters is None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
-from luthier.spec.plugins import METHODS, union_of
+from luthier.spec.adapter_section import Adapter
+from luthier.spec.adapters.lora import Lora
+from luthier.spec.plugins import ADAPTERS, METHODS, union_of
 from luthier.spec.section import Method, Section
 
 _FEATURE_NAME = re.compile(r"[^\W\d]\w*")
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_out")
+"""Ends of names of modules with a vector for each token, at the model's start or end."""
 
 BUNDLED_EMBEDDINGS = "all-minilm-l6-v2"
 """The embedding model that the extra `meaning` brings; every other one is a folder."""
@@ -366,44 +371,11 @@ else:
     AnyMethod = union_of([AutoMethod, *(facts.section for facts in METHODS.entries().values())])
 
 
-LayerNumber = Annotated[int, Field(ge=0, strict=True)]
-
-
-class Adapter(Section):
-    type: str | None = Field(None, description="A name of the adapters table.")
-    r: int | None = Field(None, gt=0, le=512)
-    alpha: float | None = Field(None, gt=0)
-    dropout: float | None = Field(None, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] | None = Field(None, description="'all-linear' or names of modules.")
-    layers_to_transform: tuple[LayerNumber, ...] | None = Field(
-        None, min_length=1, description="Numbers of the layers that learn, from 0; all of them where it is open."
-    )
-
-    @field_validator("target_modules")
-    @classmethod
-    def _names_a_module(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if value is not None and not all([value, *value]):
-            raise ValueError("no module is named, write 'all-linear' or a list of names")
-        return value
-
-    @field_validator("layers_to_transform")
-    @classmethod
-    def _names_each_layer_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """In one order, so that the same layers are the same recipe."""
-        if value is not None and len(set(value)) < len(value):
-            twice = next(layer for layer in value if value.count(layer) > 1)
-            raise ValueError(f"layer {twice} stands twice; name each once")
-        return value if value is None else tuple(sorted(value))
-
-    @model_validator(mode="after")
-    def _chooses_layers_once(self) -> Adapter:
-        expression = isinstance(self.target_modules, str) and self.target_modules != "all-linear"
-        if self.layers_to_transform is not None and expression:
-            raise ValueError(
-                "layers_to_transform goes with target_modules: all-linear or a list of names; "
-                "a regular expression names its layers itself"
-            )
-        return self
+if TYPE_CHECKING:
+    AnyAdapter = Adapter
+else:
+    # Where no type is given it is LoRA.
+    AnyAdapter = union_of([Lora, *(facts.section for facts in ADAPTERS.entries().values() if facts.section != Lora)])
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -438,6 +410,16 @@ class Train(Section):
     )
     cache_trunk: bool | None = Field(
         None, description="Keep the output of the frozen layers below adapter.layers_to_transform on disk."
+    )
+    layer_lr_decay: float | None = Field(
+        None, gt=0, lt=1, description="A layer's learning rate over that of the layer above it, from the last one down."
+    )
+    embedding_learning_rate: float | None = Field(
+        None, gt=0, description="Of embeddings and output head where they learn; that of the rest where it is open."
+    )
+    loraplus_lr_ratio: float | None = Field(None, gt=1, description="Learning rate of LoRA's B over that of A.")
+    neftune_noise_alpha: float | None = Field(
+        None, gt=0, description="Size of noise that training adds to the embeddings of tokens; 5 is usual."
     )
     class_weight: ClassWeight | None = Field(
         None, description="What rows count in the loss by label: 'balanced', 'effective', or a number for each label."
@@ -521,7 +503,7 @@ class Recipe(Section):
     model: Model
     data: Data
     method: AnyMethod = Field(default_factory=AutoMethod)
-    adapter: Adapter = Field(default_factory=Adapter)
+    adapter: AnyAdapter = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     launch: Launch = Field(default_factory=Launch)
@@ -541,12 +523,51 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _cached_trunk_is_frozen(self) -> Recipe:
         layers = self.adapter.layers_to_transform
-        if self.train.cache_trunk and (layers is None or layers[0] == 0):
+        if not self.train.cache_trunk:
+            return self
+        if layers is None or layers[0] == 0:
             raise ValueError(
                 "train.cache_trunk keeps the output of the layers below those that learn, and layer 0 learns; "
                 "set adapter.layers_to_transform to the upper layers, or leave train.cache_trunk out"
             )
+        if self.train.neftune_noise_alpha is not None:
+            raise ValueError(
+                "train.cache_trunk keeps what frozen layers say of a token, and with train.neftune_noise_alpha they say "
+                "something else each time; leave one of them out"
+            )
+        if self.adapter.whole_modules:
+            raise ValueError(
+                "train.cache_trunk keeps the output of frozen layers, and adapter.modules_to_save may learn in them; "
+                "leave one of them out"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _rates_are_of_what_learns(self) -> Recipe:
+        kind, train = self.adapter.type, self.train
+        if train.loraplus_lr_ratio is not None and kind != "lora":
+            raise ValueError(f"train.loraplus_lr_ratio is for the matrices of LoRA, and adapter.type is {kind}")
+        if train.embedding_learning_rate is not None and not self.embeddings_learn:
+            raise ValueError(
+                "train.embedding_learning_rate is for embeddings that learn; take adapter: {type: full} for all layers, "
+                "name embed_tokens or lm_head in adapter.modules_to_save, or leave it out"
+            )
+        if train.bf16 and kind in ("full", "oft"):
+            why = "no weight is frozen" if kind == "full" else "turned inputs would be rounded"
+            raise ValueError(f"train.bf16 is for products with frozen weights, and with adapter.type {kind} {why}")
+        return self
+
+    @property
+    def embeddings_learn(self) -> bool:
+        """Whether embeddings of tokens or the output head are among what is trained."""
+        if ADAPTERS.get(self.adapter.type).trains_base:
+            return self.adapter.layers_to_transform is None
+        return any(name.endswith(EMBEDDINGS) for name in self.adapter.whole_modules)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether training computes something else of a token each time, so that rows share nothing."""
+        return bool(self.adapter.noise or self.train.neftune_noise_alpha)
 
     @property
     def entry(self) -> DataEntry:

@@ -16,6 +16,7 @@ from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fi
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
+from luthier.spec.plugins import ADAPTERS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
@@ -127,7 +128,7 @@ def _resolved(
         )
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
-    filler.fill("export", ["adapter", "merged"], "both forms that are built")
+    _fill_export(filler)
     filler.fill("data.steps", list(usual_steps(_whole(filler.tree))), "the usual order; why is said below")
     resolved = ResolvedRecipe(
         recipe=_whole(filler.tree),
@@ -143,6 +144,18 @@ def _resolved(
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
     return resolved
+
+
+def _fill_export(filler: Filler) -> None:
+    """All forms that fit what is trained."""
+    if not ADAPTERS.get(filler.tree["adapter"]["type"]).trains_base:
+        filler.fill("export", ["adapter", "merged"], "both forms that are built")
+    elif "adapter" in filler.fill("export", ["merged"], "there is no adapter, the weights themselves learn"):
+        raise RecipeError(
+            "export: there is no adapter to export, adapter.type full trains the weights themselves",
+            way_out="write export: [merged], the trained weights as a transformers folder, or take another adapter.type",
+            key="export",
+        )
 
 
 def _whole(tree: dict[str, Any]) -> Recipe:

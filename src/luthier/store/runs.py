@@ -18,6 +18,9 @@ LATEST = "latest"
 LOCK = ".lock"
 _POLL_SECONDS = 0.1
 
+ADAPTER, WEIGHTS = "adapter", "model"
+"""Folder below train/ with what was learned: a PEFT adapter, or all weights as a transformers folder."""
+
 
 class _At:
     """A file or folder at a fixed place of the run folder."""
@@ -67,6 +70,11 @@ class RunFolder:
     def id(self) -> str:
         return self.path.name
 
+    @property
+    def tuned(self) -> Path:
+        """Folder with what was learned; that of an adapter where nothing was learned yet."""
+        return tuned_in(self.train)
+
     @classmethod
     def create(cls, out: Path, name: str, id: str) -> Self:
         """Make `out/name/id`, or take it up again, and let `out/name/latest` point to it.
@@ -105,6 +113,16 @@ class RunFolder:
             f"{where!r} is not a run: neither {where} nor {out / where} holds a recipe",
             way_out=f"runs in {out}: {', '.join(known) or 'none, `luthier run` makes one'}",
         )
+
+
+def tuned_in(train: Path) -> Path:
+    """Folder with what was learned, below `train`; that of an adapter where nothing was learned yet."""
+    return train / (WEIGHTS if (train / WEIGHTS).is_dir() else ADAPTER)
+
+
+def weights_file(tuned: Path) -> Path:
+    """The tensors in a folder with what was learned."""
+    return tuned / ("model.safetensors" if tuned.name == WEIGHTS else "adapter_model.safetensors")
 
 
 def _ids(folder: Path) -> list[str]:

@@ -29,11 +29,12 @@ from torch.nn import Parameter
 from luthier.data.imbalance import row_weights
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
-from luthier.models.adapters import adapter_state, save_adapter
 from luthier.models.forward import is_noisy
+from luthier.models.tuned import kind_of, save_tuned, tuned_state
 from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
+from luthier.store.runs import tuned_in, weights_file
 from luthier.train import checkpoint
 from luthier.train.batches import MicroBatch, Step, dealt, micro_batches, steps_of
 from luthier.train.checkpoint import LoopState, Writer
@@ -88,10 +89,10 @@ def train(
     watch: Watcher,
     stop_asked: Callable[[], bool],
 ) -> TrainResult:
-    """Train the adapter of `model`; resume from the newest checkpoint in `out`. Every rank calls it with the same.
+    """Train what learns of `model`; resume from the newest checkpoint in `out`. Every rank calls it with the same.
 
-    Writes out/checkpoints/step-N and, at the end, out/adapter (the best by the task's metric; the last without
-    validation rows). The best weights travel in the checkpoints, so that the adapter follows from the newest one alone.
+    Writes out/checkpoints/step-N and, at the end, out/adapter or out/model (the best by the task's metric; the
+    last without validation rows). The best weights travel in the checkpoints, so that it follows from the newest one.
 
     Raises:
         NonFinite: loss or gradient norm is not finite; named with the rows of the step, before the optimizer moved.
@@ -102,7 +103,7 @@ def train(
     ranks = present()
     _refuse_strangers(inputs, ranks)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = make_optimizer(parameters.values(), settings)
+    optimizer = make_optimizer(parameters, settings)
     state, best = checkpoint.load_latest(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer, ranks=ranks
     )
@@ -195,7 +196,7 @@ class _Loop:
         self._refuse_non_finite(total_loss, norm, state.step + 1, step)
         rate = learning_rate(state.step, total=self.total, settings=self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         num_tokens = sum(self.lengths[row] for row in step.rows)
@@ -303,10 +304,10 @@ def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Te
     with torch.no_grad():
         for name, tensor in best.items():
             parameters[name].copy_(tensor)
-    state = whole(adapter_state(model))
+    state = whole(tuned_state(model))
     if ranks.is_first:
-        with write_atomic_dir(out / "adapter") as folder:
-            save_adapter(model, folder, state)
+        with write_atomic_dir(out / kind_of(model)) as folder:
+            save_tuned(model, folder, state)
     ranks.meet()
 
 
@@ -336,7 +337,7 @@ def _result(
         resumed_from=state.resumed_from,
         history=state.history,
         spikes=state.spikes,
-        weights_sha256=sha256_file(out / "adapter" / "adapter_model.safetensors"),
+        weights_sha256=sha256_file(weights_file(tuned_in(out))),
         data_sha256=inputs.data_sha256,
         model_sha256=inputs.model_sha256,
         threads=settings.threads or 0,

@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch.nn import Parameter
 
-from luthier.spec.recipe import Train
+from luthier.spec.recipe import EMBEDDINGS, Train
 from luthier.train.shard import is_part
 
 
-def make_optimizer(parameters: Iterable[Parameter], settings: Train) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) with torch's betas 0.9, 0.999 and eps 1e-8."""
-    groups: dict[bool, list[Parameter]] = {}  # torch's fused loops take whole tensors or divided ones, not both
-    for parameter in parameters:
-        groups.setdefault(is_part(parameter), []).append(parameter)
+_LAYER = re.compile(r"\.layers\.(\d+)\.|\.h\.(\d+)\.")
+
+
+def make_optimizer(parameters: Mapping[str, Parameter], settings: Train) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) with torch's betas 0.9, 0.999 and eps 1e-8.
+
+    Each group has a `rate_factor`, by which the schedule's rate is multiplied. Vectors (norms, biases, magnitudes) do
+    not decay.
+    """
+    factors = rate_factors(parameters, settings)
+    # Torch's fused loops take whole tensors or divided ones, not both.
+    groups: dict[tuple[bool, bool, float], list[Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((is_part(parameter), parameter.ndim > 1, factors[name]), []).append(parameter)
+    decay = settings.weight_decay or 0.0
     return torch.optim.AdamW(
-        [{"params": group} for group in groups.values()],
+        [
+            {"params": group, "weight_decay": decay if decays else 0.0, "rate_factor": factor}
+            for (_, decays, factor), group in groups.items()
+        ],
         lr=0.0,
-        weight_decay=settings.weight_decay or 0.0,
         foreach=True,
     )
+
+
+def rate_factors(parameters: Iterable[str], settings: Train) -> dict[str, float]:
+    """Name of a parameter -> its learning rate over `train.learning_rate`.
+
+    decay^(top - layer) for layers up to `top`, the last that learns; embeddings stand one below layer 0, everything
+    else outside the layers (last norm, head) learns at the full rate (Howard & Ruder 2018, arXiv 1801.06146, section
+    3.2; Clark et al. 2020, arXiv 2003.10555, appendix A). B of LoRA: times the ratio (Hayou et al. 2024, arXiv
+    2402.12354, definition 2).
+    """
+    names = tuple(parameters)
+    layers = {name: int(match[1] or match[2]) for name in names if (match := _LAYER.search(name))}
+    top = max(layers.values(), default=-1)
+    made = {}
+    for name in names:
+        factor = 1.0
+        ends = any(f".{end}." in f".{name}" for end in EMBEDDINGS)
+        if ends and settings.embedding_learning_rate is not None:
+            factor = settings.embedding_learning_rate / (settings.learning_rate or 1.0)
+        elif settings.layer_lr_decay is not None and (name in layers or (ends and not any(head in name for head in ("lm_head", "embed_out")))):
+            factor = settings.layer_lr_decay ** (top - layers.get(name, -1))
+        if settings.loraplus_lr_ratio is not None and "lora_B" in name:
+            factor *= settings.loraplus_lr_ratio
+        made[name] = factor
+    return made
 
 
 def learning_rate(step: int, *, total: int, settings: Train) -> float:

@@ -1,0 +1,58 @@
+"""What a training leaves, an adapter or whole weights: saved, and opened again, wherever a run's model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from luthier.models.adapters import adapter_state, load_adapter, safetensors_disk_errors, save_adapter
+from luthier.models.base import load_base
+from luthier.store.runs import ADAPTER, WEIGHTS
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether an adapter learns beside the base, rather than the base's own weights."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def kind_of(model: Any) -> str:
+    """Name of the folder below train/ that holds what `model` has learned."""
+    return ADAPTER if is_adapted(model) else WEIGHTS
+
+
+def tuned_state(model: Any) -> dict[str, Tensor]:
+    """All tensors that are to be saved, under the names of their file."""
+    return adapter_state(model) if is_adapted(model) else dict(model.state_dict())
+
+
+def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write what was learned into an existing, private folder; it opens in plain PEFT, or in plain transformers.
+
+    `state` are the tensors, each whole, where the model itself holds them only in part.
+    """
+    if is_adapted(model):
+        save_adapter(model, folder, state)
+        return
+    with safetensors_disk_errors(folder):  # one file, so that one hash names the weights
+        model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True, max_shard_size="1000TB")
+
+
+def load_tuned(base: Path, folder: Path) -> Any:
+    """The trained model in evaluation mode: the base with the adapter of `folder`, or the weights that stand there.
+
+    Raises:
+        ModelError: it is neither, or does not fit the base.
+    """
+    if (folder / "config.json").is_file():
+        return load_base(folder)
+    return load_adapter(load_base(base), folder)
+
+
+def can_switch_off(model: Any) -> bool:
+    """Whether the base is still there under what was learned: not where its own weights or biases learned."""
+    return is_adapted(model) and getattr(model.peft_config["default"], "bias", "none") == "none"
