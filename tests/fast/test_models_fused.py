@@ -40,7 +40,7 @@ def test_loss_and_gradients_are_those_of_peft(settings: dict[str, Any]) -> None:
     expected, found = gradients(plain), gradients(fused)
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+        assert float((found[name] - gradient).norm()) < 1e-5 * float(gradient.norm())
 
 
 def test_switching_the_adapter_off_and_merging_are_as_before() -> None:

@@ -85,6 +85,6 @@ def test_that_nothing_is_shared_is_said_and_written_down(tmp_path: Path) -> None
     """The test of `luthier doctor resume` trains with dropout and finds the line."""
     out, log = io.StringIO(), tmp_path / "events.jsonl"
     with Progress(out) as shown:
-        say_sharing_is_off(shown, EventLog(log))
+        say_sharing_is_off(shown, EventLog(log), "dropout")
     assert "dropout is on: every row is computed by itself, what rows share is not shared" in out.getvalue()
     assert [(event["kind"], event["reason"]) for event in EventLog.read(log)] == [("sharing_off", "dropout")]

@@ -10,6 +10,7 @@ from luthier.data_report import DataReport
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult
+from luthier.spec.adapter_section import Adapter
 from luthier.spec.resolve import ResolvedRecipe
 
 _QUALITY = ("macro_f1", "accuracy", "exact_match")

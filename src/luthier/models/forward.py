@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from luthier.errors import ModelError
 from luthier.models import flex
+from luthier.models.neftune import Neftune
 from luthier.models.packing import Layout, lay_out_rows
 from luthier.models.tree_attention import attend
 
@@ -86,10 +87,15 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def is_noisy(model: Any) -> bool:
-    """Whether dropout makes every row its own at this moment, so that nothing may be computed for several."""
-    if any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in model.modules()):
+    """Whether noise makes every row its own at this moment, so that nothing may be computed for several."""
+    if any(draws(part) and part.training for part in model.modules()):
         return True
     return bool(model.training) and drops_out_by_config(model)
+
+
+def draws(part: nn.Module) -> bool:
+    """Whether a module computes something else each time while it trains: dropout, or noise on embeddings."""
+    return (isinstance(part, nn.Dropout) and part.p > 0) or isinstance(part, Neftune)
 
 
 def drops_out_by_config(model: Any) -> bool:

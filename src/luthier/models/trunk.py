@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from luthier.errors import ModelError
 from luthier.models.adapters import bare
-from luthier.models.forward import drops_out_by_config, hidden_states, in_evaluation
+from luthier.models.forward import draws, drops_out_by_config, hidden_states, in_evaluation
 from luthier.models.packing import Layout, lay_out_rows
 
 _OF_A_FAMILY = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
@@ -111,9 +111,9 @@ def check_trunk(model: Any) -> int:
     if first == 0:
         raise _unfit(model, "its lowest layer learns, or it has no list of layers")
     upper = {id(part) for layer in bare(model).get_decoder().layers[first:] for part in layer.modules()}
-    drops = (part for part in model.modules() if isinstance(part, nn.Dropout) and part.p > 0)
+    drops = (part for part in model.modules() if draws(part))
     if drops_out_by_config(model) or any(id(part) not in upper for part in drops):
-        raise _unfit(model, "it has dropout of its own, so they say something else each time")
+        raise _unfit(model, "it has dropout or noise of its own, so they say something else each time")
     layout, _ = lay_out_rows([[3, 5, 7, 4, 6, 8, 3, 9, 5, 4, 6, 7], [3, 5, 7, 4, 6, 8, 3, 9, 5, 4, 8], [9, 3, 8]])
     try:
         with in_evaluation(bare(model)):

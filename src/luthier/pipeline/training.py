@@ -56,7 +56,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     ram_gib = recipe.objective.budget.ram_gib
     tried = probe(model, method, inputs.examples, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
     if is_noisy(model):
-        say_sharing_is_off(context.progress, events)
+        say_sharing_is_off(context.progress, events, "noise" if recipe.train.neftune_noise_alpha else "dropout")
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
     if ranks.any(stop_asked()):
         raise Stopped("stopped before the first step", way_out="run the same command again to go on")
@@ -124,17 +124,20 @@ def _inputs(context: Context) -> Inputs:
 
 
 def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
-    """What learns: the base, changed in place, with a fresh adapter, computed as the recipe asks for.
+    """What learns: the base, changed in place, its weights or a fresh adapter, computed as the recipe asks for.
 
     Raises:
         ModelError: the base has no such modules, or its layers cannot be computed again going backward.
     """
     from luthier.models.adapters import attach, bare
     from luthier.models.half import halve
+    from luthier.models.neftune import add_noise
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
     if recipe.train.bf16:
         halve(model)
+    if recipe.train.neftune_noise_alpha is not None:
+        add_noise(model, recipe.train.neftune_noise_alpha)
     if recipe.train.gradient_checkpointing:
         if not bare(model).supports_gradient_checkpointing:
             raise ModelError(
@@ -160,10 +163,10 @@ class _Unheard(EventLog):
         """Nothing."""
 
 
-def say_sharing_is_off(progress: Progress, events: EventLog) -> None:
+def say_sharing_is_off(progress: Progress, events: EventLog, reason: str) -> None:
     """To people and to the log; the same work takes longer then."""
-    progress.say("dropout is on: every row is computed by itself, what rows share is not shared")
-    events.append("sharing_off", reason="dropout")
+    progress.say(f"{reason} is on: every row is computed by itself, what rows share is not shared")
+    events.append("sharing_off", reason=reason)
 
 
 def _validation(context: Context) -> Any:

@@ -13,7 +13,6 @@ from luthier.errors import RecipeError
 from luthier.records import ModelShape
 from luthier.spec.adapter_section import Adapter, PeftAdapter
 from luthier.spec.plugins import ADAPTERS
-from luthier.spec.recipe import EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def trainable_parameters(shape: ModelShape, adapter: Adapter) -> int:
         facts.parameters(adapter, linear.name.rpartition(".")[2], linear.fan_in, linear.fan_out)
         for linear in _touched(shape, adapter)
     )
-    return beside + sum(_module_parameters(shape, name) for name in adapter.whole_modules)
+    return beside + _whole_parameters(shape, adapter)
 
 
 def lowest_learning(shape: ModelShape, adapter: Adapter) -> int:
@@ -137,7 +136,8 @@ def dense_weights(shape: ModelShape, adapter: Adapter) -> int:
 def _touched(shape: ModelShape, adapter: Adapter) -> tuple[Linear, ...]:
     assert isinstance(adapter, PeftAdapter)
     assert adapter.target_modules is not None
-    return adapted(shape, adapter.target_modules, adapter.layers_to_transform)
+    touched = adapted(shape, adapter.target_modules, adapter.layers_to_transform)
+    return tuple(linear for linear in touched if not _is_whole(linear.name, adapter))
 
 
 def layer_parameters(shape: ModelShape) -> int:
@@ -145,14 +145,25 @@ def layer_parameters(shape: ModelShape) -> int:
     return linear_parameters(shape) // shape.num_layers + 2 * shape.hidden_size
 
 
-def _module_parameters(shape: ModelShape, name: str) -> int:
-    """Of a module that learns whole, by the end of its name; norms of all layers count."""
-    if name.endswith(EMBEDDINGS):
-        return shape.vocab_size * shape.hidden_size
-    linear = sum(one.fan_in * one.fan_out for one in linears(shape) if one.name.endswith(f".{name}"))
-    if linear:
-        return linear
-    return shape.hidden_size * (shape.num_layers if name.endswith("layernorm") else 1)
+def _whole_parameters(shape: ModelShape, adapter: Adapter) -> int:
+    """Of modules that learn whole."""
+    h = shape.hidden_size
+    modules = {linear.name: linear.fan_in * linear.fan_out for linear in linears(shape)}
+    for layer in range(shape.num_layers):
+        modules |= {f"model.layers.{layer}.{norm}_layernorm": h for norm in ("input", "post_attention")}
+    modules["model.norm"] = h
+    found = sum(size for name, size in modules.items() if _is_whole(name, adapter))
+    ends = sum(_is_whole(end, adapter) for end in ("model.embed_tokens", "lm_head"))
+    return found + min(ends, 1 if shape.tied_embeddings else 2) * shape.vocab_size * h
+
+
+def _is_whole(name: str, adapter: Adapter) -> bool:
+    """Whether a module, or one that it stands in, learns whole; by the end of its name as PEFT does it: 'norm' is every
+    norm.
+    """
+    parts = name.split(".")
+    paths = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return bool(adapter.whole_modules) and any(path.endswith(adapter.whole_modules) for path in paths)
 
 
 def linear_parameters(shape: ModelShape) -> int:
