@@ -14,6 +14,7 @@ from luthier.pipeline.explain import explained
 from luthier.records import DataProfile
 from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.plugins import ADAPTERS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, entry_name, relaunched, resolve
 
@@ -30,6 +31,11 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "model.revision",
     "train.max_tokens",
     "adapter.layers_to_transform",
+    "adapter.modules_to_save",
+    "train.layer_lr_decay",
+    "train.embedding_learning_rate",
+    "train.loraplus_lr_ratio",
+    "train.neftune_noise_alpha",
     "data.train.0.sheet",
     "data.train.0.query",
     "data.limit.train",
@@ -219,6 +225,50 @@ def test_states_that_would_fill_the_disk_are_kept_only_where_it_is_asked() -> No
     assert re.search(r"about \d\d+ GiB of states, more than the 8 GiB that are kept unasked", str(made.reasons))
     assert resolved(upper(29, train__cache_trunk=True), **wide).recipe.train.cache_trunk
     assert resolved(upper(29, data__limit__train=9), **wide).recipe.train.cache_trunk
+
+
+def adapter(**section: Any) -> ResolvedRecipe:
+    return resolved(with_("adapter", section))
+
+
+def test_each_type_of_adapter_is_filled_in_with_what_is_usual_of_it() -> None:
+    for name in ADAPTERS.names():
+        made = adapter(type=name)
+        assert made.reasons["adapter.type"] == "given in the recipe"
+        open_keys = {key for key, value in made.recipe.adapter.model_dump().items() if value is None}
+        assert open_keys <= {"layers_to_transform", "modules_to_save"}
+        assert resolved(made.recipe.model_dump(mode="json")).recipe == made.recipe
+    assert "near the quality of full tuning" in resolved(SHORTEST).reasons["adapter.type"]
+    assert adapter(r=9).recipe.adapter.alpha == 18
+    assert adapter(r=9, use_rslora=True).recipe.adapter.alpha == 6  # the scale alpha / sqrt(r) is 2 too
+    assert adapter(r=9, init_lora_weights="pissa").recipe.adapter.alpha == 9
+    assert adapter(type="ia3", target_modules=["k_proj"]).recipe.adapter.feedforward_modules == ()
+    assert adapter(type="ia3", target_modules="all-linear").recipe.adapter.feedforward_modules == ("down_proj",)
+
+
+def test_the_learning_rate_follows_from_what_learns() -> None:
+    lora, full, ia3 = (adapter(type=name).recipe.train.learning_rate for name in ("lora", "full", "ia3"))
+    assert full == pytest.approx(lora / 10)
+    assert ia3 == pytest.approx(lora * 5)
+    assert "sft with adapter full" in adapter(type="full").reasons["train.learning_rate"]
+
+
+def test_whole_weights_are_exported_as_they_are() -> None:
+    assert adapter(type="full").recipe.export == ("merged",)
+    with pytest.raises(RecipeError, match="there is no adapter to export") as error:
+        resolved({**with_("adapter.type", "full"), "export": ["adapter"]})
+    assert error.value.key == "export"
+    assert "export: [merged]" in error.value.way_out
+
+
+def test_noise_and_modules_that_learn_whole_switch_the_cache_off() -> None:
+    for changed in ({"train": {"neftune_noise_alpha": 5}}, {"adapter": {"modules_to_save": ["norm"]}}):
+        tree = upper(29)
+        for section, values in changed.items():
+            tree = {**tree, section: {**tree.get(section, {}), **values}}
+        made = resolved(tree)
+        assert made.recipe.train.cache_trunk is False
+        assert re.search("noise on the embeddings|learn whole", made.reasons["train.cache_trunk"])
 
 
 def test_what_follows_from_what() -> None:

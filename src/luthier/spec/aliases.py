@@ -34,7 +34,6 @@ ALIASES: dict[str, str] = {
     "lora_modules_to_save": "adapter.modules_to_save",
     "neftune_noise_alpha": "train.neftune_noise_alpha",
     "loraplus_lr_ratio": "train.loraplus_lr_ratio",
-    "embedding_lr": "train.embedding_learning_rate",
 }
 """Alias -> canonical key. An alias may stand at the top of a recipe or inside the section of its canonical key."""
 
