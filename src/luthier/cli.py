@@ -181,16 +181,14 @@ def check(
     explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
 ) -> None:
     """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
-    from luthier.pipeline.explain import explained, feature_lines
+    from luthier.pipeline.explain import explained, fine_lines
     from luthier.pipeline.start import look
 
     prepared = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say)
     prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
     resolved = prepared.resolved
     lines = [
-        f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
-        f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})",
-        *feature_lines(resolved),
+        *fine_lines(prepared),
     ]
     _emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport
+from luthier.pipeline.start import Prepared
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
@@ -12,6 +13,12 @@ from luthier.store.runs import RunFolder
 
 def explained(resolved: ResolvedRecipe) -> list[str]:
     """Every value of the resolved recipe with the reason for it, one a line; then the steps of the data in order."""
+    if resolved.tasks:
+        return [
+            line
+            for name, part in zip(resolved.names, resolved.parts, strict=True)
+            for line in (f"task {name}:", *(f"  {one}" for one in explained(part)))
+        ]
     shown = [
         (f"{key} = {_plain(value)}", resolved.reasons[key])
         for key, value in leaves(resolved.recipe.model_dump(mode="json"))
@@ -19,6 +26,22 @@ def explained(resolved: ResolvedRecipe) -> list[str]:
     width = min(max(len(text) for text, _ in shown), 60)
     steps = [f"  {place}. {name}: {why}" for place, (name, why) in enumerate(explained_steps(resolved.recipe), start=1)]
     return [*(f"{text:<{width}}  {reason}" for text, reason in shown), "steps of the data, in order:", *steps]
+
+
+def fine_lines(prepared: Prepared) -> list[str]:
+    """That the recipe is fine, and what it is about; one line a task where there are several."""
+    resolved, about = prepared.resolved, f"{prepared.shape.num_parameters / 1e6:.1f} M parameters"
+    lines = []
+    for name, part, profile in zip(resolved.names, resolved.parts, prepared.profiles, strict=True):
+        does = f"{part.recipe.method.type} for {part.recipe.entry.task}"
+        lines.append(
+            f"  task {name}: {profile.num_rows} rows, {does}"
+            if resolved.tasks
+            else f"{prepared.loaded.path}: fine ({profile.num_rows} rows, {about}, {does})"
+        )
+        lines += feature_lines(part)
+    head = [f"{prepared.loaded.path}: fine ({len(resolved.tasks)} tasks, {about})"] if resolved.tasks else []
+    return head + lines
 
 
 def feature_lines(resolved: ResolvedRecipe) -> list[str]:
