@@ -36,6 +36,11 @@ class Session:
     say: Say
 
     @property
+    def tasks(self) -> list[RunFolder]:
+        """What the run holds of each task; of one task that is the run."""
+        return self.run.tasks(self.resolved.names)
+
+    @property
     def out(self) -> Path:
         """The folder above all runs, where registry and audit log are."""
         return self.run.path.parent.parent
@@ -119,7 +124,7 @@ def work_through(
             _bring_up_to_date(session, stage, fd)
 
 
-def finish(session: Session) -> tuple[Evidence, GateDecision]:
+def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
     """Decide, write card, lineage and report, and register the version; all stages must be done.
 
     Raises:

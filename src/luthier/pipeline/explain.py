@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport
 from luthier.pipeline.start import Prepared
+from luthier.records import EvalReport
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
@@ -56,6 +59,23 @@ def feature_lines(resolved: ResolvedRecipe) -> list[str]:
 
 def _plain(value: object) -> str:
     return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def by_task(reports: Sequence[DataReport] | Sequence[EvalReport]) -> dict[str, object]:
+    """For `--json`: the report of the one task, or task -> report."""
+    documents = {report.name: report.model_dump(mode="json") for report in reports}
+    return documents[reports[0].name] if len(reports) == 1 else dict(documents)
+
+
+def score_lines(report: EvalReport) -> list[str]:
+    """What may be claimed, and every system's metrics."""
+    return [report.headline] + [
+        f"{score.title}: "
+        + ", ".join(
+            f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]" for name, value in score.metrics.items()
+        )
+        for score in report.systems
+    ]
 
 
 def data_lines(report: DataReport, run: RunFolder) -> list[str]:

@@ -24,6 +24,7 @@ from luthier.store.runs import RunFolder
 
 if TYPE_CHECKING:
     from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.evaluate import GeneralLosses
 
 
 def base(context: Context) -> None:
@@ -54,11 +55,17 @@ def evaluate(context: Context) -> None:
 
     device = set_up_device(context.resolved.recipe.train)
     tuned = TransformersEngine.open(context.base, context.run.train / "adapter", device=device)
+    from luthier.evals.evaluate import ask_general
+
+    general = None
+    if len(context.tasks) > 1:
+        base, learned = (context.tasks[0].asker(engine) for engine in (tuned.without_adapter(), tuned))
+        general = ask_general(base, learned, general_text(), context.progress)
     for task in context.tasks:
-        _evaluate(task, tuned)
+        _evaluate(task, tuned, general)
 
 
-def _evaluate(context: Context, tuned: TransformersEngine) -> None:
+def _evaluate(context: Context, tuned: TransformersEngine, general: GeneralLosses | None) -> None:
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
 
@@ -73,6 +80,7 @@ def _evaluate(context: Context, tuned: TransformersEngine) -> None:
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        general=general,
     )
     report = judge(
         material,
