@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.data.shards import Shard
 from luthier.errors import RunError
@@ -20,6 +21,10 @@ from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.evaluate import GeneralLosses
 
 
 def base(context: Context) -> None:
@@ -37,22 +42,37 @@ def prepare(context: Context) -> None:
     from luthier.launch.crew import ProcessCrew
     from luthier.report.data import render_data
 
-    context.run.data.mkdir(exist_ok=True)
-    with ProcessCrew() as crew:
-        report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data, crew=crew)
-    write_atomic(context.run.data / "report.html", render_data(report))
+    for task in context.tasks:
+        task.run.data.mkdir(exist_ok=True)
+        with ProcessCrew() as crew:
+            report = prepare_data(task.resolved, tokenizer_folder=context.base, out=task.run.data, crew=crew)
+        write_atomic(task.run.data / "report.html", render_data(report))
 
 
 def evaluate(context: Context) -> None:
-    """Base, tuned and baselines on the test split."""
+    """Base, tuned and baselines on the test split of each task."""
     from luthier.engines.transformers import base_and_tuned
+    from luthier.evals.evaluate import ask_general
+
+    device = set_up_device(context.resolved.recipe.train)
+    engines = base_and_tuned(context.base, context.run.tuned, device=device)
+
+    general = None
+    if len(context.tasks) > 1:
+        base, learned = (context.tasks[0].asker(engine) for engine in engines)
+        general = ask_general(base, learned, general_text(), context.progress)
+    for task in context.tasks:
+        _evaluate(task, engines, general)
+
+
+def _evaluate(
+    context: Context, engines: tuple[TransformersEngine, TransformersEngine], general: GeneralLosses | None
+) -> None:
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
 
     recipe, run = context.resolved.recipe, context.run
-    device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
-    untuned, tuned = base_and_tuned(context.base, run.tuned, device=device)
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -62,11 +82,12 @@ def evaluate(context: Context) -> None:
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        general=general,
     )
     report = judge(
         material,
-        base=context.asker(untuned),
-        tuned=context.asker(tuned),
+        base=context.asker(engines[0]),
+        tuned=context.asker(engines[1]),
         settings=recipe.evaluate,
         seed=recipe.train.seed,
         out=run.eval,
@@ -77,6 +98,7 @@ def evaluate(context: Context) -> None:
 
 def export(context: Context) -> None:
     """Every form that the recipe asks for, each held to parity; the index comes last."""
+    from luthier.compress.export import Asked
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
     from luthier.engines.transformers import TransformersEngine
@@ -85,7 +107,7 @@ def export(context: Context) -> None:
     set_up_torch(recipe.train.threads or 1)
     run.artifacts_index.unlink(missing_ok=True)
     reference = TransformersEngine.open(context.base, run.tuned)
-    goldens, made = read_goldens(run.goldens), []
+    asked, made = [Asked(task.contract, read_goldens(task.run.goldens)) for task in context.tasks], []
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
         context.progress("exports", number, len(forms))
@@ -95,8 +117,7 @@ def export(context: Context) -> None:
                 base=context.base,
                 adapter=run.tuned,
                 run=run.path,
-                contract=context.contract,
-                goldens=goldens,
+                asked=asked,
                 reference=reference,
                 weights_sha256=TrainResult.read(run.train_result).weights_sha256,
             )

@@ -11,6 +11,9 @@ from luthier.spec.section import Section
 LayerNumber = Annotated[int, Field(ge=0, strict=True)]
 ModuleName = Annotated[str, Field(min_length=1)]
 
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_out")
+"""Ends of names of modules with a vector for each token, at the model's start or end."""
+
 
 class Adapter(Section):
     """What is trained. Each type of the table has a section of its own, which its `type` chooses."""

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.nn import Parameter
 
-from luthier.spec.recipe import EMBEDDINGS, Train
+from luthier.spec.adapter_section import EMBEDDINGS
+from luthier.spec.recipe import Train
 from luthier.train.shard import is_part
 
 

@@ -1,0 +1,63 @@
+"""What of the adapter's section and of `train` does not go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.spec.adapter_section import EMBEDDINGS, Adapter
+from luthier.spec.plugins import ADAPTERS
+
+if TYPE_CHECKING:
+    from luthier.spec.recipe import Train
+
+
+def refuse_unfit_cache(adapter: Adapter, train: Train) -> None:
+    """Only what frozen layers say is the same in every epoch.
+
+    Raises:
+        ValueError: train.cache_trunk is asked for where it is not.
+    """
+    layers = adapter.layers_to_transform
+    if not train.cache_trunk:
+        return
+    if layers is None or layers[0] == 0:
+        raise ValueError(
+            "train.cache_trunk keeps the output of the layers below those that learn, and layer 0 learns; "
+            "set adapter.layers_to_transform to the upper layers, or leave train.cache_trunk out"
+        )
+    if train.neftune_noise_alpha is not None:
+        raise ValueError(
+            "train.cache_trunk keeps what frozen layers say of a token, and with train.neftune_noise_alpha they say "
+            "something else each time; leave one of them out"
+        )
+    if adapter.whole_modules:
+        raise ValueError(
+            "train.cache_trunk keeps the output of frozen layers, and adapter.modules_to_save may learn in them; "
+            "leave one of them out"
+        )
+
+
+def refuse_unfit_settings(adapter: Adapter, train: Train) -> None:
+    """Settings of what does not learn would change nothing.
+
+    Raises:
+        ValueError: there is one.
+    """
+    kind = adapter.type
+    if train.loraplus_lr_ratio is not None and kind != "lora":
+        raise ValueError(f"train.loraplus_lr_ratio is for the matrices of LoRA, and adapter.type is {kind}")
+    if train.embedding_learning_rate is not None and not embeddings_learn(adapter):
+        raise ValueError(
+            "train.embedding_learning_rate is for embeddings that learn; take adapter: {type: full} for all layers, "
+            "name embed_tokens or lm_head in adapter.modules_to_save, or leave it out"
+        )
+    if train.bf16 and kind in ("full", "oft"):
+        why = "no weight is frozen" if kind == "full" else "turned inputs would be rounded"
+        raise ValueError(f"train.bf16 is for products with frozen weights, and with adapter.type {kind} {why}")
+
+
+def embeddings_learn(adapter: Adapter) -> bool:
+    """Whether embeddings of tokens or the output head are among what is trained."""
+    if ADAPTERS.get(adapter.type).trains_base:
+        return adapter.layers_to_transform is None
+    return any(name.endswith(EMBEDDINGS) for name in adapter.whole_modules)
