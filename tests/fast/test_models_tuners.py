@@ -19,6 +19,7 @@ from luthier.engines.transformers import TransformersEngine, base_and_tuned
 from luthier.errors import ModelError
 from luthier.models.adapters import attach, bare, merge
 from luthier.models.base import load_base
+from luthier.models.forward import is_noisy
 from luthier.models.fused import FusedLoraLinear
 from luthier.models.half import halve
 from luthier.models.trunk import check_trunk, lowest_learning
@@ -302,3 +303,46 @@ def test_of_full_tuning_with_layers_nothing_outside_them_learns(tmp_path: Path) 
     before = dict(base().named_parameters())
     for key, parameter in load_base(tmp_path / "plain").named_parameters():
         assert torch.equal(parameter, before[key]) == (".layers.1." not in key)
+
+
+CHANGES: list[tuple[str, str, object]] = [
+    ("lora", "r", 3),
+    ("lora", "alpha", 3.0),
+    ("lora", "target_modules", ("q_proj",)),
+    ("lora", "use_rslora", True),
+    ("lora", "use_dora", True),
+    ("lora", "init_lora_weights", "olora"),
+    ("biases", "bias", "none"),
+    ("lora", "modules_to_save", ("norm",)),
+    ("ia3", "target_modules", "all-linear"),
+    ("ia3", "feedforward_modules", ("v_proj",)),
+    ("ia3", "layers_to_transform", (1,)),
+    ("loha", "r", 2),
+    ("loha", "alpha", 3.0),
+    ("lokr", "r", 1),
+    ("lokr", "alpha", 3.0),
+    ("vera", "r", 8),
+    ("vera", "d_initial", 0.5),
+    ("oft", "oft_block_size", 4),
+    ("full", "layers_to_transform", (1,)),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CHANGES)
+def test_each_setting_of_a_type_is_obeyed(name: str, key: str, value: object) -> None:
+    """What learned the same way says something else."""
+    assert type(SECTIONS[name]).model_validate({**SECTIONS[name].model_dump(), key: value})
+    assert not torch.equal(logits(tuned(name, **{key: value})), logits(tuned(name)))
+
+
+@pytest.mark.parametrize("name", ["lora", "vera"])
+def test_dropout_of_an_adapter_is_obeyed(name: str) -> None:
+    model = tuned(name, dropout=0.5)
+    assert is_noisy(model.train())
+    assert not torch.equal(logits(model), logits(model))
+
+
+def test_the_scale_is_that_of_the_papers() -> None:
+    for settings, scale in (({}, 8 / 4), ({"use_rslora": True}, 8 / 4**0.5)):
+        model = tuned("lora", **settings)
+        assert {part.scaling["default"] for part in model.modules() if hasattr(part, "lora_A")} == {scale}

@@ -42,6 +42,7 @@ from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment, start_stage
 from luthier.launch.torchrun import rendezvous, worker_spec
 from luthier.models.adapters import attach
+from luthier.models.neftune import Neftune
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
@@ -54,7 +55,7 @@ from luthier.plan.make import make_plan
 from luthier.records import Message
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
-from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.store.events import EventLog
@@ -62,6 +63,7 @@ from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
+from luthier.train.optim import make_optimizer
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
 from tiny import llama
@@ -234,6 +236,8 @@ def through_attach(tree: dict[str, Any], folder: Path) -> object:
     return (
         [(name, part.scaling, str(part.lora_dropout)) for name, part in layers],
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad},
+        float(sum(parameter.abs().sum() for parameter in model.parameters()).detach()),
+        str(getattr(model, "peft_config", None)),
     )
 
 
@@ -242,7 +246,15 @@ def through_model(tree: dict[str, Any], folder: Path) -> object:
     model = with_adapter(llama(), resolved(tree, folder).recipe, base_name="b")
     return model.get_base_model().is_activation_checkpointing, [
         (name, one.dtype) for name, one in model.named_parameters()
-    ]
+    ], [part.alpha for part in model.modules() if isinstance(part, Neftune)]
+
+
+def through_rates(tree: dict[str, Any], folder: Path) -> object:
+    """How fast each parameter learns over the rest."""
+    recipe = resolved(tree, folder).recipe
+    model = with_adapter(llama(), recipe, base_name="b")
+    learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    return [(group["rate_factor"], len(group["params"])) for group in make_optimizer(learning, recipe.train).param_groups]
 
 
 def through_device(tree: dict[str, Any], folder: Path) -> object:
@@ -396,7 +408,7 @@ def shipped(folder: Path) -> Path:
 def through_tables(tree: dict[str, Any], folder: Path) -> object:
     """There is one name today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
     given = resolved(tree, folder).recipe
-    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), type(load_method(given.method, None))
+    return METHODS.get(given.method.type), type(load_method(given.method, None))
 
 
 PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan
@@ -485,12 +497,24 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.columns": ({"day": "date"}, through_types),
     "method.type": ("sft", through_tables),
-    "adapter.type": ("lora", through_tables),
+    "adapter.type": ("ia3", through_attach),
     "adapter.r": (3, through_attach),
     "adapter.alpha": (3.0, through_attach),
     "adapter.dropout": (0.5, through_attach),
     "adapter.target_modules": (["q_proj"], through_attach),
     "adapter.layers_to_transform": ([1], through_attach),
+    "adapter.modules_to_save": (["norm"], through_attach),
+    "adapter.use_rslora": (True, through_attach),
+    "adapter.use_dora": (True, through_attach),
+    "adapter.init_lora_weights": ("olora", through_attach),
+    "adapter.bias": ("all", through_attach),
+    "adapter.feedforward_modules": (["k_proj"], through_attach),  # test_models_tuners.py tells these from their types
+    "adapter.d_initial": (0.5, through_attach),
+    "adapter.oft_block_size": (4, through_attach),
+    "train.layer_lr_decay": (0.5, through_rates),
+    "train.embedding_learning_rate": (0.25, through_rates),
+    "train.loraplus_lr_ratio": (4.0, through_rates),
+    "train.neftune_noise_alpha": (5.0, through_model),
     "train.learning_rate": (0.02, TRAIN),
     "train.num_train_epochs": (1, TRAIN),
     "train.max_tokens": (90, TRAIN),
@@ -530,7 +554,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     ),  # what is asked for and not there refuses; test_compress_export.py makes them
     "output_dir": ("elsewhere", through_begin),
 }
-ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
+ONLY_ONE_VALUE = {"method.type"}  # as many as the table has today
 # The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
@@ -550,6 +574,10 @@ NEEDS = {  # keys that are refused without another
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
     "train.cache_trunk": ("adapter.layers_to_transform", [1]),
+    "train.embedding_learning_rate": ("adapter.type", "full"),
+    "adapter.feedforward_modules": ("adapter", {"type": "ia3", "target_modules": "all-linear"}),
+    "adapter.d_initial": ("adapter.type", "vera"),
+    "adapter.oft_block_size": ("adapter.type", "oft"),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
@@ -570,7 +598,7 @@ def told(key: str) -> dict[str, Any]:
 
 def test_every_key_is_here_and_nothing_else() -> None:
     assert sorted(EFFECTS) == sorted(leaf_keys())
-    assert len(METHODS.names()) == len(ADAPTERS.names()) == 1, "now there is another value: show its effect"
+    assert len(METHODS.names()) == 1, "now there is another value: show its effect"
 
 
 @pytest.mark.parametrize("key", EFFECTS)
