@@ -8,12 +8,21 @@ from hypothesis import strategies as st
 from luthier.errors import RecipeError
 from luthier.plan.parameters import (
     adapted,
-    adapter_parameters,
     counted_parameters,
     linear_parameters,
     linears,
     lowest_adapted,
+    trainable_parameters,
 )
+from luthier.records import ModelShape
+from luthier.spec.adapters.full import Full
+from luthier.spec.adapters.lora import Lora
+
+
+def lora_parameters(
+    shape: ModelShape, r: int, target_modules: str | tuple[str, ...] = "all-linear", layers: tuple[int, ...] | None = None
+) -> int:
+    return trainable_parameters(shape, Lora(r=r, target_modules=target_modules, layers_to_transform=layers))
 
 
 def test_counts_of_smollm2_135m_are_those_of_the_published_model() -> None:
@@ -34,15 +43,15 @@ def test_adapter_counts_equal_a_hand_count() -> None:
             + 3 * (576 + 1536)  # gate, up, down
         )
     )
-    assert adapter_parameters(samples.shape(), r=16) == by_hand == 4_884_480
-    assert adapter_parameters(samples.shape(), r=16, target_modules=("q_proj", "v_proj")) == 30 * 16 * (1152 + 768)
-    assert adapter_parameters(samples.shape(), r=1, target_modules=r".*\.[01]\..*down_proj") == 2 * 2112
+    assert lora_parameters(samples.shape(), 16) == by_hand == 4_884_480
+    assert lora_parameters(samples.shape(), 16, ("q_proj", "v_proj")) == 30 * 16 * (1152 + 768)
+    assert lora_parameters(samples.shape(), 1, r".*\.[01]\..*down_proj") == 2 * 2112
 
 
 @given(r=st.integers(1, 64), layers=st.integers(1, 8), heads=st.integers(1, 8), wide=st.integers(1, 300))
 def test_adapter_grows_in_proportion_to_the_rank(r: int, layers: int, heads: int, wide: int) -> None:
     shape = samples.shape(num_layers=layers, num_heads=heads, num_kv_heads=1, intermediate_size=wide)
-    assert adapter_parameters(shape, r=r) == r * adapter_parameters(shape, r=1)
+    assert lora_parameters(shape, r) == r * lora_parameters(shape, 1)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers by the old name
@@ -66,7 +75,6 @@ def test_adapter_counts_equal_those_of_peft(
 
     from luthier.models.adapters import attach
     from luthier.models.trunk import lowest_learning
-    from luthier.spec.adapters.lora import Lora
 
     torch.set_num_threads(1)
     config = LlamaConfig(
@@ -96,7 +104,7 @@ def test_adapter_counts_equal_those_of_peft(
     lora = Lora(type="lora", r=3, alpha=3, dropout=0.0, target_modules=target_modules, layers_to_transform=layers)
     tuned = attach(model, lora, base_name="tiny", seed=0)
     trainable, _ = tuned.get_nb_trainable_parameters()
-    assert adapter_parameters(shape, r=3, target_modules=target_modules, numbers=layers) == trainable
+    assert lora_parameters(shape, 3, target_modules, layers) == trainable
     assert lowest_adapted(shape, target_modules, layers) == lowest_learning(tuned)
 
 
@@ -115,3 +123,10 @@ def test_modules_that_do_not_exist_are_refused(target_modules: str | tuple[str, 
     assert found in error.value.what
     assert "all-linear" in error.value.way_out
     assert "q_proj, k_proj" in error.value.way_out
+
+
+def test_of_whole_weights_all_count_or_those_of_layers() -> None:
+    shape = samples.shape()
+    assert trainable_parameters(shape, Full()) == shape.num_parameters
+    upper = trainable_parameters(shape, Full(layers_to_transform=(28, 29)))
+    assert upper == 2 * (linear_parameters(shape) // 30 + 2 * 576)

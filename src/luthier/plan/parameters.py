@@ -87,15 +87,11 @@ def adapted(
     return chosen
 
 
-def adapter_parameters(
-    shape: ModelShape,
-    *,
-    r: int,
-    target_modules: str | tuple[str, ...] = "all-linear",
-    numbers: Collection[int] | None = None,
+def lowest_adapted(
+    shape: ModelShape, target_modules: str | tuple[str, ...], numbers: Collection[int] | None = None
 ) -> int:
-    """Trainable parameters of a LoRA adapter: r (fan_in + fan_out) a linear layer (Hu et al. 2021, section 4.1)."""
-    return sum(r * (linear.fan_in + linear.fan_out) for linear in adapted(shape, target_modules, numbers))
+    """Number of the lowest decoder layer that an adapter touches; nothing goes backward below it."""
+    return min(linear.layer for linear in adapted(shape, target_modules, numbers))
 
 
 def trainable_parameters(shape: ModelShape, adapter: Adapter) -> int:
@@ -105,10 +101,11 @@ def trainable_parameters(shape: ModelShape, adapter: Adapter) -> int:
         RecipeError: a name matches nothing.
     """
     facts = ADAPTERS.get(adapter.type)
-    if facts.parameters is None:
+    if facts.trains_base:
         if adapter.layers_to_transform is None:
             return shape.num_parameters
         return len(adapter.layers_to_transform) * layer_parameters(shape)
+    assert facts.parameters is not None
     beside = sum(
         facts.parameters(adapter, linear.name.rpartition(".")[2], linear.fan_in, linear.fan_out)
         for linear in _touched(shape, adapter)
@@ -122,7 +119,8 @@ def lowest_learning(shape: ModelShape, adapter: Adapter) -> int:
         return 0
     if ADAPTERS.get(adapter.type).trains_base:
         return min(adapter.layers_to_transform or (0,))
-    return min(linear.layer for linear in _touched(shape, adapter))
+    assert isinstance(adapter, PeftAdapter)
+    return lowest_adapted(shape, adapter.target_modules or "all-linear", adapter.layers_to_transform)
 
 
 def dense_weights(shape: ModelShape, adapter: Adapter) -> int:

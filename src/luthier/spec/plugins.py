@@ -49,17 +49,13 @@ class AdapterFacts:
     usual: tuple[tuple[str, Any, str], ...] = ()
     """(key, value, reason) of what is filled in, in this order; a function makes value and reason from the section."""
     parameters: Callable[[Any, str, int, int], int] | None = None
-    """Trained beside a linear layer: (section, last part of its name, fan_in, fan_out) -> their number; None where the
-    weights themselves are trained."""
+    """Trained beside a linear layer: (section, last part of its name, fan_in, fan_out) -> their number."""
+    trains_base: bool = False
+    """Whether the base's own weights learn, so that gradients are made of all of them; there are no others then."""
     rate_factor: float = 1.0
     """Usual learning rate over the method's, which is that of LoRA."""
     dense_copies: float = 0.0
     """Copies of an adapted layer's weight that are made and kept for the backward pass."""
-
-    @property
-    def trains_base(self) -> bool:
-        """Whether the base's own weights learn, so that gradients are made of all of them."""
-        return self.parameters is None
 
 
 @dataclass(frozen=True)
