@@ -107,7 +107,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     from luthier.models.half import halve
     from luthier.pipeline.context import set_up_torch
     from luthier.spec.adapters.lora import Lora
-from luthier.spec.recipe import Train
+    from luthier.spec.recipe import Train
     from luthier.train import loop
     from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods.sft import Sft

@@ -34,7 +34,7 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
     from luthier.models.source import locate
     from luthier.models.trunk import check_trunk
     from luthier.spec.adapters.lora import Lora
-from luthier.spec.recipe import Train
+    from luthier.spec.recipe import Train
     from luthier.train import loop
     from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods.sft import Sft
