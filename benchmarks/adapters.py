@@ -3,8 +3,8 @@
     python benchmarks/adapters.py all [STEPS [DATA]]      python benchmarks/adapters.py only NAME [STEPS [DATA]]
 
 SmolLM2-135M learns the intent of banking77's messages, written out, 8 rows a step, at the rate that a recipe gets where
-it leaves it open; the loss is that of 64 other rows, per token of their answers. Each run is a process of its own on one
-thread; memory is the largest that it had, the state of the optimizer and a copy for a checkpoint included.
+it leaves it open; the loss is that of 32 other rows, per token of their answers. Each run is a process of its own on
+one thread; memory is the largest that it had, the state of the optimizer and a copy for a checkpoint included.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer import ENVIRONMENT, rows_of
+from trainer import rows_of
 
-HELD_OUT = 64
+HELD_OUT = 32
 CASES: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora, rslora": {"use_rslora": True},
@@ -106,9 +106,11 @@ def measured(name: str, steps: int, data: Path) -> None:
 
     from rows import append, commit, processor
 
+    from luthier.launch.child import COMPUTING
+
     done = subprocess.run(
         [sys.executable, __file__, "one", name, str(steps), str(data)],
-        env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False,
+        env=os.environ | COMPUTING, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -124,7 +126,7 @@ def measured(name: str, steps: int, data: Path) -> None:
 def main(verb: str, *given: str) -> None:
     """`all`, `only` one case, or `one` run in this process."""
     names, rest = (list(CASES), given) if verb == "all" else ([given[0]], given[1:])
-    steps, data = int(rest[0]) if rest else 30, Path(rest[1] if len(rest) > 1 else "../shared/data")
+    steps, data = int(rest[0]) if rest else 10, Path(rest[1] if len(rest) > 1 else "../shared/data")
     for name in names:
         if verb == "one":
             print(json.dumps(run(name, data, steps)))

@@ -238,7 +238,10 @@ def train(
     best = (
         f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
     )
-    lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"{session.run.tuned.name}: {session.run.tuned}"]
+    lines = [
+        f"{result.steps} steps, {result.trained_tokens} tokens{best}",
+        f"{session.run.tuned.name}: {session.run.tuned}",
+    ]
     _emit(result.model_dump(mode="json"), lines, as_json=as_json)
 
 

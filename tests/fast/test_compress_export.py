@@ -23,8 +23,8 @@ from luthier.engines.transformers import TransformersEngine
 from luthier.errors import ParityError
 from luthier.models.adapters import attach, save_adapter
 from luthier.records import Artifact, Golden, RequestContract
-from luthier.spec.plugins import EXPORTS
 from luthier.spec.adapters.lora import Lora
+from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files
 from tiny import llama, write_messages, write_tokenizer
 

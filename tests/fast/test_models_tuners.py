@@ -283,14 +283,12 @@ def test_embeddings_that_are_also_the_head_learn_as_one(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"are one weight, which PEFT keeps as one with adapter.type lora only") as no:
         attach(base(), of("ia3", modules_to_save=("lm_head",)), base_name="tiny", seed=0)
     assert no.value.way_out == "leave embed_tokens and lm_head out, or take adapter.type lora or full"
-    untied = attach(
-        base(tie_word_embeddings=False), of("ia3", modules_to_save=("lm_head",)), base_name="tiny", seed=0
-    )
+    untied = attach(base(tie_word_embeddings=False), of("ia3", modules_to_save=("lm_head",)), base_name="tiny", seed=0)
     assert any("lm_head" in key for key, p in untied.named_parameters() if p.requires_grad)
 
 
 def test_modules_and_layers_that_the_base_does_not_have_are_refused() -> None:
-    with pytest.raises(ModelError, match="adapter.modules_to_save: 'ln_f' is no module of LlamaForCausalLM") as caught:
+    with pytest.raises(ModelError, match=r"adapter.modules_to_save: 'ln_f' is no module of LlamaForCausalLM") as caught:
         attach(base(), of("lora", modules_to_save=("ln_f",)), base_name="tiny", seed=0)
     assert "input_layernorm" in caught.value.way_out
     with pytest.raises(ModelError, match=r"layers_to_transform \[1, 2\]: LlamaForCausalLM has 2 layers"):

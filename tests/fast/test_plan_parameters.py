@@ -20,7 +20,10 @@ from luthier.spec.adapters.lora import Lora
 
 
 def lora_parameters(
-    shape: ModelShape, r: int, target_modules: str | tuple[str, ...] = "all-linear", layers: tuple[int, ...] | None = None
+    shape: ModelShape,
+    r: int,
+    target_modules: str | tuple[str, ...] = "all-linear",
+    layers: tuple[int, ...] | None = None,
 ) -> int:
     return trainable_parameters(shape, Lora(r=r, target_modules=target_modules, layers_to_transform=layers))
 

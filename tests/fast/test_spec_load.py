@@ -204,8 +204,16 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
             "known in this version: full, ia3, loha, lokr, lora, oft, vera",
         ),
         ("adapter: dora", "r.yaml:4: unknown adapter 'dora'", "known in this version: full, ia3, loha, lokr, lora"),
-        ("adapter: {rank: 8}", "r.yaml:4: unknown key 'adapter.rank'", "known here: type, layers_to_transform, target_"),
-        ("adapter:\n  type: full\n  r: 8", "r.yaml:6: unknown key 'adapter.r'", "known here: type, layers_to_transform"),
+        (
+            "adapter: {rank: 8}",
+            "r.yaml:4: unknown key 'adapter.rank'",
+            "known here: type, layers_to_transform, target_",
+        ),
+        (
+            "adapter:\n  type: full\n  r: 8",
+            "r.yaml:6: unknown key 'adapter.r'",
+            "known here: type, layers_to_transform",
+        ),
         ("adapter: {type: ia3, alpha: 8}", "unknown key 'adapter.alpha'", "known here: type, layers_to_transform, t"),
         ("adapter: {type: vera, r: 0}", "r.yaml:4: adapter.r: Input should be greater than 0, found 0", ""),
         ("adapter: {type: loha, target_modules: []}", "adapter.target_modules: no module is named", ""),

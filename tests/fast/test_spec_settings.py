@@ -244,9 +244,11 @@ def through_attach(tree: dict[str, Any], folder: Path) -> object:
 def through_model(tree: dict[str, Any], folder: Path) -> object:
     """What is given to the loop."""
     model = with_adapter(llama(), resolved(tree, folder).recipe, base_name="b")
-    return model.get_base_model().is_activation_checkpointing, [
-        (name, one.dtype) for name, one in model.named_parameters()
-    ], [part.alpha for part in model.modules() if isinstance(part, Neftune)]
+    return (
+        model.get_base_model().is_activation_checkpointing,
+        [(name, one.dtype) for name, one in model.named_parameters()],
+        [part.alpha for part in model.modules() if isinstance(part, Neftune)],
+    )
 
 
 def through_rates(tree: dict[str, Any], folder: Path) -> object:
@@ -254,7 +256,9 @@ def through_rates(tree: dict[str, Any], folder: Path) -> object:
     recipe = resolved(tree, folder).recipe
     model = with_adapter(llama(), recipe, base_name="b")
     learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    return [(group["rate_factor"], len(group["params"])) for group in make_optimizer(learning, recipe.train).param_groups]
+    return [
+        (group["rate_factor"], len(group["params"])) for group in make_optimizer(learning, recipe.train).param_groups
+    ]
 
 
 def through_device(tree: dict[str, Any], folder: Path) -> object:

@@ -21,8 +21,11 @@ from luthier.models.packing import lay_out_rows
 from luthier.models.trunk import check_trunk
 from luthier.spec.adapters.full import Full
 from luthier.store.runs import tuned_in, weights_file
+from luthier.train.dist import Ranks
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer, rate_factors
+from luthier.train.shard import shard
+from ranks_kit import together
 from tiny import llama
 
 TRAINED = ["dora", "pissa, some rounds", "biases", "embeddings too", "ia3", "loha", "lokr", "vera", "oft", "full"]
@@ -45,8 +48,8 @@ def test_it_learns_and_a_run_that_was_stopped_ends_with_the_same_bits(name: str,
     whole = run(tmp_path / "whole", model=fresh(name), settings=settings)
     losses = [event.loss for event in whole.history]
     assert sum(losses[5:]) < sum(losses[:5])
+    torch.seed()  # as every process begins
     with pytest.raises(Stopped):
-        torch.seed()  # as every process begins
         run(tmp_path / "cut", model=fresh(name), settings=settings, stop_after=4)
     torch.seed()
     resumed = run(tmp_path / "cut", model=fresh(name), settings=settings)
@@ -226,3 +229,28 @@ def test_the_names_of_parameters_are_as_without_noise() -> None:
     ]
     assert any(isinstance(part, Neftune) for part in noisy().modules())
     assert noisy(name="full").state_dict().keys() == fresh("full").state_dict().keys()
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def trained(ranks: Ranks, out: Path, name: str, sharded: bool) -> list[float]:
+    """Losses of this rank."""
+    model = fresh(name)
+    if sharded:
+        shard(model, ranks)
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1, "micro_batch_tokens": 20})
+    return [event.loss for event in run(out, model=model, settings=settings).history]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["full", "embeddings too", "pissa"])
+def test_two_ranks_train_like_one_process(tmp_path: Path, name: str, sharded: bool) -> None:
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1, "micro_batch_tokens": 20})
+    alone = run(tmp_path / "alone", model=fresh(name), settings=settings)
+    for losses in together(2, trained, tmp_path / "two", name, sharded):
+        assert losses == pytest.approx([event.loss for event in alone.history], rel=1e-4)
+    one, other = (load_file(weights_file(tuned_in(tmp_path / place))) for place in ("alone", "two"))
+    assert one.keys() == other.keys()
+    assert relative_error(other, one) < 1e-3

@@ -14,8 +14,8 @@ from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import attach
 from luthier.records import StepEvent, TrainResult
-from luthier.spec.plugins import METHODS
 from luthier.spec.adapters.lora import Lora
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Train
 from luthier.train import loop
 from luthier.train.batches import micro_batches

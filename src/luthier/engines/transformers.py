@@ -128,9 +128,7 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)  # what a worker sets is also the default of threads yet to start
 
 
-def base_and_tuned(
-    base: Path, tuned: Path, *, device: str = "cpu"
-) -> tuple[TransformersEngine, TransformersEngine]:
+def base_and_tuned(base: Path, tuned: Path, *, device: str = "cpu") -> tuple[TransformersEngine, TransformersEngine]:
     """The untuned and the tuned model; one set of weights in memory where an adapter alone tells them apart."""
     engine = TransformersEngine.open(base, tuned, device=device)
     if can_switch_off(engine.whole):

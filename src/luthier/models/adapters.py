@@ -111,7 +111,9 @@ def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tenso
     from luthier.models.converted import for_plain_base
 
     tensors, adapted = for_plain_base(model, adapter_state(model) if state is None else state)
-    held = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    held = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     with safetensors_disk_errors(folder):
         save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = adapted.to_dict()

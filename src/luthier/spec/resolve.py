@@ -167,7 +167,7 @@ def _fill_export(filler: Filler) -> None:
     elif "adapter" in filler.fill("export", ["merged"], "there is no adapter, the weights themselves learn"):
         raise RecipeError(
             "export: there is no adapter to export, adapter.type full trains the weights themselves",
-            way_out="write export: [merged], the trained weights as a transformers folder, or take another adapter.type",
+            way_out="write export: [merged], which are these weights, or take another adapter.type",
             key="export",
         )
 

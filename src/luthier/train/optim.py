@@ -13,7 +13,6 @@ from luthier.spec.adapter_section import EMBEDDINGS
 from luthier.spec.recipe import Train
 from luthier.train.shard import is_part
 
-
 _LAYER = re.compile(r"\.layers\.(\d+)\.|\.h\.(\d+)\.")
 
 
@@ -56,7 +55,9 @@ def rate_factors(parameters: Iterable[str], settings: Train) -> dict[str, float]
         ends = any(f".{end}." in f".{name}" for end in EMBEDDINGS)
         if ends and settings.embedding_learning_rate is not None:
             factor = settings.embedding_learning_rate / (settings.learning_rate or 1.0)
-        elif settings.layer_lr_decay is not None and (name in layers or (ends and not any(head in name for head in ("lm_head", "embed_out")))):
+        elif settings.layer_lr_decay is not None and (
+            name in layers or (ends and not any(head in name for head in ("lm_head", "embed_out")))
+        ):
             factor = settings.layer_lr_decay ** (top - layers.get(name, -1))
         if settings.loraplus_lr_ratio is not None and "lora_B" in name:
             factor *= settings.loraplus_lr_ratio

@@ -9,6 +9,7 @@ from luthier.spec.adapters.full import Full
 
 
 def attach(model: Any, adapter: Full, *, base_name: str, seed: int) -> Any:
+    """All weights, or those of the layers that the section names."""
     if adapter.layers_to_transform is None:
         return model.requires_grad_(True)
     layers = getattr(model.get_decoder(), "layers", None)

@@ -9,6 +9,7 @@ from luthier.spec.adapters.ia3 import Ia3
 
 
 def attach(model: Any, adapter: Ia3, *, base_name: str, seed: int) -> Any:
+    """Factors of one, beside the modules that the section names."""
     from peft import IA3Config
 
     settings = common(model, adapter)

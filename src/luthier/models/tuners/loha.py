@@ -9,6 +9,7 @@ from luthier.spec.adapters.loha import Loha
 
 
 def attach(model: Any, adapter: Loha, *, base_name: str, seed: int) -> Any:
+    """Two products of rank r, one of them zero."""
     from peft import LoHaConfig
 
     config = LoHaConfig(**common(model, adapter), r=adapter.r, alpha=adapter.alpha)

@@ -1,4 +1,4 @@
-"""W + s C (x) D, (x) the Kronecker product, D of low rank where that is smaller (Yeh et al. 2023, arXiv 2309.14859, 3.2.2)."""
+"""W + s C (x) D, (x) the Kronecker product, D of low rank where that is smaller (Yeh et al. 2023, arXiv 2309.14859)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from luthier.spec.adapters.lokr import Lokr
 
 
 def attach(model: Any, adapter: Lokr, *, base_name: str, seed: int) -> Any:
+    """A Kronecker product, one factor of it zero."""
     from peft import LoKrConfig
 
     config = LoKrConfig(**common(model, adapter), r=adapter.r, alpha=adapter.alpha)

@@ -15,6 +15,7 @@ from luthier.spec.adapters.lora import Lora
 
 
 def attach(model: Any, adapter: Lora, *, base_name: str, seed: int) -> Any:
+    """B A of rank r, see above; its layers are computed by our own code where that says the same."""
     from peft import LoraConfig
 
     from luthier.models.converted import remember_start

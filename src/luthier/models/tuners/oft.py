@@ -9,6 +9,7 @@ from luthier.spec.adapters.oft import Oft
 
 
 def attach(model: Any, adapter: Oft, *, base_name: str, seed: int) -> Any:
+    """Rotations by nothing."""
     from peft import OFTConfig
 
     config = OFTConfig(**common(model, adapter), oft_block_size=adapter.oft_block_size)

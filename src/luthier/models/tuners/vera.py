@@ -11,6 +11,7 @@ from luthier.spec.adapters.vera import Vera
 
 
 def attach(model: Any, adapter: Vera, *, base_name: str, seed: int) -> Any:
+    """Factors of a pair of matrices drawn from the seed; b is zero."""
     from peft import VeraConfig
 
     config = VeraConfig(

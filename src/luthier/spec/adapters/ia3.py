@@ -1,4 +1,4 @@
-"""(IA)^3: learned factors of keys, values and what enters down_proj (Liu et al. 2022, arXiv 2205.05638, section 3.3)."""
+"""(IA)^3: learned factors of keys, values and what enters down_proj (Liu et al. 2022, arXiv 2205.05638, 3.3)."""
 
 from typing import Any, Literal
 
