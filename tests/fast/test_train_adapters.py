@@ -148,7 +148,7 @@ def test_the_first_step_moves_each_weight_by_its_own_rate(tmp_path: Path) -> Non
 
 
 def test_vectors_do_not_decay() -> None:
-    parameters = {name: p for name, p in fresh("full").named_parameters()}
+    parameters = dict(fresh("full").named_parameters())
     optimizer = make_optimizer(parameters, SETTINGS.model_copy(update={"weight_decay": 0.1}))
     decayed = {id(p) for group in optimizer.param_groups for p in group["params"] if group["weight_decay"]}
     assert {name for name, p in parameters.items() if id(p) not in decayed} == {
