@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
+from test_spec_resolve import adapter
 
 from luthier.errors import RecipeError
+from luthier.plan.make import make_plan
 from luthier.plan.parameters import (
     adapted,
     counted_parameters,
@@ -14,9 +18,10 @@ from luthier.plan.parameters import (
     lowest_adapted,
     trainable_parameters,
 )
-from luthier.records import ModelShape
+from luthier.records import ModelShape, Plan
 from luthier.spec.adapters.full import Full
 from luthier.spec.adapters.lora import Lora
+from luthier.spec.plugins import ADAPTERS
 
 
 def lora_parameters(
@@ -133,3 +138,28 @@ def test_of_whole_weights_all_count_or_those_of_layers() -> None:
     assert trainable_parameters(shape, Full()) == shape.num_parameters
     upper = trainable_parameters(shape, Full(layers_to_transform=(28, 29)))
     assert upper == 2 * (linear_parameters(shape) // 30 + 2 * 576)
+
+
+@pytest.mark.parametrize("name", ADAPTERS.names())
+def test_a_plan_is_made_for_every_type(name: str) -> None:
+    """More memory where more learns; no type is free."""
+
+    def plan(**section: Any) -> Plan:
+        return make_plan(adapter(**section), samples.profile(), samples.shape(), matmul_gflops=50)
+
+    made, least = plan(type=name), plan(r=1)
+    tuned = next(one for one in made.candidates if one.technique == f"{name} sft")
+    assert tuned.trainable_parameters == trainable_parameters(samples.shape(), adapter(type=name).recipe.adapter) > 0
+    if name == "full":
+        whole = samples.shape().num_parameters
+        assert tuned.trainable_parameters == whole
+        # Gradient, two moments, their copy and the weight's for a checkpoint, the best so far: seven of each number.
+        assert made.prediction.peak_memory_gib - least.prediction.peak_memory_gib > 6.5 * 4 * whole / 2**30
+        upper = plan(type=name, layers_to_transform=[29])
+        assert upper.prediction.peak_memory_gib < made.prediction.peak_memory_gib
+        assert upper.prediction.train_seconds < made.prediction.train_seconds
+        assert made.prediction.train_seconds > least.prediction.train_seconds
+    if name in ("loha", "lokr"):  # the change of every layer, made anew and kept
+        dense = linear_parameters(samples.shape()) * 4 / 2**30
+        rank = getattr(adapter(type=name).recipe.adapter, "r", 0)
+        assert made.prediction.peak_memory_gib > plan(r=rank).prediction.peak_memory_gib + 0.8 * dense
