@@ -47,8 +47,8 @@ def test_the_run_holds_whole_weights_and_every_stage_is_about_them(run: RunFolde
 
 
 def test_base_and_tuned_were_judged_as_two_models(run: RunFolder) -> None:
-    systems = {one.name: one.metrics for one in EvalReport.read(run.eval_report).systems}
-    assert systems["base"]["perplexity"].value != systems["tuned"]["perplexity"].value
+    systems = {one.system: one.metrics for one in EvalReport.read(run.eval_report).systems}
+    assert systems["base"]["perplexity"].point != systems["tuned"]["perplexity"].point
 
 
 def test_what_it_answers_is_what_plain_transformers_says_of_the_export(run: RunFolder) -> None:
