@@ -1,0 +1,140 @@
+"""Verbs that begin with a recipe or a data file: init, check, plan, prepare, train, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.shared import (
+    DataName,
+    Endpoint,
+    Format,
+    Json,
+    Nnodes,
+    NodeRank,
+    Nproc,
+    Offline,
+    Out,
+    Overrides,
+    Query,
+    Recipe,
+    Sheet,
+    Target,
+    emit,
+    go_offline,
+    say,
+    work,
+)
+
+
+def init(
+    data: DataName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the recipe goes.")] = None,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe for a data file: format, columns and task are detected."""
+    from luthier.pipeline.init import init as write_recipe
+    from luthier.pipeline.named import Named
+
+    path, found = write_recipe(Named(data, format, sheet, query), output=output, offline=go_offline(offline))
+    lines = [
+        f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
+        f"answer {found.label or 'chat turns'!r}",
+        f"next: luthier check {path} --explain",
+    ]
+    emit({"recipe": str(path), "profile": found.model_dump(mode="json")}, lines, as_json=as_json)
+
+
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
+) -> None:
+    """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
+    from luthier.pipeline.explain import explained, feature_lines
+    from luthier.pipeline.start import look
+
+    prepared = look(recipe, overrides=overrides or (), offline=go_offline(offline), say=say)
+    prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
+    resolved = prepared.resolved
+    lines = [
+        f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
+        f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})",
+        *feature_lines(resolved),
+    ]
+    emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
+
+
+def plan(recipe: Recipe, overrides: Overrides = None, offline: Offline = False, as_json: Json = False) -> None:
+    """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
+    from luthier.pipeline.start import look
+    from luthier.plan.make import lines
+
+    made = look(recipe, overrides=overrides or (), offline=go_offline(offline), say=say).plan()
+    emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
+
+
+def prepare(
+    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
+    """Clean, redact, split and tokenize the data; every row's fate is in the report."""
+    from luthier.data_report import DataReport
+    from luthier.pipeline.explain import data_lines
+
+    session = work(target, "prepare", overrides, out, offline)
+    report = DataReport.read(session.run.data_report)
+    emit(report.model_dump(mode="json"), data_lines(report, session.run), as_json=as_json)
+
+
+def train(
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    nnodes: Nnodes = None,
+    rdzv_endpoint: Endpoint = None,
+    node_rank: NodeRank = 0,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Train the adapter; after an interruption the same command goes on, exact to the bit."""
+    from luthier.records import TrainResult
+
+    launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
+    session = work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)
+    result = TrainResult.read(session.run.train_result)
+    best = (
+        f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
+    )
+    lines = [f"{result.steps} steps, {result.trained_tokens} tokens{best}", f"adapter: {session.run.train / 'adapter'}"]
+    emit(result.model_dump(mode="json"), lines, as_json=as_json)
+
+
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
+    from luthier.pipeline.drive import finish
+    from luthier.report.summary import summary
+
+    session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
+    evidence, gate = finish(session)
+    document = {
+        "run": str(session.run.path),
+        "gate": gate.model_dump(mode="json"),
+        "evaluation": evidence.evaluation.model_dump(mode="json"),
+    }
+    emit(document, ["", *summary(evidence)], as_json=as_json)
