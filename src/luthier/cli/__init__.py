@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Annotated, NoReturn
 
@@ -32,9 +33,13 @@ app.add_typer(groups.registry_app, name="registry")
 app.add_typer(groups.audit_app, name="audit")
 app.add_typer(groups.doctor_app, name="doctor")
 
-for verb in (recipe.init, recipe.check, recipe.plan, recipe.prepare, recipe.train, recipe.run):
-    app.command()(verb)
-for verb in (run.evaluate, run.export, run.gate, run.report, run.predict, run.serve):
+VERBS: tuple[Callable[..., None], ...] = (
+    recipe.init, recipe.check, recipe.plan, recipe.prepare, recipe.train, recipe.run,
+    run.evaluate, run.export, run.gate, run.report, run.predict, run.serve,
+)  # fmt: skip
+"""In the order of `--help`."""
+
+for verb in VERBS:
     app.command()(verb)
 app.command(name="_stage", hidden=True)(children.stage)
 app.command(name="_ranks", hidden=True)(children.ranks)

@@ -41,10 +41,12 @@ Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave th
 
 
 def say(line: str) -> None:
+    """Progress and logs: to standard error."""
     typer.echo(line, err=True)
 
 
 def emit(document: Any, lines: list[str], *, as_json: bool) -> None:
+    """The result: to standard output, as lines or as one JSON document."""
     typer.echo(
         json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines)
     )
@@ -60,6 +62,7 @@ def _strict(document: Any) -> Any:
 
 
 def go_offline(offline: bool) -> bool:
+    """Shut the network where a flag or the environment says so; whether it is shut."""
     from luthier.launch.offline import guard, is_offline
 
     if offline:
@@ -79,6 +82,7 @@ def work(
     launch: dict[str, Any] | None = None,
     node_rank: int = 0,
 ) -> Session:
+    """Open or make the run of a recipe, say its plan, and do its stages up to `last`."""
     from luthier.pipeline.drive import begin, work_through
     from luthier.plan.make import lines
 
@@ -96,6 +100,7 @@ def work(
 
 
 def work_on_run(where: str, last: str, offline: bool) -> Session:
+    """Do the stages of a run that is there, up to `last`."""
     from luthier.pipeline.drive import begin, work_through
     from luthier.store.runs import RunFolder
 
