@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from luthier.errors import DataError, RecipeError
 from luthier.plan import cost, memory
-from luthier.plan.make import lines, make_plan, memory_asks_for_checkpointing
+from luthier.plan.lines import lines
+from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.plan.rank import TFIDF, ZERO_SHOT
 from luthier.plan.words import duration
 from luthier.plan.workload import workload

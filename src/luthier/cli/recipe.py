@@ -73,12 +73,28 @@ def check(
     emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
 
 
-def plan(recipe: Recipe, overrides: Overrides = None, offline: Offline = False, as_json: Json = False) -> None:
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="First train some steps, to measure this machine; takes about a minute.")
+    ] = False,
+    out: Out = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
     """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
     from luthier.pipeline.start import look
-    from luthier.plan.make import lines
+    from luthier.plan.lines import lines
 
-    made = look(recipe, overrides=overrides or (), offline=go_offline(offline), say=say).plan()
+    offline = go_offline(offline)
+    prepared = look(recipe, overrides=overrides or (), offline=offline, say=say, out=out)
+    if probe:
+        from luthier.pipeline.probing import probe as try_out
+
+        made = try_out(prepared, out=out, offline=offline, say=say)
+    else:
+        made = prepared.plan()
     emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
 
 

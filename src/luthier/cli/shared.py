@@ -84,7 +84,7 @@ def work(
 ) -> Session:
     """Open or make the run of a recipe, say its plan, and do its stages up to `last`."""
     from luthier.pipeline.drive import begin, work_through
-    from luthier.plan.make import lines
+    from luthier.plan.lines import lines
 
     session, plan, prepared = begin(
         target, overrides=overrides or (), out=out, offline=go_offline(offline), say=say, launch=launch or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -30,13 +30,16 @@ from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.pipeline.choose import Choice, choose, techniques
+from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
+from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
-from luthier.records import DataProfile, Feature, ModelShape, Plan
+from luthier.records import DataProfile, Feature, Known, ModelShape, Plan
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
@@ -55,10 +58,25 @@ class Prepared:
     resolved: ResolvedRecipe
     profile: DataProfile
     shape: ModelShape
+    gflops: float
+    """Rate of a product on this machine, just measured."""
+    choice: Choice
+    known: tuple[Known, ...] = ()
+    """What earlier runs measured on the same data."""
 
     def plan(self) -> Plan:
-        """Memory, time, power and ranking; measures this machine's rate for a fraction of a second."""
-        return make_plan(self.resolved, self.profile, self.shape, matmul_gflops=matmul_rate())
+        """Memory, time, power and ranking."""
+        made = make_plan(
+            self.resolved,
+            self.profile,
+            self.shape,
+            matmul_gflops=self.gflops,
+            others=self.choice.others,
+            known=self.known,
+            probed=kept_probe(self.resolved),
+        )
+        notes = (*made.notes, *self.choice.left_out)
+        return made.model_copy(update={"notes": notes, "weighed_sha256": self.choice.weighed_sha256})
 
 
 def recipe_path(name: str) -> Path:
@@ -99,8 +117,15 @@ def copy_recipe(name: str, destination: Path) -> Path:
         raise RecipeError(f"{destination} exists already", way_out="give a name that is free") from None
 
 
-def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> Prepared:
-    """Load, profile the data, read the base's shape, resolve.
+def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out: Path | None = None) -> Prepared:
+    """Load, profile the data, read the base's shape, resolve; where the method is open, with what the plan takes.
+
+    Args:
+        recipe: a file, or the name of a shipped one.
+        overrides: 'KEY=VALUE'.
+        offline: whether no socket may leave this machine.
+        say: told what people should know.
+        out: folder of earlier runs; the recipe's own where it is None.
 
     Raises:
         RecipeError, DataError, ModelError: see the rooms.
@@ -120,15 +145,17 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     model = loaded.recipe.model
     shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
-    resolved = resolve(
-        loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
-    ).model_copy(
-        update={
-            "fetched": {named: str(one.path) for named, one in fetched.items()},
-            "versions": {named: one.version for named, one in fetched.items() if one.version},
-        }
-    )
-    resolved = _with_checkpointing(_with_embeddings(resolved), facts, shape)
+    copies = {
+        "fetched": {named: str(one.path) for named, one in fetched.items()},
+        "versions": {named: one.version for named, one in fetched.items() if one.version},
+    }
+
+    def again(loaded: LoadedRecipe) -> ResolvedRecipe:
+        made = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
+        return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
+
+    prepared = _weighed(loaded, again, facts, shape, out=out)
+    resolved = prepared.resolved
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_secrets_in_wording(resolved.recipe.entry)
@@ -137,7 +164,26 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     refuse_missing_passphrase(resolved.recipe.data.privacy)
     refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
-    return Prepared(loaded, resolved, facts, shape)
+    return prepared
+
+
+def _weighed(
+    loaded: LoadedRecipe,
+    again: Callable[[LoadedRecipe], ResolvedRecipe],
+    facts: DataProfile,
+    shape: ModelShape,
+    *,
+    out: Path | None,
+) -> Prepared:
+    """The recipe, resolved with the technique that it names or that the plan takes, beside what else there is."""
+    resolved = again(loaded)
+    found = techniques(loaded, resolved, again)
+    before = earlier(out or Path(resolved.recipe.output_dir), resolved)
+    prepared = Prepared(loaded, resolved, facts, shape, matmul_rate(), found, before.known)
+    if loaded.recipe.method.type != "auto" or not found.others:
+        return prepared
+    choice = choose(found, prepared.plan(), begun=before.begun)
+    return replace(prepared, resolved=choice.resolved, choice=choice)
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
@@ -271,7 +317,7 @@ def open_run(prepared: Prepared, *, out: Path) -> RunFolder:
     return RunFolder.create(out, prepared.resolved.recipe.name, prepared.resolved.sha256[:12])
 
 
-def write_down(run: RunFolder, prepared: Prepared, plan: Plan) -> None:
+def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
     """Write recipe, profile, shape, plan and, last, the resolved recipe; hold the run's lock.
 
     The plan is kept where it exists already: a prediction made after the fact would be none.
@@ -279,7 +325,7 @@ def write_down(run: RunFolder, prepared: Prepared, plan: Plan) -> None:
     write_atomic(run.recipe, prepared.loaded.text)
     write_atomic(run.profile, prepared.profile.to_json())
     write_atomic(run.shape, prepared.shape.to_json())
-    if not run.plan.is_file():
+    if plan is not None and not run.plan.is_file():
         write_atomic(run.plan, plan.to_json())
     write_atomic(run.resolved, prepared.resolved.to_json())
 

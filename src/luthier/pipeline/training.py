@@ -49,7 +49,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
-    inputs, method = _inputs(context), load_method(recipe.method, context.contract)
+    inputs, method = open_inputs(context), load_method(recipe.method, context.contract)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
@@ -85,7 +85,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             inputs,
             settings=recipe.train,
             method_name=recipe.method.type,
-            validation=_validation(context),
+            validation=open_validation(context),
             out=run.train,
             watch=watch,
             stop_asked=stop_asked,
@@ -110,7 +110,8 @@ def _feeds(context: Context, ranks: Ranks, events: EventLog) -> Feeds:
     return Feeds.open(context.resolved.recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn)
 
 
-def _inputs(context: Context) -> Inputs:
+def open_inputs(context: Context) -> Inputs:
+    """The rows that are learned, and what they were made from."""
     from luthier.train.loop import Inputs
 
     recipe = context.resolved.recipe
@@ -166,14 +167,17 @@ def say_sharing_is_off(progress: Progress, events: EventLog) -> None:
     events.append("sharing_off", reason="dropout")
 
 
-def _validation(context: Context) -> Any:
-    """The task's metric on the validation split, measured with the evaluation's own code; None without rows."""
+def open_validation(context: Context, *, most: int | None = None) -> Any:
+    """The task's metric on the validation split, or its first rows, measured with the evaluation's own code; None
+    without rows.
+    """
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
     from luthier.train.loop import Validation
     from luthier.train.shard import is_sharded
 
-    examples = Shard(context.run.data / "validation.arrow")
+    rows = Shard(context.run.data / "validation.arrow")
+    examples = rows if most is None else [rows[place] for place in range(min(most, len(rows)))]
     if not examples:
         return None
     metric = "macro_f1" if context.contract.labels else "perplexity"

@@ -1,8 +1,12 @@
-"""The largest micro-batch is tried before anything is learned: a run that would die of memory does so at once."""
+"""The largest micro-batch is tried before anything is learned: a run that would die of memory does so at once.
+
+And, for the plan, how fast steps of the run are on this machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +14,10 @@ from luthier.data.shards import Example
 from luthier.errors import OutOfMemory
 from luthier.models.forward import is_noisy
 from luthier.spec.recipe import Train
-from luthier.train.batches import micro_batches, steps_of
+from luthier.train.batches import MicroBatch, Step, micro_batches, steps_of
 from luthier.train.memory import peak_memory_gib, resident_gib
 from luthier.train.methods import Method
+from luthier.train.optim import make_optimizer
 
 _LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
 
@@ -80,3 +85,90 @@ def probe(
             else "lower train.max_length, choose a smaller base, or raise the budget: one row alone does not fit",
         )
     return Probe(most, peak)
+
+
+MOST_COUNTED = 400
+"""Steps of a run whose tokens are counted; of a longer one, so many at even distances stand for all."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast steps of a run are, and how much all of them compute."""
+
+    steps: int
+    seconds: float
+    computed_tokens: int
+    """In the steps timed."""
+    supervised_tokens: int
+    all_computed: int
+    """Of the whole run."""
+    all_supervised: int
+
+
+def pace(
+    model: Any,
+    method: Method,
+    examples: Sequence[Example],
+    settings: Train,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Pace:
+    """Do steps of the run, drawn evenly from it, until `seconds` are over; at least three of them where it has them.
+
+    The weights stay as they are: the optimizer's rate is 0. One step is done before the clock starts.
+
+    Raises:
+        RunError: see `steps_of`.
+    """
+    steps = steps_of(examples, settings)
+    optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], settings)
+    counted = steps[:: max(1, len(steps) // MOST_COUNTED)]
+    tokens = [_tokens(model, method, examples, settings, step) for step in counted]
+    order, timed = _spread(len(counted)), list[int]()
+    begun, least = clock(), min(3, len(counted))
+    for number, place in enumerate([order[0], *order]):
+        _step(model, method, examples, settings, counted[place])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if number == 0:  # what comes up once has come up
+            begun = clock()
+            continue
+        timed.append(place)
+        if len(timed) >= least and clock() - begun >= seconds:
+            break
+    took, share = clock() - begun, len(steps) / len(counted)
+    return Pace(
+        steps=len(timed),
+        seconds=took,
+        computed_tokens=sum(tokens[place][0] for place in timed),
+        supervised_tokens=sum(tokens[place][1] for place in timed),
+        all_computed=round(share * sum(computed for computed, _ in tokens)),
+        all_supervised=round(share * sum(supervised for _, supervised in tokens)),
+    )
+
+
+def _spread(number: int) -> list[int]:
+    """All places, in an order whose beginnings are spread evenly: by the digits of the golden section's multiples."""
+    return sorted(range(number), key=lambda place: place * 0.6180339887498949 % 1.0)
+
+
+def _parts(
+    model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step
+) -> Sequence[MicroBatch]:
+    assert settings.micro_batch_tokens is not None
+    tokens = [method.computed(examples[row]) for row in step.rows]
+    return micro_batches(step.rows, tokens, max_tokens=settings.micro_batch_tokens, share=not is_noisy(model))
+
+
+def _tokens(model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step) -> tuple[int, int]:
+    computed = sum(part.num_tokens for part in _parts(model, method, examples, settings, step))
+    return computed, sum(sum(examples[row].supervised[1:]) for row in step.rows)
+
+
+def _step(model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step) -> None:
+    model.train()
+    count = sum(method.count(examples[row]) for row in step.rows)
+    for part in _parts(model, method, examples, settings, step):
+        loss = method.loss_sum(model, [examples[row] for row in part.rows])
+        (loss / count).backward()  # type: ignore[no-untyped-call]

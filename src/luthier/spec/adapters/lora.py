@@ -2,4 +2,6 @@
 
 from luthier.spec.plugins import AdapterFacts
 
-FACTS = AdapterFacts(name="lora", summary="low-rank matrices beside every linear layer, the base frozen")
+FACTS = AdapterFacts(
+    name="lora", summary="low-rank matrices beside every linear layer, the base frozen", considered=True
+)

@@ -1,0 +1,102 @@
+"""`method: auto`: the recipe is resolved with every technique there is, and goes on with what the plan takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from luthier.errors import RecipeError
+from luthier.plan.expect import outdone
+from luthier.plan.predict import technique_of
+from luthier.records import Candidate, Plan
+from luthier.spec.load import LoadedRecipe
+from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.recipe import Recipe
+from luthier.spec.resolve import ResolvedRecipe
+
+Resolve = Callable[[LoadedRecipe], ResolvedRecipe]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes on, and what else was weighed."""
+
+    resolved: ResolvedRecipe
+    others: tuple[ResolvedRecipe, ...]
+    left_out: tuple[str, ...] = ()
+    """Techniques that the recipe's other settings do not go with, with the reason."""
+    weighed_sha256: str = ""
+    """See `Plan`."""
+
+
+def techniques(loaded: LoadedRecipe, resolved: ResolvedRecipe, again: Resolve) -> Choice:
+    """The recipe with each other technique of the tables that does its task.
+
+    An adapter that the recipe names is kept; else those are weighed that the table offers for it.
+
+    Args:
+        loaded: as given.
+        resolved: as the rules alone, or the recipe itself, have it.
+        again: resolves a recipe like `loaded`.
+    """
+    task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
+    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
+    given = "adapter" in loaded.recipe.model_fields_set
+    adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
+    others, left_out = [], []
+    for method, adapter in product(methods, adapters):
+        if (method, adapter) == own:
+            continue
+        try:
+            others.append(again(_with(loaded, method, None if given else adapter)))
+        except RecipeError as error:
+            left_out.append(f"'{adapter} {method}' is not weighed, other settings do not go with it: {error.what}")
+    return Choice(resolved, tuple(others), tuple(left_out))
+
+
+def choose(found: Choice, plan: Plan, *, begun: str) -> Choice:
+    """The first technique of the plan that can be trained and fits the budget; the first of them where none fits.
+
+    A recipe that was weighed before goes on with what was taken then, whatever the machine has become since, unless
+    that has been measured to be worse.
+
+    Args:
+        found: what is weighed.
+        plan: of all of it.
+        begun: what was taken before; '' where it was not weighed before.
+    """
+    options = {technique_of(one): one for one in (found.resolved, *found.others)}
+    trainable = [one for one in plan.candidates if one.technique in options]
+    taken, why = _take(trainable, begun)
+    kept = options.pop(taken)
+    reasons = {**kept.reasons, "method.type": why}
+    if "adapter.type" in reasons and kept.recipe.adapter != found.resolved.recipe.adapter:
+        reasons["adapter.type"] = why
+    return replace(
+        found,
+        resolved=kept.model_copy(update={"reasons": reasons}),
+        others=tuple(options.values()),
+        weighed_sha256=found.resolved.sha256,
+    )
+
+
+def _take(trainable: Sequence[Candidate], begun: str) -> tuple[str, str]:
+    first = trainable[0]
+    before = next((one for one in trainable if one.technique == begun), None)
+    if before is not None and not outdone(before.expected, by=first.expected):
+        return begun, "the plan took it when this recipe was first run"
+    fitting = [one for one in trainable if one.fits]
+    if not fitting:
+        return first.technique, f"{first.why}; no technique fits the budget, this is the best"
+    if fitting[0] is first:
+        return first.technique, first.why
+    return fitting[0].technique, f"the best that fits the budget; '{first.technique}' does not"
+
+
+def _with(loaded: LoadedRecipe, method: str, adapter: str | None) -> LoadedRecipe:
+    given = loaded.recipe.model_dump(mode="json", exclude_unset=True)
+    given["method"] = {"type": method}
+    if adapter is not None:
+        given["adapter"] = {"type": adapter}
+    return replace(loaded, recipe=Recipe.model_validate(given))
