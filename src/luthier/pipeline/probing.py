@@ -1,4 +1,4 @@
-"""`luthier plan --probe`: some steps of the training itself, so that the plan need not estimate this machine's rates."""
+"""`luthier plan --probe`: some steps of the training itself, so that this machine's rates need not be estimated."""
 
 from __future__ import annotations
 
