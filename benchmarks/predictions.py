@@ -88,7 +88,7 @@ def one(number: int) -> dict[str, Any]:
     try:
         prepared = look(str(drawn(number, folder)), overrides=(), offline=True, say=lambda line: None)
         gflops = cost.matmul_rate(seconds=3.0, clock=time.process_time)
-        plan = make_plan(prepared.resolved, prepared.profile, prepared.shape, matmul_gflops=gflops)
+        plan = make_plan(prepared.resolved, prepared.profiles[0], prepared.shape, matmul_gflops=gflops)
         run = open_run(prepared, out=folder / "runs")
         session = Session(run, prepared.resolved, True, lambda line: None)
         work_through(session, "prepare", plan=plan, prepared=prepared)
@@ -113,7 +113,7 @@ def one(number: int) -> dict[str, Any]:
         "number": number, "commit": head, "dirty": dirty, "processor": processor(), "gflops": f"{gflops:.1f}",
         "layers": len(getattr(recipe.adapter, "layers_to_transform", None) or range(30)),
         "r": getattr(recipe.adapter, "r", ""),
-        "chars": round(prepared.profile.mean_input_chars), "labels": len(prepared.profile.labels),
+        "chars": round(prepared.profiles[0].mean_input_chars), "labels": len(prepared.profiles[0].labels),
         "batch_size": recipe.train.batch_size, "micro_batch_tokens": recipe.train.micro_batch_tokens,
         "epochs": recipe.train.num_train_epochs, "again": recipe.train.gradient_checkpointing,
         "trunk": recipe.train.cache_trunk,

@@ -59,16 +59,14 @@ def check(
     explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
 ) -> None:
     """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
-    from luthier.pipeline.explain import explained, feature_lines
+    from luthier.pipeline.explain import explained, fine_lines
     from luthier.pipeline.start import look
 
     prepared = look(recipe, overrides=overrides or (), offline=go_offline(offline), say=say)
     prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
     resolved = prepared.resolved
     lines = [
-        f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
-        f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})",
-        *feature_lines(resolved),
+        *fine_lines(prepared),
     ]
     emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
 
@@ -103,11 +101,12 @@ def prepare(
 ) -> None:
     """Clean, redact, split and tokenize the data; every row's fate is in the report."""
     from luthier.data_report import DataReport
-    from luthier.pipeline.explain import data_lines
+    from luthier.pipeline.explain import by_task, data_lines
 
     session = work(target, "prepare", overrides, out, offline)
-    report = DataReport.read(session.run.data_report)
-    emit(report.model_dump(mode="json"), data_lines(report, session.run), as_json=as_json)
+    reports = {task: DataReport.read(task.data_report) for task in session.tasks}
+    lines = [line for task, report in reports.items() for line in data_lines(report, task)]
+    emit(by_task(list(reports.values())), lines, as_json=as_json)
 
 
 def train(
@@ -144,13 +143,9 @@ def run(
 ) -> None:
     """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
     from luthier.pipeline.drive import finish
-    from luthier.report.summary import summary
+    from luthier.pipeline.report import closing_lines, evaluation_document
 
     session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
-    document = {
-        "run": str(session.run.path),
-        "gate": gate.model_dump(mode="json"),
-        "evaluation": evidence.evaluation.model_dump(mode="json"),
-    }
-    emit(document, ["", *summary(evidence)], as_json=as_json)
+    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)

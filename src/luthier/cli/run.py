@@ -20,21 +20,16 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Base against tuned against baselines, on the test split, with intervals; or one run against another."""
+    from luthier.pipeline.explain import by_task, score_lines
     from luthier.records import EvalReport
 
     if against is not None:
         _compare(run, against, as_json=as_json)
         return
     session = work_on_run(run, "evaluate", offline)
-    report = EvalReport.read(session.run.eval_report)
-    lines = [report.headline] + [
-        f"{score.title}: "
-        + ", ".join(
-            f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]" for name, value in score.metrics.items()
-        )
-        for score in report.systems
-    ]
-    emit(report.model_dump(mode="json"), lines, as_json=as_json)
+    reports = [EvalReport.read(task.eval_report) for task in session.tasks]
+    lines = [line for report in reports for line in score_lines(report)]
+    emit(by_task(reports), lines, as_json=as_json)
 
 
 def _compare(run: str, against: str, *, as_json: bool) -> None:
@@ -62,11 +57,11 @@ def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
 def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     """Decide, with evidence; exit 3 when refused. Brings the run up to date first."""
     from luthier.pipeline.drive import finish
-    from luthier.report.summary import gate_lines
+    from luthier.report.summary import gate_lines_of
 
     session = work_on_run(run, "export", offline)
-    evidence, decision = finish(session)
-    emit(decision.model_dump(mode="json"), gate_lines(evidence), as_json=as_json)
+    _, decision = finish(session)
+    emit(decision.model_dump(mode="json"), gate_lines_of(decision), as_json=as_json)
     if not decision.passed:
         refused = ", ".join(line.line for line in decision.lines if not line.passed)
         raise GateRefused(
@@ -76,16 +71,19 @@ def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
 
 def report(run: Run, as_json: Json = False) -> None:
     """Write report.html anew and say where it is."""
-    from luthier.pipeline.report import write_report
+    from luthier.pipeline.report import closing_lines, write_report
 
-    path, evidence = write_report(run)
-    from luthier.report.summary import summary
-
-    emit({"report": str(path)}, [*summary(evidence), "", f"report: {path}"], as_json=as_json)
+    path, evidence, gate = write_report(run)
+    emit({"report": str(path)}, [*closing_lines(evidence, gate), "", f"report: {path}"], as_json=as_json)
 
 
 def predict(
-    target: Annotated[str, typer.Argument(metavar="RUN|NAME@ALIAS", help="A run folder or a registered version.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|NAME@ALIAS", help="A run folder or a registered version; of several tasks NAME@ALIAS/TASK."
+        ),
+    ],
     data: DataName,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: DATA.predictions.jsonl")] = None,
     format: Format = None,
@@ -103,10 +101,11 @@ def predict(
     offline = go_offline(offline)
     chosen = choose(target, out=out)
     refuse_untrained(chosen.run)
+    asked = chosen.one_task()
     rows = opened(Named(data, format, sheet, query), offline=offline)
     goal = output or rows.named.folder / f"{rows.named.name}.predictions.jsonl"
     with Progress() as progress:
-        counts = predict(open_asker(chosen.run), rows, output=goal, progress=progress)
+        counts = predict(open_asker(asked), rows, output=goal, progress=progress)
     lines = [f"{goal}: {counts['answered']} answered, {counts['faults']} faulty rows"]
     emit({"output": str(goal), **counts}, lines, as_json=as_json)
 

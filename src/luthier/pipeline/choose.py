@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from luthier.errors import RecipeError
+from luthier.pipeline.known import Earlier
 from luthier.plan.expect import outdone
 from luthier.plan.predict import technique_of
-from luthier.records import Candidate, Plan
+from luthier.records import Candidate, Known, Plan
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe
@@ -24,25 +25,36 @@ class Choice:
 
     resolved: ResolvedRecipe
     others: tuple[ResolvedRecipe, ...]
+    known: tuple[Known, ...] = ()
+    """What earlier runs measured on the same data."""
+    begun: str = ""
+    """The technique that was taken when the very same recipe was weighed before; '' where it was not."""
     left_out: tuple[str, ...] = ()
     """Techniques that the recipe's other settings do not go with, with the reason."""
     weighed_sha256: str = ""
     """See `Plan`."""
 
 
-def techniques(loaded: LoadedRecipe, resolved: ResolvedRecipe, again: Resolve) -> Choice:
-    """The recipe with each other technique of the tables that does its task.
+def techniques(
+    loaded: LoadedRecipe, again: Resolve, *, known: Callable[[ResolvedRecipe], Earlier], alone: bool
+) -> Choice:
+    """The recipe as it is, or the rules alone have it, and with each other technique of the tables for its task.
 
-    An adapter that the recipe names is kept; else those are weighed that the table offers for it.
+    An adapter that the recipe names is kept, or that several tasks share; else those are weighed that the table offers.
 
     Args:
         loaded: as given.
-        resolved: as the rules alone, or the recipe itself, have it.
         again: resolves a recipe like `loaded`.
+        known: what earlier runs say of it.
+        alone: whether it is the only task.
+
+    Raises:
+        RecipeError: the recipe itself cannot be resolved.
     """
+    resolved = again(loaded)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
     methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
-    given = "adapter" in loaded.recipe.model_fields_set
+    given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
     others, left_out = [], []
     for method, adapter in product(methods, adapters):
@@ -52,10 +64,11 @@ def techniques(loaded: LoadedRecipe, resolved: ResolvedRecipe, again: Resolve) -
             others.append(again(_with(loaded, method, None if given else adapter)))
         except RecipeError as error:
             left_out.append(f"'{adapter} {method}' is not weighed, other settings do not go with it: {error.what}")
-    return Choice(resolved, tuple(others), tuple(left_out))
+    before = known(resolved)
+    return Choice(resolved, tuple(others), before.known, before.begun, tuple(left_out))
 
 
-def choose(found: Choice, plan: Plan, *, begun: str) -> Choice:
+def choose(found: Choice, plan: Plan) -> Choice:
     """The first technique of the plan that can be trained and fits the budget; the first of them where none fits.
 
     A recipe that was weighed before goes on with what was taken then, whatever the machine has become since, unless
@@ -64,11 +77,10 @@ def choose(found: Choice, plan: Plan, *, begun: str) -> Choice:
     Args:
         found: what is weighed.
         plan: of all of it.
-        begun: what was taken before; '' where it was not weighed before.
     """
     options = {technique_of(one): one for one in (found.resolved, *found.others)}
     trainable = [one for one in plan.candidates if one.technique in options]
-    taken, why = _take(trainable, begun)
+    taken, why = _take(trainable, found.begun)
     kept = options.pop(taken)
     reasons = {**kept.reasons, "method.type": why}
     if "adapter.type" in reasons and kept.recipe.adapter != found.resolved.recipe.adapter:

@@ -51,7 +51,8 @@ def probe(prepared: Prepared, *, out: Path | None, offline: bool, say: Say) -> P
             offline=offline,
             less_memory="lower train.micro_batch_tokens or train.max_length",
         )
-        keep_probe(_probed(prepared, Tried.read(tried_file(run)), seconds=use.seconds))
+        for place in range(len(prepared.profiles)):
+            keep_probe(_probed(prepared, place, Tried.read(tried_file(run)), seconds=use.seconds))
         plan = prepared.plan()
         write_down(run, prepared, plan)
     return plan
@@ -62,10 +63,11 @@ def tried_file(run: RunFolder) -> Path:
     return run.path / "probe.json"
 
 
-def _probed(prepared: Prepared, tried: Tried, *, seconds: float) -> Probed:
-    """Rates from times, by the plan's own count of operations."""
-    resolved, shape = prepared.resolved, prepared.shape
-    work = workload(resolved, prepared.profile, tokens_per_char=TOKENS_PER_CHAR)
+def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> Probed:
+    """Rates from times, by the plan's own count of operations; of several tasks each has the rates of all together."""
+    resolved, shape = prepared.resolved.parts[place], prepared.shape
+    alone = len(prepared.profiles) == 1
+    work = workload(resolved, prepared.profiles[place], tokens_per_char=TOKENS_PER_CHAR)
     usual = cost.usual_rates(prepared.gflops)
     supervised = 0 if work.head else work.sequences
     flops = steps_flops(
@@ -76,7 +78,7 @@ def _probed(prepared: Prepared, tried: Tried, *, seconds: float) -> Probed:
     if tried.asked:
         factor = cost.tuned_seconds(shape, work, usual) * tried.asked / tried.ask_seconds
     return Probed(
-        key=key_of(resolved),
+        key=key_of(resolved) if alone else "",
         machine=machine_of(resolved),
         model_sha256=resolved.model_sha256,
         technique=technique_of(resolved),
@@ -97,18 +99,17 @@ def work(context: Context) -> None:
     from luthier.models.base import load_base
     from luthier.pipeline.training import open_inputs, open_validation, with_adapter
     from luthier.train.memory import device_memory_errors, device_peak_gib
-    from luthier.train.methods import load_method
     from luthier.train.probe import pace
     from luthier.train.probe import probe as try_largest
 
     recipe = context.resolved.recipe
     device = set_up_device(recipe.train)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
-    method, examples = load_method(recipe.method, context.contract), open_inputs(context).examples
+    inputs = open_inputs(context)
     began = time.perf_counter()
     with device_memory_errors(recipe.train):
-        try_largest(model, method, examples, recipe.train, ram_gib=None)
-        made = pace(model, method, examples, recipe.train, seconds=STEP_SECONDS)
+        try_largest(model, inputs, recipe.train, ram_gib=None)
+        made = pace(model, inputs, recipe.train, seconds=STEP_SECONDS)
         peak = device_peak_gib()
         validation, start = open_validation(context, most=ASKED), time.perf_counter()
         if validation is not None:
@@ -123,7 +124,7 @@ def work(context: Context) -> None:
         all_computed=made.all_computed,
         all_supervised=made.all_supervised,
         peak_memory_gib=peak,
-        asked=min(ASKED, len(Shard(context.run.data / "validation.arrow"))),
+        asked=sum(min(ASKED, len(Shard(task.run.data / "validation.arrow"))) for task in context.tasks),
         ask_seconds=ask_seconds,
         work_seconds=time.perf_counter() - began,
     )

@@ -48,5 +48,5 @@ def keep_probe(probed: Probed) -> None:
     Raises:
         RunError, DiskFull: it cannot be written.
     """
-    name = sha256_json([probed.machine, probed.key])[:16]
+    name = sha256_json([probed.machine, probed.model_sha256, probed.technique, probed.key])[:16]
     write_atomic(home() / "probes" / f"{name}.json", probed.to_json())

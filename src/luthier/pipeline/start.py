@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -36,13 +37,15 @@ from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
+from luthier.plan.join import joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
-from luthier.records import DataProfile, Feature, Known, ModelShape, Plan
+from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import joined, refuse_strange_targets, task_loaded
 from luthier.spec.template import fields
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
@@ -56,27 +59,40 @@ class Prepared:
 
     loaded: LoadedRecipe
     resolved: ResolvedRecipe
-    profile: DataProfile
+    profiles: tuple[DataProfile, ...]
+    """Of the training file of each task."""
     shape: ModelShape
     gflops: float
     """Rate of a product on this machine, just measured."""
-    choice: Choice
-    known: tuple[Known, ...] = ()
-    """What earlier runs measured on the same data."""
+    choices: tuple[Choice, ...]
+    """What else was weighed for each task."""
 
     def plan(self) -> Plan:
         """Memory, time, power and ranking."""
-        made = make_plan(
-            self.resolved,
-            self.profile,
-            self.shape,
-            matmul_gflops=self.gflops,
-            others=self.choice.others,
-            known=self.known,
-            probed=kept_probe(self.resolved),
-        )
-        notes = (*made.notes, *self.choice.left_out)
-        return made.model_copy(update={"notes": notes, "weighed_sha256": self.choice.weighed_sha256})
+        plans = {
+            name: plan_of(part, profile, self.shape, choice, gflops=self.gflops)
+            for name, part, profile, choice in zip(
+                self.resolved.names, self.resolved.parts, self.profiles, self.choices, strict=True
+            )
+        }
+        return joined_plan(plans, self.resolved)
+
+
+def plan_of(
+    resolved: ResolvedRecipe, profile: DataProfile, shape: ModelShape, choice: Choice, *, gflops: float
+) -> Plan:
+    """The plan of one task, with what is known of this machine and this data."""
+    made = make_plan(
+        resolved,
+        profile,
+        shape,
+        matmul_gflops=gflops,
+        others=choice.others,
+        known=choice.known,
+        probed=kept_probe(resolved),
+    )
+    notes = (*made.notes, *choice.left_out)
+    return made.model_copy(update={"notes": notes, "weighed_sha256": choice.weighed_sha256})
 
 
 def recipe_path(name: str) -> Path:
@@ -133,6 +149,48 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out:
     loaded = load_recipe(recipe_path(recipe), overrides=overrides)
     for note in loaded.notes:
         say(note)
+    refuse_strange_targets(loaded)
+    model = loaded.recipe.model
+
+    @functools.cache
+    def shape() -> ModelShape:  # asked for once the data has been looked at, which may cost a download less
+        return read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+
+    tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
+    gflops, out = matmul_rate(), out or Path(loaded.recipe.output_dir)
+    looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
+    weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=len(tasks) == 1) for one in looked]
+    for task, one, choice in zip(tasks, looked, weighed, strict=True):
+        _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
+    parts = [choice.resolved for choice in weighed]
+    resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
+    profiles = tuple(one.profile for one in looked)
+    return Prepared(loaded, resolved, profiles, shape(), gflops, tuple(weighed))
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One task, and how its recipe is resolved."""
+
+    loaded: LoadedRecipe
+    profile: DataProfile
+    machine: Machine
+    again: Callable[[LoadedRecipe], ResolvedRecipe]
+
+
+def _weighed(one: _Looked, shape: ModelShape, *, gflops: float, out: Path, alone: bool) -> Choice:
+    """The recipe, resolved with the technique that it names or that the plan takes, beside what else there is.
+
+    Of several tasks, which share an adapter and a budget, each has the method that it names or that suits its rows.
+    """
+    found = techniques(one.loaded, one.again, known=lambda resolved: earlier(out, resolved), alone=alone)
+    if one.loaded.recipe.method.type != "auto" or not found.others or not alone:
+        return found
+    return choose(found, plan_of(found.resolved, one.profile, shape, found, gflops=gflops))
+
+
+def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say) -> _Looked:
+    """One task of the recipe."""
     entry = loaded.recipe.entry
     _refuse_endpoint_elsewhere(loaded, offline=offline)
     fetched = _fetch(loaded, offline=offline)
@@ -142,8 +200,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out:
     facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
     refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
-    model = loaded.recipe.model
-    shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+    shape = shape_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     copies = {
         "fetched": {named: str(one.path) for named, one in fetched.items()},
@@ -154,8 +211,13 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out:
         made = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
         return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
 
-    prepared = _weighed(loaded, again, facts, shape, out=out)
-    resolved = prepared.resolved
+    return _Looked(loaded, facts, machine, again)
+
+
+def _refuse_unfit(
+    loaded: LoadedRecipe, resolved: ResolvedRecipe, facts: DataProfile, machine: Machine, *, say: Say
+) -> None:
+    """What a resolved recipe asks for and cannot have stops before anything is written."""
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_secrets_in_wording(resolved.recipe.entry)
@@ -164,26 +226,6 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out:
     refuse_missing_passphrase(resolved.recipe.data.privacy)
     refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
-    return prepared
-
-
-def _weighed(
-    loaded: LoadedRecipe,
-    again: Callable[[LoadedRecipe], ResolvedRecipe],
-    facts: DataProfile,
-    shape: ModelShape,
-    *,
-    out: Path | None,
-) -> Prepared:
-    """The recipe, resolved with the technique that it names or that the plan takes, beside what else there is."""
-    resolved = again(loaded)
-    found = techniques(loaded, resolved, again)
-    before = earlier(out or Path(resolved.recipe.output_dir), resolved)
-    prepared = Prepared(loaded, resolved, facts, shape, matmul_rate(), found, before.known)
-    if loaded.recipe.method.type != "auto" or not found.others:
-        return prepared
-    choice = choose(found, prepared.plan(), begun=before.begun)
-    return replace(prepared, resolved=choice.resolved, choice=choice)
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
@@ -323,11 +365,19 @@ def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
     The plan is kept where it exists already: a prediction made after the fact would be none.
     """
     write_atomic(run.recipe, prepared.loaded.text)
-    write_atomic(run.profile, prepared.profile.to_json())
     write_atomic(run.shape, prepared.shape.to_json())
     if plan is not None and not run.plan.is_file():
         write_atomic(run.plan, plan.to_json())
-    write_atomic(run.resolved, prepared.resolved.to_json())
+    resolved = prepared.resolved
+    folders = run.tasks(resolved.names)
+    for folder, part, profile in zip(folders, resolved.parts, prepared.profiles, strict=True):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder.profile, profile.to_json())
+        if folder != run:
+            write_atomic(folder.resolved, part.to_json())
+    write_atomic(run.resolved, resolved.to_json())
+    for folder in folders if len(folders) > 1 else ():
+        folder.link_shared()
 
 
 def model_source(shape: ModelShape) -> ModelSource:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.shards import Example
 from luthier.errors import OutOfMemory
 from luthier.models.forward import is_noisy
 from luthier.spec.recipe import Train
-from luthier.train.batches import MicroBatch, Step, micro_batches, steps_of
+from luthier.train.batches import Step, Turn, steps_of, turns_of
+from luthier.train.inputs import Inputs
 from luthier.train.memory import peak_memory_gib, resident_gib
-from luthier.train.methods import Method
 from luthier.train.optim import make_optimizer
 
 _LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
@@ -34,8 +33,7 @@ class Probe:
 
 def probe(
     model: Any,
-    method: Method,
-    examples: Sequence[Example],
+    inputs: Inputs,
     settings: Train,
     *,
     ram_gib: float | None,
@@ -45,8 +43,7 @@ def probe(
 
     Args:
         model: with its adapter; its gradients are cleared.
-        method: how it learns.
-        examples: of the run.
+        inputs: of the run.
         settings: of the run.
         ram_gib: what all processes on this machine may take; None for no limit.
         ranks: these processes; each tries the same.
@@ -61,17 +58,18 @@ def probe(
     share = not is_noisy(model)
     largest: Sequence[int] = ()
     most = 0
-    lengths = [len(example.input_ids) for example in examples]
-    steps = steps_of(examples, settings)
+    lengths = inputs.lengths
+    steps = steps_of(inputs, settings)
     heavy = sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]
     longest = max(steps, key=lambda step: max(lengths[row] for row in step.rows))
     for step in [*heavy, longest]:
-        tokens = [method.computed(examples[row]) for row in step.rows]
-        for part in micro_batches(step.rows, tokens, max_tokens=settings.micro_batch_tokens, share=share):
-            if part.num_tokens > most:
-                largest, most = part.rows, part.num_tokens
+        for turn in turns_of(step.rows, inputs, max_tokens=settings.micro_batch_tokens, share=share):
+            for part in turn.parts:
+                if part.num_tokens > most:
+                    largest, most = part.rows, part.num_tokens
     before = resident_gib()
-    method.loss_sum(model, [examples[row] for row in largest]).backward()  # type: ignore[no-untyped-call]
+    method = inputs.tasks[inputs.task_of(largest[0])].method
+    method.loss_sum(model, inputs.examples(largest)).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     peak = peak_memory_gib()
     if ram_gib is not None and peak > ram_gib / ranks:
@@ -107,8 +105,7 @@ class Pace:
 
 def pace(
     model: Any,
-    method: Method,
-    examples: Sequence[Example],
+    inputs: Inputs,
     settings: Train,
     *,
     seconds: float,
@@ -121,14 +118,14 @@ def pace(
     Raises:
         RunError: see `steps_of`.
     """
-    steps = steps_of(examples, settings)
+    steps = steps_of(inputs, settings)
     optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], settings)
     counted = steps[:: max(1, len(steps) // MOST_COUNTED)]
-    tokens = [_tokens(model, method, examples, settings, step) for step in counted]
+    tokens = [_tokens(model, inputs, settings, step) for step in counted]
     order, timed = _spread(len(counted)), list[int]()
     begun, least = clock(), min(3, len(counted))
     for number, place in enumerate([order[0], *order]):
-        _step(model, method, examples, settings, counted[place])
+        _step(model, inputs, settings, counted[place])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if number == 0:  # what comes up once has come up
@@ -153,22 +150,21 @@ def _spread(number: int) -> list[int]:
     return sorted(range(number), key=lambda place: place * 0.6180339887498949 % 1.0)
 
 
-def _parts(
-    model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step
-) -> Sequence[MicroBatch]:
+def _turns(model: Any, inputs: Inputs, settings: Train, step: Step) -> Sequence[Turn]:
     assert settings.micro_batch_tokens is not None
-    tokens = [method.computed(examples[row]) for row in step.rows]
-    return micro_batches(step.rows, tokens, max_tokens=settings.micro_batch_tokens, share=not is_noisy(model))
+    return turns_of(step.rows, inputs, max_tokens=settings.micro_batch_tokens, share=not is_noisy(model))
 
 
-def _tokens(model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step) -> tuple[int, int]:
-    computed = sum(part.num_tokens for part in _parts(model, method, examples, settings, step))
-    return computed, sum(sum(examples[row].supervised[1:]) for row in step.rows)
+def _tokens(model: Any, inputs: Inputs, settings: Train, step: Step) -> tuple[int, int]:
+    """Computed and supervised in a step."""
+    turns = _turns(model, inputs, settings, step)
+    computed = sum(part.num_tokens for turn in turns for part in turn.parts)
+    return computed, sum(sum(example.supervised[1:]) for example in inputs.examples(step.rows))
 
 
-def _step(model: Any, method: Method, examples: Sequence[Example], settings: Train, step: Step) -> None:
+def _step(model: Any, inputs: Inputs, settings: Train, step: Step) -> None:
     model.train()
-    count = sum(method.count(examples[row]) for row in step.rows)
-    for part in _parts(model, method, examples, settings, step):
-        loss = method.loss_sum(model, [examples[row] for row in part.rows])
-        (loss / count).backward()  # type: ignore[no-untyped-call]
+    for turn in _turns(model, inputs, settings, step):
+        for part in turn.parts:
+            loss = inputs.tasks[turn.task].method.loss_sum(model, inputs.examples(part.rows))
+            (loss / turn.count).backward()  # type: ignore[no-untyped-call]
