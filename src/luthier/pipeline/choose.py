@@ -9,8 +9,9 @@ from itertools import product
 from luthier.errors import RecipeError
 from luthier.pipeline.known import Earlier
 from luthier.plan.expect import outdone
+from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
-from luthier.records import Candidate, Known, Plan
+from luthier.records import Candidate, Plan
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe

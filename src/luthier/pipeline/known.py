@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.errors import RunError
+from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
 from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
-from luthier.records import EvalReport, Known, Plan
+from luthier.records import EvalReport, Plan
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 

@@ -13,9 +13,10 @@ from luthier.pipeline.order import up_to
 from luthier.pipeline.rates import keep_probe, machine_of
 from luthier.pipeline.start import Prepared, Say, open_run, write_down
 from luthier.plan import cost
+from luthier.plan.measured import Probed, Tried
 from luthier.plan.predict import key_of, steps_flops, technique_of
 from luthier.plan.workload import workload
-from luthier.records import Plan, Probed, Tried
+from luthier.records import Plan
 from luthier.spec.trunk import TOKENS_PER_CHAR
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder, lock

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from luthier.errors import RunError
+from luthier.plan.measured import Probed
 from luthier.plan.predict import key_of
-from luthier.records import Probed
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json, write_atomic
 from luthier.store.home import home, place_of

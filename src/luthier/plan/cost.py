@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.plan.measured import Probed
 from luthier.plan.parameters import linear_parameters
 from luthier.plan.workload import Workload
-from luthier.records import ModelShape, Probed
+from luthier.records import ModelShape
 from luthier.spec.recipe import Data
 
 TRAIN_EFFICIENCY = 0.45

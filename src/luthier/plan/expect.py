@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from luthier.records import Expected, Interval, Known, ModelShape
+from luthier.plan.measured import Known
+from luthier.records import Expected, Interval, ModelShape
 from luthier.spec.plugins import METRICS
 
-TABLE = Path(__file__).parent / "measured.csv"
+TABLE = Path(__file__).parent / "qualities.csv"
 """What was measured for this project, a row a technique and metric, with its conditions."""
 
 ALIKE = 3.0

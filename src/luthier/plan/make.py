@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from luthier.plan import memory
 from luthier.plan.cost import probed_rates, usual_rates
 from luthier.plan.expect import measured_alike
+from luthier.plan.measured import Known, Probed
 from luthier.plan.parameters import counted_parameters
 from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
 from luthier.plan.predict import predict, training_gib
@@ -14,7 +15,7 @@ from luthier.plan.rank import Ground, price_of, rank, within
 from luthier.plan.words import duration, millions, price, size
 from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
-from luthier.records import Candidate, DataProfile, Detectable, Known, ModelShape, Plan, Prediction, Probed, is_closed
+from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from luthier.plan import cost, memory
+from luthier.plan.measured import Probed
 from luthier.plan.parameters import adapted, lowest_adapted
 from luthier.plan.workload import Workload
-from luthier.records import ModelShape, Prediction, Probed
+from luthier.records import ModelShape, Prediction
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from luthier.plan import cost, memory
 from luthier.plan.expect import expected_of, majority, outdone
+from luthier.plan.measured import Known
 from luthier.plan.predict import Estimate
 from luthier.plan.words import duration
 from luthier.plan.workload import Workload
-from luthier.records import Candidate, Expected, Known, ModelShape
-from luthier.spec.recipe import Budget
+from luthier.records import Candidate, Expected, ModelShape
+from luthier.spec.objective import Budget
 from luthier.spec.suits import THIN_ROWS_PER_LABEL, suited
 
 TFIDF = "do not fine-tune: TF-IDF + logistic regression"
