@@ -40,18 +40,19 @@ def drawn(number: int, folder: Path) -> Path:
     """The recipe of that number, with its data."""
     draw = random.Random(number)
     labels, chars = draw.choice((2, 5, 12)), draw.choice((40, 120, 400, 1200))
-    rows = draw.choice((48, 96)) if chars < 1000 else 48
+    batch_size, epochs = draw.choice((4, 8, 16)) if chars < 300 else 4, draw.choice((1, 2))
+    rows = max(batch_size, round(draw.uniform(1500, 3500) / (0.27 * chars + 20) / epochs))  # a minute or so
     words = general_text().split()
     with (folder / "data.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "kind"])
-        for row in range(2 * rows):
+        for row in range(2 * rows + 40):
             text = " ".join(draw.choices(words, k=max(2, round(draw.uniform(0.5, 1.5) * chars / 6))))
             writer.writerow([f"{row}: {text}", f"kind {'abcdefghijkl'[row % labels]}"])
     upper = draw.choice((None, None, 15, 24))
     train: dict[str, Any] = {
-        "num_train_epochs": draw.choice((1, 2)),
-        "batch_size": draw.choice((4, 8, 16)),
+        "num_train_epochs": epochs,
+        "batch_size": batch_size,
         "micro_batch_tokens": draw.choice((512, 1024, 2048)),
         "max_length": 512,
         "gradient_checkpointing": draw.random() < 0.25,
