@@ -19,7 +19,7 @@ class Head(Method):
     type: Literal["head"] = "head"
     smoothing: float = 0.1
 FACTS = MethodFacts(name="head", summary="made up", section=Head, tasks=("classification", "sentiment"),
-    learning_rates=((float("inf"), 1e-3),), backward_factor=2.0, answers="head")
+    learning_rates=((float("inf"), 1e-3),), backward_factor=2.0, has_head=True)
 """
 FULL = """
 from luthier.spec.plugins import AdapterFacts
@@ -52,6 +52,7 @@ def case(
     labels: int,
     known: list[dict[str, Any]] = [],  # noqa: B006
     begun: str = "",
+    alone: bool = True,
     **sections: Any,
 ) -> dict[str, Any]:
     """What the plan makes of so many rows and labels."""
@@ -75,10 +76,10 @@ def case(
     sections = {"objective": {}, "train": {"num_train_epochs": 1}, **sections}
     loaded = LoadedRecipe(samples.recipe(**sections), Path("r.yaml"), "", ())
     earlier = Earlier(tuple(map(Known.model_validate, known)), begun)
-    found = techniques(loaded, again, known=lambda resolved: earlier, alone=True)
+    found = techniques(loaded, again, known=lambda resolved: earlier, alone=alone)
     by_rule = f"{found.resolved.recipe.adapter.type} {found.resolved.recipe.method.type}"
     plan = plan_of(found.resolved, profile, shape, found, gflops=100.0)
-    if loaded.recipe.method.type == "auto":
+    if loaded.recipe.method.type == "auto" and alone:
         found = choose(found, plan)
         plan = plan_of(found.resolved, profile, shape, found, gflops=100.0)
     method = found.resolved.recipe.method.model_dump(mode="json")

@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "labels": 12,
         "objective": {"budget": {"price_per_hour": 2.0, "currency": "EUR", "money": 0.001}},
     },
+    "one of several": {"rows": 1200, "labels": 12, "alone": False},
     "odd settings": {"rows": 1200, "labels": 12, "adapter": {"r": 8}},
 }
 
@@ -85,6 +86,12 @@ def test_auto_follows_rows_and_labels(made: dict[str, Any]) -> None:
     assert made["thin"]["reasons"]["method.type"].startswith("with 4 rows a label their words say more")
     assert made["many labels"]["method"] == {"type": "head", "smoothing": 0.1}, "its settings are its own"
     assert all(made[case]["by_rule"] == technique for case, technique in chosen.items())
+
+
+def test_a_head_is_not_taken_for_one_task_of_several(made: dict[str, Any]) -> None:
+    assert plan(made, "one of several").chosen == SFT
+    assert made["one of several"]["reasons"]["method.type"] == "a head trains alone, and there are several tasks"
+    assert "full sft" not in order(made, "one of several"), "tasks share an adapter"
 
 
 def test_what_the_recipe_asks_for_is_kept(made: dict[str, Any]) -> None:

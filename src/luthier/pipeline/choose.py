@@ -52,12 +52,12 @@ def techniques(
     Raises:
         RecipeError: the recipe itself cannot be resolved.
     """
-    resolved = again(loaded)
+    resolved, left_out = _first(loaded, again, alone=alone)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
     methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
-    others, left_out = [], []
+    others = []
     for method, adapter in product(methods, adapters):
         if (method, adapter) == own:
             continue
@@ -67,6 +67,31 @@ def techniques(
             left_out.append(f"'{adapter} {method}' is not weighed, other settings do not go with it: {error.what}")
     before = known(resolved)
     return Choice(resolved, tuple(others), before.known, before.begun, tuple(left_out))
+
+
+def _first(loaded: LoadedRecipe, again: Resolve, *, alone: bool) -> tuple[ResolvedRecipe, list[str]]:
+    """The recipe as it names its method; where the plan may choose, with the first that its other settings go with."""
+    try:
+        resolved = again(loaded)
+    except RecipeError as error:
+        for method in METHODS.names() if loaded.recipe.method.type == "auto" else ():
+            try:
+                resolved = again(_with(loaded, method, None))
+            except RecipeError:  # said of the first
+                continue
+            why = "the first that the recipe's other settings go with"
+            return _because(resolved, why), [f"What suits best is not weighed: {error.what}"]
+        raise
+    facts = METHODS.get(resolved.recipe.method.type)
+    if alone or loaded.recipe.method.type != "auto" or not facts.has_head:
+        return resolved, []
+    task, why = resolved.recipe.entry.task, "a head trains alone, and there are several tasks"
+    able = [name for name, other in METHODS.entries().items() if task in other.tasks and not other.has_head]
+    return (_because(again(_with(loaded, able[0], None)), why) if able else resolved), []
+
+
+def _because(resolved: ResolvedRecipe, why: str) -> ResolvedRecipe:
+    return resolved.model_copy(update={"reasons": {**resolved.reasons, "method.type": why}})
 
 
 def choose(found: Choice, plan: Plan) -> Choice:

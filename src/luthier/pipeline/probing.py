@@ -70,7 +70,7 @@ def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> 
     alone = len(prepared.profiles) == 1
     work = workload(resolved, prepared.profiles[place], tokens_per_char=TOKENS_PER_CHAR)
     usual = cost.usual_rates(prepared.gflops)
-    supervised = 0 if work.head else work.sequences
+    supervised = 0 if work.head else 1  # positions with logits of the vocabulary, of those supervised
     flops = steps_flops(
         resolved, shape, work, tokens=tried.step_computed, supervised=supervised * tried.step_supervised
     )

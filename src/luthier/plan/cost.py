@@ -210,10 +210,9 @@ def training_seconds(
     adapter: int,
     backward_factor: float,
     validations: int,
-    reference_passes: int,
     course: Course,
 ) -> float:
-    """Time of training, its validations, the one pass through a cached trunk and what is kept beforehand included."""
+    """Time of training, its validations and the one pass through a cached trunk included."""
     flops = training_flops(
         shape,
         adapter=adapter,
@@ -224,14 +223,8 @@ def training_seconds(
         course=course,
         trunk_tokens=work.distinct_tokens if course.cache_trunk else None,
     )
-    beforehand = reference_passes * forward_flops(
-        shape,
-        tokens=work.distinct_tokens,
-        context=work.row_tokens,
-        with_logits=work.supervised_tokens / max(1.0, work.whole_epochs),
-    )
     validating = validations * work.validation_rows * tuned_seconds(shape, work, rates)
-    return flops / (rates.train * 1e9) + beforehand / (rates.score * 1e9) + validating
+    return flops / (rates.train * 1e9) + validating
 
 
 def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from luthier.errors import RecipeError
 from luthier.records import ModelShape
+from luthier.spec.plugins import ADAPTERS
+from luthier.spec.recipe import Adapter
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,31 @@ def adapter_parameters(
 ) -> int:
     """Trainable parameters of a LoRA adapter: r (fan_in + fan_out) a linear layer (Hu et al. 2021, section 4.1)."""
     return sum(r * (linear.fan_in + linear.fan_out) for linear in adapted(shape, target_modules, numbers))
+
+
+def trainable_parameters(shape: ModelShape, adapter: Adapter) -> int:
+    """What a resolved section trains: its adapter's parameters, or weights of the base.
+
+    Raises:
+        RecipeError: a name matches nothing.
+    """
+    facts = ADAPTERS.get(adapter.type or "")
+    if facts.trains_base:
+        layers = adapter.layers_to_transform
+        linear = sum(linear.fan_in * linear.fan_out for linear in linears(shape) if linear.layer in (layers or ()))
+        return shape.num_parameters if layers is None else linear
+    assert facts.parameters is not None
+    return sum(
+        facts.parameters(adapter, linear.name.rpartition(".")[2], linear.fan_in, linear.fan_out)
+        for linear in adapted(shape, adapter.target_modules or "all-linear", adapter.layers_to_transform)
+    )
+
+
+def lowest_learning(shape: ModelShape, adapter: Adapter) -> int:
+    """Number of the lowest decoder layer in which something learns; nothing goes backward below it."""
+    if ADAPTERS.get(adapter.type or "").trains_base:
+        return min(adapter.layers_to_transform or (0,))
+    return lowest_adapted(shape, adapter.target_modules or "all-linear", adapter.layers_to_transform)
 
 
 def lowest_adapted(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from luthier.plan import cost, memory
 from luthier.plan.measured import Probed
-from luthier.plan.parameters import adapted, lowest_adapted
+from luthier.plan.parameters import lowest_learning, trainable_parameters
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape, Prediction
 from luthier.spec.plugins import ADAPTERS, METHODS
@@ -58,19 +58,18 @@ def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) 
         RecipeError: a module that the recipe names does not exist.
     """
     adapter = resolved.recipe.adapter
-    facts, method = ADAPTERS.get(adapter.type or ""), METHODS.get(resolved.recipe.method.type)
-    modules = getattr(adapter, "target_modules", None) or "all-linear"  # not every adapter has these keys
-    numbers = getattr(adapter, "layers_to_transform", None)
-    touched, first = adapted(shape, modules, numbers), lowest_adapted(shape, modules, numbers)
-    head = (shape.hidden_size + 1) * num_labels if method.answers == "head" else 0
-    beside = " and a head" if head else ""
-    if facts.trains_base:
-        every = numbers is None and modules == "all-linear"
-        weights = shape.num_parameters if every else sum(linear.fan_in * linear.fan_out for linear in touched)
-        return Learner(("all weights" if every else "some weights") + beside, weights + head, 0, first, whole_base=True)
-    parameters = sum(facts.parameters(adapter, linear.fan_in, linear.fan_out) for linear in touched)
-    r = getattr(adapter, "r", None) or 0
-    return Learner("an adapter" + beside, parameters + head, r, first, whole_base=False)
+    has_head = METHODS.get(resolved.recipe.method.type).has_head
+    head, beside = ((shape.hidden_size + 1) * num_labels, " and a head") if has_head else (0, "")
+    of_base = ADAPTERS.get(adapter.type or "").trains_base
+    every = getattr(adapter, "layers_to_transform", None) is None
+    words = "an adapter" if not of_base else "all weights" if every else "some weights"
+    return Learner(
+        words + beside,
+        trainable_parameters(shape, adapter) + head,
+        0 if of_base else int(getattr(adapter, "r", None) or 0),  # not every adapter has one
+        lowest_learning(shape, adapter),
+        whole_base=of_base,
+    )
 
 
 def predict(
@@ -105,7 +104,6 @@ def predict(
         adapter=0 if learns.whole_base else learns.parameters,
         backward_factor=method.backward_factor + learns.whole_base,  # the gradients of the base's weights
         validations=train.validations or 0,
-        reference_passes=method.reference_passes,
         course=course_of(resolved, learns),
     )
     train_seconds = on_one_machine / recipe.launch.nnodes
@@ -169,7 +167,7 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
         adapter=learns.parameters,
         r=learns.r,
         tokens=tokens,
-        supervised=0.0 if work.head else tokens * work.sequences * work.answer_tokens / work.own_tokens,
+        supervised=0.0 if work.head else tokens * work.answer_tokens / work.own_tokens,
         first=learns.first,
         bf16=resolved.recipe.train.bf16,
         recomputed=recomputed,

@@ -60,8 +60,6 @@ class Workload:
     """Tokens of the largest micro-batch, what rows share counted once."""
     head: bool = False
     """Whether a head answers: no answer is computed, and no label scored token by token."""
-    sequences: int = 1
-    """Answers that a row is computed from, all after its one prompt."""
     counted: tuple[float, float] | None = None
     """Tokens that training computes and that it supervises, where they have been counted."""
 
@@ -80,15 +78,14 @@ class Workload:
     @property
     def own_tokens(self) -> float:
         """Tokens that training computes for a row beside what all rows share."""
-        answers = 0.0 if self.head else self.sequences * self.answer_tokens
-        return max(1.0, self.prompt_tokens - self.shared_tokens + answers)
+        return max(1.0, self.prompt_tokens - self.shared_tokens + (0.0 if self.head else self.answer_tokens))
 
     @property
     def supervised_tokens(self) -> float:
         """Positions of all rows, over all epochs, that have logits of the vocabulary in training."""
         if self.head or self.counted is not None:
             return 0.0 if self.counted is None else self.counted[1]
-        return self.trained_tokens / self.row_tokens * self.sequences * self.answer_tokens
+        return self.trained_tokens / self.row_tokens * self.answer_tokens
 
     @property
     def distinct_tokens(self) -> float:
@@ -140,9 +137,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
     if getattr(recipe.adapter, "dropout", 0.0):  # every row is its own then; not every adapter has it
         shared = 0.0
-    method = METHODS.get(recipe.method.type)
-    head, sequences = method.answers == "head", method.sequences
-    own = max(1.0, prompt - shared + (0.0 if head else sequences * answer))
+    head = METHODS.get(recipe.method.type).has_head
+    own = max(1.0, prompt - shared + (0.0 if head else answer))
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
@@ -163,7 +159,6 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         micro_batch_rows=at_once,
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
         head=head,
-        sequences=sequences,
     )
 
 

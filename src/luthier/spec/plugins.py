@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+from typing import Annotated, Any, Generic, TypeVar, Union
 
 from pydantic import Discriminator, Tag
 
@@ -31,18 +31,16 @@ class MethodFacts:
     """(billions of parameters, rate): the first row that the base does not exceed counts."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
-    answers: Literal["words", "head"] = "words"
-    """'words': answers are written, so each supervised position has logits of the whole vocabulary, and each label is
-    scored token by token; 'head': one position has a logit for each label, and is asked once."""
-    sequences: int = 1
-    """Token sequences that a row is computed from, which have its prompt in common."""
-    reference_passes: int = 0
-    """Forward passes over the rows before training, whose results are kept, e.g. what the base makes of each answer."""
+    has_head: bool = False
+    """Whether labels are chosen by a classification head, one score a label at one position, not written as words.
+
+    Its unit is then the row: nothing but the prompt is computed, and no label is scored token by token.
+    """
 
 
-def low_rank(settings: Any, fan_in: int, fan_out: int) -> int:
+def low_rank(section: Any, name: str, fan_in: int, fan_out: int) -> int:
     """Trainable parameters of LoRA beside a linear layer: r (fan_in + fan_out) (Hu et al. 2021, section 4.1)."""
-    return int(settings.r * (fan_in + fan_out))
+    return int(section.r * (fan_in + fan_out))
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class AdapterFacts:
 
     name: str
     summary: str
-    parameters: Callable[[Any, int, int], int] = low_rank
-    """(settings, fan_in, fan_out of a linear layer) -> what is trained for it; not asked where the base is trained."""
+    parameters: Callable[[Any, str, int, int], int] | None = low_rank
+    """Trained beside a linear layer: (section, last part of its name, fan_in, fan_out) -> their number."""
     trains_base: bool = False
     """Whether the base's own weights learn: they have gradients and optimizer state then."""
     considered: bool = False

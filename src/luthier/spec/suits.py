@@ -45,8 +45,8 @@ def suited(task: str, *, num_labels: int, train_rows: float) -> tuple[Suited, ..
         return (Suited(able[0], f"the only method of this version for {task}"),)
     head, why = prefers_head(num_labels, train_rows / num_labels) if num_labels else (False, f"made for {task}")
     others = "not as good as the first by what is known of such data" if num_labels else f"made for {task} too"
-    order = sorted(able, key=lambda facts: ((facts.answers == "head") is not head, facts.name))
-    return tuple(Suited(facts, why if (facts.answers == "head") is head else others) for facts in order)
+    order = sorted(able, key=lambda facts: (facts.has_head is not head, facts.name))
+    return tuple(Suited(facts, why if facts.has_head is head else others) for facts in order)
 
 
 def prefers_head(num_labels: int, rows_per_label: float) -> tuple[bool, str]:
