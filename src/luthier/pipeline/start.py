@@ -150,11 +150,13 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out:
     for note in loaded.notes:
         say(note)
     refuse_strange_targets(loaded)
-    return look_at(loaded, offline=offline, say=say)
+    return look_at(loaded, offline=offline, say=say, out=out)
 
 
-def look_at(loaded: LoadedRecipe, *, offline: bool, say: Say) -> Prepared:
-    """The same for a recipe that is loaded."""
+def look_at(
+    loaded: LoadedRecipe, *, offline: bool, say: Say, out: Path | None = None, of_several: bool = False
+) -> Prepared:
+    """The same for a recipe that is loaded; `of_several` where it is compared with one that has more tasks."""
     model = loaded.recipe.model
 
     @functools.cache
@@ -162,9 +164,9 @@ def look_at(loaded: LoadedRecipe, *, offline: bool, say: Say) -> Prepared:
         return read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
 
     tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
-    gflops, out = matmul_rate(), out or Path(loaded.recipe.output_dir)
+    gflops, out, alone = matmul_rate(), out or Path(loaded.recipe.output_dir), len(tasks) == 1 and not of_several
     looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
-    weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=len(tasks) == 1) for one in looked]
+    weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=alone) for one in looked]
     for task, one, choice in zip(tasks, looked, weighed, strict=True):
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
     parts = [choice.resolved for choice in weighed]
