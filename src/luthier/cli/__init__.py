@@ -35,6 +35,7 @@ app.add_typer(groups.doctor_app, name="doctor")
 
 VERBS: tuple[Callable[..., None], ...] = (
     recipe.init, recipe.check, recipe.plan, recipe.prepare, recipe.train, recipe.run,
+    recipe.transfer,
     run.evaluate, run.export, run.gate, run.report, run.predict, run.serve,
 )  # fmt: skip
 """In the order of `--help`."""

@@ -149,3 +149,14 @@ def run(
     evidence, gate = finish(session)
     document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
     emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
+
+
+def transfer(
+    recipe: Recipe, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
+    """Which tasks help each other: each alone, in pairs and all together, compared on the same test rows."""
+    from luthier.pipeline.transfer import PAGE, transfer_lines
+    from luthier.pipeline.transfer import transfer as measure
+
+    matrix, folder = measure(recipe, overrides=overrides or (), out=out, offline=go_offline(offline), say=say)
+    emit(matrix.model_dump(mode="json"), [*transfer_lines(matrix), f"page: {folder / PAGE}"], as_json=as_json)
