@@ -181,16 +181,36 @@ class Prediction(Record):
     peak_memory_gib: float
     trained_tokens: int
     matmul_gflops: float = Field(description="Rate of a float32 product measured on this machine for this plan.")
+    rates: Literal["product", "probe"] = Field(
+        "product", description="What time rests on: the rate of a product, or steps of this training on this machine."
+    )
+    train_memory_gib: float = Field(0.0, description="Peak of the training stage alone.")
+
+
+class Expected(Record):
+    """A quality that was measured, or follows from the labels; never guessed."""
+
+    metric: str
+    point: float
+    low: float | None = None
+    high: float | None = None
+    source: str = Field(description="In words: where it was measured.")
+    data: str = Field(description="Two values are compared only where this is the same.")
 
 
 class Candidate(Record):
     """One technique, ranked."""
 
     technique: str
+    trains: str = Field("nothing", description="In words.")
     trainable_parameters: int
     peak_memory_gib: float
     train_seconds: float
+    total_seconds: float = Field(0.0, description="Of the whole run.")
+    money: float | None = Field(None, description="Of the whole run; None without a price.")
+    expected: Expected | None = Field(None, description="None where nothing is known.")
     fits: bool
+    why: str = Field("", description="Why it stands where it stands.")
     speaks_for: str
     speaks_against: str
 
@@ -204,8 +224,12 @@ class Plan(Record):
     prediction: Prediction
     fits: bool
     budget: dict[str, float] = Field(description="e.g. {'hours': 1, 'ram_gib': 16}.")
+    currency: str = ""
     detectable: Detectable
     notes: tuple[str, ...] = Field(description="In plain words: what speaks against training, what is tight.")
+    weighed_sha256: str = Field(
+        "", description="Hash of the recipe as rules alone resolve it, where the plan chose; '' where the recipe did."
+    )
 
 
 # --- step 3: data ----------------------------------------------------------------------------------------------------

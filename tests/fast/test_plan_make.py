@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from luthier.errors import DataError, RecipeError
 from luthier.plan import cost, memory
-from luthier.plan.make import lines, make_plan, memory_asks_for_checkpointing
-from luthier.plan.rank import TFIDF, ZERO_SHOT
+from luthier.plan.lines import lines
+from luthier.plan.make import make_plan, memory_asks_for_checkpointing
+from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
 from luthier.plan.words import duration
 from luthier.plan.workload import workload
 from luthier.records import DataProfile, ModelShape, Plan
@@ -251,7 +252,12 @@ def test_budget_decides_what_fits() -> None:
     assert not small.fits
     assert any("Memory does not fit" in note and "micro_batch_tokens" in note for note in small.notes)
     assert [c.technique for c in small.candidates] == [c.technique for c in plan_of().candidates], "fit is no rank"
-    assert {c.technique: c.fits for c in small.candidates} == {"lora sft": False, TFIDF: True, ZERO_SHOT: False}
+    assert {c.technique: c.fits for c in small.candidates} == {
+        "lora sft": False,
+        TFIDF: True,
+        ZERO_SHOT: False,
+        MAJORITY: True,
+    }
     short = plan_of(objective={"budget": {"hours": 0.01}})
     assert any("Time does not fit" in note and "max_tokens" in note for note in short.notes)
     assert not plan_of(objective={}).budget
@@ -309,6 +315,8 @@ def test_lines_say_what_counts() -> None:
         "1. lora sft",
         "2. do not fine-tune: TF-IDF",
         "3. do not fine-tune: zero-shot",
+        "4. do not fine-tune: majority class",
+        "estimated from the rate of a product, 150 GFLOP/s now",
     ):
         assert part in text
     assert "DOES NOT FIT" in "\n".join(lines(plan_of(objective={"budget": {"ram_gib": 0.5}})))

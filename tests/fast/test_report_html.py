@@ -10,7 +10,7 @@ import pytest
 import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
-from luthier.records import AllItems, GateLine, Interval, LossSpike, Mistake, SystemScore
+from luthier.records import AllItems, Expected, GateLine, Interval, LossSpike, Mistake, SystemScore
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 
@@ -363,3 +363,12 @@ def test_text_has_contrast_in_light_and_dark(mode: int) -> None:
 
     assert all(contrast(name) >= 4.5 for name in ("ink", "soft", "accent", "bad"))
     assert contrast("other") >= 3.0  # drawings only
+
+
+def test_what_was_expected_stands_beside_each_technique() -> None:
+    known = Expected(metric="macro_f1", point=0.771, low=0.7, high=0.8, source="measured in run a/1", data="d")
+    first, *others = samples.plan().candidates
+    first = first.model_copy(update={"why": "rows are many", "expected": known})
+    page = report.render(samples.evidence(plan=samples.plan(candidates=(first, *others))))
+    assert "lora sft <b>(run)</b>: rows are many</td><td>macro_f1 0.771, measured in run a/1</td>" in page
+    assert page.count("<td>unknown</td>") == len(others)

@@ -386,7 +386,7 @@ def through_gate(tree: dict[str, Any], folder: Path) -> object:
 
 def through_plan(tree: dict[str, Any], folder: Path) -> object:
     made = make_plan(resolved(tree, folder), profile(folder / "data.csv"), shape(), matmul_gflops=1e-3)
-    return made.fits, made.budget, made.notes
+    return made.fits, made.currency, made.notes, [candidate.money for candidate in made.candidates]
 
 
 def through_source(tree: dict[str, Any], folder: Path) -> object:
@@ -431,6 +431,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "objective.non_regression": ({"general.perplexity": "<= 1.01x"}, GATE),
     "objective.budget.hours": (0.001, PLAN),
     "objective.budget.ram_gib": (0.1, PLAN),
+    "objective.budget.price_per_hour": (2.0, PLAN),
+    "objective.budget.currency": ("EUR", PLAN),
+    "objective.budget.money": (0.01, PLAN),
     "model.name": ("owner/other", through_source),
     "model.revision": ("abc", through_source),
     "data.train.0.path": ("other.csv", PREPARE),
@@ -575,6 +578,8 @@ REFUSED = {
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 NEEDS = {  # keys that are refused without another
+    "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
+    "objective.budget.money": ("objective.budget.price_per_hour", 1.0),
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),
     "data.privacy.keep_mapping": ("data.privacy.action", "pseudonymise"),
     "data.augment.swap": ("data.augment.swaps", [["order", "parcel"]]),

@@ -13,9 +13,9 @@ from test_train_loop import EXAMPLES, SETTINGS, fresh
 from luthier.errors import OutOfMemory
 from luthier.models.packing import lay_out_rows
 from luthier.train import probe as room
-from luthier.train.batches import micro_batches, steps_of
+from luthier.train.batches import micro_batches, steps_of, turns_of
 from luthier.train.methods.sft import Sft
-from luthier.train.probe import probe
+from luthier.train.probe import pace, probe
 from rows_kit import inputs_of
 
 
@@ -73,3 +73,35 @@ def test_a_single_row_above_the_budget_is_the_largest_wherever_it_stands() -> No
     rows = [*EXAMPLES * 4, test_train_loop.example(5, length=90)]
     settings = SETTINGS.model_copy(update={"num_train_epochs": 1})
     assert probe(fresh(), inputs_of(rows), settings, ram_gib=None).tokens == len(Sft().computed(rows[-1])[0])
+
+
+def test_the_pace_counts_what_the_run_will_compute_and_changes_nothing() -> None:
+    model, inputs = fresh(), inputs_of(EXAMPLES)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    ticks = iter(range(10_000))
+    made = pace(model, inputs, SETTINGS, seconds=1.0, clock=lambda: float(next(ticks)))
+    steps = steps_of(inputs, SETTINGS)
+    assert made.steps == min(3, len(steps))
+    computed = [
+        sum(
+            part.num_tokens
+            for turn in turns_of(step.rows, inputs, max_tokens=SETTINGS.micro_batch_tokens or 0)
+            for part in turn.parts
+        )
+        for step in steps
+    ]
+    assert made.all_computed == sum(computed)
+    assert made.all_supervised == sum(sum(EXAMPLES[row].supervised[1:]) for step in steps for row in step.rows)
+    assert 0 < made.computed_tokens <= made.all_computed
+    assert made.seconds > 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None
+        assert torch.equal(parameter, before[name])
+
+
+def test_many_steps_are_counted_by_some_at_even_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, settings = inputs_of(EXAMPLES), SETTINGS.model_copy(update={"num_train_epochs": 6})
+    whole = pace(fresh(), inputs, settings, seconds=0.0)
+    monkeypatch.setattr(room, "MOST_COUNTED", len(steps_of(inputs, settings)) // 3)
+    some = pace(fresh(), inputs, settings, seconds=0.0)
+    assert some.all_computed == pytest.approx(whole.all_computed, rel=0.2)

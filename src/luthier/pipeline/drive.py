@@ -81,7 +81,7 @@ def begin(
         refuse_meeting_elsewhere(resolved.recipe.launch, offline=offline)
         return Session(run, resolved, offline, say), None, None
     said = [f"launch.{key}={value}" for key, value in launch.items() if value is not None]
-    prepared = look(target, overrides=[*overrides, *said], offline=offline, say=say)
+    prepared = look(target, overrides=[*overrides, *said], offline=offline, say=say, out=out)
     refuse_meeting_elsewhere(prepared.resolved.recipe.launch, offline=offline)
     run = open_run(prepared, out=out or Path(prepared.resolved.recipe.output_dir))
     return Session(run, prepared.resolved, offline, say), prepared.plan(), prepared
@@ -121,7 +121,7 @@ def work_through(
         elif session.resolved != ResolvedRecipe.read(session.run.resolved):  # it is started in another way
             write_atomic(session.run.resolved, session.resolved.to_json())
         for stage in up_to(last):
-            _bring_up_to_date(session, stage, fd)
+            bring_up_to_date(session, stage, fd)
 
 
 def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
@@ -135,7 +135,8 @@ def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
         return conclude(session.run, session.resolved, actor=getpass.getuser())
 
 
-def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
+def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
+    """Do a stage, unless its outputs are there and its inputs as they were."""
     run, stages, say = session.run, Stages(session.run), session.say
     key = stage.key(run, session.resolved)
     ready = stage.ready(run)

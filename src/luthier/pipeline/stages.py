@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from luthier.data.shards import Shard
 from luthier.errors import RunError
 from luthier.launch.ranks import is_first
+from luthier.pipeline import probing
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
@@ -132,6 +133,7 @@ WORK: dict[str, Callable[[Context], None]] = {
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "probe": probing.work,
 }
 
 

@@ -31,7 +31,10 @@ from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.pipeline.choose import Choice, choose, techniques
+from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
+from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import joined_plan
@@ -59,15 +62,37 @@ class Prepared:
     profiles: tuple[DataProfile, ...]
     """Of the training file of each task."""
     shape: ModelShape
+    gflops: float
+    """Rate of a product on this machine, just measured."""
+    choices: tuple[Choice, ...]
+    """What else was weighed for each task."""
 
     def plan(self) -> Plan:
-        """Memory, time, power and ranking; measures this machine's rate for a fraction of a second."""
-        rate = matmul_rate()
+        """Memory, time, power and ranking."""
         plans = {
-            name: make_plan(part, profile, self.shape, matmul_gflops=rate)
-            for name, part, profile in zip(self.resolved.names, self.resolved.parts, self.profiles, strict=True)
+            name: plan_of(part, profile, self.shape, choice, gflops=self.gflops)
+            for name, part, profile, choice in zip(
+                self.resolved.names, self.resolved.parts, self.profiles, self.choices, strict=True
+            )
         }
         return joined_plan(plans, self.resolved)
+
+
+def plan_of(
+    resolved: ResolvedRecipe, profile: DataProfile, shape: ModelShape, choice: Choice, *, gflops: float
+) -> Plan:
+    """The plan of one task, with what is known of this machine and this data."""
+    made = make_plan(
+        resolved,
+        profile,
+        shape,
+        matmul_gflops=gflops,
+        others=choice.others,
+        known=choice.known,
+        probed=kept_probe(resolved),
+    )
+    notes = (*made.notes, *choice.left_out)
+    return made.model_copy(update={"notes": notes, "weighed_sha256": choice.weighed_sha256})
 
 
 def recipe_path(name: str) -> Path:
@@ -108,8 +133,15 @@ def copy_recipe(name: str, destination: Path) -> Path:
         raise RecipeError(f"{destination} exists already", way_out="give a name that is free") from None
 
 
-def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> Prepared:
-    """Load, profile the data, read the base's shape, resolve.
+def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say, out: Path | None = None) -> Prepared:
+    """Load, profile the data, read the base's shape, resolve; where the method is open, with what the plan takes.
+
+    Args:
+        recipe: a file, or the name of a shipped one.
+        overrides: 'KEY=VALUE'.
+        offline: whether no socket may leave this machine.
+        say: told what people should know.
+        out: folder of earlier runs; the recipe's own where it is None.
 
     Raises:
         RecipeError, DataError, ModelError: see the rooms.
@@ -118,11 +150,13 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     for note in loaded.notes:
         say(note)
     refuse_strange_targets(loaded)
-    return look_at(loaded, offline=offline, say=say)
+    return look_at(loaded, offline=offline, say=say, out=out)
 
 
-def look_at(loaded: LoadedRecipe, *, offline: bool, say: Say) -> Prepared:
-    """The same for a recipe that is loaded."""
+def look_at(
+    loaded: LoadedRecipe, *, offline: bool, say: Say, out: Path | None = None, of_several: bool = False
+) -> Prepared:
+    """The same for a recipe that is loaded; `of_several` where it is compared with one that has more tasks."""
     model = loaded.recipe.model
 
     @functools.cache
@@ -130,15 +164,39 @@ def look_at(loaded: LoadedRecipe, *, offline: bool, say: Say) -> Prepared:
         return read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
 
     tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
+    gflops, out, alone = matmul_rate(), out or Path(loaded.recipe.output_dir), len(tasks) == 1 and not of_several
     looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
-    parts = [resolved for resolved, _ in looked]
+    weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=alone) for one in looked]
+    for task, one, choice in zip(tasks, looked, weighed, strict=True):
+        _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
+    parts = [choice.resolved for choice in weighed]
     resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
-    return Prepared(loaded, resolved, tuple(profile for _, profile in looked), shape())
+    profiles = tuple(one.profile for one in looked)
+    return Prepared(loaded, resolved, profiles, shape(), gflops, tuple(weighed))
 
 
-def _look_at(
-    loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say
-) -> tuple[ResolvedRecipe, DataProfile]:
+@dataclass(frozen=True)
+class _Looked:
+    """One task, and how its recipe is resolved."""
+
+    loaded: LoadedRecipe
+    profile: DataProfile
+    machine: Machine
+    again: Callable[[LoadedRecipe], ResolvedRecipe]
+
+
+def _weighed(one: _Looked, shape: ModelShape, *, gflops: float, out: Path, alone: bool) -> Choice:
+    """The recipe, resolved with the technique that it names or that the plan takes, beside what else there is.
+
+    Of several tasks, which share an adapter and a budget, each has the method that it names or that suits its rows.
+    """
+    found = techniques(one.loaded, one.again, known=lambda resolved: earlier(out, resolved), alone=alone)
+    if one.loaded.recipe.method.type != "auto" or not found.others or not alone:
+        return found
+    return choose(found, plan_of(found.resolved, one.profile, shape, found, gflops=gflops))
+
+
+def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say) -> _Looked:
     """One task of the recipe."""
     entry = loaded.recipe.entry
     _refuse_endpoint_elsewhere(loaded, offline=offline)
@@ -151,15 +209,22 @@ def _look_at(
     _refuse_missing_columns(loaded, facts)
     shape = shape_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
-    resolved = resolve(
-        loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
-    ).model_copy(
-        update={
-            "fetched": {named: str(one.path) for named, one in fetched.items()},
-            "versions": {named: one.version for named, one in fetched.items() if one.version},
-        }
-    )
-    resolved = _with_checkpointing(_with_embeddings(resolved), facts, shape)
+    copies = {
+        "fetched": {named: str(one.path) for named, one in fetched.items()},
+        "versions": {named: one.version for named, one in fetched.items() if one.version},
+    }
+
+    def again(loaded: LoadedRecipe) -> ResolvedRecipe:
+        made = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
+        return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
+
+    return _Looked(loaded, facts, machine, again)
+
+
+def _refuse_unfit(
+    loaded: LoadedRecipe, resolved: ResolvedRecipe, facts: DataProfile, machine: Machine, *, say: Say
+) -> None:
+    """What a resolved recipe asks for and cannot have stops before anything is written."""
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_secrets_in_wording(resolved.recipe.entry)
@@ -168,7 +233,6 @@ def _look_at(
     refuse_missing_passphrase(resolved.recipe.data.privacy)
     refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
-    return resolved, facts
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
@@ -302,14 +366,14 @@ def open_run(prepared: Prepared, *, out: Path) -> RunFolder:
     return RunFolder.create(out, prepared.resolved.recipe.name, prepared.resolved.sha256[:12])
 
 
-def write_down(run: RunFolder, prepared: Prepared, plan: Plan) -> None:
+def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
     """Write recipe, profile, shape, plan and, last, the resolved recipe; hold the run's lock.
 
     The plan is kept where it exists already: a prediction made after the fact would be none.
     """
     write_atomic(run.recipe, prepared.loaded.text)
     write_atomic(run.shape, prepared.shape.to_json())
-    if not run.plan.is_file():
+    if plan is not None and not run.plan.is_file():
         write_atomic(run.plan, plan.to_json())
     resolved = prepared.resolved
     folders = run.tasks(resolved.names)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.shards import Shard
+from luthier.data.shards import Example, Shard
 from luthier.errors import ModelError, Stopped
 from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
@@ -50,7 +50,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
-    inputs = _inputs(context)
+    inputs = open_inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
@@ -84,7 +84,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             inputs if trunk is None else on_trunk(inputs, trunk),
             settings=recipe.train,
             method_name=", ".join(dict.fromkeys(part.recipe.method.type for part in context.resolved.parts)),
-            validation=_validation(context),
+            validation=open_validation(context),
             out=run.train,
             watch=watch,
             stop_asked=stop_asked,
@@ -109,7 +109,8 @@ def _feeds(context: Context, ranks: Ranks, events: EventLog) -> Feeds:
     return Feeds.open(context.resolved.recipe, run=run.path, folder=run.train, offline=is_offline(), warn=warn)
 
 
-def _inputs(context: Context) -> Inputs:
+def open_inputs(context: Context) -> Inputs:
+    """The rows that are learned, and what they were made from."""
     from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods import load_method
 
@@ -178,18 +179,21 @@ def say_sharing_is_off(progress: Progress, events: EventLog, reason: str) -> Non
     events.append("sharing_off", reason=reason)
 
 
-def _validation(context: Context) -> Any:
-    """Each task's metric on its validation split, measured with the evaluation's own code; None without rows."""
+def open_validation(context: Context, *, most: int | None = None) -> Any:
+    """Each task's metric on its validation split, or its first rows, measured with the evaluation's own code; None
+    without rows.
+    """
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
     from luthier.train.shard import is_sharded
     from luthier.train.validation import Judged, Validation
 
     several = len(context.tasks) > 1
-    asked: list[tuple[str, Context, Shard]] = []
+    asked: list[tuple[str, Context, Sequence[Example]]] = []
     judged = []
     for task in context.tasks:
-        examples = Shard(task.run.data / "validation.arrow")
+        rows = Shard(task.run.data / "validation.arrow")
+        examples = rows if most is None else [rows[place] for place in range(min(most, len(rows)))]
         if not examples:
             continue
         name = task.contract.name

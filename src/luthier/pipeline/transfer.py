@@ -55,7 +55,7 @@ def transfer(
     runs: dict[tuple[str, ...], RunFolder] = {}
     for subset in subsets(names):
         say(f"--- {' + '.join(subset)}")
-        prepared = look_at(of_tasks(loaded, subset), offline=offline, say=say)
+        prepared = look_at(of_tasks(loaded, subset), offline=offline, say=say, out=place, of_several=True)
         run = open_run(prepared, out=place)
         session = Session(run, prepared.resolved, offline, say)
         work_through(session, "evaluate", plan=prepared.plan(), prepared=prepared)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.plan.measured import Probed
 from luthier.plan.parameters import linear_parameters
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape
@@ -89,6 +90,27 @@ def matmul_rate(*, seconds: float = 0.3, size: int = 1024, clock: Callable[[], f
             return 2 * size**3 / statistics.median(taken) / 1e9
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Counted GFLOP/s that the parts of a run reach on this machine."""
+
+    train: float
+    score: float
+    greedy: float
+    start_seconds: float = STAGE_SECONDS
+    """Starting a stage."""
+
+
+def usual_rates(gflops: float) -> Rates:
+    """Of a machine that makes a large product at `gflops`."""
+    return Rates(gflops * TRAIN_EFFICIENCY, gflops * SCORE_EFFICIENCY, gflops * GREEDY_EFFICIENCY)
+
+
+def probed_rates(probed: Probed) -> Rates:
+    """Of a machine that was tried out."""
+    return Rates(probed.train_gflops, probed.score_gflops, probed.greedy_gflops, probed.start_seconds)
+
+
 def attention_flops(shape: ModelShape, *, tokens: float, context: float) -> float:
     """Forward of attention: 4 C a a token and layer (scores, then the weighted sum)."""
     return 4.0 * tokens * context * shape.num_layers * shape.num_heads * shape.head_dim
@@ -146,18 +168,27 @@ def training_flops(
     return trained + again + trunk
 
 
-def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
-    """One item asked once: the prompt, then the tree of labels after it, or free text where there are no labels.
+def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+    """One item asked once, in words: the prompt, then the tree of labels after it, or free text where there are none.
 
     A label's last token is scored but never read.
     """
     if not work.num_labels:
-        prompt = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
-        return prompt / (gflops * 1e9 * SCORE_EFFICIENCY) + greedy_seconds(shape, work, gflops=gflops)
+        return _prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)
     nodes = scored_nodes(work)
     tokens = work.prompt_tokens + nodes
     flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=nodes + 1)
-    return flops / (gflops * 1e9 * SCORE_EFFICIENCY)
+    return flops / (rates.score * 1e9)
+
+
+def tuned_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+    """One item that what was tuned is asked: a head needs the prompt alone."""
+    return _prompt_seconds(shape, work, rates) if work.head else answer_seconds(shape, work, rates)
+
+
+def _prompt_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+    flops = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
+    return flops / (rates.score * 1e9)
 
 
 def scored_nodes(work: Workload) -> float:
@@ -165,43 +196,42 @@ def scored_nodes(work: Workload) -> float:
     return DISTINCT_NODES * work.num_labels * max(0.0, work.answer_tokens - 1)
 
 
-def greedy_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
+def greedy_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """One answer of free text, token after token, after a prompt that was computed."""
     flops = forward_flops(shape, tokens=work.answer_tokens, context=work.row_tokens, with_logits=work.answer_tokens)
-    return flops / (gflops * 1e9 * GREEDY_EFFICIENCY)
+    return flops / (rates.greedy * 1e9)
 
 
 def training_seconds(
     shape: ModelShape,
     work: Workload,
+    rates: Rates,
     *,
     adapter: int,
     backward_factor: float,
     validations: int,
-    gflops: float,
     course: Course,
 ) -> float:
     """Time of training, its validations and the one pass through a cached trunk included."""
-    rows = work.trained_tokens / work.row_tokens
     flops = training_flops(
         shape,
         adapter=adapter,
         tokens=work.computed_tokens,
-        supervised=rows * work.answer_tokens,
+        supervised=work.supervised_tokens,
         context=work.row_tokens,
         backward_factor=backward_factor,
         course=course,
         trunk_tokens=work.distinct_tokens if course.cache_trunk else None,
     )
-    validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
-    return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating
+    validating = validations * work.validation_rows * tuned_seconds(shape, work, rates)
+    return flops / (rates.train * 1e9) + validating
 
 
-def evaluation_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
+def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """Time to ask base and tuned model every test item, fit the baseline, read the general text."""
-    asking = 2 * work.test_rows * answer_seconds(shape, work, gflops=gflops)
+    asking = work.test_rows * (answer_seconds(shape, work, rates) + tuned_seconds(shape, work, rates))
     general = forward_flops(shape, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS)
-    return asking + linear_seconds(work) + 2 * general / (gflops * 1e9 * SCORE_EFFICIENCY)
+    return asking + linear_seconds(work) + 2 * general / (rates.score * 1e9)
 
 
 def linear_seconds(work: Workload) -> float:
@@ -209,11 +239,11 @@ def linear_seconds(work: Workload) -> float:
     return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels else 0.0
 
 
-def other_seconds(shape: ModelShape, work: Workload) -> float:
+def other_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """Time of everything else in a run: preparing the data, converting the base, starting stages."""
     rows = work.train_rows + work.validation_rows + work.test_rows
     convert = CONVERT_SECONDS if shape.quantisation else 0.0
-    return MODEL_STAGES * STAGE_SECONDS + convert + PREPARE_SECONDS_PER_ROW * rows
+    return MODEL_STAGES * rates.start_seconds + convert + PREPARE_SECONDS_PER_ROW * rows
 
 
 def meaning_seconds(data: Data, work: Workload) -> float:
@@ -229,10 +259,10 @@ def meaning_seconds(data: Data, work: Workload) -> float:
     return work.read_rows * EMBED_SECONDS_PER_ROW + dedupe + leaks
 
 
-def export_seconds(shape: ModelShape, work: Workload, *, forms: int, gflops: float) -> float:
+def export_seconds(shape: ModelShape, work: Workload, rates: Rates, *, forms: int) -> float:
     """Time to write, read back and compare `forms` artifacts with what was trained."""
     prompt = forward_flops(
         shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=work.prompt_tokens
-    ) / (gflops * 1e9 * SCORE_EFFICIENCY)
-    asked = 2 * PARITY_PROMPTS * (prompt + greedy_seconds(shape, work, gflops=gflops))
+    ) / (rates.score * 1e9)
+    asked = 2 * PARITY_PROMPTS * (prompt + greedy_seconds(shape, work, rates))
     return forms * (asked + shape.num_parameters * 4 / WRITE_BYTES_PER_SECOND)

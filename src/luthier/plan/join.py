@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from luthier.plan.rank import within
+from luthier.plan.rank import price_of, within
 from luthier.records import Candidate, Plan, Prediction
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -25,6 +25,8 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         peak_memory_gib=max(plan.prediction.peak_memory_gib for plan in plans.values()),
         trained_tokens=sum(plan.prediction.trained_tokens for plan in plans.values()),
         matmul_gflops=first.prediction.matmul_gflops,
+        rates=first.prediction.rates,
+        train_memory_gib=max(plan.prediction.train_memory_gib for plan in plans.values()),
     )
     budget = resolved.recipe.objective.budget
     fits = within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib)
@@ -33,7 +35,10 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         technique=f"multi-task: {', '.join(f'{name} ({one.technique})' for name, one in chosen.items())}",
         trainable_parameters=max(one.trainable_parameters for one in chosen.values()),
         peak_memory_gib=prediction.peak_memory_gib,
+        trains="an adapter for all",
         train_seconds=prediction.train_seconds,
+        total_seconds=prediction.total_seconds,
+        money=price_of(budget, seconds=prediction.total_seconds),
         fits=fits,
         speaks_for="one adapter to serve for all tasks; what tasks have in common is learned once",
         speaks_against="tasks can take from each other; `luthier transfer` measures which",
@@ -57,6 +62,7 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         prediction=prediction,
         fits=fits,
         budget=first.budget,
+        currency=first.currency,
         detectable=detectable.model_copy(update={"assumption": f"task {weakest}: {detectable.assumption}"}),
         notes=tuple(dict.fromkeys(f"{name}: {note}" for name, plan in plans.items() for note in plan.notes)),
     )

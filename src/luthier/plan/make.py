@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from luthier.plan import cost, memory
-from luthier.plan.parameters import counted_parameters, dense_weights, lowest_learning, trainable_parameters
+from collections.abc import Sequence
+
+from luthier.plan import memory
+from luthier.plan.cost import probed_rates, usual_rates
+from luthier.plan.expect import measured_alike
+from luthier.plan.measured import Known, Probed
+from luthier.plan.parameters import counted_parameters
 from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
-from luthier.plan.rank import Estimate, rank, within
-from luthier.plan.words import count, duration, millions, points, size
+from luthier.plan.predict import predict, training_gib
+from luthier.plan.rank import Ground, price_of, rank, within
+from luthier.plan.words import duration, millions, price, size
 from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
 from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
-from luthier.spec.plugins import ADAPTERS, METHODS, METRICS
+from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.suits import labels_of
 from luthier.spec.trunk import TOKENS_PER_CHAR
+
+USUAL_METRICS = ("macro_f1", "exact_match")
+"""Of a task with labels and of one without; the verdict of a run speaks of them too."""
 
 TIGHT = 0.8
 """Share of a budget above which the plan calls it tight."""
@@ -28,6 +38,9 @@ def make_plan(
     *,
     matmul_gflops: float,
     tokens_per_char: float = TOKENS_PER_CHAR,
+    others: Sequence[ResolvedRecipe] = (),
+    known: Sequence[Known] = (),
+    probed: Probed | None = None,
 ) -> Plan:
     """Predict memory, time and what the data can prove, and rank the techniques.
 
@@ -37,18 +50,41 @@ def make_plan(
         shape: of the base model.
         matmul_gflops: rate of a float32 product on this machine, see `matmul_rate`.
         tokens_per_char: of the tokenizer on text like this.
+        others: the same recipe with other techniques, to be weighed beside its own.
+        known: what earlier runs measured on the same data.
+        probed: what was tried on this machine with this base.
 
     Raises:
         RecipeError: a column or adapter module that the recipe names does not exist.
         DataError: a split file of the user's own is missing.
     """
-    work = workload(resolved, profile, tokens_per_char=tokens_per_char)
-    tuning, prediction = _predict(resolved, shape, work, gflops=matmul_gflops)
-    budget = resolved.recipe.objective.budget
-    candidates = rank(
-        tuning, shape, work, budget=budget, gflops=matmul_gflops, threads=resolved.recipe.train.threads or 1
+    tunings = [
+        predict(
+            one,
+            shape,
+            workload(one, profile, tokens_per_char=tokens_per_char),
+            gflops=matmul_gflops,
+            probed=probed,
+        )
+        for one in (resolved, *others)
+    ]
+    tuning, recipe = tunings[0], resolved.recipe
+    work, prediction, budget = tuning.work, tuning.prediction, recipe.objective.budget
+    labels = labels_of(recipe.entry.task, recipe.entry.label, profile)
+    task = recipe.entry.task or ""
+    alike = measured_alike(task, num_labels=len(labels), train_rows=work.train_rows, shape=shape)
+    ground = Ground(
+        shape=shape,
+        work=work,
+        task=task,
+        budget=budget,
+        rates=usual_rates(matmul_gflops) if probed is None else probed_rates(probed),
+        threads=recipe.train.threads or 1,
+        metric=metric_of(resolved),
+        labels=labels,
+        known=(*known, *alike),
     )
-    fits = within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib)
+    candidates = rank(tunings, ground)
     detectable = _detectable(resolved, work)
     return Plan(
         recipe_sha256=resolved.sha256,
@@ -57,8 +93,9 @@ def make_plan(
         candidates=candidates,
         chosen=tuning.technique,
         prediction=prediction,
-        fits=fits,
-        budget={key: value for key, value in budget.model_dump().items() if value is not None},
+        fits=within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib),
+        budget={key: value for key, value in budget.model_dump(exclude={"currency"}).items() if value is not None},
+        currency=budget.currency or "",
         detectable=detectable,
         notes=(
             *_technique_notes(candidates, tuning.technique),
@@ -67,76 +104,16 @@ def make_plan(
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_device_notes(resolved),
-            *_model_notes(shape, bf16=resolved.recipe.train.bf16),
+            *_model_notes(shape, bf16=recipe.train.bf16),
         ),
     )
 
 
-def _predict(
-    resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, gflops: float
-) -> tuple[Estimate, Prediction]:
-    recipe = resolved.recipe
-    adapter, train = recipe.adapter, recipe.train
-    assert train.validations is not None
-    parameters, of_base = trainable_parameters(shape, adapter), ADAPTERS.get(adapter.type).trains_base
-    beside = shape.num_parameters if of_base else parameters  # weights that learned stand beside those of the base
-    scored = max(cost.scored_nodes(work), memory.GENERAL_POSITIONS)
-    peak = max(
-        _training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing)),
-        memory.evaluation_gib(
-            shape, adapter=beside, tokens=work.prompt_tokens, scored=scored, threads=train.threads or 1
-        ),
-        memory.export_gib(shape),
-    )
-    on_one_machine = cost.training_seconds(
-        shape,
-        work,
-        adapter=0 if of_base else parameters,
-        validations=train.validations,
-        gflops=gflops,
-        # Weights that learn need a gradient of their own: one more product as large as the forward's.
-        backward_factor=METHODS.get(recipe.method.type).backward_factor + (1.0 if of_base else 0.0),
-        course=cost.Course(
-            first=lowest_learning(shape, adapter),
-            cache_trunk=bool(train.cache_trunk),
-            recomputed=bool(train.gradient_checkpointing),
-        ),
-    )
-    train_seconds = on_one_machine / recipe.launch.nnodes
-    evaluate_seconds = cost.evaluation_seconds(shape, work, gflops=gflops)
-    prediction = Prediction(
-        train_seconds=train_seconds,
-        evaluate_seconds=evaluate_seconds,
-        total_seconds=train_seconds
-        + evaluate_seconds
-        + cost.export_seconds(shape, work, forms=len(recipe.export or ()), gflops=gflops)
-        + cost.other_seconds(shape, work)
-        + cost.meaning_seconds(recipe.data, work),
-        peak_memory_gib=peak,
-        trained_tokens=work.trained_tokens,
-        matmul_gflops=gflops,
-    )
-    technique = f"{adapter.type} {recipe.method.type}"
-    return Estimate(technique, parameters, train_seconds, prediction.total_seconds, peak), prediction
-
-
-def _training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
-    adapter = resolved.recipe.adapter
-    parameters, tokens = trainable_parameters(shape, adapter), round(work.largest_micro_batch)
-    each = memory.training_gib(
-        shape,
-        adapter=parameters,
-        r=int(getattr(adapter, "r", None) or 0),
-        tokens=tokens,
-        supervised=tokens * work.answer_tokens / (work.row_tokens - work.shared_tokens),
-        first=lowest_learning(shape, adapter),
-        bf16=resolved.recipe.train.bf16,
-        recomputed=recomputed,
-    )
-    if ADAPTERS.get(adapter.type).trains_base:
-        each += memory.whole_weights_gib(parameters)
-    each += dense_weights(shape, adapter) * memory.FLOAT_BYTES / memory.GIB
-    return resolved.recipe.launch.nproc_per_node * each  # each with all of it
+def metric_of(resolved: ResolvedRecipe) -> str:
+    """What quality is said in: the metric of the first target, else the task's usual one."""
+    targets = [limit.metric for limit in resolved.limits if not limit.relative]
+    usual = [name for name in USUAL_METRICS if resolved.recipe.entry.task in METRICS.get(name).tasks]
+    return next(iter((*targets, *usual, *METRICS.names())))
 
 
 def memory_asks_for_checkpointing(
@@ -151,7 +128,7 @@ def memory_asks_for_checkpointing(
     if ram is None or resolved.recipe.train.device == "cuda":  # an accelerator's memory is another one
         return False
     work = workload(resolved, profile, tokens_per_char=tokens_per_char)
-    kept, computed_again = (_training_gib(resolved, shape, work, recomputed=again) for again in (False, True))
+    kept, computed_again = (training_gib(resolved, shape, work, recomputed=again) for again in (False, True))
     return kept > ram >= computed_again
 
 
@@ -183,7 +160,7 @@ def _technique_notes(candidates: tuple[Candidate, ...], chosen: str) -> list[str
 
 def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]:
     budget, notes = resolved.recipe.objective.budget, []
-    if budget.ram_gib is None and budget.hours is None:
+    if budget.ram_gib is None and budget.hours is None and budget.money is None:
         notes.append("No budget is stated (objective.budget), so everything fits.")
     if budget.ram_gib is not None and prediction.peak_memory_gib > TIGHT * budget.ram_gib:
         over = prediction.peak_memory_gib > budget.ram_gib
@@ -196,6 +173,12 @@ def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]
         notes.append(
             f"Time {'does not fit' if over else 'is tight'}: {duration(prediction.total_seconds)} of "
             f"{duration(budget.hours * 3600)}; lower train.max_tokens, or data.limit.test for the evaluation."
+        )
+    costs = price_of(budget, seconds=prediction.total_seconds)
+    if budget.money is not None and costs is not None and costs > TIGHT * budget.money:
+        notes.append(
+            f"Money {'does not suffice' if costs > budget.money else 'is tight'}: {price(costs, budget.currency)} of "
+            f"{price(budget.money, budget.currency)}; lower train.max_tokens, or take a cheaper machine."
         )
     return notes
 
@@ -272,43 +255,3 @@ def _model_notes(shape: ModelShape, *, bf16: bool) -> list[str]:
             f", {millions(shape.num_parameters)} stored): memory and time are rough."
         )
     return notes
-
-
-def lines(plan: Plan) -> list[str]:
-    """The plan for a terminal, at most 120 characters a line where words allow it."""
-    prediction, budget, proof = plan.prediction, plan.budget, plan.detectable
-    of_memory = f" of {gib(budget['ram_gib'])}" if "ram_gib" in budget else ""
-    of_time = f" of {duration(budget['hours'] * 3600)}" if "hours" in budget else ""
-    rest = prediction.total_seconds - prediction.train_seconds - prediction.evaluate_seconds
-    verdict = "fits the budget" if plan.fits else "DOES NOT FIT the budget"
-    text = [
-        f"method    {plan.chosen}: {verdict if budget else 'no budget stated'}",
-        f"memory    {gib(prediction.peak_memory_gib)}{of_memory} at the peak",
-        f"time      {duration(prediction.total_seconds)}{of_time}: training {duration(prediction.train_seconds)}, "
-        f"evaluation {duration(prediction.evaluate_seconds)}, the rest {duration(rest)}",
-        "          (the rest: preparing, starting stages, exporting; "
-        f"at {prediction.matmul_gflops:.0f} GFLOP/s, measured now)",
-        f"tokens    {count(prediction.trained_tokens)} to train on",
-        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
-        "(80 % power, McNemar at 5 %)",
-        f"          if {proof.assumption}",
-    ]
-    if proof.target and proof.must_observe is not None:
-        seen = f"about {proof.must_observe:.3f} or better must be seen for the bound to clear it"
-        text += [
-            f"target    {proof.target}: {seen}",
-            f"          if it behaved like a share of {count(proof.num_test)} independent items",
-        ]
-    elif proof.target:
-        text.append(f"target    {proof.target}")
-    text.append("ranking")
-    for place, candidate in enumerate(plan.candidates, start=1):
-        trains = f"{millions(candidate.trainable_parameters)} parameters, " if candidate.trainable_parameters else ""
-        fits = "" if candidate.fits else ", does not fit"
-        text += [
-            f"  {place}. {candidate.technique}  ({trains}{gib(candidate.peak_memory_gib)}, "
-            f"{duration(candidate.train_seconds)}{fits})",
-            f"     for      {candidate.speaks_for}",
-            f"     against  {candidate.speaks_against}",
-        ]
-    return text + (["notes", *(f"  - {note}" for note in plan.notes)] if plan.notes else [])

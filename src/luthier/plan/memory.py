@@ -105,9 +105,10 @@ def training_gib(
     bf16: bool = False,
     recomputed: bool = False,
 ) -> float:
-    """Peak of training: frozen weights, `adapter` parameters with optimizer state and its copy, a micro-batch.
+    """Peak of training: the base's weights, `adapter` parameters with optimizer state and its copy, a micro-batch.
 
-    The weights are read as float32 before they are halved.
+    The weights are read as float32 before they are halved. Where the base's own weights learn they are counted
+    with it already, which stands for the copy of the best so far; of an adapter that one is next to nothing.
     """
     trained = adapter * (TRAINED_COPIES + CHECKPOINT_COPIES) * FLOAT_BYTES / GIB
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first, recomputed=recomputed)

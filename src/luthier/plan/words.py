@@ -46,6 +46,12 @@ def millions(number: int) -> str:
     return f"{number / 1e9:.1f} G" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
+def price(money: float, currency: str | None) -> str:
+    """'1.20 EUR', '0.0042 EUR': at least two digits that count."""
+    number = f"{money:,.2f}" if money >= 0.1 or money == 0 else f"{money:.2g}"
+    return f"{number} {currency}" if currency else number
+
+
 def points(difference: float) -> str:
     """'8.3 points': a difference of shares in percentage points."""
     return f"{100 * difference:.1f} points"

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
-from luthier.records import DataProfile, is_closed
+from luthier.records import DataProfile
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.suits import labels_of
 from luthier.spec.template import Field, literals, parse
 
 TURN_TOKENS = 5
@@ -56,6 +58,10 @@ class Workload:
     """Mean rows that are computed at once."""
     largest_micro_batch: float
     """Tokens of the largest micro-batch, what rows share counted once."""
+    head: bool = False
+    """Whether a head answers: no answer is computed, and no label scored token by token."""
+    counted: tuple[float, float] | None = None
+    """Tokens that training computes and that it supervises, where they have been counted."""
 
     @property
     def row_tokens(self) -> float:
@@ -64,8 +70,22 @@ class Workload:
     @property
     def computed_tokens(self) -> float:
         """Tokens that training really computes: what rows share, once a micro-batch."""
+        if self.counted is not None:
+            return self.counted[0]
         rows = self.trained_tokens / self.row_tokens
-        return rows * (self.row_tokens - self.shared_tokens) + rows / self.micro_batch_rows * self.shared_tokens
+        return rows * self.own_tokens + rows / self.micro_batch_rows * self.shared_tokens
+
+    @property
+    def own_tokens(self) -> float:
+        """Tokens that training computes for a row beside what all rows share."""
+        return max(1.0, self.prompt_tokens - self.shared_tokens + (0.0 if self.head else self.answer_tokens))
+
+    @property
+    def supervised_tokens(self) -> float:
+        """Positions of all rows, over all epochs, that have logits of the vocabulary in training."""
+        if self.head or self.counted is not None:
+            return 0.0 if self.counted is None else self.counted[1]
+        return self.trained_tokens / self.row_tokens * self.answer_tokens
 
     @property
     def distinct_tokens(self) -> float:
@@ -99,7 +119,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
-    labels = _labels(resolved, profile)
+    labels = labels_of(entry.task, entry.label, profile)
     learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
 
     turns = 3 if entry.system else 2
@@ -117,7 +137,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
     if recipe.is_noisy:  # every row is its own then
         shared = 0.0
-    own = prompt + answer - shared
+    head = METHODS.get(recipe.method.type).has_head
+    own = max(1.0, prompt - shared + (0.0 if head else answer))
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
@@ -137,6 +158,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         whole_epochs=train.num_train_epochs * trained / asked,
         micro_batch_rows=at_once,
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
+        head=head,
     )
 
 
@@ -187,14 +209,3 @@ def _template_chars(template: str, profile: DataProfile, *, computed: Mapping[st
 
 def _answer_chars(label: str | None, profile: DataProfile) -> float:
     return _column_chars(label, "data.train[0].label", profile) if label else profile.mean_answer_chars
-
-
-def _labels(resolved: ResolvedRecipe, profile: DataProfile) -> dict[str, int]:
-    """Label -> rows; where the recipe names another column than the profile found, its distinct values as equals."""
-    if not is_closed(resolved.recipe.entry.task):
-        return {}
-    label = resolved.recipe.entry.label
-    if label in (None, "", profile.label) and profile.labels:
-        return profile.labels
-    distinct = next((column.distinct for column in profile.columns if column.name == label), 0)
-    return {str(number): profile.num_rows // max(1, distinct) for number in range(distinct)}

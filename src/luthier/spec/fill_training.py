@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape
-from luthier.spec.filler import GIVEN, Filler, Machine
+from luthier.spec.filler import GIVEN, Filler, Machine, leaves
 from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.suits import labels_of, suited
 from luthier.spec.trunk import worth_caching
 
 EFFECTIVE_BETA = 0.999
 """Of Cui et al. (2019): about how many rows of a label count as different ones, 1 / (1 - beta)."""
 
 
-def fill_method(filler: Filler) -> None:
-    """How the model learns, and what is trained beside it."""
-    method = filler.tree["method"]
+def fill_method(filler: Filler, profile: DataProfile) -> None:
+    """How the model learns, and what is trained beside it.
+
+    'auto' is what suits the task by rows and labels; whether it fits the budget, and what is known of it, is the
+    plan's to say, after which the recipe is resolved with what it takes.
+    """
+    entry = filler.tree["data"]["train"][0]
+    method, task = filler.tree["method"], entry["task"]
     if method["type"] == "auto":
-        method["type"] = "sft"
-        filler.reasons["method.type"] = "the only method of this version"
-    task = filler.tree["data"]["train"][0]["task"]
+        split, limit = filler.tree["data"]["split"], filler.tree["data"]["limit"]["train"]
+        rows = profile.num_rows * (1.0 - split["test"] - split["validation"])
+        labels = labels_of(task, entry["label"], profile)
+        first = suited(task, num_labels=len(labels), train_rows=min(rows, limit or rows))[0]
+        filler.tree["method"] = method = first.facts.section.model_validate({"type": first.facts.name}).model_dump(
+            mode="json"
+        )
+        defaults = {key: "open on purpose" if value is None else "the default" for key, value in leaves(method)}
+        filler.reasons |= {f"method.{key}": why for key, why in {**defaults, "type": first.why}.items()}
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
         raise RecipeError(

@@ -32,6 +32,11 @@ class MethodFacts:
     """(billions of parameters, rate): the first row that the base does not exceed counts."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
+    has_head: bool = False
+    """Whether labels are chosen by a classification head, one score a label at one position, not written as words.
+
+    Its unit is then the row: nothing but the prompt is computed, and no label is scored token by token.
+    """
 
 
 ALL_LINEAR = "every linear layer of the base but the output head"
@@ -52,6 +57,8 @@ class AdapterFacts:
     """Trained beside a linear layer: (section, last part of its name, fan_in, fan_out) -> their number."""
     trains_base: bool = False
     """Whether the base's own weights learn, so that gradients are made of all of them; there are no others then."""
+    considered: bool = False
+    """Whether the plan weighs it where the recipe names no adapter."""
     rate_factor: float = 1.0
     """Usual learning rate over the method's, which is that of LoRA."""
     dense_copies: float = 0.0

@@ -16,6 +16,7 @@ from luthier.spec.adapter_rules import refuse_unfit_cache, refuse_unfit_settings
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.multi_task import MultiTask
+from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, union_of
 from luthier.spec.section import Method, Section
 
@@ -25,17 +26,6 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 BUNDLED_EMBEDDINGS = "all-minilm-l6-v2"
 """The embedding model that the extra `meaning` brings; every other one is a folder."""
-
-
-class Budget(Section):
-    hours: float | None = Field(None, gt=0, description="Wall time for the whole run; the plan says whether it fits.")
-    ram_gib: float | None = Field(None, gt=0, description="Peak memory of any stage; also sizes the micro-batch.")
-
-
-class Objective(Section):
-    targets: dict[str, str] = Field(default_factory=dict, description="NAME.METRIC -> '>= value'.")
-    non_regression: dict[str, str] = Field(default_factory=dict, description="general.perplexity -> '<= factorx'.")
-    budget: Budget = Field(default_factory=Budget)
 
 
 class Model(Section):

@@ -125,7 +125,7 @@ def _resolved(
     _fill_likeness(filler)
     _fill_augment(filler)
     _fill_embeddings(filler)
-    fill_method(filler)
+    fill_method(filler, profile)
     fill_train(filler, shape, machine)
     fill_layers(filler, profile, shape)
     fill_launch(filler)

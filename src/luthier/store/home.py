@@ -15,7 +15,12 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
     Raises:
         RunError: the folder cannot be made.
     """
-    folder = Path(environment.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
+    folder = place_of(environment)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def place_of(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where that folder is, or would be."""
+    return Path(environment.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()

@@ -65,4 +65,5 @@ FACTS = AdapterFacts(
         ("target_modules", "all-linear", ALL_LINEAR),
     ),
     parameters=parameters,
+    considered=True,
 )

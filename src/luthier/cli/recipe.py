@@ -1,0 +1,165 @@
+"""Verbs that begin with a recipe or a data file: init, check, plan, prepare, train, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.shared import (
+    DataName,
+    Endpoint,
+    Format,
+    Json,
+    Nnodes,
+    NodeRank,
+    Nproc,
+    Offline,
+    Out,
+    Overrides,
+    Query,
+    Recipe,
+    Sheet,
+    Target,
+    emit,
+    go_offline,
+    say,
+    work,
+)
+
+
+def init(
+    data: DataName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the recipe goes.")] = None,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe for a data file: format, columns and task are detected."""
+    from luthier.pipeline.init import init as write_recipe
+    from luthier.pipeline.named import Named
+
+    path, found = write_recipe(Named(data, format, sheet, query), output=output, offline=go_offline(offline))
+    lines = [
+        f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
+        f"answer {found.label or 'chat turns'!r}",
+        f"next: luthier check {path} --explain",
+    ]
+    emit({"recipe": str(path), "profile": found.model_dump(mode="json")}, lines, as_json=as_json)
+
+
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
+) -> None:
+    """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
+    from luthier.pipeline.explain import explained, fine_lines
+    from luthier.pipeline.start import look
+
+    prepared = look(recipe, overrides=overrides or (), offline=go_offline(offline), say=say)
+    prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
+    resolved = prepared.resolved
+    lines = [
+        *fine_lines(prepared),
+    ]
+    emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
+
+
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="First train some steps, to measure this machine; takes about a minute.")
+    ] = False,
+    out: Out = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
+    from luthier.pipeline.start import look
+    from luthier.plan.lines import lines
+
+    offline = go_offline(offline)
+    prepared = look(recipe, overrides=overrides or (), offline=offline, say=say, out=out)
+    if probe:
+        from luthier.pipeline.probing import probe as try_out
+
+        made = try_out(prepared, out=out, offline=offline, say=say)
+    else:
+        made = prepared.plan()
+    emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
+
+
+def prepare(
+    target: Target, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
+    """Clean, redact, split and tokenize the data; every row's fate is in the report."""
+    from luthier.data_report import DataReport
+    from luthier.pipeline.explain import by_task, data_lines
+
+    session = work(target, "prepare", overrides, out, offline)
+    reports = {task: DataReport.read(task.data_report) for task in session.tasks}
+    lines = [line for task, report in reports.items() for line in data_lines(report, task)]
+    emit(by_task(list(reports.values())), lines, as_json=as_json)
+
+
+def train(
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    nnodes: Nnodes = None,
+    rdzv_endpoint: Endpoint = None,
+    node_rank: NodeRank = 0,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Train the adapter; after an interruption the same command goes on, exact to the bit."""
+    from luthier.records import TrainResult
+
+    launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
+    session = work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)
+    result = TrainResult.read(session.run.train_result)
+    best = (
+        f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
+    )
+    lines = [
+        f"{result.steps} steps, {result.trained_tokens} tokens{best}",
+        f"{session.run.tuned.name}: {session.run.tuned}",
+    ]
+    emit(result.model_dump(mode="json"), lines, as_json=as_json)
+
+
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    out: Out = None,
+    nproc: Nproc = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
+    from luthier.pipeline.drive import finish
+    from luthier.pipeline.report import closing_lines, evaluation_document
+
+    session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
+    evidence, gate = finish(session)
+    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
+
+
+def transfer(
+    recipe: Recipe, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: Json = False
+) -> None:
+    """Which tasks help each other: each alone, in pairs and all together, compared on the same test rows."""
+    from luthier.pipeline.transfer import PAGE, transfer_lines
+    from luthier.pipeline.transfer import transfer as measure
+
+    matrix, folder = measure(recipe, overrides=overrides or (), out=out, offline=go_offline(offline), say=say)
+    emit(matrix.model_dump(mode="json"), [*transfer_lines(matrix), f"page: {folder / PAGE}"], as_json=as_json)

@@ -1,0 +1,130 @@
+"""Verbs that begin with a run: evaluate, export, gate, report, predict, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.shared import DataName, Format, Json, Offline, Query, Run, Sheet, emit, go_offline, say, work_on_run
+from luthier.errors import GateRefused
+
+
+def evaluate(
+    run: Run,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="An evaluated run over the same test rows, to compare with.")
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Base against tuned against baselines, on the test split, with intervals; or one run against another."""
+    from luthier.pipeline.explain import by_task, score_lines
+    from luthier.records import EvalReport
+
+    if against is not None:
+        _compare(run, against, as_json=as_json)
+        return
+    session = work_on_run(run, "evaluate", offline)
+    reports = [EvalReport.read(task.eval_report) for task in session.tasks]
+    lines = [line for report in reports for line in score_lines(report)]
+    emit(by_task(reports), lines, as_json=as_json)
+
+
+def _compare(run: str, against: str, *, as_json: bool) -> None:
+    from luthier.pipeline.against import compare, comparison_lines
+    from luthier.store.runs import RunFolder
+
+    compared = compare(RunFolder.open(run), RunFolder.open(against))
+    emit(compared.model_dump(mode="json"), comparison_lines(compared), as_json=as_json)
+
+
+def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
+    """Write the forms that the recipe asks for; each is loaded again and held to parity (exit 7 if it breaks it)."""
+    from luthier.pipeline.verdict import read_artifacts
+
+    session = work_on_run(run, "export", offline)
+    made = read_artifacts(session.run)
+    lines = [
+        f"{one.kind}: {session.run.path / one.path} ({one.num_bytes / 2**20:.1f} MiB), {one.parity.prompts} golden "
+        f"prompts equal, largest logit error {one.parity.max_logit_error:.1e} of {one.parity.bound:.0e}"
+        for one in made
+    ]
+    emit([one.model_dump(mode="json") for one in made], lines, as_json=as_json)
+
+
+def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
+    """Decide, with evidence; exit 3 when refused. Brings the run up to date first."""
+    from luthier.pipeline.drive import finish
+    from luthier.report.summary import gate_lines_of
+
+    session = work_on_run(run, "export", offline)
+    _, decision = finish(session)
+    emit(decision.model_dump(mode="json"), gate_lines_of(decision), as_json=as_json)
+    if not decision.passed:
+        refused = ", ".join(line.line for line in decision.lines if not line.passed)
+        raise GateRefused(
+            f"the gate refused {session.run.path}: {refused}", way_out="see gate.json and report.html there"
+        )
+
+
+def report(run: Run, as_json: Json = False) -> None:
+    """Write report.html anew and say where it is."""
+    from luthier.pipeline.report import closing_lines, write_report
+
+    path, evidence, gate = write_report(run)
+    emit({"report": str(path)}, [*closing_lines(evidence, gate), "", f"report: {path}"], as_json=as_json)
+
+
+def predict(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|NAME@ALIAS", help="A run folder or a registered version; of several tasks NAME@ALIAS/TASK."
+        ),
+    ],
+    data: DataName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: DATA.predictions.jsonl")] = None,
+    format: Format = None,
+    sheet: Sheet = None,
+    query: Query = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Answer every row of a file that has the input's columns, as the server would."""
+    from luthier.pipeline.answers import choose, open_asker, predict, refuse_untrained
+    from luthier.pipeline.named import Named, opened
+    from luthier.pipeline.progress import Progress
+
+    offline = go_offline(offline)
+    chosen = choose(target, out=out)
+    refuse_untrained(chosen.run)
+    asked = chosen.one_task()
+    rows = opened(Named(data, format, sheet, query), offline=offline)
+    goal = output or rows.named.folder / f"{rows.named.name}.predictions.jsonl"
+    with Progress() as progress:
+        counts = predict(open_asker(asked), rows, output=goal, progress=progress)
+    lines = [f"{goal}: {counts['answered']} answered, {counts['faults']} faulty rows"]
+    emit({"output": str(goal), **counts}, lines, as_json=as_json)
+
+
+def serve(
+    target: Annotated[str, typer.Argument(metavar="NAME@ALIAS|RUN", help="A registered version or a run folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="File of API keys, one a line; or LUTHIER_API_KEYS.")
+    ] = None,
+    allow_refused: Annotated[
+        bool, typer.Option("--allow-refused", help="Serve although the gate refused; audited.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
+    offline: Offline = False,
+) -> None:
+    """Serve a version with an OpenAI-compatible API; one that its gate refused is refused here too (exit 3)."""
+    from luthier.pipeline.serve import serve_version
+
+    go_offline(offline)
+    serve_version(target, host=host, port=port, keys=keys, allow_refused=allow_refused, out=out, say=say)

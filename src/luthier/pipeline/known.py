@@ -1,0 +1,84 @@
+"""What earlier runs in the same folder say: qualities measured on the same data, and what was chosen for a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.errors import RunError
+from luthier.plan.measured import Known
+from luthier.plan.predict import technique_of
+from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
+from luthier.records import EvalReport, Plan
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.runs import RunFolder
+
+MOST_RUNS = 100
+"""Evaluated runs that are looked at, the newest first."""
+
+_UNTRAINED = {"majority": MAJORITY, "tfidf_logreg": TFIDF, "base": ZERO_SHOT}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs say."""
+
+    known: tuple[Known, ...] = ()
+    """The newest first."""
+    begun: str = ""
+    """The technique that was chosen when the plan weighed the very same recipe before; '' where it did not."""
+
+
+def earlier(out: Path, resolved: ResolvedRecipe) -> Earlier:
+    """Look through the runs below `out`; what another version wrote, and this one cannot read, says nothing.
+
+    Args:
+        out: folder of run folders.
+        resolved: the recipe as the rules alone resolve it.
+    """
+    known: list[Known] = []
+    for run in _newest(out, "*/*/eval/report.json", above=2)[:MOST_RUNS]:
+        try:
+            known += _measured(run, resolved)
+        except RunError:
+            continue
+    begun = ""
+    for run in _newest(out, f"{resolved.recipe.name}/*/plan.json", above=1):
+        try:
+            plan = Plan.read(run.plan)
+        except RunError:
+            continue
+        if plan.weighed_sha256 == resolved.sha256:
+            begun = plan.chosen
+            break
+    return Earlier(tuple(known), begun)
+
+
+def _newest(out: Path, pattern: str, *, above: int) -> list[RunFolder]:
+    """Runs that have such a file, by its time; `latest` is another name of one of them."""
+    files = [path for path in out.glob(pattern) if not path.parents[above - 1].is_symlink()]
+    return [RunFolder(path.parents[above - 1]) for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns)]
+
+
+def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
+    """What a run on the same rows, asked in the same way, measured of each system."""
+    other = ResolvedRecipe.read(run.resolved)
+    if _question(other) != _question(resolved):
+        return
+    report = EvalReport.read(run.eval_report)
+    same_base = other.model_sha256 == resolved.model_sha256
+    for score in report.systems:
+        name = _UNTRAINED.get(score.system, technique_of(other))
+        if same_base or score.system in ("majority", "tfidf_logreg"):
+            yield Known(
+                technique=name,
+                metrics=score.metrics,
+                source=f"measured on this data in run {run.name}/{run.id}, {report.num_items:,} test items",
+                data=resolved.data_sha256.get("data.train.0.path", ""),
+            )
+
+
+def _question(resolved: ResolvedRecipe) -> tuple[object, ...]:
+    entry = resolved.recipe.entry
+    return resolved.data_sha256.get("data.train.0.path"), entry.task, entry.input, entry.label

@@ -1,0 +1,178 @@
+"""What a technique will take: every candidate is a resolved recipe of its own, and all are predicted in one way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from luthier.plan import cost, memory
+from luthier.plan.measured import Probed
+from luthier.plan.parameters import dense_weights, lowest_learning, trainable_parameters
+from luthier.plan.workload import Workload
+from luthier.records import ModelShape, Prediction
+from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_json
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained."""
+
+    words: str
+    parameters: int
+    r: int
+    """Rank of what stands beside each linear layer; 0 for none."""
+    first: int
+    """The lowest layer that learns."""
+    whole_base: bool
+    """Whether the base's own weights learn."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A technique of training, and what it is predicted to take."""
+
+    technique: str
+    resolved: ResolvedRecipe
+    work: Workload
+    learner: Learner
+    prediction: Prediction
+
+
+def technique_of(resolved: ResolvedRecipe) -> str:
+    """What the plan calls it: adapter and method, 'lora sft'."""
+    return f"{resolved.recipe.adapter.type} {resolved.recipe.method.type}"
+
+
+def key_of(resolved: ResolvedRecipe) -> str:
+    """Hash of all that decides what training computes; the way it is started does not."""
+    recipe = resolved.recipe
+    sections = [part.model_dump(mode="json") for part in (recipe.data, recipe.method, recipe.adapter, recipe.train)]
+    return sha256_json([resolved.model_sha256, resolved.data_sha256, sections])
+
+
+def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) -> Learner:
+    """What is trained, from the tables and the section's settings.
+
+    Raises:
+        RecipeError: a module that the recipe names does not exist.
+    """
+    adapter = resolved.recipe.adapter
+    has_head = METHODS.get(resolved.recipe.method.type).has_head
+    head, beside = ((shape.hidden_size + 1) * num_labels, " and a head") if has_head else (0, "")
+    of_base = ADAPTERS.get(adapter.type or "").trains_base
+    every = getattr(adapter, "layers_to_transform", None) is None
+    words = "an adapter" if not of_base else "all weights" if every else "some weights"
+    return Learner(
+        words + beside,
+        trainable_parameters(shape, adapter) + head,
+        0 if of_base else int(getattr(adapter, "r", None) or 0),  # not every adapter has one
+        lowest_learning(shape, adapter),
+        whole_base=of_base,
+    )
+
+
+def predict(
+    resolved: ResolvedRecipe,
+    shape: ModelShape,
+    work: Workload,
+    *,
+    gflops: float,
+    probed: Probed | None = None,
+) -> Estimate:
+    """Time and memory of a run.
+
+    Args:
+        resolved: the candidate.
+        shape: of the base.
+        work: of the candidate.
+        gflops: rate of a float32 product on this machine.
+        probed: what was tried on this machine with this base; where it was this very training, its tokens are counted
+            and its memory is known too.
+    """
+    recipe, train = resolved.recipe, resolved.recipe.train
+    learns = learner_of(resolved, shape, num_labels=work.num_labels)
+    same = probed is not None and probed.key == key_of(resolved)
+    rates = cost.usual_rates(gflops) if probed is None else cost.probed_rates(probed)
+    if probed is not None and same:
+        work = replace(work, counted=(probed.computed_tokens, probed.supervised_tokens))
+    method = METHODS.get(recipe.method.type)
+    on_one_machine = cost.training_seconds(
+        shape,
+        work,
+        rates,
+        adapter=0 if learns.whole_base else learns.parameters,
+        backward_factor=method.backward_factor + learns.whole_base,  # the gradients of the base's weights
+        validations=train.validations or 0,
+        course=course_of(resolved, learns),
+    )
+    train_seconds = on_one_machine / recipe.launch.nnodes
+    evaluate_seconds = cost.evaluation_seconds(shape, work, rates)
+    rest = (
+        cost.export_seconds(shape, work, rates, forms=len(recipe.export or ()))
+        + cost.other_seconds(shape, work, rates)
+        + cost.meaning_seconds(recipe.data, work)
+    )
+    train_gib = training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing))
+    if probed is not None and same:
+        copied = learns.parameters * memory.CHECKPOINT_COPIES * memory.FLOAT_BYTES / memory.GIB
+        train_gib = recipe.launch.nproc_per_node * (probed.peak_memory_gib + copied)
+    evaluate_gib = memory.evaluation_gib(
+        shape,
+        # Weights that learned stand beside those of the base.
+        adapter=shape.num_parameters if learns.whole_base else learns.parameters,
+        tokens=work.prompt_tokens,
+        scored=max(cost.scored_nodes(work), memory.GENERAL_POSITIONS),
+        threads=train.threads or 1,
+    )
+    prediction = Prediction(
+        train_seconds=train_seconds,
+        evaluate_seconds=evaluate_seconds,
+        total_seconds=train_seconds + evaluate_seconds + rest,
+        peak_memory_gib=max(train_gib, evaluate_gib, memory.export_gib(shape)),
+        trained_tokens=work.trained_tokens,
+        matmul_gflops=gflops,
+        rates="product" if probed is None else "probe",
+        train_memory_gib=train_gib,
+    )
+    return Estimate(technique_of(resolved), resolved, work, learns, prediction)
+
+
+def course_of(resolved: ResolvedRecipe, learns: Learner) -> cost.Course:
+    """How training goes through the layers."""
+    train = resolved.recipe.train
+    return cost.Course(learns.first, bool(train.cache_trunk), bool(train.gradient_checkpointing))
+
+
+def steps_flops(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, tokens: int, supervised: int) -> float:
+    """Counted operations of training steps that computed so much, as `predict` counts them; a kept trunk is none."""
+    learns = learner_of(resolved, shape, num_labels=work.num_labels)
+    course = course_of(resolved, learns)
+    return cost.training_flops(
+        shape,
+        adapter=0 if learns.whole_base else learns.parameters,
+        tokens=tokens,
+        supervised=supervised,
+        context=work.row_tokens,
+        backward_factor=METHODS.get(resolved.recipe.method.type).backward_factor + learns.whole_base,
+        course=replace(course, cache_trunk=False),
+    )
+
+
+def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
+    """Peak of training, all processes of this machine together, each with all of it."""
+    learns = learner_of(resolved, shape, num_labels=work.num_labels)
+    tokens = round(work.largest_micro_batch)
+    extra = memory.whole_weights_gib(learns.parameters) if learns.whole_base else 0.0
+    extra += dense_weights(shape, resolved.recipe.adapter) * memory.FLOAT_BYTES / memory.GIB
+    each = memory.training_gib(
+        shape,
+        adapter=learns.parameters,
+        r=learns.r,
+        tokens=tokens,
+        supervised=0.0 if work.head else tokens * work.answer_tokens / work.own_tokens,
+        first=learns.first,
+        bf16=resolved.recipe.train.bf16,
+        recomputed=recomputed,
+    )
+    return resolved.recipe.launch.nproc_per_node * (each + extra)

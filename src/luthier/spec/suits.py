@@ -1,0 +1,58 @@
+"""Which of the methods that do a task suits it, from rows and labels alone; the plan adds memory, time and evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from luthier.records import DataProfile, is_closed
+from luthier.spec.plugins import METHODS, MethodFacts
+
+THIN_ROWS_PER_LABEL = 10.0
+"""Training rows a label below which a head, which starts from nothing, has little to learn from; the words of a label
+mean something to the base before it has seen a row (Schick & Schütze 2021, arXiv 2001.07676, table 1)."""
+
+MANY_LABELS = 20
+"""Labels above which writing one of them out is the longer way; of 77 it lost to counting words (benchmarks/LOG.md)."""
+
+
+@dataclass(frozen=True)
+class Suited:
+    """A method that does the task, and why it stands where it stands."""
+
+    facts: MethodFacts
+    why: str
+
+
+def labels_of(task: str | None, label: str | None, profile: DataProfile) -> Mapping[str, int]:
+    """Label -> rows; where the recipe names another column than the profile found, its distinct values as equals."""
+    if not is_closed(task):
+        return {}
+    if label in (None, "", profile.label) and profile.labels:
+        return profile.labels
+    distinct = next((column.distinct for column in profile.columns if column.name == label), 0)
+    return {str(number): profile.num_rows // max(1, distinct) for number in range(distinct)}
+
+
+def suited(task: str, *, num_labels: int, train_rows: float) -> tuple[Suited, ...]:
+    """The methods of the table that do a task, the one that suits best first.
+
+    A head goes before writing labels out where there are rows enough for it, or labels so many that none could be
+    written well. What nothing tells apart stands in the order of names.
+    """
+    able = [facts for facts in METHODS.entries().values() if task in facts.tasks]
+    if len(able) == 1:
+        return (Suited(able[0], f"the only method of this version for {task}"),)
+    head, why = prefers_head(num_labels, train_rows / num_labels) if num_labels else (False, f"made for {task}")
+    others = "not as good as the first by what is known of such data" if num_labels else f"made for {task} too"
+    order = sorted(able, key=lambda facts: (facts.has_head is not head, facts.name))
+    return tuple(Suited(facts, why if facts.has_head is head else others) for facts in order)
+
+
+def prefers_head(num_labels: int, rows_per_label: float) -> tuple[bool, str]:
+    """Whether a head suits better than writing labels out, and why."""
+    if num_labels > MANY_LABELS:
+        return True, f"one of {num_labels} labels is read off at once; writing one out is learned slowly"
+    if rows_per_label < THIN_ROWS_PER_LABEL:
+        return False, f"with {rows_per_label:.0f} rows a label their words say more than a new head can learn"
+    return True, f"with {rows_per_label:,.0f} rows a label a head can be learned, and answers at once"
