@@ -65,7 +65,7 @@ def evaluate(context: Context) -> None:
     )
     report = judge(
         material,
-        base=context.asker(tuned.without_adapter()),
+        base=context.base_asker(tuned.without_adapter()),
         tuned=context.asker(tuned),
         settings=recipe.evaluate,
         seed=recipe.train.seed,

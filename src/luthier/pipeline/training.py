@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.shards import Shard
+from luthier.data.shards import Example, Shard
 from luthier.errors import ModelError, Stopped
 from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
@@ -16,7 +16,7 @@ from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
-from luthier.records import LossSpike, StepEvent
+from luthier.records import Calibration, LossSpike, RequestContract, StepEvent
 from luthier.spec.recipe import Launch, Recipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -47,7 +47,8 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
+    labels = len(context.contract.labels) if context.contract.answered_by == "head" else 0
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=labels).to(device)
     spread(model, recipe.launch, ranks)
     inputs, method = _inputs(context), load_method(recipe.method, context.contract)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
@@ -123,16 +124,22 @@ def _inputs(context: Context) -> Inputs:
     )
 
 
-def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
+def with_adapter(base: Any, recipe: Recipe, *, base_name: str, labels: int = 0) -> Any:
     """What learns: the base, changed in place, with a fresh adapter, computed as the recipe asks for.
 
+    With `labels` it has a classification head for so many, which learns too.
+
     Raises:
-        ModelError: the base has no such modules, or its layers cannot be computed again going backward.
+        ModelError: the base has no such modules, its layers cannot be computed again going backward, or its family has
+            no such head.
     """
     from luthier.models.adapters import attach, bare
+    from luthier.models.classifier import put_head
     from luthier.models.half import halve
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
+    if labels:
+        put_head(model, labels)
     if recipe.train.bf16:
         halve(model)
     if recipe.train.gradient_checkpointing:
@@ -183,7 +190,42 @@ def _validation(context: Context) -> Any:
         engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
         return validation_metrics(context.asker(engine), examples)
 
-    return Validation(measure, metric, higher_is_better=metric != "perplexity", tiebreak="perplexity")
+    by_head = context.contract.answered_by == "head"
+    return Validation(
+        measure,
+        metric,
+        higher_is_better=metric != "perplexity",
+        tiebreak="log_loss" if by_head else "perplexity",
+        settle=(lambda model: calibrate_head(model, context.contract, examples)) if _calibrates(context) else None,
+    )
+
+
+def _calibrates(context: Context) -> bool:
+    return context.contract.answered_by == "head" and bool(getattr(context.resolved.recipe.method, "calibrate", False))
+
+
+def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Example]) -> Calibration | None:
+    """Fit a temperature on these rows and divide the head's weights by it; None, and nothing done, with too few rows.
+
+    Scores are linear in the weights, so every engine and every plain tool then gives the calibrated chances.
+    """
+    import numpy as np
+    import torch
+
+    from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.calibrate import MIN_ITEMS, calibrate
+    from luthier.models.classifier import head_of
+    from luthier.train.shard import is_sharded
+
+    head = head_of(model)
+    if len(examples) < MIN_ITEMS or head is None:
+        return None
+    engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
+    scores = np.stack(list(engine.each(lambda example: engine.class_logits(example.prompt_ids), examples)))
+    found = calibrate(scores.astype(np.float64), [contract.labels.index(example.answer) for example in examples])
+    with torch.no_grad():
+        head.weight.div_(found.temperature)
+    return found
 
 
 def _stop_on_signal() -> Callable[[], bool]:

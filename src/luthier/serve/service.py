@@ -72,7 +72,7 @@ class Service:
             )
         answers = list(self._asker.engine.each(self._answer, self._placed(request.input)))
         data = [
-            {"index": index, "label": answer.label, "probabilities": answer.probabilities, **_cut(answer)}
+            {"index": index, "label": _given(answer), "probabilities": answer.probabilities, **self._marks(answer)}
             for index, answer in enumerate(answers)
         ]
         return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
@@ -102,10 +102,10 @@ class Service:
         (answer,) = self._asker.engine.each(self._asker.answer_messages, [messages])
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": {"role": "assistant", "content": _given(answer, answer.text), "refusal": self._refusal(answer)},
             "logprobs": None,
             "finish_reason": self._finish_reason(answer),
-            **_cut(answer),
+            **self._marks(answer),
         }
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -115,6 +115,18 @@ class Service:
             "choices": [choice],
             "usage": _usage(answer),
         }
+
+    def _marks(self, answer: Answer) -> Json:
+        """Whether a version that may abstain did, and whether a text was too long and was cut, as in training."""
+        may = {"abstained": answer.abstained} if self._asker.contract.abstain_below is not None else {}
+        return may | ({"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {})
+
+    def _refusal(self, answer: Answer) -> str | None:
+        if not answer.abstained:
+            return None
+        most = max(answer.probabilities.values())
+        bar = self._asker.contract.abstain_below
+        return f"no label is given: the likeliest has a probability of {most:.3f}, {bar:g} is asked for"
 
     def _check_model(self, name: str) -> None:
         if name not in self._names:
@@ -137,7 +149,7 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     frame = {key: completion[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
     deltas = [
         ({"role": "assistant", "content": ""}, None),
-        ({"content": choice["message"]["content"]}, None),
+        ({name: said for name in ("content", "refusal") if (said := choice["message"][name]) is not None}, None),
         ({}, choice["finish_reason"]),
     ]
     events = [
@@ -149,9 +161,9 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
 
 
-def _cut(answer: Answer) -> Json:
-    """A text that was too long and was cut, as in training, says so."""
-    return {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
+def _given(answer: Answer, text: str | None = None) -> str | None:
+    """The label or text; None where the version abstains."""
+    return None if answer.abstained else text or answer.label
 
 
 def _usage(*answers: Answer) -> Json:

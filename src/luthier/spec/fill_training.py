@@ -17,7 +17,7 @@ def fill_method(filler: Filler) -> None:
     method = filler.tree["method"]
     if method["type"] == "auto":
         method["type"] = "sft"
-        filler.reasons["method.type"] = "the only method of this version"
+        filler.reasons["method.type"] = "answers in words, whatever the task"
     task = filler.tree["data"]["train"][0]["task"]
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
@@ -25,6 +25,14 @@ def fill_method(filler: Filler) -> None:
             f"method {facts.name!r} does not do {task!r}",
             way_out=f"its tasks: {', '.join(facts.tasks)}",
             key="method.type",
+        )
+    train = filler.tree["train"]
+    if method.get("logit_adjustment") and (train["class_weight"] is not None or train["sampler"] != "shuffle"):
+        other = "class_weight" if train["class_weight"] is not None else "sampler"
+        raise RecipeError(
+            f"method.logit_adjustment and train.{other} make up for the same thing",
+            way_out="keep one of them",
+            key="method.logit_adjustment",
         )
     filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
     filler.fill("adapter.r", 16, "a common middle")

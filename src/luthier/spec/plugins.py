@@ -31,6 +31,11 @@ class MethodFacts:
     """(billions of parameters, rate): the first row that the base does not exceed counts."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
+    has_head: bool = False
+    """Whether labels are chosen by a classification head, one score a label at one position, not written as words.
+
+    Its unit is then the row: nothing but the prompt is computed, and no label is scored token by token.
+    """
 
 
 @dataclass(frozen=True)

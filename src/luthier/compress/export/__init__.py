@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from luthier.engines.parity import check_parity
-from luthier.engines.protocol import LogitsEngine
+from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.errors import ParityError
 from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.plugins import EXPORTS
@@ -21,11 +21,11 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 class Form(Protocol):
     """One form of export."""
 
-    def write(self, *, base: Path, adapter: Path, out: Path) -> None:
+    def write(self, *, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
         """Write weights and config into the existing folder `out`."""
         ...
 
-    def reopen(self, *, base: Path, folder: Path) -> LogitsEngine:
+    def reopen(self, *, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
         """Load what was written, from disk, the way a user of it would."""
         ...
 
@@ -50,7 +50,7 @@ def export(
     form = cast(Form, importlib.import_module(f"luthier.compress.export.{kind}"))
     folder = run / "artifacts" / kind
     with write_atomic_dir(folder) as partial:
-        form.write(base=base, adapter=adapter, out=partial)
+        form.write(base=base, adapter=adapter, out=partial, contract=contract)
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
@@ -58,7 +58,7 @@ def export(
         write_atomic(partial / "contract.json", contract.to_json())
     parity = check_parity(
         reference,
-        form.reopen(base=base, folder=folder),
+        form.reopen(base=base, folder=folder, contract=contract),
         goldens,
         contract=contract,
         encode=plain_encoder(folder, contract),
