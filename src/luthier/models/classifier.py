@@ -90,11 +90,17 @@ def open_classifier(folder: Path, *, adapter: Path | None = None, num_labels: in
     """A folder as plain transformers opens it, with an adapter as plain PEFT does; in evaluation mode."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=num_labels, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-        local_files_only=True,
-    )  # fmt: skip
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of a head that is missing in the base, and comes with the adapter
+    try:
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=num_labels, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+            local_files_only=True,
+        )  # fmt: skip
+    finally:
+        logging.set_verbosity(said)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
     return model.eval()
@@ -116,11 +122,12 @@ def _class_of(model: Any) -> Any:
 
 def _check_family(model: Any) -> None:
     """See that the family's sequence classification is the decoder's weights, under their names, and such a head."""
+    kind = _class_of(model)
     with torch.device("meta"):
-        like = _class_of(model)(model.config)
+        like = kind(model.config)
     head = getattr(like, NAME, None)
     held = {name.replace(".base_layer.", ".") for name, _ in model.named_parameters()}  # as PEFT calls what it adapts
-    if not isinstance(head, Linear) or head.bias is not None:
+    if not isinstance(head, Linear) or getattr(head, "bias", None) is not None:
         raise _unfit(model, f"its sequence classification has no {NAME} layer without bias")
     if odd := sorted({name for name, _ in like.named_parameters()} - held - {f"{NAME}.weight"}):
         raise _unfit(model, f"its sequence classification has {odd[0]}, which the language model has not")

@@ -21,7 +21,7 @@ def write(*, base: Path, adapter: Path, out: Path, contract: RequestContract) ->
     """Merge and save; with a head, as a sequence classification model whose batches may be padded."""
     merged = merge(load_adapter(load_base(base), adapter))
     if contract.answered_by == "head":
-        pad_token_id, pad_token = _padding(base, contract)
+        pad_token_id, pad_token = padding(base, contract)
         merged = as_classifier(merged, contract.labels, pad_token_id=pad_token_id)
         path = base / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -37,7 +37,7 @@ def reopen(*, base: Path, folder: Path, contract: RequestContract) -> LogitsEngi
     return TransformersEngine.open(folder)
 
 
-def _padding(base: Path, contract: RequestContract) -> tuple[int, str]:
+def padding(base: Path, contract: RequestContract) -> tuple[int, str]:
     """A token to pad with that no prompt ends with: the tokenizer's own, or another control token.
 
     Plain transformers scores the last token of a row that is not this one.
