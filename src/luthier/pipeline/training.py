@@ -196,12 +196,15 @@ def _validation(context: Context) -> Any:
         metric,
         higher_is_better=metric != "perplexity",
         tiebreak="log_loss" if by_head else "perplexity",
-        settle=(lambda model: calibrate_head(model, context.contract, examples)) if _calibrates(context) else None,
+        settle=(lambda model: calibrate_head(model, context.contract, examples))
+        if calibrates(context.resolved.recipe, context.contract)
+        else None,
     )
 
 
-def _calibrates(context: Context) -> bool:
-    return context.contract.answered_by == "head" and bool(getattr(context.resolved.recipe.method, "calibrate", False))
+def calibrates(recipe: Recipe, contract: RequestContract) -> bool:
+    """Whether the head's scores are to be calibrated on the validation rows."""
+    return contract.answered_by == "head" and bool(getattr(recipe.method, "calibrate", False))
 
 
 def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Example]) -> Calibration | None:
