@@ -20,7 +20,7 @@ from echo_engine import EchoEngine
 from safetensors.torch import load_file, save_file
 from test_serve_openai import serving
 
-from luthier.compress.export import export, merged
+from luthier.compress.export import Asked, export, merged
 from luthier.data.contract import Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import prepare
@@ -66,7 +66,7 @@ class Run:
 
     def export(self, kind: str) -> Artifact:
         return export(
-            kind, base=self.base, adapter=self.adapter, run=self.out, contract=self.contract, goldens=self.goldens,
+            kind, base=self.base, adapter=self.adapter, run=self.out, asked=[Asked(self.contract, self.goldens)],
             reference=self.engine, weights_sha256="w" * 64,
         )  # fmt: skip
 

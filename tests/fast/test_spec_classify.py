@@ -10,10 +10,11 @@ import samples
 import yaml
 
 from luthier.errors import RecipeError
-from luthier.pipeline.order import _prepare_inputs
+from luthier.pipeline.order import STAGES
 from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import joined
 from luthier.store.runs import RunFolder
 
 
@@ -71,7 +72,15 @@ def test_settings_of_a_head_are_part_of_what_prepare_depends_on(tmp_path: Path) 
     run = RunFolder(tmp_path)
 
     def inputs(**method: Any) -> object:
-        return _prepare_inputs(run, recipe(tmp_path, method=method))
+        return STAGES["prepare"].inputs(run, recipe(tmp_path, method=method))
 
     assert inputs(type="classify") != inputs(type="classify", abstain_below=0.5) != inputs(type="sft")
     assert inputs(type="sft") == inputs(type="auto")
+
+
+def test_a_head_is_refused_beside_other_tasks(tmp_path: Path) -> None:
+    alone = recipe(tmp_path)
+    loaded = load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(RecipeError, match=r"data.train.0: method 'classify' has a head of its own") as caught:
+        joined(loaded, [alone, recipe(tmp_path, method="sft")])
+    assert "method: sft" in caught.value.way_out

@@ -20,7 +20,7 @@ from luthier.errors import RunError, Stopped
 from luthier.models.adapters import bare
 from luthier.models.classifier import head_of, put_head
 from luthier.models.trunk import check_trunk, lowest_learning
-from luthier.pipeline.training import calibrate_head
+from luthier.pipeline.heads import calibrate_head
 from luthier.records import Calibration, TrainResult
 from luthier.spec.methods.classify import Classify as Settings
 from luthier.spec.methods.sft import Sft
@@ -28,6 +28,8 @@ from luthier.train import loop
 from luthier.train.batches import micro_batches
 from luthier.train.methods import load_method
 from luthier.train.trunk import OnTrunk, open_trunk
+from luthier.train.validation import Judged, Validation
+from rows_kit import inputs_of
 
 PLACES = torch.tensor([LABELS.index(one.answer) for one in EXAMPLES])
 WAYS: dict[str, dict[str, float]] = {
@@ -169,21 +171,22 @@ def test_a_head_is_above_the_trunk_and_learns_the_same_from_kept_states(tmp_path
 
 # --- a run ---
 
-INPUTS = loop.Inputs(EXAMPLES, model_sha256="m", data_sha256="d", recipe_sha256="r")
+INPUTS = inputs_of(EXAMPLES, method(focal_gamma=1.0))
 
 
-def calibrating(values: list[float]) -> loop.Validation:
+def calibrating(values: list[float]) -> Validation:
     rest = iter(values)
-    return loop.Validation(
-        lambda model: {"score": next(rest), "loss": 1.0}, "score", higher_is_better=True, tiebreak="loss",
+    return Validation(
+        lambda model: {"score": next(rest), "loss": 1.0},
+        (Judged("task", "score", higher_is_better=True, tiebreak="loss"),),
         settle=lambda model: calibrate_head(model, contract(), EXAMPLES * 2),
-    )  # fmt: skip
+    )
 
 
-def run(out: Path, *, stop_after: int | None = None, validation: loop.Validation | None = None) -> TrainResult:
+def run(out: Path, *, stop_after: int | None = None, validation: Validation | None = None) -> TrainResult:
     seen: list[int] = []
     return loop.train(
-        fresh(), method(focal_gamma=1.0), INPUTS, settings=SETTINGS, method_name="classify", validation=validation,
+        fresh(), INPUTS, settings=SETTINGS, method_name="classify", validation=validation,
         out=out, watch=lambda event, total_steps: seen.append(event.step),
         stop_asked=lambda: stop_after is not None and bool(seen) and seen[-1] >= stop_after,
     )  # fmt: skip

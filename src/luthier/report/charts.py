@@ -161,7 +161,7 @@ def training(
     left, end, top, bottom = 52.0, WIDTH - 140, 26.0, 226.0
     last = max((event.step for event in history), default=1)
     across = Scale(0, last, left, end)
-    drawn = _axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
+    drawn = axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
     parts = [text(left, 12, f"loss: {loss}, in nats", kind="strong"), *drawn[1]]
     down = drawn[0]
     parts.append(path([(across(event.step), down(event.loss)) for event in steps], kind="curve other"))
@@ -176,7 +176,7 @@ def training(
         parts.append(text(end + 10, y, f"validation {checks[-1].loss:.2f}", kind="value tuned"))
     if measured:
         top, bottom = bottom + 44, bottom + 44 + 110
-        up, grid = _axis(
+        up, grid = axis(
             [value for _, value in measured],
             left=left,
             end=end,
@@ -203,7 +203,7 @@ def training(
     return figure(parts, width=WIDTH, height=bottom + 26, label=f"training loss from {final}")
 
 
-def _axis(
+def axis(
     values: Sequence[float], *, left: float, end: float, top: float, bottom: float, from_zero: bool
 ) -> tuple[Scale, list[Markup]]:
     """A vertical scale over the finite `values` and its grid."""
