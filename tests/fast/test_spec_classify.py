@@ -55,6 +55,14 @@ def test_a_name_alone_is_the_method_with_its_usual_settings(tmp_path: Path) -> N
             {"data": {"train": [{"path": "d.csv", "task": "translation", "input": "{message}", "label": "intent"}]}},
             r"method 'classify' does not do 'translation'", "its tasks: classification, sentiment",
         ),
+        (
+            {"objective": {"targets": {"intent.perplexity": "<= 2"}}},
+            r"'intent.perplexity' is not measured, a classification head writes nothing", "method: sft",
+        ),
+        (
+            {"objective": {"targets": {"intent.coverage": ">= 0.7"}}},
+            r"'intent.coverage' is not measured, this version always gives a label", "abstain_below: 0.7",
+        ),
         ({"method": {"type": "classify", "abstain_below": 1.5}}, r"abstain_below", ""),
         ({"method": {"type": "sft", "focal_gamma": 1}}, r"focal_gamma", ""),
     ],
