@@ -20,6 +20,9 @@ PrivacyProfile = Literal["fast", "balanced", "maximum"]
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
 
+AnsweredBy = Literal["words", "head"]
+"""How a label is said: written, or chosen by a classification head."""
+
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
 
@@ -286,6 +289,9 @@ class RequestContract(Record):
         default_factory=dict, description="Type of each column that a feature names; a request is held to it."
     )
     features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
+    answered_by: AnsweredBy = Field("words", description="'head': a classification head chooses among the labels.")
+    label_rows: tuple[int, ...] = Field((), description="Training rows of each label, where a head learns them.")
+    abstain_below: float | None = Field(None, description="A label that is less likely than this is not given.")
 
 
 class Golden(Record):
@@ -307,7 +313,7 @@ class StepEvent(Record):
     step: int
     epoch: float
     loss: float = Field(
-        description="Mean negative log-likelihood a supervised token, in nats; weighted where train.class_weight is."
+        description="Mean loss a supervised token, or a row of a head, in nats; weighted where train.class_weight is."
     )
     learning_rate: float
     grad_norm: float
@@ -315,7 +321,7 @@ class StepEvent(Record):
     computed_tokens: int = Field(
         0, description="Positions computed: what rows share once, what follows the last supervised token never."
     )
-    supervised_tokens: int
+    supervised_tokens: int = Field(description="Units of the loss: supervised tokens, or rows where a head learns.")
     seconds: float
     memory_gib: float = Field(description="Largest resident memory so far, of all ranks together.")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -375,6 +381,15 @@ class LossSpike(Record):
     lines: tuple[int, ...] = Field(description="Of the data file, where the step's rows stand.")
 
 
+class Calibration(Record):
+    """One temperature for all scores of a head, fitted on validation rows; it is in the head's weights already."""
+
+    temperature: float = Field(description="Scores were divided by it; above 1 where the head was too sure of itself.")
+    num_items: int
+    log_loss_before: float = Field(description="Mean negative log-likelihood of these rows' labels, in nats.")
+    log_loss_after: float
+
+
 class TrainResult(Record):
     method: str
     steps: int
@@ -396,6 +411,7 @@ class TrainResult(Record):
     model_sha256: str
     threads: int
     ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
+    calibration: Calibration | None = Field(None, description="None where nothing was calibrated.")
 
 
 # --- step 5: evaluation ----------------------------------------------------------------------------------------------
@@ -489,6 +505,14 @@ class AllItems(Record):
     metrics: dict[str, float]
 
 
+class Coverage(Record):
+    """What would be answered, and how well, if a label were given only where it is at least so likely."""
+
+    threshold: float
+    coverage: float = Field(description="Share of the items that get a label.")
+    accuracy: float | None = Field(description="Share of these whose label is right; None where there are none.")
+
+
 class EvalReport(Record):
     name: str
     task: Task
@@ -502,6 +526,7 @@ class EvalReport(Record):
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...] = Field(description="[expected][predicted] counts of the tuned model.")
     mistakes: tuple[Mistake, ...]
+    coverage: tuple[Coverage, ...] = Field((), description="Of the tuned model, where a head chooses.")
     general: GeneralText
     headline: str = Field(description="One sentence that may be claimed.")
     resamples: int
@@ -522,9 +547,10 @@ class ParityCheck(Record):
     ids_equal: bool
     max_logit_error: float = Field(description="Largest absolute difference over the largest absolute logit.")
     bound: float
-    greedy_equal: int
+    greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
+    answered_by: AnsweredBy = "words"
 
 
 class Artifact(Record):
@@ -580,11 +606,12 @@ class Answer(Record):
         description="Label -> probability over the closed set; empty for free text."
     )
     log_mass: float | None = Field(
-        description="Log of the closed set's total probability, in nats; None for free text."
+        description="Log of the closed set's total probability, in nats; None for free text and for a head."
     )
     greedy_label: str | None = Field(
-        description="The label that greedy decoding would write, '' if anything else; None for free text."
+        description="The label that greedy decoding would write, '' if anything else; None for free text and a head."
     )
+    abstained: bool = Field(False, description="Whether no label is given, because the likeliest is not likely enough.")
     prompt_tokens: int
     answer_tokens: int
     lost_tokens: int = Field(0, description="Tokens that were cut out of the text, because it was too long.")

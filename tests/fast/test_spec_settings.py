@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import classify_kit
 import govern_records
 import huggingface_hub
 import pytest
@@ -45,13 +46,14 @@ from luthier.models.adapters import attach
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
+from luthier.pipeline.heads import calibrates
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
-from luthier.records import Message
+from luthier.records import Message, RequestContract
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.plugins import ADAPTERS, METHODS
@@ -402,9 +404,22 @@ def shipped(folder: Path) -> Path:
 
 
 def through_tables(tree: dict[str, Any], folder: Path) -> object:
-    """There is one name today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
+    """There is one adapter today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
     given = resolved(tree, folder).recipe
-    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), type(load_method(given.method, None))
+    made = type(load_method(given.method, classify_kit.contract()))
+    return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), made
+
+
+def through_head(tree: dict[str, Any], folder: Path) -> object:
+    """What a head learns from some rows, whether it is calibrated, and when it says nothing."""
+    tree = with_("method.type", "classify", tree)
+    given, out = resolved(tree, folder), Path(tempfile.mkdtemp(dir=folder))
+    loss = load_method(given.recipe.method, classify_kit.contract()).loss_sum(
+        classify_kit.moved(), classify_kit.EXAMPLES
+    )
+    prepare(given, tokenizer_folder=folder / "tokenizer", out=out)
+    made = RequestContract.read(out / "contract.json")
+    return float(loss.detach()), calibrates(given.recipe, made), made.abstain_below
 
 
 PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan
@@ -495,7 +510,12 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.canaries.seed": (1, through_canaries),
     "data.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.columns": ({"day": "date"}, through_types),
-    "method.type": ("sft", through_tables),
+    "method.type": ("classify", through_tables),
+    "method.label_smoothing": (0.1, through_head),
+    "method.focal_gamma": (2.0, through_head),
+    "method.logit_adjustment": (1.0, through_head),
+    "method.calibrate": (False, through_head),
+    "method.abstain_below": (0.9, through_head),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
     "adapter.alpha": (3.0, through_attach),
@@ -541,7 +561,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     ),  # what is asked for and not there refuses; test_compress_export.py makes them
     "output_dir": ("elsewhere", through_begin),
 }
-ONLY_ONE_VALUE = {"method.type", "adapter.type"}  # as many as the tables have today
+ONLY_ONE_VALUE = {"adapter.type"}  # as many as the table has today
 # The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
@@ -563,6 +583,7 @@ NEEDS = {  # keys that are refused without another
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
     "train.cache_trunk": ("adapter.layers_to_transform", [1]),
+    **{key: ("method.type", "classify") for key in EFFECTS if key.startswith("method.") and key != "method.type"},
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
@@ -597,7 +618,7 @@ def told(key: str) -> dict[str, Any]:
 
 def test_every_key_is_here_and_nothing_else() -> None:
     assert sorted(EFFECTS) == sorted(leaf_keys())
-    assert len(METHODS.names()) == len(ADAPTERS.names()) == 1, "now there is another value: show its effect"
+    assert len(ADAPTERS.names()) == 1, "now there is another value: show its effect"
 
 
 @pytest.mark.parametrize("key", EFFECTS)

@@ -143,6 +143,7 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
         views=row_views({split: Shard(path) for split, path in shards.items()}, renderer),
         duplicates=tuple(ledger.duplicates),
         balance=balance(splits["train"].labels, resolved.recipe.train),
+        answered_by=renderer.contract.answered_by,
         end_of_turn_supervised=sum(audit.rows_ended for audit in audits) == rows_out,
         truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",

@@ -17,7 +17,7 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.evals.baselines import BASELINES
-from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes, points_of
+from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
@@ -79,7 +79,8 @@ def evaluate(
 
     Args:
         material: data, texts and hashes.
-        base: the original model behind the same contract.
+        base: the original model behind the same contract, or, where the contract is for a head, which it lacks, asked
+            in words. How well it writes is then not compared.
         tuned: the tuned one.
         settings: resolved `evaluate` section; nothing may be open.
         seed: of the resamples.
@@ -170,6 +171,7 @@ def _report(
         labels=labels,
         confusion=confusion(observed["tuned"], labels),
         mistakes=mistakes(observed["tuned"], material.test),
+        coverage=coverage(observed["tuned"]) if material.contract.answered_by == "head" else (),
         general=general,
         headline=headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels)),
         resamples=bootstrap.resamples,
@@ -209,6 +211,9 @@ def _ask(
 ) -> _System:
     started = clock()
     observed = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
+    if material.contract.answered_by == "head":
+        nothing = np.empty(0, dtype=np.float64)
+        observed = replace(observed, free_text=(), answer_nll=nothing, answer_tokens=nothing)
     return _System(name, _TITLES[name], observed, clock() - started)
 
 
@@ -230,7 +235,7 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
     seen = {system.name: system.observed for system in systems}
     lines = []
     for index, example in enumerate(test):
-        line = {
+        line: dict[str, object] = {
             "line": example.line,
             "expected": example.answer,
             "contaminated": example.contaminated,
@@ -239,6 +244,8 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
             # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.
             "greedy": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
         }
+        if any(said.answered for said in seen.values()):
+            line["abstained"] = [name for name, said in seen.items() if said.answered and not said.answered[index]]
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomic(path, "".join(lines))
 

@@ -34,7 +34,17 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
         f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
     )
-    return sentence + ("" if closed else _perplexity(systems, differences)) + "."
+    return sentence + (_labelled(systems) if closed else _perplexity(systems, differences)) + "."
+
+
+def _labelled(systems: Sequence[SystemScore]) -> str:
+    """Of a version that may abstain, what it labels; macro-F1 counts what it would have said elsewhere."""
+    tuned = next(system.metrics for system in systems if system.system == "tuned")
+    if "coverage" not in tuned:
+        return ""
+    return (
+        f"; it labels {tuned['coverage'].point:.3f} of the items, {_show(tuned['answered_accuracy'])} of them rightly"
+    )
 
 
 def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference]) -> str:

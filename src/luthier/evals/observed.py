@@ -30,10 +30,12 @@ class Observed:
     """[N] negative log-likelihood in nats of the expected answer, its end of turn included."""
     answer_tokens: Floats = field(default_factory=_nothing)
     """[N] tokens that `answer_nll` sums over."""
+    answered: tuple[bool, ...] = ()
+    """Whether a label is given; of a system that may abstain."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
-        sizes |= {len(part) for part in (self.probabilities, self.free_text) if part}
+        sizes |= {len(part) for part in (self.probabilities, self.free_text, self.answered) if part}
         sizes |= {part.size for part in (self.answer_nll, self.answer_tokens) if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
@@ -48,7 +50,7 @@ class Observed:
 
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
-            numbers(self.answer_nll), numbers(self.answer_tokens),
+            numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered),
         )  # fmt: skip
 
     @property

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from luthier.errors import ModelError
+from luthier.models import classifier
 from luthier.spec.recipe import Adapter
 from luthier.store.files import write_atomic
 
@@ -83,7 +84,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         ModelError: the folder is no adapter, or its tensors do not fit the base.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel, TaskType
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -95,10 +96,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         )
     way_out = "use the base model that the adapter was trained on, and both of its files"
     try:
-        found = set(load_file(weights))
+        tensors = load_file(weights)
+        found, config = set(tensors), PeftConfig.from_pretrained(str(folder))
+        if classifier.STORED in found:  # beside the adapter, not within it, as it was trained
+            classifier.put_head(model, len(tensors[classifier.STORED])).requires_grad_(False)
+            config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
         with warnings.catch_warnings():  # what is missing is an error below, not a warning
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False, config=config)
     except (RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:  # as PEFT and torch say it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the adapter in {folder} does not fit the base: {first}", way_out=way_out) from error
@@ -113,10 +118,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's file names, in sorted order."""
+    """The adapter's tensors, and those of a classification head, under PEFT's file names, in sorted order."""
     from peft import get_peft_model_state_dict
 
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if (head := classifier.head_of(model)) is not None:
+        state = {**state, classifier.STORED: head.weight}
     return {name: state[name] for name in sorted(state)}
 
 
@@ -152,6 +159,8 @@ def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tenso
         save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
+    if classifier.STORED in tensors:
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": [classifier.NAME]}
     readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     write_atomic(folder / "adapter_config.json", json.dumps(readable, indent=2, sort_keys=True, default=str) + "\n")
 

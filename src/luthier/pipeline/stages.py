@@ -85,7 +85,7 @@ def _evaluate(context: Context, tuned: TransformersEngine, general: GeneralLosse
     )
     report = judge(
         material,
-        base=context.asker(tuned.without_adapter()),
+        base=context.base_asker(tuned.without_adapter()),
         tuned=context.asker(tuned),
         settings=recipe.evaluate,
         seed=recipe.train.seed,

@@ -13,6 +13,7 @@ from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
+from luthier.pipeline.heads import head_labels, settling
 from luthier.pipeline.order import learning
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
@@ -48,7 +49,9 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=head_labels(context)).to(
+        device
+    )
     spread(model, recipe.launch, ranks)
     inputs = open_inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
@@ -133,16 +136,22 @@ def open_inputs(context: Context) -> Inputs:
     )
 
 
-def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
+def with_adapter(base: Any, recipe: Recipe, *, base_name: str, labels: int = 0) -> Any:
     """What learns: the base, changed in place, with a fresh adapter, computed as the recipe asks for.
 
+    With `labels` it has a classification head for so many, which learns too.
+
     Raises:
-        ModelError: the base has no such modules, or its layers cannot be computed again going backward.
+        ModelError: the base has no such modules, its layers cannot be computed again going backward, or its family has
+            no such head.
     """
     from luthier.models.adapters import attach, bare
+    from luthier.models.classifier import put_head
     from luthier.models.half import halve
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
+    if labels:
+        put_head(model, labels)
     if recipe.train.bf16:
         halve(model)
     if recipe.train.gradient_checkpointing:
@@ -202,7 +211,7 @@ def open_validation(context: Context, *, most: int | None = None) -> Any:
                 name,
                 f"{prefix}{metric}",
                 higher_is_better=metric != "perplexity",
-                tiebreak=f"{prefix}perplexity",
+                tiebreak=f"{prefix}{'log_loss' if task.contract.answered_by == 'head' else 'perplexity'}",
                 weight=task.resolved.recipe.entry.weight,
             )
         )
@@ -216,7 +225,8 @@ def open_validation(context: Context, *, most: int | None = None) -> Any:
             for metric, value in validation_metrics(task.asker(engine), examples).items()
         }
 
-    return Validation(measure, tuple(judged)) if judged else None
+    settle = settling(context, asked[0][2]) if asked and not several else None
+    return Validation(measure, tuple(judged), settle) if judged else None
 
 
 def _stop_on_signal() -> Callable[[], bool]:

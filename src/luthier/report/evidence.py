@@ -31,6 +31,10 @@ METRIC_TITLES = {
     "exact_match": "exact match",
     "perplexity": "perplexity",
     "free_text_agreement": "greedy text agrees",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "coverage": "share labelled",
+    "answered_accuracy": "accuracy of labels given",
 }
 """What people call a metric; others go by their key."""
 
@@ -84,6 +88,11 @@ class Evidence:
     def is_whole(self) -> bool:
         """Whether training and evaluation ran now, so that the time of the run can be compared with the plan's."""
         return {"train", "evaluate"} <= set(self.stage_seconds)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether a classification head chooses the labels, so that the unit of the loss is the row."""
+        return self.data.answered_by == "head"
 
     @property
     def metric(self) -> str:

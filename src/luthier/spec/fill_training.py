@@ -38,11 +38,31 @@ def fill_method(filler: Filler, profile: DataProfile) -> None:
             way_out=f"its tasks: {', '.join(facts.tasks)}",
             key="method.type",
         )
+    if facts.has_head:
+        _refuse_beside_a_head(filler)
     filler.fill("adapter.type", "lora", "near the quality of full tuning at a fraction of the memory")
     filler.fill("adapter.r", 16, "a common middle")
     filler.fill("adapter.alpha", 2.0 * filler.tree["adapter"]["r"], "twice r")
     filler.fill("adapter.dropout", 0.0, "off, so that runs repeat exactly")
     filler.fill("adapter.target_modules", "all-linear", "every linear layer of the base but the output head")
+
+
+def _refuse_beside_a_head(filler: Filler) -> None:
+    """What a head cannot learn, and what would be made up for twice."""
+    method, train = filler.tree["method"], filler.tree["train"]
+    if filler.tree["data"]["canaries"] is not None:
+        raise RecipeError(
+            "data.canaries are secrets that are written, and a classification head writes nothing",
+            way_out="leave data.canaries out, or set method: sft",
+            key="data.canaries",
+        )
+    other = "class_weight" if train["class_weight"] is not None else "sampler" if train["sampler"] != "shuffle" else ""
+    if method.get("logit_adjustment") and other:
+        raise RecipeError(
+            f"method.logit_adjustment and train.{other} make up for the same thing",
+            way_out="keep one of them",
+            key="method.logit_adjustment",
+        )
 
 
 def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:

@@ -16,6 +16,7 @@ from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fi
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
@@ -156,6 +157,7 @@ def _resolved(
     _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
+        _refuse_unmeasured(limit, resolved.recipe)
     return resolved
 
 
@@ -439,6 +441,26 @@ def _refuse_balance_without_labels(recipe: Recipe) -> None:
                 f"train.{key} goes by label, and {recipe.entry.task} has none",
                 way_out=f"leave train.{key} out, or set data.train[0].task",
             )
+
+
+def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
+    """What a head does not do, and what is known only of a version that may abstain."""
+    written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
+    why, way_out = "", ""
+    if limit.metric in written and METHODS.get(recipe.method.type).has_head:
+        why, way_out = (
+            "a classification head writes nothing",
+            "ask for macro_f1, accuracy or log_loss, or set method: sft",
+        )
+    elif limit.metric in abstaining and getattr(recipe.method, "abstain_below", None) is None:
+        why, way_out = (
+            "this version always gives a label",
+            "set method: {type: classify, abstain_below: 0.7}, or ask for accuracy",
+        )
+    if why and limit.subject != "general":
+        raise RecipeError(
+            f"objective: {limit.key!r} is not measured, {why}", way_out=way_out, key=f"objective.targets.{limit.key}"
+        )
 
 
 def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:

@@ -31,7 +31,7 @@ from luthier.data.imbalance import row_weights
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import adapter_state, save_adapter
 from luthier.models.forward import is_noisy
-from luthier.records import LossSpike, StepEvent, TrainResult
+from luthier.records import Calibration, LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.train import checkpoint
@@ -104,7 +104,7 @@ def train(
                 )
             if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
                 save(state, best=best)
-    _keep(model, parameters, best, out, ranks)
+    calibration = _keep(model, parameters, best, out, ranks, validation)
     if not validation:
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
     return _result(
@@ -115,7 +115,7 @@ def train(
         parameters=parameters,
         out=out,
         validation=validation,
-    )
+    ).model_copy(update={"calibration": calibration})
 
 
 def _refuse_strangers(inputs: Inputs, ranks: Ranks) -> None:
@@ -306,16 +306,27 @@ def _validate(
     )
 
 
-def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Tensor], out: Path, ranks: Ranks) -> None:
+def _keep(
+    model: Any,
+    parameters: Mapping[str, Parameter],
+    best: Mapping[str, Tensor],
+    out: Path,
+    ranks: Ranks,
+    validation: Validation | None,
+) -> Calibration | None:
     """Write the best weights, or where none were ever better than nothing (a metric that stays NaN) the last."""
     with torch.no_grad():
         for name, tensor in best.items():
             parameters[name].copy_(tensor)
+    model.eval()
+    asked = validation is not None and validation.settle is not None and (ranks.is_first or is_sharded(model))
+    calibration = validation.settle(model) if asked and validation and validation.settle else None
     state = whole(adapter_state(model))
     if ranks.is_first:
         with write_atomic_dir(out / "adapter") as folder:
             save_adapter(model, folder, state)
     ranks.meet()
+    return calibration
 
 
 def _result(
