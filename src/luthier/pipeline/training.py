@@ -14,6 +14,7 @@ from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.reference import pair_validation, with_reference
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.records import LossSpike, StepEvent
@@ -22,6 +23,7 @@ from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
 
 if TYPE_CHECKING:
+    from luthier.engines.ask import Asker
     from luthier.train.dist import Ranks
     from luthier.train.loop import Inputs
 
@@ -43,23 +45,37 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     from luthier.train import loop
     from luthier.train.methods import load_method
     from luthier.train.probe import probe
+    from luthier.train.reference import on_trial
     from luthier.train.trunk import OnTrunk
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
-    inputs, method = _inputs(context), load_method(recipe.method, context.contract)
+    inputs, loaded = _inputs(context), load_method(recipe.method, context.contract)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
     ram_gib = recipe.objective.budget.ram_gib
-    tried = probe(model, method, inputs.examples, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
+    trial = on_trial(loaded, inputs.examples)
+    tried = probe(model, trial, inputs.examples, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
     if is_noisy(model):
         say_sharing_is_off(context.progress, events)
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
     if ranks.any(stop_asked()):
         raise Stopped("stopped before the first step", way_out="run the same command again to go on")
+    method = ranks.first_first(
+        lambda: with_reference(
+            model,
+            loaded,
+            inputs,
+            recipe=recipe,
+            folder=run.train / "reference",
+            progress=context.progress,
+            events=events,
+            stop_asked=stop_asked,
+        )
+    )
     trunk = ranks.first_first(
         lambda: lay_trunk(
             model,
@@ -85,7 +101,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             inputs,
             settings=recipe.train,
             method_name=recipe.method.type,
-            validation=_validation(context),
+            validation=_validation(context, model),
             out=run.train,
             watch=watch,
             stop_asked=stop_asked,
@@ -166,8 +182,11 @@ def say_sharing_is_off(progress: Progress, events: EventLog) -> None:
     events.append("sharing_off", reason="dropout")
 
 
-def _validation(context: Context) -> Any:
-    """The task's metric on the validation split, measured with the evaluation's own code; None without rows."""
+def _validation(context: Context, model: Any) -> Any:
+    """The task's metric on the validation split, measured with the evaluation's own code; None without rows.
+
+    `model` has learned nothing yet.
+    """
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
     from luthier.train.loop import Validation
@@ -178,10 +197,15 @@ def _validation(context: Context) -> Any:
         return None
     metric = "macro_f1" if context.contract.labels else "perplexity"
 
-    def measure(model: Any) -> dict[str, float]:
+    def asker(model: Any) -> Asker:
         # Ranks that each hold a part of the weights must all ask the same, in the same order.
-        engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
-        return validation_metrics(context.asker(engine), examples)
+        return context.asker(TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model))
+
+    if context.contract.task == "preference":
+        return pair_validation(context.resolved.recipe, examples, asker, model)
+
+    def measure(model: Any) -> dict[str, float]:
+        return validation_metrics(asker(model), examples)
 
     return Validation(measure, metric, higher_is_better=metric != "perplexity", tiebreak="perplexity")
 

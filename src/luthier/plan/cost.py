@@ -149,8 +149,12 @@ def training_flops(
 def answer_seconds(shape: ModelShape, work: Workload, *, gflops: float) -> float:
     """One item asked once: the prompt, then the tree of labels after it, or free text where there are no labels.
 
-    A label's last token is scored but never read.
+    A label's last token is scored but never read. Of a pair both answers are scored after their prompt.
     """
+    if work.is_paired:
+        tokens = work.row_tokens
+        flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=work.answer_tokens)
+        return flops / (gflops * 1e9 * SCORE_EFFICIENCY)
     if not work.num_labels:
         prompt = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
         return prompt / (gflops * 1e9 * SCORE_EFFICIENCY) + greedy_seconds(shape, work, gflops=gflops)
@@ -181,7 +185,7 @@ def training_seconds(
     gflops: float,
     course: Course,
 ) -> float:
-    """Time of training, its validations and the one pass through a cached trunk included."""
+    """Time of training; validations, the one pass through a cached trunk and the reference of pairs included."""
     rows = work.trained_tokens / work.row_tokens
     flops = training_flops(
         shape,
@@ -194,6 +198,7 @@ def training_seconds(
         trunk_tokens=work.distinct_tokens if course.cache_trunk else None,
     )
     validating = validations * work.validation_rows * answer_seconds(shape, work, gflops=gflops)
+    validating += work.reference_rows * answer_seconds(shape, work, gflops=gflops) if work.reference_rows else 0.0
     return flops / (gflops * 1e9 * TRAIN_EFFICIENCY) + validating
 
 

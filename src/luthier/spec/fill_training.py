@@ -15,10 +15,13 @@ EFFECTIVE_BETA = 0.999
 def fill_method(filler: Filler) -> None:
     """How the model learns, and what is trained beside it."""
     method = filler.tree["method"]
-    if method["type"] == "auto":
-        method["type"] = "sft"
-        filler.reasons["method.type"] = "the only method of this version"
     task = filler.tree["data"]["train"][0]["task"]
+    if method["type"] == "auto":
+        method["type"] = "dpo" if task == "preference" else "sft"
+        filler.reasons["method.type"] = "the usual method for preferences" if task == "preference" else "learns answers"
+        section = METHODS.get(method["type"]).section
+        for name, value in section(type=method["type"]).model_dump(mode="json", exclude={"type"}).items():
+            filler.fill(f"method.{name}", value, "the default")
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
         raise RecipeError(

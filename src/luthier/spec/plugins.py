@@ -10,12 +10,15 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
 from luthier.spec.section import Method, Section
+
+Reward = Literal["", "implicit", "per_token"]
+"""'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class MethodFacts:
     """(billions of parameters, rate): the first row that the base does not exceed counts."""
     backward_factor: float
     """Cost of forward and backward over the cost of the forward alone, with a frozen base and an adapter."""
+    reward: Reward = ""
+    """What it makes larger for the answer that is preferred, and is judged by; '' where it learns no preferences."""
 
 
 @dataclass(frozen=True)

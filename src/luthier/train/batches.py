@@ -42,7 +42,7 @@ def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
     """
     assert settings.batch_size is not None
     assert settings.num_train_epochs is not None
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = [example.num_tokens for example in examples]
     steps = plan_steps(
         lengths,
         batch_size=settings.batch_size,

@@ -172,7 +172,7 @@ class _Loop:
     ) -> None:
         self.model, self.method, self.examples, self.settings = model, method, examples, settings
         self.parameters, self.optimizer, self.total, self.watch = parameters, optimizer, total, watch
-        self.lengths = [len(example.input_ids) for example in examples]
+        self.lengths = [example.num_tokens for example in examples]
         self.ranks = present()
         self.weights = row_weights([example.answer for example in examples], settings)
 
@@ -199,6 +199,7 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         num_tokens = sum(self.lengths[row] for row in step.rows)
+        supervised = sum(self.examples[row].num_supervised for row in step.rows)
         seconds = time.monotonic() - began
         event = StepEvent(
             kind="step",
@@ -209,7 +210,7 @@ class _Loop:
             grad_norm=norm,
             num_tokens=num_tokens,
             computed_tokens=sum(part.num_tokens for part in parts),
-            supervised_tokens=count,
+            supervised_tokens=supervised,
             seconds=seconds,
             memory_gib=memory,
         )
@@ -221,7 +222,7 @@ class _Loop:
             update={
                 "step": state.step + 1,
                 "trained_tokens": state.trained_tokens + num_tokens,
-                "supervised_tokens": state.supervised_tokens + count,
+                "supervised_tokens": state.supervised_tokens + supervised,
                 "seconds": state.seconds + seconds,
                 "peak_memory_gib": max(state.peak_memory_gib, memory),
                 "history": (*state.history, event),

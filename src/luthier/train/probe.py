@@ -56,7 +56,7 @@ def probe(
     share = not is_noisy(model)
     largest: Sequence[int] = ()
     most = 0
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = [example.num_tokens for example in examples]
     steps = steps_of(examples, settings)
     heavy = sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]
     longest = max(steps, key=lambda step: max(lengths[row] for row in step.rows))
