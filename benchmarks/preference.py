@@ -203,14 +203,12 @@ def agree(data: Path, base: Path) -> None:
             hers = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
             own = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
             assert own.keys() == hers.keys()
-            error = sum(float(((own[n] - hers[n]) ** 2).sum()) for n in own) / sum(
-                float((g**2).sum()) for g in hers.values()
-            )
-            print(
-                f"{name}: loss {float(mine.detach()):.6f} and {float(its.detach()):.6f}, gradients {error**0.5:.1e} apart"
-            )
-            assert abs(float(mine.detach()) - float(its.detach())) < 1e-4 * abs(float(its.detach()))
-            assert error**0.5 < 1e-3
+            squares = sum(float(((own[n] - hers[n]) ** 2).sum()) for n in own)
+            error = (squares / sum(float((g**2).sum()) for g in hers.values())) ** 0.5
+            one, other = float(mine.detach()), float(its.detach())
+            print(f"{name}: loss {one:.6f} and {other:.6f}, gradients {error:.1e} apart", flush=True)
+            assert abs(one - other) < 1e-4 * abs(other)
+            assert error < 1e-3
 
 
 def their_dpo(trainer: Any, batch: dict[str, Any], loss: str) -> Any:
