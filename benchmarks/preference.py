@@ -98,6 +98,7 @@ def ours(case: str, data: Path, base: Path, steps: int) -> dict[str, Any]:
     from luthier.pipeline.context import set_up_torch
     from luthier.spec.methods import dpo
     from luthier.train import loop
+    from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods.dpo import Dpo
 
     set_up_torch(THREADS)
@@ -107,8 +108,8 @@ def ours(case: str, data: Path, base: Path, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         method, _ = referred(model, Dpo(dpo.Dpo()), examples, Path(out) / "reference")
         result = loop.train(
-            model, method, loop.Inputs(examples, "", "", ""), settings=settings_of(batch), method_name="dpo",
-            validation=None, out=Path(out), watch=clock, stop_asked=lambda: False,
+            model, Inputs((TaskRows("pairs", method, examples),), "", "", ""), settings=settings_of(batch),
+            method_name="dpo", validation=None, out=Path(out), watch=clock, stop_asked=lambda: False,
         )  # fmt: skip
     return {**clock.rates(batch * steps), "losses": [event.loss for event in result.history]}
 

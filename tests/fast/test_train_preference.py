@@ -23,7 +23,7 @@ from luthier.engines.transformers import TransformersEngine
 from luthier.errors import Stopped
 from luthier.models.packing import num_laid_out
 from luthier.spec.methods import dpo, orpo, simpo
-from luthier.train import loop, reference
+from luthier.train import reference
 from luthier.train import rows as learned
 from luthier.train.batches import micro_batches
 from luthier.train.methods.dpo import Dpo
@@ -31,6 +31,7 @@ from luthier.train.methods.orpo import Orpo
 from luthier.train.methods.simpo import Simpo
 from luthier.train.pairs import Pairs
 from luthier.train.reference import Reference, on_trial, open_reference, seen_pairs
+from rows_kit import inputs_of
 
 BETA, SMOOTHING, GAMMA = 0.3, 0.1, 0.7
 
@@ -274,25 +275,27 @@ def test_a_method_learns_only_once_it_knows_where_the_model_stood() -> None:
     model, method = tuned(), Dpo(dpo.Dpo())
     with pytest.raises(AssertionError, match="the reference is opened before training"):
         method.loss_sum(model, PAIRS[:1])
-    assert torch.isfinite(on_trial(method, PAIRS).loss_sum(model, PAIRS[:2]))
-    assert on_trial(without := Simpo(simpo.Simpo()), PAIRS) is without
+    (task,) = on_trial(inputs_of(PAIRS, method)).tasks
+    assert torch.isfinite(task.method.loss_sum(model, PAIRS[:2]))
+    (task,) = on_trial(inputs_of(PAIRS, without := Simpo(simpo.Simpo()))).tasks
+    assert task.method is without
 
 
 def test_only_pairs_that_a_step_sees_are_read() -> None:
     some = SETTINGS.model_copy(update={"max_tokens": 150, "batch_size": 2, "num_train_epochs": 1})
-    assert 0 < len(seen_pairs(PAIRS, some)) < len(PAIRS)
-    assert seen_pairs(PAIRS, SETTINGS) == PAIRS
+    given = inputs_of(PAIRS, Simpo(simpo.Simpo()))
+    assert 0 < len(seen_pairs(given, 0, some)) < len(PAIRS)
+    assert seen_pairs(given, 0, SETTINGS) == PAIRS
 
 
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     """Its second session finds the reference of the first, and so does one whose file was lost."""
     torch.use_deterministic_algorithms(True)
-    inputs = loop.Inputs(PAIRS, model_sha256="m", data_sha256="d", recipe_sha256="r")
 
     def run(out: Path, **more: Any) -> Any:
         model = test_train_loop.fresh()
         method = Dpo(dpo.Dpo(), open_at(out / "reference", PAIRS, model=model))
-        return test_train_loop.run(out, model=model, method=method, inputs=inputs, **more)
+        return test_train_loop.run(out, model=model, inputs=inputs_of(PAIRS, method), **more)
 
     whole = run(tmp_path / "whole")
     for name, lose in (("kept", False), ("lost", True)):

@@ -21,7 +21,7 @@ from luthier.evals.compare import class_scores, confusion, differences, metrics_
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
-from luthier.evals.observed import Observed
+from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
@@ -32,6 +32,9 @@ from luthier.store.files import write_atomic
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, all)."""
+
+GeneralLosses = tuple[Floats, Floats]
+"""Of base and tuned model: `paragraph_losses`."""
 
 SystemName = Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
 _TITLES: dict[SystemName, str] = {"base": "base model, not tuned", "tuned": "tuned model"}
@@ -51,6 +54,8 @@ class Material:
     weights_sha256: str
     reward: Reward = ""
     """By what the tuned model prefers an answer; '' where it was taught no preferences."""
+    general: GeneralLosses | None = None
+    """Of both models on the general text, where another task of the run has asked them already."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,7 @@ def evaluate(
         _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
         systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
         systems += [_ask("base", base, material, progress, clock), _ask("tuned", tuned, material, progress, clock)]
-    general = [
-        paragraph_losses(asker, material.general_text, _titled(progress, f"{name} model on the general text"))
-        for name, asker in (("base", base), ("tuned", tuned))
-    ]
+    general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
     with_contaminated = _all_items(systems, len(clean))
@@ -126,6 +128,14 @@ def evaluate(
     compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
     return _report(
         material, systems, compared, with_contaminated, bootstrap=bootstrap, elapsed=lambda: clock() - started
+    )
+
+
+def ask_general(base: Asker, tuned: Asker, text: str, progress: Progress) -> GeneralLosses:
+    """What both models find of a general text; the same for every task of a run, so it is asked once."""
+    return (
+        paragraph_losses(base, text, _titled(progress, "base model on the general text")),
+        paragraph_losses(tuned, text, _titled(progress, "tuned model on the general text")),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +26,7 @@ from luthier.records import Record
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, sha256_json, write_atomic, write_atomic_dir
 from luthier.train.batches import micro_batches, steps_of
+from luthier.train.inputs import Inputs, TaskRows
 from luthier.train.methods import Method
 from luthier.train.pairs import pair_scores
 
@@ -67,21 +68,27 @@ class Referring(Protocol):
         ...
 
 
-def on_trial(method: Method, examples: Sequence[Example]) -> Method:
-    """The method for a trial of what a micro-batch takes, whose loss nobody reads, before the reference is there."""
-    if not isinstance(method, Referring):
-        return method
-    unknown = {_digest(one): (0.0, 0.0) for one in examples}
-    return method.beside(Reference(unknown, About(num_pairs=len(unknown), sha256="", seconds=0.0), reused=False))
+def on_trial(inputs: Inputs) -> Inputs:
+    """For a trial of what a micro-batch takes, whose loss nobody reads, before the reference is there."""
+    return replace(inputs, tasks=tuple(map(_on_trial, inputs.tasks)))
 
 
-def seen_pairs(examples: Sequence[Example], settings: Train) -> list[Example]:
-    """The pairs that some step of the run sees, in the order of the rows.
+def _on_trial(task: TaskRows) -> TaskRows:
+    if not isinstance(task.method, Referring):
+        return task
+    unknown = {_digest(one): (0.0, 0.0) for one in task.examples}
+    nothing = Reference(unknown, About(num_pairs=len(unknown), sha256="", seconds=0.0), reused=False)
+    return replace(task, method=task.method.beside(nothing))
+
+
+def seen_pairs(inputs: Inputs, place: int, settings: Train) -> list[Example]:
+    """The pairs of a task that some step of the run sees, in the order of the rows.
 
     Raises:
         RunError: see `steps_of`.
     """
-    return [examples[row] for row in sorted({row for step in steps_of(examples, settings) for row in step.rows})]
+    seen = sorted({row for step in steps_of(inputs, settings) for row in step.rows})
+    return [inputs.example(row) for row in seen if inputs.task_of(row) == place]
 
 
 def open_reference(

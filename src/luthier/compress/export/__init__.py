@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from luthier.engines.parity import check_parity
+from luthier.engines.parity import check_parity, together
 from luthier.engines.protocol import LogitsEngine
 from luthier.errors import ParityError
 from luthier.records import Artifact, Golden, Message, RequestContract
@@ -16,6 +17,14 @@ from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a task is asked, and its golden prompts."""
+
+    contract: RequestContract
+    goldens: Sequence[Golden]
 
 
 class Form(Protocol):
@@ -36,8 +45,7 @@ def export(
     base: Path,
     adapter: Path,
     run: Path,
-    contract: RequestContract,
-    goldens: Sequence[Golden],
+    asked: Sequence[Asked],
     reference: LogitsEngine,
     weights_sha256: str,
 ) -> Artifact:
@@ -54,15 +62,23 @@ def export(
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
-        write_atomic(partial / "chat_template.jinja", contract.chat_template)
-        write_atomic(partial / "contract.json", contract.to_json())
-    parity = check_parity(
-        reference,
-        form.reopen(base=base, folder=folder),
-        goldens,
-        contract=contract,
-        encode=plain_encoder(folder, contract),
-        bound=facts.logit_bound,
+        write_atomic(partial / "chat_template.jinja", asked[0].contract.chat_template)
+        for one in asked:
+            name = "contract.json" if len(asked) == 1 else f"contract.{one.contract.name}.json"
+            write_atomic(partial / name, one.contract.to_json())
+    candidate = form.reopen(base=base, folder=folder)
+    parity = together(
+        [
+            check_parity(
+                reference,
+                candidate,
+                one.goldens,
+                contract=one.contract,
+                encode=plain_encoder(folder, one.contract),
+                bound=facts.logit_bound,
+            )
+            for one in asked
+        ]
     )
     if not parity.passed:
         shutil.rmtree(folder)
