@@ -26,7 +26,7 @@ from typing import Any
 
 from trainer import THREADS, Clock
 
-CASES = {"dpo8": ("preference_politeness", 8, 3, 6), "long8": ("pandalm", 8, 2, 4)}
+CASES = {"dpo8": ("preference_politeness", 8, 2, 4), "long8": ("pandalm", 8, 2, 4)}
 LONGEST = 512
 ADAPTER = {"r": 16, "target_modules": "all-linear"}
 
