@@ -365,7 +365,9 @@ class TrainResult(Record):
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int
-    seconds: float = Field(description="Time over all sessions of the run, validations and a kept trunk included.")
+    seconds: float = Field(
+        description="Time over all sessions of the run, validations, a trunk and a reference included."
+    )
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]

@@ -20,17 +20,22 @@ from torch import Tensor
 
 from luthier.data.shards import Example
 from luthier.engines.transformers import TransformersEngine
-from luthier.errors import Stopped
+from luthier.errors import ModelError, Stopped
 from luthier.models.packing import num_laid_out
+from luthier.pipeline.progress import Progress
+from luthier.pipeline.reference import with_reference
 from luthier.spec.methods import dpo, orpo, simpo
-from luthier.train import reference
+from luthier.store.events import EventLog
+from luthier.train import reference, shard
 from luthier.train import rows as learned
 from luthier.train.batches import micro_batches
+from luthier.train.dist import Ranks
 from luthier.train.methods.dpo import Dpo
 from luthier.train.methods.orpo import Orpo
 from luthier.train.methods.simpo import Simpo
 from luthier.train.pairs import Pairs
 from luthier.train.reference import Reference, on_trial, open_reference, seen_pairs
+from ranks_kit import together
 from rows_kit import inputs_of
 
 BETA, SMOOTHING, GAMMA = 0.3, 0.1, 0.7
@@ -316,3 +321,38 @@ def test_what_a_section_refuses() -> None:
     for section, wrong in ((dpo.Dpo, {"beta": 0}), (dpo.Dpo, {"label_smoothing": 0.5}), (simpo.Simpo, {"gamma": -1})):
         with pytest.raises(ValidationError):
             section.model_validate(wrong)
+
+
+def on_ranks(ranks: Any, folder: str) -> tuple[bool, list[float]]:
+    model = test_train_loop.fresh()
+    known = ranks.first_first(lambda: open_at(Path(folder) / "reference", PAIRS, model=model))
+    inputs = inputs_of(PAIRS, Dpo(dpo.Dpo(), known))
+    result = test_train_loop.run(Path(folder) / "out", model=model, inputs=inputs, settings=ONCE)
+    return known.reused, [event.loss for event in result.history]
+
+
+ONCE = SETTINGS.model_copy(update={"num_train_epochs": 1})
+
+
+def test_ranks_share_the_pairs_and_the_first_alone_asks_the_base(tmp_path: Path) -> None:
+    (reads, losses), (found, others) = together(2, on_ranks, str(tmp_path / "two"))
+    assert (reads, found, losses) == (False, True, others)
+    assert losses == pytest.approx(on_ranks(Ranks(), str(tmp_path / "one"))[1], rel=1e-5)
+
+
+def test_layers_that_are_divided_between_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "is_sharded", lambda model: True)
+    given: dict[str, Any] = {
+        "settings": SETTINGS, "folder": tmp_path, "progress": Progress(), "events": EventLog(tmp_path / "e.jsonl"),
+        "stop_asked": lambda: False,
+    }  # fmt: skip
+    with pytest.raises(ModelError, match="task is measured from the base") as caught:
+        with_reference(untouched(), inputs_of(PAIRS, Dpo(dpo.Dpo())), **given)
+    assert "strategy: ddp" in caught.value.way_out
+    inputs = inputs_of(PAIRS, Simpo(simpo.Simpo()))
+    assert with_reference(untouched(), inputs, **given) == (inputs, 0.0)
+    monkeypatch.undo()
+    ready, seconds = with_reference(untouched(), inputs_of(PAIRS, Dpo(dpo.Dpo())), **given)
+    assert seconds > 0
+    assert [event["pairs"] for event in EventLog.read(tmp_path / "e.jsonl")] == [len(PAIRS)]
+    assert torch.isfinite(ready.tasks[0].method.loss_sum(untouched(), PAIRS[:2]))

@@ -232,7 +232,8 @@ def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms
     def treat(text: str) -> str:
         return treated(text, contract, detector, pseudonyms)
 
-    item.rejected = treat(item.rejected)
+    if item.rejected:
+        item.rejected = treat(item.rejected)
     if item.turns:
         item.turns = tuple(turn.model_copy(update={"content": treat(turn.content)}) for turn in item.turns)
         return

@@ -33,8 +33,11 @@ def with_reference(
     progress: Progress,
     events: EventLog,
     stop_asked: Callable[[], bool],
-) -> Inputs:
+) -> tuple[Inputs, float]:
     """The inputs, ready to be learned: with what `model`, which has learned nothing yet, says of the pairs.
+
+    Returns:
+        The inputs, and the seconds that it took to read the pairs, in whatever session that was.
 
     Raises:
         ModelError: its layers are divided between ranks.
@@ -43,7 +46,7 @@ def with_reference(
     from luthier.train.reference import Referring, open_reference, seen_pairs
     from luthier.train.shard import is_sharded
 
-    tasks = []
+    tasks, seconds = [], 0.0
     for place, task in enumerate(inputs.tasks):
         if not isinstance(task.method, Referring):
             tasks.append(task)
@@ -65,11 +68,12 @@ def with_reference(
             tell=(lambda done, total: progress("pairs read by the base", done, total), stop_asked),
         )
         about = reference.about
+        seconds += about.seconds
         how = "taken from before" if reference.reused else f"computed in {duration(about.seconds)}"
         progress.say(f"what the base says of {about.num_pairs} pairs: {how}")
         events.append("reference", pairs=about.num_pairs, sha256=about.sha256, reused=reference.reused)
         tasks.append(replace(task, method=task.method.beside(reference)))
-    return replace(inputs, tasks=tuple(tasks))
+    return replace(inputs, tasks=tuple(tasks)), seconds
 
 
 def pair_measure(task: Context, examples: Sequence[Example], engine: Engine) -> Callable[[Engine], dict[str, float]]:

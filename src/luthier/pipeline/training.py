@@ -64,7 +64,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
     if ranks.any(stop_asked()):
         raise Stopped("stopped before the first step", way_out="run the same command again to go on")
-    inputs = ranks.first_first(
+    inputs, before = ranks.first_first(
         lambda: with_reference(
             model,
             loaded,
@@ -103,8 +103,8 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             watch=watch,
             stop_asked=stop_asked,
         )
-    if trunk is not None:
-        result = result.model_copy(update={"seconds": result.seconds + trunk.about.seconds})
+    before += 0.0 if trunk is None else trunk.about.seconds
+    result = result.model_copy(update={"seconds": result.seconds + before})
     if ranks.is_first:
         write_atomic(run.train_result, result.to_json())
         clear_trunk(run.train / "trunk")
