@@ -250,7 +250,7 @@ def _fill_rejected(filler: Filler, profile: DataProfile) -> None:
                 way_out="leave it out, or set data.train[0].task: preference",
                 key=f"{key}.rejected",
             )
-        filler.reasons[f"{key}.rejected"] = "no preferences"
+        filler.fill(f"{key}.rejected", "", "no preferences")
         return
     if given["rejected"] is None and not profile.rejected:
         raise RecipeError(
