@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.errors import RunError
 
-Task = Literal["classification", "sentiment", "translation", "generation", "extraction"]
+Task = Literal["classification", "sentiment", "translation", "generation", "extraction", "preference"]
 PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
-"""The types of work that can be asked for today; `domain` and `preference` come with their methods."""
+"""The types of work that can be asked for today; `domain` comes with its method."""
 
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
@@ -123,10 +123,11 @@ class DataProfile(Record):
     task: Task | None = Field(description="The detected task; None where the shape tells none that is built.")
     input: str = Field(description="Detected input template such as '{message}'; '' where unknown.")
     label: str = Field(description="Column of the answer: label, completion or target; '' for messages or unknown.")
+    rejected: str = Field("", description="Column of the answer that was not preferred; '' unless preference.")
     group_by: str = Field(description="Column that names the customer, document or thread of a row; '' if none.")
     labels: dict[str, int] = Field(description="Label counts, most frequent first; empty unless text_label.")
     mean_input_chars: float
-    mean_answer_chars: float
+    mean_answer_chars: float = Field(description="Of both answers together where rows are preferences.")
     sheet: str = Field("", description="Of a workbook.")
     query: str = Field("", description="Of a database.")
     license: str = Field("", description="What the data set states itself; '' where it states nothing.")
@@ -135,7 +136,8 @@ class DataProfile(Record):
     @property
     def is_chat(self) -> bool:
         """Whether the rows are conversations, which bring their own turns."""
-        return self.shape in ("messages", "sharegpt")
+        paired = any(one.kind == "messages" for one in self.columns if one.name == self.label)
+        return self.shape in ("messages", "sharegpt") or (self.shape == "preference" and paired)
 
 
 class ModelShape(Record):
@@ -313,7 +315,8 @@ class StepEvent(Record):
     step: int
     epoch: float
     loss: float = Field(
-        description="Mean loss a supervised token, or a row of a head, in nats; weighted where train.class_weight is."
+        description="Mean loss a supervised token, or a row of a head, in nats, weighted where train.class_weight is; "
+        "of preferences the method's mean loss a pair; of several tasks their weighted sum."
     )
     learning_rate: float
     grad_norm: float
@@ -401,7 +404,9 @@ class TrainResult(Record):
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int
-    seconds: float = Field(description="Time over all sessions of the run, validations and a kept trunk included.")
+    seconds: float = Field(
+        description="Time over all sessions of the run, validations, a trunk and a reference included."
+    )
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]
@@ -420,7 +425,7 @@ class TrainResult(Record):
 class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""
 
-    system: Literal["majority", "tfidf_logreg", "base", "tuned"]
+    system: Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
     title: str
     metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
     seconds: float

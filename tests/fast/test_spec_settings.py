@@ -25,6 +25,7 @@ import samples
 import test_evals_evaluate
 import test_pipeline_sinks
 import test_train_loop
+import test_train_preference
 import torch
 from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
@@ -65,6 +66,7 @@ from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
+from luthier.train.reference import Referring
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
 from tiny import llama
@@ -306,6 +308,35 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
 
 
+def loss_of_pairs(method: dict[str, Any], folder: Path) -> float:
+    """Of two pairs, on which the tuned model says something else than the base."""
+    pairs = [test_train_preference.pair(number) for number in range(2)]
+    ready = load_method(METHODS.get(method["type"]).section.model_validate(method), None)  # type: ignore[arg-type]
+    if isinstance(ready, Referring):
+        ready = ready.beside(test_train_preference.open_at(folder / "reference", pairs))
+    return float(ready.loss_sum(test_train_preference.tuned(), pairs).detach())
+
+
+def through_dpo(tree: dict[str, Any], folder: Path) -> object:
+    return [loss_of_pairs({"type": "dpo", **tree.get("method", {})}, folder)]
+
+
+def through_simpo(tree: dict[str, Any], folder: Path) -> object:
+    return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
+
+
+def paired(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe over the same file, taken as one of preferences."""
+    entry = {"path": "data.csv", "name": "intent", "task": "preference", "input": "{message}", "label": "note"}
+    return {**tree, "objective": {}, "data": {**tree["data"], "train": [entry | {"rejected": "mood"}]}}
+
+
+def through_rejected(tree: dict[str, Any], folder: Path) -> object:
+    """What is learned not to be said."""
+    through_prepare(tree if "rejected" in tree["data"]["train"][0] else paired(tree), folder)
+    return sorted({row.rejected for row in Shard(folder / "out" / "train.arrow")})
+
+
 def through_trunk(tree: dict[str, Any], folder: Path) -> object:
     """Whether what the frozen layer of a tiny model says is kept, where the upper one alone learns."""
     tree = with_("adapter.layers_to_transform", [1], tree)
@@ -404,7 +435,7 @@ def shipped(folder: Path) -> Path:
 
 
 def through_tables(tree: dict[str, Any], folder: Path) -> object:
-    """There is one adapter today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
+    """What runs; a name that is in no table is refused by `load` (test_spec_load.py)."""
     given = resolved(tree, folder).recipe
     made = type(load_method(given.method, classify_kit.contract()))
     return METHODS.get(given.method.type), ADAPTERS.get(str(given.adapter.type)), made
@@ -443,6 +474,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.query": ("SELECT 1", PREPARE),
     "data.train.0.input": ("{note}", PREPARE),
     "data.train.0.label": ("mood", PREPARE),
+    "data.train.0.rejected": ("part", through_rejected),
     "data.train.0.system": ("Say what it is.", PREPARE),
     "data.train.0.license": ("MIT", PREPARE),
     "data.train.0.synthetic": (True, PREPARE),
@@ -511,11 +543,14 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.columns": ({"day": "date"}, through_types),
     "method.type": ("classify", through_tables),
-    "method.label_smoothing": (0.1, through_head),
+    "method.label_smoothing": (0.1, through_head),  # that of dpo: test_train_preference.py
     "method.focal_gamma": (2.0, through_head),
     "method.logit_adjustment": (1.0, through_head),
     "method.calibrate": (False, through_head),
     "method.abstain_below": (0.9, through_head),
+    "method.loss": ("ipo", through_dpo),
+    "method.beta": (0.7, through_dpo),
+    "method.gamma": (0.2, through_simpo),
     "adapter.type": ("lora", through_tables),
     "adapter.r": (3, through_attach),
     "adapter.alpha": (3.0, through_attach),
@@ -586,6 +621,9 @@ NEEDS = {  # keys that are refused without another
     **{key: ("method.type", "classify") for key in EFFECTS if key.startswith("method.") and key != "method.type"},
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
+    "method.loss": ("method.type", "dpo"),
+    "method.beta": ("method.type", "dpo"),
+    "method.gamma": ("method.type", "simpo"),
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
@@ -606,9 +644,19 @@ ONLY_ONE_VALUE.add("data.train.0.method")
 _USUAL: dict[Consumer, object] = {}
 
 
+PAIRED = {"data.train.0.rejected", *(key for key in EFFECTS if key.startswith("method."))}
+"""Keys that are refused for other tasks than preferences."""
+
+
+def untold(key: str) -> dict[str, Any]:
+    """The recipe that the key's other value is put into."""
+    base = paired(BASE) if key in PAIRED else BASE
+    return dict(with_(*NEEDS[key], base)) if key in NEEDS else base
+
+
 def told(key: str) -> dict[str, Any]:
     """The recipe with the key's other value, and what that value needs."""
-    base = with_(*NEEDS[key]) if key in NEEDS else BASE
+    base = untold(key)
     base = typed(base) if key in ("data.columns", "data.train.0.columns") else base
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
@@ -647,4 +695,4 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    assert (hashed(tree) == hashed(BASE)) == (key in NOT_IN_THE_HASH)
+    assert (hashed(tree) == hashed(untold(key) if key in PAIRED else BASE)) == (key in NOT_IN_THE_HASH)

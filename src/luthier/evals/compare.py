@@ -136,6 +136,9 @@ def coverage(observed: Observed) -> tuple[Coverage, ...]:
 
 def _measurable(observed: Observed) -> list[str]:
     """Names of the metrics for which the needed fields were observed; the main metric of the task first."""
+    if observed.prefers:
+        named = {"preference_margin": observed.leads, "perplexity": observed.answer_tokens}
+        return ["preference_accuracy", *(name for name, part in named.items() if part.size)]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy"]
@@ -152,4 +155,6 @@ def _measurable(observed: Observed) -> list[str]:
 
 def _correctness_metric(tuned: Observed) -> str:
     """The metric that counts right answers, which the paired test compares."""
+    if tuned.prefers:
+        return "preference_accuracy"
     return "accuracy" if tuned.probabilities else "exact_match"

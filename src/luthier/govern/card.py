@@ -12,7 +12,7 @@ from luthier.govern.lineage import lineage
 from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
-_QUALITY = ("macro_f1", "accuracy", "exact_match")
+_QUALITY = ("macro_f1", "accuracy", "exact_match", "preference_accuracy")
 """Metrics by which a baseline is said to beat the tuned model; higher is better for all."""
 
 
@@ -66,6 +66,8 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
     if evaluation.labels:
         labels = ", ".join(map(_text, evaluation.labels))
         use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
+    elif entry.task == "preference":
+        use = f"Answering a text in the way that was preferred (`{entry.name}`)."
     else:
         use = f"Answering a text with a text ({entry.task}, `{entry.name}`)."
     return [

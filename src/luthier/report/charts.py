@@ -17,7 +17,10 @@ LABELS = 222.0
 """Width of the column of row labels at the left."""
 
 ROW = 34.0
-_SHORT = {"majority": "majority", "tfidf_logreg": "TF-IDF", "base": "base", "tuned": "tuned"}
+_SHORT = {
+    "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base",
+    "base_per_token": "base, a token", "tuned": "tuned",
+}  # fmt: skip
 
 MOST_LABELS = 40
 """Labels up to which a confusion matrix can be read."""

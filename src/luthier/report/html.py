@@ -107,7 +107,7 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             bound = "" if line.bound is None else f", bound {number(line.bound)}"
             asked = f"asked {_symbols(line.asked)}{bound}"
             figures.append((f"target {line.line}", "met" if line.passed else "not met", asked))
-    for against, name in (("base", "the base model"), ("tfidf_logreg", "TF-IDF")):
+    for against, name in (("base", "the base model"), ("tfidf_logreg", "TF-IDF"), ("length", "length alone")):
         difference = evidence.difference(against)
         if difference is not None:
             point, _, ends = signed(difference.interval, metric).partition(" [")

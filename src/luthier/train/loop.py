@@ -186,7 +186,7 @@ class _Loop:
             grad_norm=norm,
             num_tokens=sum(self.inputs.lengths[row] for row in rows),
             computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
-            supervised_tokens=sum(turn.count for turn in turns),
+            supervised_tokens=sum(example.num_supervised for example in self.inputs.examples(rows)),
             seconds=time.monotonic() - began,
             memory_gib=memory,
             metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},
