@@ -19,7 +19,7 @@ from rows import append, commit, processor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.csv"
-FLOORS = {"banking77": 0.860, "sst2": 0.800}
+FLOORS = {"banking77": 0.860, "banking77_classify": 0.860, "sst2": 0.800, "sst2_classify": 0.800}
 """Accuracy of naive Bayes on word unigrams and bigrams, fitted on the whole training set, scored on the whole test set
 (as the collection's own notes give it): more data than the cut recipes see."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.records import Record, Role, SplitName, Task
+from luthier.records import AnsweredBy, Record, Role, SplitName, Task
 
 
 class RowFate(Record):
@@ -358,6 +358,7 @@ class DataReport(Record):
     )
     meaning: MeaningReport | None = Field(None, description="None where nothing was compared by meaning.")
     balance: tuple[LabelBalance, ...] = Field((), description="Empty where all rows count and are drawn alike.")
+    answered_by: AnsweredBy = Field("words", description="'head': a head learns the label, no word of it is learned.")
     end_of_turn_supervised: bool
     truncated_rows: int
     license: str

@@ -12,13 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.errors import RunError
 
-Task = Literal["classification", "sentiment", "translation", "generation", "extraction"]
+Task = Literal["classification", "sentiment", "translation", "generation", "extraction", "preference"]
 PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
-"""The types of work that can be asked for today; `domain` and `preference` come with their methods."""
+"""The types of work that can be asked for today; `domain` comes with its method."""
 
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
+
+AnsweredBy = Literal["words", "head"]
+"""How a label is said: written, or chosen by a classification head."""
 
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
@@ -120,10 +123,11 @@ class DataProfile(Record):
     task: Task | None = Field(description="The detected task; None where the shape tells none that is built.")
     input: str = Field(description="Detected input template such as '{message}'; '' where unknown.")
     label: str = Field(description="Column of the answer: label, completion or target; '' for messages or unknown.")
+    rejected: str = Field("", description="Column of the answer that was not preferred; '' unless preference.")
     group_by: str = Field(description="Column that names the customer, document or thread of a row; '' if none.")
     labels: dict[str, int] = Field(description="Label counts, most frequent first; empty unless text_label.")
     mean_input_chars: float
-    mean_answer_chars: float
+    mean_answer_chars: float = Field(description="Of both answers together where rows are preferences.")
     sheet: str = Field("", description="Of a workbook.")
     query: str = Field("", description="Of a database.")
     license: str = Field("", description="What the data set states itself; '' where it states nothing.")
@@ -132,7 +136,8 @@ class DataProfile(Record):
     @property
     def is_chat(self) -> bool:
         """Whether the rows are conversations, which bring their own turns."""
-        return self.shape in ("messages", "sharegpt")
+        paired = any(one.kind == "messages" for one in self.columns if one.name == self.label)
+        return self.shape in ("messages", "sharegpt") or (self.shape == "preference" and paired)
 
 
 class ModelShape(Record):
@@ -286,6 +291,9 @@ class RequestContract(Record):
         default_factory=dict, description="Type of each column that a feature names; a request is held to it."
     )
     features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
+    answered_by: AnsweredBy = Field("words", description="'head': a classification head chooses among the labels.")
+    label_rows: tuple[int, ...] = Field((), description="Training rows of each label, where a head learns them.")
+    abstain_below: float | None = Field(None, description="A label that is less likely than this is not given.")
 
 
 class Golden(Record):
@@ -307,7 +315,8 @@ class StepEvent(Record):
     step: int
     epoch: float
     loss: float = Field(
-        description="Mean negative log-likelihood a supervised token, in nats; weighted where train.class_weight is."
+        description="Mean loss a supervised token, or a row of a head, in nats, weighted where train.class_weight is; "
+        "of preferences the method's mean loss a pair; of several tasks their weighted sum."
     )
     learning_rate: float
     grad_norm: float
@@ -315,7 +324,7 @@ class StepEvent(Record):
     computed_tokens: int = Field(
         0, description="Positions computed: what rows share once, what follows the last supervised token never."
     )
-    supervised_tokens: int
+    supervised_tokens: int = Field(description="Units of the loss: supervised tokens, or rows where a head learns.")
     seconds: float
     memory_gib: float = Field(description="Largest resident memory so far, of all ranks together.")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -375,6 +384,15 @@ class LossSpike(Record):
     lines: tuple[int, ...] = Field(description="Of the data file, where the step's rows stand.")
 
 
+class Calibration(Record):
+    """One temperature for all scores of a head, fitted on validation rows; it is in the head's weights already."""
+
+    temperature: float = Field(description="Scores were divided by it; above 1 where the head was too sure of itself.")
+    num_items: int
+    log_loss_before: float = Field(description="Mean negative log-likelihood of these rows' labels, in nats.")
+    log_loss_after: float
+
+
 class TrainResult(Record):
     method: str
     steps: int
@@ -386,7 +404,9 @@ class TrainResult(Record):
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int
-    seconds: float = Field(description="Time over all sessions of the run, validations and a kept trunk included.")
+    seconds: float = Field(
+        description="Time over all sessions of the run, validations, a trunk and a reference included."
+    )
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]
@@ -396,6 +416,7 @@ class TrainResult(Record):
     model_sha256: str
     threads: int
     ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
+    calibration: Calibration | None = Field(None, description="None where nothing was calibrated.")
 
 
 # --- step 5: evaluation ----------------------------------------------------------------------------------------------
@@ -404,7 +425,7 @@ class TrainResult(Record):
 class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""
 
-    system: Literal["majority", "tfidf_logreg", "base", "tuned"]
+    system: Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
     title: str
     metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
     seconds: float
@@ -489,6 +510,14 @@ class AllItems(Record):
     metrics: dict[str, float]
 
 
+class Coverage(Record):
+    """What would be answered, and how well, if a label were given only where it is at least so likely."""
+
+    threshold: float
+    coverage: float = Field(description="Share of the items that get a label.")
+    accuracy: float | None = Field(description="Share of these whose label is right; None where there are none.")
+
+
 class EvalReport(Record):
     name: str
     task: Task
@@ -502,6 +531,7 @@ class EvalReport(Record):
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...] = Field(description="[expected][predicted] counts of the tuned model.")
     mistakes: tuple[Mistake, ...]
+    coverage: tuple[Coverage, ...] = Field((), description="Of the tuned model, where a head chooses.")
     general: GeneralText
     headline: str = Field(description="One sentence that may be claimed.")
     resamples: int
@@ -522,9 +552,10 @@ class ParityCheck(Record):
     ids_equal: bool
     max_logit_error: float = Field(description="Largest absolute difference over the largest absolute logit.")
     bound: float
-    greedy_equal: int
+    greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
+    answered_by: AnsweredBy = "words"
 
 
 class Artifact(Record):
@@ -580,11 +611,12 @@ class Answer(Record):
         description="Label -> probability over the closed set; empty for free text."
     )
     log_mass: float | None = Field(
-        description="Log of the closed set's total probability, in nats; None for free text."
+        description="Log of the closed set's total probability, in nats; None for free text and for a head."
     )
     greedy_label: str | None = Field(
-        description="The label that greedy decoding would write, '' if anything else; None for free text."
+        description="The label that greedy decoding would write, '' if anything else; None for free text and a head."
     )
+    abstained: bool = Field(False, description="Whether no label is given, because the likeliest is not likely enough.")
     prompt_tokens: int
     answer_tokens: int
     lost_tokens: int = Field(0, description="Tokens that were cut out of the text, because it was too long.")

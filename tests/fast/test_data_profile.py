@@ -76,7 +76,7 @@ def test_odd_columns(tmp_path: Path) -> None:
         ({"question": "P", "answer": "C", "id": "q"}, ("prompt_completion", "generation", "{question}", "answer")),
         ({"source": "P", "target": "C"}, ("source_target", "translation", "{source}", "target")),
         ({"en": "P", "de": "C"}, ("source_target", "translation", "{en}", "de")),
-        ({"prompt": "P", "chosen": "C", "rejected": "X"}, ("preference", None, "{prompt}", "chosen")),
+        ({"prompt": "P", "chosen": "C", "rejected": "X"}, ("preference", "preference", "{prompt}", "chosen")),
         ({"body": "P"}, ("plain_text", None, "{body}", "")),
         ({"text": "P", "canonical_solution": "C"}, ("prompt_completion", "generation", "{text}", "canonical_solution")),
         ({"one": "P", "other": "Q"}, ("unknown", None, "", "")),

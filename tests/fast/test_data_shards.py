@@ -88,6 +88,7 @@ def test_parts_are_distributed_without_a_row_lost_or_moved(tmp_path: Path) -> No
         assert list(Shard(path)) == [row for row, own in zip(made, where, strict=True) if own == split]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1)), max_size=5)
 )
@@ -97,17 +98,21 @@ def test_a_batch_of_pairs_is_the_rows_one_by_one(pairs: list[tuple[list[int], li
     marks: dict[str, Any] = dict.fromkeys(MARKS, names) | {"line": range(len(pairs))}
     marks |= dict.fromkeys(("contaminated", "made_by", "parent"), [""] * len(pairs))
     marks["lost_tokens"] = [0] * len(pairs)
-    batch = pairs_batch(marks, prompts, answers)
-    with tempfile.TemporaryDirectory() as folder:
-        with shard_writer(Path(folder) / "a.arrow") as writer:
-            writer.add_batch(batch)
-        assert list(Shard(Path(folder) / "a.arrow")) == [
-            Example(
-                number, str(number), str(number), str(number), len(prompt), prompt + answer,
-                [False] * len(prompt) + [True] * len(answer),
-            )
-            for number, (prompt, answer) in enumerate(pairs)
-        ]  # fmt: skip
+    for others, named in (([[] for _ in pairs], [""] * len(pairs)), (answers[::-1], names)):
+        batch = pairs_batch(marks | {"rejected": named}, prompts, answers, others)
+        with tempfile.TemporaryDirectory() as folder:
+            with shard_writer(Path(folder) / "a.arrow") as writer:
+                writer.add_batch(batch)
+            shard = Shard(Path(folder) / "a.arrow")
+            assert list(shard) == [
+                Example(
+                    number, str(number), str(number), str(number), len(prompt), prompt + answer,
+                    [False] * len(prompt) + [True] * len(answer), rejected=named[number], rejected_ids=others[number],
+                )
+                for number, (prompt, answer) in enumerate(pairs)
+            ]  # fmt: skip
+            assert shard.rejected_lengths.tolist() == [len(one) for one in others]
+            assert shard.supervised_tokens == sum(map(len, answers)) + sum(map(len, others))
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:

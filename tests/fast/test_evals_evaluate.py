@@ -128,6 +128,8 @@ def test_differences_are_paired_with_every_other_system_and_start_with_the_base(
         ("accuracy", "tfidf_logreg"),
         ("exact_match", "base"),
         ("perplexity", "base"),
+        ("log_loss", "base"),
+        ("calibration_error", "base"),
     ]
     for gap in report.differences:
         expected = metric(report, "tuned", gap.metric) - metric(report, gap.against, gap.metric)

@@ -90,7 +90,6 @@ def test_options_reach_the_reader(place: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "line", "shape", "words"),
     [
-        ("prompt,chosen,rejected", "how are you {n} today,well {n} thanks,bad {n} sorry", "preference", "preferences"),
         ("text", "a paragraph with number {n} in it", "plain_text", "plain text without an answer"),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import classify_kit
 import govern_records
 import huggingface_hub
 import pytest
@@ -24,6 +25,7 @@ import samples
 import test_evals_evaluate
 import test_pipeline_sinks
 import test_train_loop
+import test_train_preference
 import torch
 from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker
@@ -46,13 +48,14 @@ from luthier.models.neftune import Neftune
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
+from luthier.pipeline.heads import calibrates
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
-from luthier.records import Message
+from luthier.records import Message, RequestContract
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.plugins import METHODS
@@ -65,6 +68,7 @@ from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer
+from luthier.train.reference import Referring
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
 from tiny import llama
@@ -320,6 +324,35 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
         threads=settings.threads or 1, offline=True)["OMP_NUM_THREADS"]  # fmt: skip
 
 
+def loss_of_pairs(method: dict[str, Any], folder: Path) -> float:
+    """Of two pairs, on which the tuned model says something else than the base."""
+    pairs = [test_train_preference.pair(number) for number in range(2)]
+    ready = load_method(METHODS.get(method["type"]).section.model_validate(method), None)  # type: ignore[arg-type]
+    if isinstance(ready, Referring):
+        ready = ready.beside(test_train_preference.open_at(folder / "reference", pairs))
+    return float(ready.loss_sum(test_train_preference.tuned(), pairs).detach())
+
+
+def through_dpo(tree: dict[str, Any], folder: Path) -> object:
+    return [loss_of_pairs({"type": "dpo", **tree.get("method", {})}, folder)]
+
+
+def through_simpo(tree: dict[str, Any], folder: Path) -> object:
+    return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
+
+
+def paired(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe over the same file, taken as one of preferences."""
+    entry = {"path": "data.csv", "name": "intent", "task": "preference", "input": "{message}", "label": "note"}
+    return {**tree, "objective": {}, "data": {**tree["data"], "train": [entry | {"rejected": "mood"}]}}
+
+
+def through_rejected(tree: dict[str, Any], folder: Path) -> object:
+    """What is learned not to be said."""
+    through_prepare(tree if "rejected" in tree["data"]["train"][0] else paired(tree), folder)
+    return sorted({row.rejected for row in Shard(folder / "out" / "train.arrow")})
+
+
 def through_trunk(tree: dict[str, Any], folder: Path) -> object:
     """Whether what the frozen layer of a tiny model says is kept, where the upper one alone learns."""
     tree = with_("adapter.layers_to_transform", [1], tree)
@@ -418,9 +451,22 @@ def shipped(folder: Path) -> Path:
 
 
 def through_tables(tree: dict[str, Any], folder: Path) -> object:
-    """There is one name today: another one is refused by `load` (test_spec_load.py), this one decides what runs."""
+    """What runs; a name that is in no table is refused by `load` (test_spec_load.py)."""
     given = resolved(tree, folder).recipe
-    return METHODS.get(given.method.type), type(load_method(given.method, None))
+    made = type(load_method(given.method, classify_kit.contract()))
+    return METHODS.get(given.method.type), made
+
+
+def through_head(tree: dict[str, Any], folder: Path) -> object:
+    """What a head learns from some rows, whether it is calibrated, and when it says nothing."""
+    tree = with_("method.type", "classify", tree)
+    given, out = resolved(tree, folder), Path(tempfile.mkdtemp(dir=folder))
+    loss = load_method(given.recipe.method, classify_kit.contract()).loss_sum(
+        classify_kit.moved(), classify_kit.EXAMPLES
+    )
+    prepare(given, tokenizer_folder=folder / "tokenizer", out=out)
+    made = RequestContract.read(out / "contract.json")
+    return float(loss.detach()), calibrates(given.recipe, made), made.abstain_below
 
 
 PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan
@@ -444,6 +490,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.query": ("SELECT 1", PREPARE),
     "data.train.0.input": ("{note}", PREPARE),
     "data.train.0.label": ("mood", PREPARE),
+    "data.train.0.rejected": ("part", through_rejected),
     "data.train.0.system": ("Say what it is.", PREPARE),
     "data.train.0.license": ("MIT", PREPARE),
     "data.train.0.synthetic": (True, PREPARE),
@@ -511,7 +558,15 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.canaries.seed": (1, through_canaries),
     "data.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.columns": ({"day": "date"}, through_types),
-    "method.type": ("sft", through_tables),
+    "method.type": ("classify", through_tables),
+    "method.label_smoothing": (0.1, through_head),  # that of dpo: test_train_preference.py
+    "method.focal_gamma": (2.0, through_head),
+    "method.logit_adjustment": (1.0, through_head),
+    "method.calibrate": (False, through_head),
+    "method.abstain_below": (0.9, through_head),
+    "method.loss": ("ipo", through_dpo),
+    "method.beta": (0.7, through_dpo),
+    "method.gamma": (0.2, through_simpo),
     "adapter.type": ("ia3", through_attach),
     "adapter.r": (3, through_attach),
     "adapter.alpha": (3.0, through_attach),
@@ -569,7 +624,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     ),  # what is asked for and not there refuses; test_compress_export.py makes them
     "output_dir": ("elsewhere", through_begin),
 }
-ONLY_ONE_VALUE = {"method.type"}  # as many as the table has today
+ONLY_ONE_VALUE: set[str] = set()  # keys of tables with a single entry today
 # The effect of these values is that the data is refused; test_data_formats.py has sheets and queries that are there.
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
@@ -595,8 +650,12 @@ NEEDS = {  # keys that are refused without another
     "adapter.feedforward_modules": ("adapter", {"type": "ia3", "target_modules": "all-linear"}),
     "adapter.d_initial": ("adapter.type", "vera"),
     "adapter.oft_block_size": ("adapter.type", "oft"),
+    **{key: ("method.type", "classify") for key in EFFECTS if key.startswith("method.") and key != "method.type"},
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
+    "method.loss": ("method.type", "dpo"),
+    "method.beta": ("method.type", "dpo"),
+    "method.gamma": ("method.type", "simpo"),
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
@@ -617,9 +676,19 @@ ONLY_ONE_VALUE.add("data.train.0.method")
 _USUAL: dict[Consumer, object] = {}
 
 
+PAIRED = {"data.train.0.rejected", *(key for key in EFFECTS if key.startswith("method."))}
+"""Keys that are refused for other tasks than preferences."""
+
+
+def untold(key: str) -> dict[str, Any]:
+    """The recipe that the key's other value is put into."""
+    base = paired(BASE) if key in PAIRED else BASE
+    return dict(with_(*NEEDS[key], base)) if key in NEEDS else base
+
+
 def told(key: str) -> dict[str, Any]:
     """The recipe with the key's other value, and what that value needs."""
-    base = with_(*NEEDS[key]) if key in NEEDS else BASE
+    base = untold(key)
     base = typed(base) if key in ("data.columns", "data.train.0.columns") else base
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
@@ -629,7 +698,6 @@ def told(key: str) -> dict[str, Any]:
 
 def test_every_key_is_here_and_nothing_else() -> None:
     assert sorted(EFFECTS) == sorted(leaf_keys())
-    assert len(METHODS.names()) == 1, "now there is another value: show its effect"
 
 
 @pytest.mark.parametrize("key", EFFECTS)
@@ -658,4 +726,4 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    assert (hashed(tree) == hashed(BASE)) == (key in NOT_IN_THE_HASH)
+    assert (hashed(tree) == hashed(untold(key) if key in PAIRED else BASE)) == (key in NOT_IN_THE_HASH)

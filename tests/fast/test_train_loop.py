@@ -18,8 +18,9 @@ from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Train
 from luthier.train import loop
+from luthier.train import rows as learned
 from luthier.train.batches import micro_batches
-from luthier.train.methods import load_method, sft
+from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import learning_rate
 from luthier.train.validation import Judged, Validation
@@ -144,8 +145,8 @@ def test_rows_without_a_common_start_and_identical_rows_give_the_reference_gradi
 
 def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     laid_out = []
-    real = sft.lay_out_rows
-    monkeypatch.setattr(sft, "lay_out_rows", lambda rows, **how: laid_out.append(real(rows, **how)) or laid_out[-1])
+    real = learned.lay_out_rows
+    monkeypatch.setattr(learned, "lay_out_rows", lambda rows, **how: laid_out.append(real(rows, **how)) or laid_out[-1])
     start = list(range(3, 20))
     rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 18 + [True]) for n in range(30, 34)]
     for dropout in (0.0, 0.3):
@@ -156,14 +157,14 @@ def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None
 def test_events_tell_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where it is laid out, with sharing and without, and whatever the micro-batch."""
     laid_out: list[int] = []
-    real = sft.lay_out_rows
+    real = learned.lay_out_rows
 
     def counted(rows: Any, **how: Any) -> Any:
         made = real(rows, **how)
         laid_out.append(made[0].input_ids.numel())
         return made
 
-    monkeypatch.setattr(sft, "lay_out_rows", counted)
+    monkeypatch.setattr(learned, "lay_out_rows", counted)
     start = list(range(3, 20))
     rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 17 + [True] * 2) for n in range(30, 36)]
     given = inputs_of(rows)

@@ -20,11 +20,11 @@ from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
 from luthier.models.adapters import bare
 from luthier.models.half import halve
+from luthier.models.head import has_plain_head
 from luthier.models.packing import num_laid_out
 from luthier.train import trunk as room
 from luthier.train.batches import micro_batches
 from luthier.train.dist import Ranks
-from luthier.train.methods import sft
 from luthier.train.methods.sft import Sft
 from luthier.train.trunk import OnTrunk, Trunk, learned_rows, open_trunk
 from ranks_kit import together
@@ -182,7 +182,7 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     for number, layer in enumerate(bare(model).get_decoder().layers):
         layer.register_forward_hook(lambda module, given, out, number=number: computed.append(number))
     bare(model).get_decoder()  # hooks are counted from here on
-    sft.has_plain_head(bare(model))
+    has_plain_head(bare(model))
     computed.clear()
     result = test_train_loop.run(tmp_path / "kept", model=model, method=OnTrunk(Sft(), trunk))
     assert set(computed) == set(range(FIRST, test_models_trunk.LAYERS))

@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     reply = {"name": "reply", "path": "replies.jsonl", "task": "generation", "input": "{question}", "label": "reply"}
     recipe = {
         "name": "two",
-        "model": {"name": "model"},
+        "model": {"name": str(folder / "model")},
         "objective": {"targets": {"kind.accuracy": ">= 0.05"}, "non_regression": {"general.perplexity": "<= 99x"}},
         "data": {
             "train": [

@@ -35,6 +35,8 @@ def fault_of(row: Example, contract: RequestContract) -> str:
         return "an answer's end of turn is not supervised"
     if stops[-1] != len(row.input_ids) or not 0 < row.prompt_tokens < len(row.input_ids):
         return "the row does not consist of a prompt and its answer"
+    if row.rejected_ids and row.rejected_ids[-len(end) :] != end:
+        return "the rejected answer's end of turn is not supervised"
     return ""
 
 
@@ -76,8 +78,10 @@ def supervision(shard: Shard, *, end_ids: Sequence[int], closed: bool) -> Superv
         closed: whether the answers are labels.
     """
     per_row = np.concatenate([np.zeros(0, np.int64), *(_per_row(part) for part in shard.parts())])
+    per_row = per_row + shard.rejected_lengths
     endings = [_endings(part, np.asarray(end_ids, np.int32)) for part in shard.parts()]
     stretches, ended, rows_ended = (int(sum(column)) for column in zip((0, 0, 0), *endings, strict=True))
+    rows_ended -= int((~shard.rejected_endings(end_ids)).sum())  # of a pair both answers have to end
     user, system = sum(shard.column("supervised_user")), sum(shard.column("supervised_system"))
     total, lost = int(per_row.sum()), np.asarray(shard.column("lost_tokens"), np.int64)
     by_label = Counter[str]()

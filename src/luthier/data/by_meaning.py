@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from luthier.data.dedupe import text_key
 from luthier.data.encoder import Embedder, Encoder, Floats, locate
 from luthier.data.firewall import MOST_JOINED
-from luthier.data.items import Item, Ledger, Verdict, item_text, place_beside
+from luthier.data.items import Item, Ledger, Verdict, item_text, place_beside, said_in
 from luthier.data.likeness import compared_text
 from luthier.data.meaning import Like, likest, linked, repeated_by_meaning
 from luthier.data_report import MeaningPair, MeaningReport, PairKind
@@ -118,7 +118,7 @@ class Meanings:
         for own in parts.values():
             texts = [self._text(item) for item in own]
             if not is_closed(self._contract.task):
-                answers = (text_key(item.turns[-1].content if item.turns else item.answer) for item in own)
+                answers = (text_key(said_in(item)) for item in own)
                 texts = [f"{text}\n{answer}" for text, answer in zip(texts, answers, strict=True)]
             units_ND = self._units(texts)
             with threadpool_limits(limits=self._threads, user_api="blas"):

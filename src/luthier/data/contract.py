@@ -25,6 +25,7 @@ from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, render
 from luthier.errors import ModelError, RunError
 from luthier.records import Message, RequestContract
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import fields
@@ -76,6 +77,11 @@ class Renderer:
                 way_out="use the tokenizer of the run's base model, or run `luthier prepare` again",
             )
         return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
+
+    @classmethod
+    def open_plain(cls, contract: RequestContract, tokenizer_json: Path) -> Renderer:
+        """For rendering alone, without looking for personal data."""
+        return cls(contract, open_tokenizer(tokenizer_json))
 
     def under(self, contract: RequestContract) -> Renderer:
         """The same tokenizer and detector under another contract."""
@@ -311,11 +317,21 @@ def make_contract(
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
         too_long=resolved.recipe.data.too_long,
+        **_by_head(resolved),
         **_computed(resolved),
         **tokens,
     )
     closed = set(labels)
     return with_labels(Renderer(contract, tokenizer), closed) if closed else contract
+
+
+def _by_head(resolved: ResolvedRecipe) -> dict[str, Any]:
+    """Of the recipe's method, what a request must know of it."""
+    method = resolved.recipe.method
+    facts = METHODS.entries().get(method.type)  # 'auto' is none of them
+    if facts is None or not facts.has_head:
+        return {}
+    return {"answered_by": "head", "abstain_below": getattr(method, "abstain_below", None)}
 
 
 def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import cache
 
 from luthier.data import clean
 from luthier.data.contract import Renderer
-from luthier.data.items import Item, Ledger
+from luthier.data.items import Item, Ledger, answer_of
 from luthier.data.masks import Supervision
 from luthier.data.shards import ROWS_PER_BATCH
 from luthier.records import Message, TooLong, is_closed
@@ -76,7 +76,7 @@ def _reserved(items: Sequence[Item], renderer: Renderer) -> int:
 def _lengths(items: Sequence[Item], renderer: Renderer) -> Iterable[int]:
     for start in range(0, len(items), ROWS_PER_BATCH):
         some = items[start : start + ROWS_PER_BATCH]
-        answers = [item.turns[-1].content if item.turns else item.answer for item in some]
+        answers = [answer_of(item) for item in some] + [item.rejected for item in some if item.rejected]
         yield from map(len, renderer.all_answer_ids(answers))
 
 

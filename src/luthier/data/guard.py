@@ -208,11 +208,12 @@ def _found(item: Item, column: str, text: str, key: bytes, detector: Detector) -
 
 def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
     """What is learned or asked of a row, by place; labels of a closed set are looked at by themselves."""
+    other = [("rejected", item.rejected)] if item.rejected else []
     if item.turns:
-        return [(f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)]
+        return [*((f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)), *other]
     names = fields(contract.input)
     texts = [(names[0] if contract.input == field(names[0]) else "input", item.text)]
-    return texts if is_closed(contract.task) else [*texts, ("answer", item.answer)]
+    return texts if is_closed(contract.task) else [*texts, ("answer", item.answer), *other]
 
 
 def treated(text: str, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> str:
@@ -231,6 +232,8 @@ def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms
     def treat(text: str) -> str:
         return treated(text, contract, detector, pseudonyms)
 
+    if item.rejected:
+        item.rejected = treat(item.rejected)
     if item.turns:
         item.turns = tuple(turn.model_copy(update={"content": treat(turn.content)}) for turn in item.turns)
         return

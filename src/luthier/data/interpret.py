@@ -28,11 +28,18 @@ class Fill(RowStep):
     """Column of the answer."""
     chat_column: str
     """Column of the conversations of chat rows."""
+    rejected: str = ""
+    """Column of the other answer of a preference; '' for none."""
 
     def sift(self, items: list[Item], ledger: Ledger) -> tuple[list[Item], None]:
         """Fill in text and answer, or turns, of each item; conversations that cannot be read go."""
         if not self.contract.input:
-            return ledger.sift("conversations", items, _read_turns(items, self.chat_column)), None
+            verdicts = _read_turns(items, self.chat_column)
+            if self.rejected:
+                verdicts = [
+                    old or _read_rejected(item, self.rejected) for old, item in zip(verdicts, items, strict=True)
+                ]
+            return ledger.sift("conversations", items, verdicts), None
         names, closed = fields(self.contract.input), is_closed(self.contract.task)
         for item in items:
             cells = {name: item.values.get(name) for name in names}
@@ -40,17 +47,23 @@ class Fill(RowStep):
             item.text = fill(self.contract.input, cells) if has_text else ""
             answer = as_text(item.values.get(self.label))
             item.answer = _cleaned(answer, _LABEL_TRANSFORMS) if closed else answer
+            item.rejected = as_text(item.values.get(self.rejected)) if self.rejected else ""
         return items, None
 
 
 def clean(items: Sequence[Item], contract: RequestContract, ledger: Ledger) -> list[Item]:
     """Clean the texts; rows without a text, an answer or a turn go."""
+    paired = contract.task == "preference"
+    for item in items if paired else ():
+        item.rejected = _cleaned(item.rejected, contract.transforms)
     if contract.input:
         changed = sum(_clean(item, contract, ledger) for item in items)
-        return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed)
+        return ledger.sift("clean", items, [_missing(item, paired=paired) for item in items], changed=changed)
     changed = sum(_clean_turns(item, contract) for item in items)
     empty: list[Verdict | None] = [
-        ("bad_conversation", "a turn is empty after cleaning") if not all(turn.content for turn in item.turns) else None
+        ("bad_conversation", "a turn is empty after cleaning")
+        if not all(turn.content for turn in item.turns)
+        else _missing_other(item, paired=paired)
         for item in items
     ]
     return ledger.sift("clean", items, empty, changed=changed)
@@ -84,10 +97,15 @@ def _clean(item: Item, contract: RequestContract, ledger: Ledger) -> bool:
     return True
 
 
-def _missing(item: Item) -> Verdict | None:
+def _missing(item: Item, *, paired: bool) -> Verdict | None:
     if not item.text:
         return "empty_input", "nothing is left of the input after cleaning"
-    return None if item.answer else ("empty_answer", "the answer's cell is empty")
+    return _missing_other(item, paired=paired) if item.answer else ("empty_answer", "the answer's cell is empty")
+
+
+def _missing_other(item: Item, *, paired: bool) -> Verdict | None:
+    """Of a preference; an empty cell may also mean that there never was another answer."""
+    return ("empty_rejected", "the rejected answer's cell is empty") if paired and not item.rejected else None
 
 
 def _read_turns(items: Sequence[Item], column: str) -> list[Verdict | None]:
@@ -100,6 +118,21 @@ def _read_turns(items: Sequence[Item], column: str) -> list[Verdict | None]:
         item.turns = turns
         verdicts.append(None)
     return verdicts
+
+
+def _read_rejected(item: Item, column: str) -> Verdict | None:
+    """The other answer of a conversation: a text, or a conversation that differs in its last turn only."""
+    cell = item.values.get(column)
+    if not isinstance(cell, list):
+        item.rejected = as_text(cell)
+        return None
+    turns = parse_chat(cell)
+    if isinstance(turns, str):
+        return "bad_conversation", f"{column}: {turns}"
+    if [(turn.role, turn.content) for turn in turns[:-1]] != [(turn.role, turn.content) for turn in item.turns[:-1]]:
+        return "bad_conversation", f"{column} and its counterpart differ before the last answer"
+    item.rejected = turns[-1].content
+    return None
 
 
 def _clean_turns(item: Item, contract: RequestContract) -> bool:

@@ -40,6 +40,8 @@ class Item:
     group: str = ""
     text: str = ""
     answer: str = ""
+    rejected: str = ""
+    """Of a preference: the other answer."""
     turns: tuple[Message, ...] = ()
     """Of a chat row; empty otherwise."""
     split: SplitName = "train"
@@ -64,6 +66,16 @@ class Item:
 def digest_of(text: str) -> bytes:
     """128 bits that stand for a text; among 2^32 texts two share them with probability 2^-65."""
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def answer_of(item: Item) -> str:
+    """What the row teaches: its label, its answer, or the last turn of its conversation."""
+    return item.turns[-1].content if item.turns else item.answer
+
+
+def said_in(item: Item) -> str:
+    """All that is answered in a row, for comparison with other rows: both answers of a preference."""
+    return f"{answer_of(item)}\0{item.rejected}" if item.rejected else answer_of(item)
 
 
 CANARY = "canary"

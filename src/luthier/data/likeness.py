@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.data.crew import Crew
 from luthier.data.dedupe import text_key, without_wording
-from luthier.data.items import Item, digest_of
+from luthier.data.items import Item, digest_of, said_in
 from luthier.data.near import Int64s, NearPairs, Signatures, joined, sign
 from luthier.records import RequestContract
 from luthier.spec.resolve import ResolvedRecipe
@@ -29,11 +29,7 @@ class Comparison:
     def text(self, item: Item) -> str:
         """What of a row is compared."""
         asked = compared_text(item, self.template)
-        return (
-            f"{asked}\n{text_key(item.turns[-1].content if item.turns else item.answer)}"
-            if self.with_answers
-            else asked
-        )
+        return f"{asked}\n{text_key(said_in(item))}" if self.with_answers else asked
 
 
 def leak_comparison(resolved: ResolvedRecipe, contract: RequestContract) -> Comparison | None:

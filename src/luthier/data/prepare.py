@@ -71,11 +71,13 @@ def prepare(
     flow = _open(resolved, tokenizer_folder, out=out, crew=crew or Alone(), embedder=embedder)
     reading = Reading(resolved, flow.ledger, bad=out / "quarantine.jsonl")
     parts = reading.parts(flow.part_rows)
-    chat = ""
-    if not flow.contract.input and (first := next(parts, None)):
+    entry = resolved.recipe.entry
+    chat = entry.label or ""
+    if not flow.contract.input and not chat and (first := next(parts, None)):
         chat, parts = chat_column(first), itertools.chain([first], parts)
     steps = [make_step(name, flow) for name in steps_of(resolved.recipe)]
-    facts = dict(refine(flow, [Fill(flow.contract, resolved.recipe.entry.label or "", chat), *steps], parts))
+    fill = Fill(flow.contract, entry.label or "", chat, entry.rejected or "")
+    facts = dict(refine(flow, [fill, *steps], parts))
     facts |= {**reading.facts(), **looked_at(flow.items, resolved)}
     shards = write_shards(flow, tokenizer_folder / "tokenizer.json")
     flow.items, train = [], Shard(shards["train"])
@@ -143,6 +145,7 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
         views=row_views({split: Shard(path) for split, path in shards.items()}, renderer),
         duplicates=tuple(ledger.duplicates),
         balance=balance(splits["train"].labels, resolved.recipe.train),
+        answered_by=renderer.contract.answered_by,
         end_of_turn_supervised=sum(audit.rows_ended for audit in audits) == rows_out,
         truncated_rows=sum(audit.rows_cut for audit in audits),
         license=entry.license or "unknown",

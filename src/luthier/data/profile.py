@@ -195,6 +195,7 @@ class _Reading:
     task: Task | None
     inputs: tuple[_Column, ...] = ()
     label: _Column | None = None
+    rejected: _Column | None = None
 
 
 def profile(
@@ -235,8 +236,8 @@ def _record(source: Source, columns: list[_Column], num_rows: int, faults: Fault
     part = source.parts[0] if source.parts else source
     reading = _document(columns) if READERS.get(part.format).is_document else _reading(columns)
     label = reading.label
-    taken = [*reading.inputs, *([label] if label else [])]
-    is_chat = reading.shape in ("messages", "sharegpt")
+    taken = [column for column in (*reading.inputs, label, reading.rejected) if column]
+    is_chat = _is_chat(reading)
     counts = label.values.most_common() if label and reading.shape == "text_label" else []
     return DataProfile(
         path=str(source.path),
@@ -251,6 +252,7 @@ def _record(source: Source, columns: list[_Column], num_rows: int, faults: Fault
         task=reading.task,
         input="" if is_chat else "\n\n".join(field_of(column.name) for column in reading.inputs),
         label=label.name if label else "",
+        rejected=reading.rejected.name if reading.rejected else "",
         group_by=_group([column for column in columns if column not in taken]),
         labels=_without_findings(sorted(((str(text), n) for text, n in counts), key=lambda pair: (-pair[1], pair[0]))),
         mean_input_chars=sum(column.mean_chars for column in reading.inputs),
@@ -276,10 +278,14 @@ def _without_findings(counts: Sequence[tuple[str, int]]) -> dict[str, int]:
 
 
 def _mean_answer(reading: _Reading) -> float:
-    if reading.shape in ("messages", "sharegpt"):
-        chat = reading.inputs[0]
-        return chat.answer_chars / chat.filled
-    return reading.label.mean_chars if reading.label else 0.0
+    answers = [column for column in (reading.label, reading.rejected) if column]
+    if _is_chat(reading):
+        return sum(chat.answer_chars / chat.filled for chat in answers or reading.inputs)
+    return sum(column.mean_chars for column in answers)
+
+
+def _is_chat(reading: _Reading) -> bool:
+    return bool(reading.inputs) and reading.inputs[0].kind == "messages"
 
 
 def _document(columns: Sequence[_Column]) -> _Reading:
@@ -290,8 +296,7 @@ def _document(columns: Sequence[_Column]) -> _Reading:
 def _reading(columns: Sequence[_Column]) -> _Reading:
     by_word = {column.word: column for column in columns}
     if {"chosen", "rejected"} <= by_word.keys():  # before chats, which both may be
-        prompt = _named(_PROMPT_NAMES, columns)
-        return _Reading("preference", None, (prompt,) if prompt else (), by_word["chosen"])
+        return _preference(by_word["chosen"], by_word["rejected"], _named(_PROMPT_NAMES, columns))
     for column in columns:
         if column.kind == "messages":
             return _Reading("sharegpt" if column.sharegpt * 2 > column.chats else "messages", "generation", (column,))
@@ -317,6 +322,14 @@ def _reading(columns: Sequence[_Column]) -> _Reading:
     words = {str(value).lower() for value in label.values}
     sentiment = len(words) > 1 and words <= _SENTIMENTS
     return _Reading("text_label", "sentiment" if sentiment else "classification", (text,), label)
+
+
+def _preference(chosen: _Column, rejected: _Column, prompt: _Column | None) -> _Reading:
+    """Two answers to a prompt, or two conversations that differ in their last turn."""
+    if chosen.kind == "messages":
+        return _Reading("preference", "preference", (chosen,), chosen, rejected)
+    inputs = (prompt,) if prompt is not None and prompt.kind != "messages" else ()
+    return _Reading("preference", "preference" if inputs else None, inputs, chosen, rejected)
 
 
 def _named(names: Sequence[str], columns: Sequence[_Column]) -> _Column | None:

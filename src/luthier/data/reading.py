@@ -115,8 +115,9 @@ def _check_columns(
             raise missing_column(
                 name, columns, key=f"{file}: data.train[0].input{' or data.features' * bool(computed)}"
             )
-    if entry.label and entry.label not in columns:
-        raise missing_column(entry.label, columns, key=f"{file}: data.train[0].label")
+    for key, answer in (("label", entry.label), ("rejected", entry.rejected)):
+        if answer and answer not in columns:
+            raise missing_column(answer, columns, key=f"{file}: data.train[0].{key}")
     split = resolved.recipe.data.split
     for key, column in (("group_by", split.group_by), ("by_time", split.by_time), ("column", split.column)):
         if is_train and column and column not in columns:

@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -19,7 +19,7 @@ from luthier.errors import RunError
 from luthier.records import Contamination, SplitName
 from luthier.store.files import write_atomic_file
 
-SHARD_VERSION = "shard/3"
+SHARD_VERSION = "shard/4"
 
 SCHEMA = pa.schema(
     [
@@ -36,16 +36,18 @@ SCHEMA = pa.schema(
         ("supervised_user", pa.int32()),
         ("supervised_system", pa.int32()),
         ("lost_tokens", pa.int32()),
+        ("rejected", pa.string()),
+        ("rejected_ids", pa.list_(pa.int32())),
     ],
     metadata={"luthier": SHARD_VERSION},
 )
 
 _SCALARS = (
     "line", "group", "text", "answer", "prompt_tokens", "contaminated", "made_by", "parent", "supervised_user",
-    "supervised_system", "lost_tokens",
+    "supervised_system", "lost_tokens", "rejected",
 )  # fmt: skip
 
-MARKS = ("line", "group", "text", "answer", "contaminated", "made_by", "parent", "lost_tokens")
+MARKS = ("line", "group", "text", "answer", "contaminated", "made_by", "parent", "lost_tokens", "rejected")
 """Columns of what is known of a row beside its tokens; an item has attributes of these names."""
 
 ROWS_PER_BATCH = 4096
@@ -82,6 +84,20 @@ class Example:
     """Of the supervised tokens, those of the system's turn."""
     lost_tokens: int = 0
     """Tokens that were cut out of the text, so that the row fits."""
+    rejected: str = ""
+    """Of a pair: the answer that was not preferred, without end of turn; `answer` is the other one."""
+    rejected_ids: list[int] = field(default_factory=list)
+    """Of a pair: what stands after the prompt there, all of it supervised."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the row; of a pair, of the prompt and both answers."""
+        return len(self.input_ids) + len(self.rejected_ids)
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that are learned from; the first of a row has nothing before it."""
+        return sum(self.supervised[1:]) + len(self.rejected_ids)
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -111,7 +127,7 @@ class ShardWriter:
     def flush(self) -> None:
         """Write what is held."""
         if self._rows:
-            columns = [pa.array([getattr(row, field.name) for row in self._rows], field.type) for field in SCHEMA]
+            columns = [pa.array([getattr(row, one.name) for row in self._rows], one.type) for one in SCHEMA]
             self._file.write_batch(pa.record_batch(columns, schema=SCHEMA))
             self._rows.clear()
 
@@ -146,9 +162,15 @@ def write_shard(path: Path, examples: Iterable[Example]) -> None:
 
 
 def pairs_batch(
-    marks: Mapping[str, Sequence[Any]], prompt_ids: Sequence[Sequence[int]], answer_ids: Sequence[Sequence[int]]
+    marks: Mapping[str, Sequence[Any]],
+    prompt_ids: Sequence[Sequence[int]],
+    answer_ids: Sequence[Sequence[int]],
+    rejected_ids: Sequence[Sequence[int]] | None = None,
 ) -> pa.RecordBatch:
-    """N rows of a prompt and an answer that is supervised as a whole, as they stand in a shard; `marks` are `MARKS`."""
+    """N rows of a prompt and an answer that is supervised as a whole, as they stand in a shard; `marks` are `MARKS`.
+
+    Of pairs there are the ids of the other answers too.
+    """
     lengths_N2 = np.array([[len(prompt), len(answer)] for prompt, answer in zip(prompt_ids, answer_ids, strict=True)])
     lengths_N2 = lengths_N2.reshape(-1, 2).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths_N2.sum(axis=1))]).astype(np.int32)
@@ -162,8 +184,9 @@ def pairs_batch(
         "supervised_system": pa.array(np.zeros(len(lengths_N2), np.int32)),
         "input_ids": pa.ListArray.from_arrays(offsets, ids),
         "supervised": pa.ListArray.from_arrays(offsets, supervised),
+        "rejected_ids": pa.array(rejected_ids or [[]] * len(lengths_N2), SCHEMA.field("rejected_ids").type),
     }
-    return pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
+    return pa.record_batch([columns[one.name] for one in SCHEMA], schema=SCHEMA)
 
 
 def distribute(sources: Sequence[Path], paths: Mapping[SplitName, Path], splits: Sequence[SplitName | None]) -> None:
@@ -204,6 +227,8 @@ class _Batch(NamedTuple):
     ids: NDArray[np.int32]
     supervised: pa.BooleanArray
     offsets: NDArray[np.int32]
+    rejected_ids: NDArray[np.int32]
+    rejected_offsets: NDArray[np.int32]
 
 
 class Shard(Sequence[Example]):
@@ -261,10 +286,26 @@ class Shard(Sequence[Example]):
         parts = [np.diff(batch.offsets) for batch in self._columns]
         return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int64)
 
+    @functools.cached_property
+    def rejected_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row's other answer, 0 where it is no pair; shape [N]."""
+        parts = [np.diff(batch.rejected_offsets) for batch in self._columns]
+        return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int64)
+
     @property
     def supervised_tokens(self) -> int:
-        """Supervised tokens of all rows."""
-        return sum(int(batch.supervised.true_count) for batch in self._columns)
+        """Supervised tokens of all rows, those of the other answers of pairs included."""
+        own = sum(int(batch.supervised.true_count) for batch in self._columns)
+        return own + int(self.rejected_lengths.sum())
+
+    def rejected_endings(self, end: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether each row's other answer ends with `end`; true where it is no pair. Shape [N]."""
+        found = [
+            start == stop or batch.rejected_ids[max(start, stop - len(end)) : stop].tolist() == list(end)
+            for batch in self._columns
+            for start, stop in itertools.pairwise(batch.rejected_offsets.tolist())
+        ]
+        return np.array(found, dtype=np.bool_)
 
     def parts(self) -> Iterator[Part]:
         """Tokens of all rows, some rows at a time; ids are not copied."""
@@ -282,14 +323,18 @@ class Shard(Sequence[Example]):
         start, end = int(batch.offsets[place]), int(batch.offsets[place + 1])
         supervised = batch.supervised.slice(start, end - start).to_pylist()
         ids = batch.ids[start:end].tolist()
-        return Example(line, group, text, answer, prompt_tokens, ids, supervised, *marks)
+        first, last = int(batch.rejected_offsets[place]), int(batch.rejected_offsets[place + 1])
+        rejected_ids = batch.rejected_ids[first:last].tolist()
+        return Example(line, group, text, answer, prompt_tokens, ids, supervised, *[*marks, rejected_ids])
 
 
 def _columns(batch: pa.RecordBatch) -> _Batch:
-    ids, supervised = batch.column("input_ids"), batch.column("supervised")
+    ids, supervised, rejected = (batch.column(name) for name in ("input_ids", "supervised", "rejected_ids"))
     return _Batch(
         tuple(batch.column(name) for name in _SCALARS),
         ids.values.to_numpy(zero_copy_only=True),
         supervised.values,
         ids.offsets.to_numpy(zero_copy_only=True),
+        rejected.values.to_numpy(zero_copy_only=True),
+        rejected.offsets.to_numpy(zero_copy_only=True),
     )

@@ -104,7 +104,11 @@ def completed(renderer: Renderer, train: Shard) -> RequestContract:
     contract = renderer.contract
     if is_closed(contract.task):
         answers = zip(train.column("answer"), train.column("made_by"), strict=True)
-        return with_labels(renderer, {answer for answer, made_by in answers if made_by != CANARY})
+        rows = Counter(answer for answer, made_by in answers if made_by != CANARY)
+        made = with_labels(renderer, rows)
+        if made.answered_by == "head":
+            made = made.model_copy(update={"label_rows": tuple(rows[label] for label in made.labels)})
+        return made
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     return contract.model_copy(
         update={"max_new_tokens": min(max(int(longest), SHORTEST_OPEN_ANSWER), contract.max_length // 2)}

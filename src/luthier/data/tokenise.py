@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier import __version__
 from luthier.data.audit import Faults, fault_of, supervision
@@ -154,6 +155,9 @@ class RenderPart:
             except (DataError, ModelError) as error:
                 made.verdicts[place] = ("template", f"{error.what}; {error.way_out}")
                 continue
+            if verdict := _alike(example.input_ids[example.prompt_tokens :], example.rejected_ids):
+                made.verdicts[place] = verdict
+                continue
             room = self.contract.max_prompt_tokens
             if room is not None and example.prompt_tokens > room:
                 # The server would cut this prompt, so nothing may be learned from it uncut.
@@ -162,26 +166,32 @@ class RenderPart:
                     f"its prompt has {example.prompt_tokens} tokens, there is room for {room}",
                 )
                 continue
-            if self._fits(place, max(len(example.input_ids), example.prompt_tokens + self.longest), made):
+            longest = max(self.longest, len(example.rejected_ids))
+            if self._fits(place, max(len(example.input_ids), example.prompt_tokens + longest), made):
                 if fault := fault_of(example, self.contract):
                     made.faults[place] = fault
                 writer.add(example)
 
     def _write_pairs(self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart) -> None:
         prompts = renderer.all_prompt_ids([row.text for row in rows])
-        answers = _answer_ids(rows, renderer)
+        answers = _answer_ids([row.answer for row in rows], renderer)
+        paired = self.contract.task == "preference"
+        others = _answer_ids([row.rejected for row in rows], renderer) if paired else [[] for _ in rows]
         room = self.contract.max_prompt_tokens
         kept = []
-        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            if room is not None and len(prompt) > room:
+        for place, (prompt, answer, other) in enumerate(zip(prompts, answers, others, strict=True)):
+            if verdict := _alike(answer, other):
+                made.verdicts[place] = verdict
+            elif room is not None and len(prompt) > room:
                 made.verdicts[place] = ("too_long", f"its prompt has {len(prompt)} tokens, there is room for {room}")
-            elif self._fits(place, len(prompt) + max(len(answer), self.longest), made):
+            elif self._fits(place, len(prompt) + max(len(answer), len(other), self.longest), made):
                 kept.append(place)
         for place in kept:
-            if fault := _fault_of_pair(prompts[place], answers[place], self.contract):
+            if fault := _fault_of_pair(prompts[place], answers[place], others[place], self.contract):
                 made.faults[place] = fault
         marks = {name: [getattr(rows[place], name) for place in kept] for name in MARKS}
-        writer.add_batch(pairs_batch(marks, [prompts[place] for place in kept], [answers[place] for place in kept]))
+        columns = [[part[place] for place in kept] for part in (prompts, answers, others)]
+        writer.add_batch(pairs_batch(marks, *columns))
 
     def _fits(self, place: int, length: int, made: RenderedPart) -> bool:
         most = self.contract.max_length
@@ -192,20 +202,28 @@ class RenderPart:
         return False
 
 
-def _fault_of_pair(prompt: Sequence[int], answer: Sequence[int], contract: RequestContract) -> str:
-    """As `fault_of`, for a row whose answer is supervised as a whole and stands at its end."""
+def _alike(answer: Sequence[int], rejected: Sequence[int]) -> Verdict | None:
+    """Of two answers that read the same, neither is preferred; redaction may have made them so."""
+    return ("equal_answers", "both answers read the same") if rejected and answer == rejected else None
+
+
+def _fault_of_pair(
+    prompt: Sequence[int], answer: Sequence[int], rejected: Sequence[int], contract: RequestContract
+) -> str:
+    """As `fault_of`, for a row whose answers are supervised as a whole and stand at its end."""
     end = list(contract.end_of_turn_ids)
-    if prompt and answer and answer[-len(end) :] == end:
+    if prompt and answer and answer[-len(end) :] == end and (not rejected or rejected[-len(end) :] == end):
         return ""
     supervised = [False] * len(prompt) + [True] * len(answer)
-    return fault_of(Example(0, "", "", "", len(prompt), [*prompt, *answer], supervised), contract)
+    row = Example(0, "", "", "", len(prompt), [*prompt, *answer], supervised, rejected_ids=list(rejected))
+    return fault_of(row, contract)
 
 
-def _answer_ids(rows: Sequence[Item], renderer: Renderer) -> list[list[int]]:
+def _answer_ids(answers: Sequence[str], renderer: Renderer) -> list[list[int]]:
     """Ids of each answer, which are worked out once where answers are few."""
-    answers = list(dict.fromkeys(row.answer for row in rows))
-    ids = dict(zip(answers, renderer.all_answer_ids(answers), strict=True))
-    return [ids[row.answer] for row in rows]
+    distinct = list(dict.fromkeys(answers))
+    ids = dict(zip(distinct, renderer.all_answer_ids(distinct), strict=True))
+    return [ids[answer] for answer in answers]
 
 
 @functools.lru_cache(maxsize=1)
@@ -215,6 +233,9 @@ def _open(contract_json: str, tokenizer: Path) -> Renderer:
 
 def _conversation(item: Item, renderer: Renderer, asked: Supervision) -> Example:
     turns = item.turns or (*renderer.messages(item.text), Message(role="assistant", content=item.answer))
+    paired = renderer.contract.task == "preference"
+    if paired:  # of which the last answers alone are compared
+        turns = (*(turn.model_copy(update={"weight": 0}) for turn in turns[:-1]), turns[-1])
     masked = mask(renderer, renderer.with_system(turns), asked)
     return Example(
         line=item.line,
@@ -230,20 +251,27 @@ def _conversation(item: Item, renderer: Renderer, asked: Supervision) -> Example
         supervised_user=masked.learned["user"],
         supervised_system=masked.learned["system"],
         lost_tokens=item.lost_tokens,
+        rejected=item.rejected,
+        rejected_ids=renderer.answer_ids(item.rejected) if paired else [],
     )
 
 
 def split_reports(shards: Mapping[SplitName, Path], contract: RequestContract) -> dict[SplitName, SplitReport]:
     """Counts of each split."""
-    longest = max(max(Shard(path).lengths, default=0) for path in shards.values())
+    longest = max(max(_lengths(Shard(path)), default=0) for path in shards.values())
     return {split: _split_report(path, contract, longest=int(longest)) for split, path in shards.items()}
+
+
+def _lengths(shard: Shard) -> NDArray[np.int64]:
+    """Tokens of each row, those of both answers of a pair."""
+    return shard.lengths + shard.rejected_lengths
 
 
 def _split_report(path: Path, contract: RequestContract, *, longest: int) -> SplitReport:
     """Lengths are in tokens, percentiles by nearest rank."""
     shard = Shard(path)
-    counts, _ = np.histogram(shard.lengths, bins=LENGTH_BINS, range=(0, max(1, longest)))
-    lengths = sorted(shard.lengths.tolist())
+    counts, _ = np.histogram(_lengths(shard), bins=LENGTH_BINS, range=(0, max(1, longest)))
+    lengths = sorted(_lengths(shard).tolist())
     closed = is_closed(contract.task)
     columns = zip(shard.column("answer"), shard.column("made_by"), strict=True) if closed else ()
     labels = Counter(answer for answer, made_by in columns if made_by != CANARY)

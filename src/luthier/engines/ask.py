@@ -12,10 +12,15 @@ from luthier.data.features import input_columns
 from luthier.data.inputs import as_text
 from luthier.data.json_values import parse_row
 from luthier.data.read import Row
-from luthier.engines.protocol import Engine
-from luthier.errors import UserError
+from luthier.engines.protocol import Engine, HeadEngine
+from luthier.errors import RunError, UserError
 from luthier.records import Answer, Message, RequestContract
 from luthier.spec.template import fields
+
+
+def in_words(contract: RequestContract) -> RequestContract:
+    """The same question to a model without a head: labels are scored as words, and one is always given."""
+    return contract.model_copy(update={"answered_by": "words", "label_rows": (), "abstain_below": None})
 
 
 class Asker:
@@ -128,6 +133,8 @@ class Asker:
                 log_mass=None,
                 greedy_label=None,
             )
+        if self.contract.answered_by == "head":
+            return self._by_head(prompt, lost)
         found = self.engine.score(prompt, self._label_ids)
         scores = np.asarray([score.logprob for score in found], dtype=np.float64)
         written = [label for label, score in zip(self.contract.labels, found, strict=True) if score.is_greedy]
@@ -144,6 +151,29 @@ class Asker:
             lost_tokens=lost,
             log_mass=float(scores[best] + np.log(weights.sum())),
             greedy_label=written[0] if written else "",  # at most one: the end of turn makes labels prefix-free
+        )
+
+    def _by_head(self, prompt: Sequence[int], lost: int) -> Answer:
+        if not isinstance(self.engine, HeadEngine):
+            raise RunError(
+                f"engine {self.engine.name!r} has no classification head, and this version's labels are chosen by one",
+                way_out="serve its adapter or its merged weights with transformers",
+            )
+        scores = self.engine.class_logits(prompt).astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        probabilities = weights / weights.sum()
+        best = int(probabilities.argmax())
+        label, bar = self.contract.labels[best], self.contract.abstain_below
+        return Answer(
+            text=label,
+            label=label,
+            probabilities={name: float(p) for name, p in zip(self.contract.labels, probabilities, strict=True)},
+            prompt_tokens=len(prompt),
+            answer_tokens=len(self._label_ids[best]),
+            lost_tokens=lost,
+            log_mass=None,
+            greedy_label=None,
+            abstained=bar is not None and float(probabilities[best]) < bar,
         )
 
     def _generate(self, prompt: Sequence[int]) -> tuple[str, int]:

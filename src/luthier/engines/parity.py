@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from luthier.engines.protocol import LogitsEngine
+from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.records import Golden, ParityCheck, RequestContract
 
 _MAX_GREEDY = 16  # tokens of greedy text that are compared
 
 
 def check_parity(
-    reference: LogitsEngine,
-    candidate: LogitsEngine,
+    reference: LogitsEngine | HeadEngine,
+    candidate: LogitsEngine | HeadEngine,
     goldens: Sequence[Golden],
     *,
     contract: RequestContract,
@@ -23,6 +23,9 @@ def check_parity(
     bound: float,
 ) -> ParityCheck:
     """Compare `candidate` with `reference` on every golden prompt.
+
+    Where a head chooses the labels, its scores and the chosen label are compared; else all next-token scores and the
+    greedy text.
 
     Args:
         reference: what was trained.
@@ -37,14 +40,23 @@ def check_parity(
     """
     limit = min(contract.max_new_tokens, _MAX_GREEDY)
 
+    def asked(engine: LogitsEngine | HeadEngine, ids: list[int]) -> tuple[np.ndarray, object]:
+        """Scores, and what follows from them."""
+        if contract.answered_by == "head":
+            assert isinstance(engine, HeadEngine)
+            scores = engine.class_logits(ids)
+            return scores, f"label {contract.labels[int(scores.argmax())]!r}"
+        writer = cast(LogitsEngine, engine)
+        return writer.logits(ids), writer.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
+
     def compare(golden: Golden) -> _Compared:
         text, ids = encode(golden.text)
         if text != golden.prompt or tuple(ids) != golden.prompt_ids:
             return _Compared(False, 0.0, False, _text_difference(golden, text, ids))
-        error = _relative_error(reference.logits(ids), candidate.logits(ids))
-        said = reference.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
-        says = candidate.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
-        problem = "" if said == says else f"golden {golden.name!r}: greedy ids {says}, expected {said}"
+        (expected, said), (found, says) = asked(reference, ids), asked(candidate, ids)
+        error = _relative_error(expected, found)
+        what = "" if contract.answered_by == "head" else "greedy ids "
+        problem = "" if said == says else f"golden {golden.name!r}: {what}{says}, expected {said}"
         if not error <= bound:
             problem = f"golden {golden.name!r}: logits differ by {error:.2e} of the largest, bound {bound:.0e}"
         return _Compared(True, error, said == says, problem)
@@ -59,6 +71,7 @@ def check_parity(
         greedy_equal=sum(one.greedy_equal for one in compared),
         passed=bool(goldens) and not problem,
         first_difference=problem or ("" if goldens else "there is no golden prompt to compare"),
+        answered_by=contract.answered_by,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,23 @@ class Engine(Protocol):
         Every question of evaluation, `predict` and the server goes this way, so that the same is computed in the same
         way. An error of `function` is raised at its item's turn.
         """
+        ...
+
+
+@runtime_checkable
+class HeadEngine(Protocol):
+    """An engine whose model may have a classification head."""
+
+    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Score of each label after the prompt, in the order of the contract's labels; [C].
+
+        Raises:
+            ModelError: the model has no head.
+        """
+        ...
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """See `Engine`."""
         ...
 
 

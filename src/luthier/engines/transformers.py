@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from luthier.engines.protocol import Item, Result, Score
+from luthier.errors import ModelError
 from luthier.models.adapters import bare
 from luthier.models.base import load_base
+from luthier.models.classifier import class_scores
 from luthier.models.forward import forward_logits
 from luthier.models.packing import Segment, lay_out, lay_out_rows
 from luthier.models.tuned import can_switch_off, load_tuned
@@ -50,6 +52,7 @@ class TransformersEngine:
 
     def without_adapter(self) -> TransformersEngine:
         """The base under the same weights: this model with its adapter switched off while it is asked."""
+        assert can_switch_off(self.whole), "the base is not under these weights; see `base_and_tuned`"
         return _WithoutAdapter(self.whole)
 
     @torch.inference_mode()
@@ -106,6 +109,14 @@ class TransformersEngine:
         keep = torch.arange(len(ids), device=self.device)
         scores: NDArray[np.float32] = forward_logits(self.model, layout, keep).float().cpu().numpy()
         return scores
+
+    @torch.inference_mode()
+    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Scores of the labels by the model's head; [C]."""
+        layout = lay_out([Segment(prompt_ids)])
+        scores = class_scores(self.model, layout, torch.tensor([len(prompt_ids) - 1]))
+        found: NDArray[np.float32] = scores[0].cpu().numpy()
+        return found
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results in order; no more than can be computed at once are under way, so that other callers get their turn.
@@ -174,3 +185,7 @@ class _WithoutAdapter(TransformersEngine):
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         with self._adapter_off():
             return super().logits(ids)
+
+    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Refused: a head was learned, so the base has none."""
+        raise ModelError("the base has no classification head", way_out="ask it in words, see `in_words`")

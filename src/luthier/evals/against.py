@@ -89,7 +89,8 @@ def read_tuned(stored: Stored) -> Observed:
     sizes = {len(part) for part in (probabilities, greedy) if part}
     if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
         raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=way_out)
-    return Observed(tuple(row.answer for row in stored.test), predicted, probabilities, greedy)
+    prefers = stored.contract.task == "preference"
+    return Observed(tuple(row.answer for row in stored.test), predicted, probabilities, greedy, prefers=prefers)
 
 
 def _refuse_other_items(one: Stored, other: Stored) -> None:
@@ -117,10 +118,10 @@ def _refuse_other_items(one: Stored, other: Stored) -> None:
     raise RunError(f"{pair}: {'; '.join(said) or 'their test rows stand in another order'}", way_out=way_out)
 
 
-def _items(test: Sequence[Example]) -> list[tuple[int, str, str]]:
-    return [(row.line, row.text, row.answer) for row in test]
+def _items(test: Sequence[Example]) -> list[tuple[int, str, str, str]]:
+    return [(row.line, row.text, row.answer, row.rejected) for row in test]
 
 
-def _lines(rows: Counter[tuple[int, str, str]]) -> list[str]:
-    lines = sorted(line for line, _, _ in rows)
+def _lines(rows: Counter[tuple[int, str, str, str]]) -> list[str]:
+    lines = sorted(line for line, *_ in rows)
     return [*map(str, lines[:_SHOWN]), *(["..."] if len(lines) > _SHOWN else [])]

@@ -13,7 +13,7 @@ from luthier.evals.intervals import Bootstrap, holm
 from luthier.evals.metric import load_metric
 from luthier.evals.metrics import exact_match
 from luthier.evals.observed import Observed
-from luthier.records import ClassScore, Difference, Interval, Mistake
+from luthier.records import ClassScore, Coverage, Difference, Interval, Mistake
 from luthier.spec.plugins import METRICS
 
 MISTAKES_KEPT = 200
@@ -25,6 +25,10 @@ def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
     metrics = {}
     for name in _measurable(observed):
         metric = load_metric(name)
+        if name == "answered_accuracy":
+            share = sum(observed.answered) / len(observed.answered)
+            metrics[name] = bootstrap.proportion(metric.statistics(observed), metric.value, share_of=share)
+            continue
         ask = bootstrap.proportion if METRICS.get(name).is_proportion else bootstrap.interval
         metrics[name] = ask(metric.statistics(observed), metric.value)
     if observed.probabilities and observed.free_text:
@@ -112,8 +116,29 @@ def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, 
     return tuple(found[:MISTAKES_KEPT])
 
 
+THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def coverage(observed: Observed) -> tuple[Coverage, ...]:
+    """What would be answered, and how well, at some thresholds of the chosen label's probability.
+
+    The curve of Geifman & El-Yaniv (2017, arXiv 1705.08500, section 2), by thresholds instead of ranks.
+    """
+    pairs = zip(observed.probabilities, observed.predicted, strict=True)
+    sure = np.array([probabilities[label] for probabilities, label in pairs])
+    found = []
+    for threshold in THRESHOLDS if sure.size else ():
+        given = sure >= threshold
+        accuracy = float(observed.correct[given].mean()) if given.any() else None
+        found.append(Coverage(threshold=threshold, coverage=float(given.mean()), accuracy=accuracy))
+    return tuple(found)
+
+
 def _measurable(observed: Observed) -> list[str]:
     """Names of the metrics for which the needed fields were observed; the main metric of the task first."""
+    if observed.prefers:
+        named = {"preference_margin": observed.leads, "perplexity": observed.answer_tokens}
+        return ["preference_accuracy", *(name for name, part in named.items() if part.size)]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy"]
@@ -121,9 +146,15 @@ def _measurable(observed: Observed) -> list[str]:
         names.append("exact_match")
     if observed.answer_tokens.size:
         names.append("perplexity")
+    if observed.probabilities:
+        names += ["log_loss", "calibration_error"]
+    if observed.answered:
+        names += ["coverage", "answered_accuracy"]
     return names
 
 
 def _correctness_metric(tuned: Observed) -> str:
     """The metric that counts right answers, which the paired test compares."""
+    if tuned.prefers:
+        return "preference_accuracy"
     return "accuracy" if tuned.probabilities else "exact_match"

@@ -17,13 +17,16 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.evals.baselines import BASELINES
-from luthier.evals.compare import class_scores, confusion, differences, metrics_of, mistakes, points_of
+from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.observed import Floats, Observed
+from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
+from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
 from luthier.records import AllItems, EvalReport, GeneralText, RequestContract, SystemScore
+from luthier.spec.plugins import Reward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
 
@@ -33,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 GeneralLosses = tuple[Floats, Floats]
 """Of base and tuned model: `paragraph_losses`."""
 
-SystemName = Literal["majority", "tfidf_logreg", "base", "tuned"]
+SystemName = Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
 _TITLES: dict[SystemName, str] = {"base": "base model, not tuned", "tuned": "tuned model"}
 
 
@@ -49,6 +52,8 @@ class Material:
     general_source: str
     data_sha256: str
     weights_sha256: str
+    reward: Reward = ""
+    """By what the tuned model prefers an answer; '' where it was taught no preferences."""
     general: GeneralLosses | None = None
     """Of both models on the general text, where another task of the run has asked them already."""
 
@@ -79,7 +84,8 @@ def evaluate(
 
     Args:
         material: data, texts and hashes.
-        base: the original model behind the same contract.
+        base: the original model behind the same contract, or, where the contract is for a head, which it lacks, asked
+            in words. How well it writes is then not compared.
         tuned: the tuned one.
         settings: resolved `evaluate` section; nothing may be open.
         seed: of the resamples.
@@ -105,8 +111,13 @@ def evaluate(
     refuse_short_text(base, material.general_text, source=material.general_source)
     baselines, resamples, level = _resolved(settings)
     started = clock()
-    systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
-    systems += [_ask("base", base, material, progress, clock), _ask("tuned", tuned, material, progress, clock)]
+    if material.contract.task == "preference":
+        _refuse_baselines(baselines, material.contract, ("length", "base"))
+        systems = _preferences(material, base, tuned, baselines, progress, clock)
+    else:
+        _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
+        systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
+        systems += [_ask("base", base, material, progress, clock), _ask("tuned", tuned, material, progress, clock)]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
@@ -131,9 +142,9 @@ def ask_general(base: Asker, tuned: Asker, text: str, progress: Progress) -> Gen
 
 def _all_items(systems: Sequence[_System], num_clean: int) -> AllItems | None:
     """What the tuned model would score if the items that training has seen counted too."""
-    observed = next(system.observed for system in systems if system.name == "tuned")
-    num_items = len(observed.expected)
-    return AllItems(num_items=num_items, metrics=points_of(observed)) if num_items > num_clean else None
+    seen = next(system.observed for system in systems if system.name == "tuned")
+    num_items = len(seen.expected)
+    return AllItems(num_items=num_items, metrics=points_of(seen)) if num_items > num_clean else None
 
 
 def _report(
@@ -145,7 +156,7 @@ def _report(
     bootstrap: Bootstrap,
     elapsed: Callable[[], float],
 ) -> EvalReport:
-    observed: dict[str, Observed] = {system.name: system.observed for system in systems}
+    seen: dict[str, Observed] = {system.name: system.observed for system in systems}
     scores = tuple(
         SystemScore(
             system=system.name,
@@ -155,7 +166,7 @@ def _report(
         )
         for system in systems
     )
-    compared = differences(observed, bootstrap)
+    compared = differences(seen, bootstrap)
     labels = material.contract.labels
     return EvalReport(
         name=material.contract.name,
@@ -166,10 +177,11 @@ def _report(
         with_contaminated=with_contaminated,
         systems=scores,
         differences=compared,
-        classes=class_scores(observed["tuned"], labels),
+        classes=class_scores(seen["tuned"], labels),
         labels=labels,
-        confusion=confusion(observed["tuned"], labels),
-        mistakes=mistakes(observed["tuned"], material.test),
+        confusion=confusion(seen["tuned"], labels),
+        mistakes=mistakes(seen["tuned"], material.test),
+        coverage=coverage(seen["tuned"]) if material.contract.answered_by == "head" else (),
         general=general,
         headline=headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels)),
         resamples=bootstrap.resamples,
@@ -188,14 +200,21 @@ def _resolved(settings: Evaluate) -> tuple[tuple[str, ...], int, float]:
     return settings.baselines, settings.resamples, settings.level
 
 
+def _refuse_baselines(given: Sequence[str], contract: RequestContract, fitting: Sequence[str]) -> None:
+    """Some need a closed set of labels, others two answers to choose between."""
+    odd = [name for name in given if name not in fitting]
+    if odd:
+        needs = "chooses between two answers" if odd[0] == "length" else "predicts labels"
+        lacks = "has none" if odd[0] == "length" else "has no closed set"
+        raise DataError(
+            f"evaluate.baselines: {odd[0]!r} {needs}, and {contract.task} {lacks}",
+            way_out=f"set evaluate.baselines: [{', '.join(sorted(fitting, key='base'.__eq__))}]",
+        )
+
+
 def _baseline(
     name: Literal["majority", "tfidf_logreg"], material: Material, progress: Progress, clock: Callable[[], float]
 ) -> _System:
-    if not material.contract.labels:
-        raise DataError(
-            f"evaluate.baselines: {name!r} predicts labels, and {material.contract.task} has no closed set",
-            way_out="set evaluate.baselines: [base]",
-        )
     started = clock()
     progress(f"baseline {name}", 0, 1)
     made = BASELINES[name](material.train, material.validation, material.test)
@@ -208,8 +227,43 @@ def _ask(
     name: Literal["base", "tuned"], asker: Asker, material: Material, progress: Progress, clock: Callable[[], float]
 ) -> _System:
     started = clock()
-    observed = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
-    return _System(name, _TITLES[name], observed, clock() - started)
+    said = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
+    if material.contract.answered_by == "head":
+        nothing = np.empty(0, dtype=np.float64)
+        said = replace(said, free_text=(), answer_nll=nothing, answer_tokens=nothing)
+    return _System(name, _TITLES[name], said, clock() - started)
+
+
+def _preferences(
+    material: Material,
+    base: Asker,
+    tuned: Asker,
+    baselines: Sequence[str],
+    progress: Progress,
+    clock: Callable[[], float],
+) -> list[_System]:
+    """Which answer of each pair is preferred: by length, by the base in two ways, and by the tuned model."""
+    test, systems = material.test, list[_System]()
+    if "length" in baselines:
+        started = clock()
+        made = length_baseline(material.train, test)
+        systems.append(_System("length", made.title, made.observed, clock() - started))
+    started = clock()
+    before = read_pairs(base, test, tick=_titled(progress, _TITLES["base"]))
+    took, started = clock() - started, clock()
+    after = read_pairs(tuned, test, tick=_titled(progress, _TITLES["tuned"]))
+    leads = margins(after, material.reward, before)
+    return [
+        *systems,
+        _System("base", BASE_TITLE, _without_leads(observed(test, margins(before, "sum"), before)), took),
+        _System("base_per_token", PER_TOKEN_TITLE, observed(test, margins(before, "per_token")), took),
+        _System("tuned", REWARD_TITLES[material.reward], observed(test, leads, after), clock() - started),
+    ]
+
+
+def _without_leads(seen: Observed) -> Observed:
+    """Its nats are others than those of a tuned model's reward, so their difference would say nothing."""
+    return replace(seen, leads=seen.leads[:0])
 
 
 def _titled(progress: Progress, what: str) -> Callable[[int, int], None]:
@@ -230,7 +284,7 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
     seen = {system.name: system.observed for system in systems}
     lines = []
     for index, example in enumerate(test):
-        line = {
+        line: dict[str, object] = {
             "line": example.line,
             "expected": example.answer,
             "contaminated": example.contaminated,
@@ -239,6 +293,10 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
             # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.
             "greedy": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
         }
+        if any(said.answered for said in seen.values()):
+            line["abstained"] = [name for name, said in seen.items() if said.answered and not said.answered[index]]
+        leads = {name: float(said.leads[index]) for name, said in seen.items() if said.leads.size}
+        line |= {"leads": leads} if leads else {}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomic(path, "".join(lines))
 

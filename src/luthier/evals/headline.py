@@ -6,11 +6,17 @@ from collections.abc import Sequence
 
 from luthier.records import Difference, Interval, SystemScore
 
-WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
+WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match", "preference_accuracy": "preference accuracy"}
+BASELINES = {
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "length": "Choosing by length alone",
+    "base_per_token": "The base model, by likelihood a token,",
+}
+"""What stands in the first line where it beats the tuned model."""
 
 
 def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool) -> str:
-    """One sentence about the tuned model; where TF-IDF reaches more, the sentence is about that.
+    """One sentence about the tuned model; where a baseline reaches more, the sentence is about that.
 
     Args:
         systems: with 'tuned' and 'base' among them.
@@ -19,27 +25,39 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         closed: whether labels were chosen; macro-F1 is then the main metric, exact match otherwise.
     """
     metric = "macro_f1" if closed else "exact_match"
+    if any("preference_accuracy" in system.metrics for system in systems):
+        metric = "preference_accuracy"
     word = WORDS[metric]
-    values = {system.system: system.metrics[metric] for system in systems if metric in system.metrics}
+    values: dict[str, Interval] = {one.system: one.metrics[metric] for one in systems if metric in one.metrics}
     gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}
     tuned = values["tuned"]
-    linear = values.get("tfidf_logreg")
-    if linear is not None and linear.point > tuned.point:
-        shown = "a difference that" + (" the intervals show" if gaps["tfidf_logreg"].high < 0 else " may be chance")
+    best = max((name for name in BASELINES if name in values), key=lambda name: values[name].point, default="")
+    if best and values[best].point > tuned.point:
+        shown = "a difference that" + (" the intervals show" if gaps[best].high < 0 else " may be chance")
         return (
-            f"TF-IDF + logistic regression beats the tuned model on {num_items} test items: "
-            f"{word} {_show(linear)} against {_show(tuned)}, {shown}."
+            f"{BASELINES[best]} beats the tuned model on {num_items} test items: "
+            f"{word} {_show(values[best])} against {_show(tuned)}, {shown}."
         )
     sentence = (
         f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
         f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
     )
-    return sentence + ("" if closed else _perplexity(systems, differences)) + "."
+    return sentence + (_labelled(systems) if closed else _perplexity(systems, differences)) + "."
+
+
+def _labelled(systems: Sequence[SystemScore]) -> str:
+    """Of a version that may abstain, what it labels; macro-F1 counts what it would have said elsewhere."""
+    tuned = next(system.metrics for system in systems if system.system == "tuned")
+    if "coverage" not in tuned:
+        return ""
+    return (
+        f"; it labels {tuned['coverage'].point:.3f} of the items, {_show(tuned['answered_accuracy'])} of them rightly"
+    )
 
 
 def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference]) -> str:
     """Free answers are seldom equal to the letter, so their likelihood belongs in the sentence."""
-    values = {system.system: system.metrics["perplexity"].point for system in systems}
+    values = {one.system: one.metrics["perplexity"].point for one in systems if "perplexity" in one.metrics}
     gap = next(gap.interval for gap in differences if (gap.metric, gap.against) == ("perplexity", "base"))
     return (
         f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "

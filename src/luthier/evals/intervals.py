@@ -52,15 +52,19 @@ class Bootstrap:
         self.level = level
         self._seed = int(rng.integers(2**63))
 
-    def proportion(self, statistics: Floats, value: Value) -> Interval:
+    def proportion(self, statistics: Floats, value: Value, *, share_of: float = 1.0) -> Interval:
         """Interval of a metric that lies in 0 to 1, never narrower than Wilson's for as many independent items.
 
         Near 0 and 1 resampling sees too little: with every item right, each resample is right too, and the percentile
         interval has no width. Wilson's interval closes that gap; where resampling shows no spread at all, it counts
-        groups instead of items.
+        groups instead of items. Where a share of the items alone counts, Wilson's interval is that of so many.
         """
         found = self.interval(statistics, value)
-        trials = self.num_groups if found.low == found.high else self.num_items
+        trials = round(share_of * (self.num_groups if found.low == found.high else self.num_items))
+        if share_of < 1.0:
+            found = found.model_copy(update={"n": round(share_of * self.num_items)})
+        if trials == 0:
+            return found.model_copy(update={"low": 0.0, "high": 1.0})
         low, high = wilson(found.point * trials, trials, level=self.level)
         return found.model_copy(update={"low": min(found.low, low), "high": max(found.high, high)})
 

@@ -30,11 +30,17 @@ class Observed:
     """[N] negative log-likelihood in nats of the expected answer, its end of turn included."""
     answer_tokens: Floats = field(default_factory=_nothing)
     """[N] tokens that `answer_nll` sums over."""
+    answered: tuple[bool, ...] = ()
+    """Whether a label is given; of a system that may abstain."""
+    prefers: bool = False
+    """Whether each item was a choice between two answers; `predicted` is then the one that was preferred."""
+    leads: Floats = field(default_factory=_nothing)
+    """[N] by how much the expected answer led, in nats; of models that prefer."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
-        sizes |= {len(part) for part in (self.probabilities, self.free_text) if part}
-        sizes |= {part.size for part in (self.answer_nll, self.answer_tokens) if part.size}
+        sizes |= {len(part) for part in (self.probabilities, self.free_text, self.answered) if part}
+        sizes |= {part.size for part in (self.answer_nll, self.answer_tokens, self.leads) if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
     def only(self, places: Sequence[int]) -> Observed:
@@ -48,7 +54,7 @@ class Observed:
 
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
-            numbers(self.answer_nll), numbers(self.answer_tokens),
+            numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
         )  # fmt: skip
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +32,16 @@ def score(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None
         asked.append(said)
         if tick is not None:
             tick(len(asked), len(examples))
-    return Observed(
+    observed = Observed(
         expected=tuple(example.answer for example in examples),
         predicted=tuple(said.predicted for said in asked),
         probabilities=tuple(said.probabilities for said in asked if said.probabilities),
+        answered=tuple(said.answered for said in asked) if asker.contract.abstain_below is not None else (),
+    )
+    if asker.contract.answered_by == "head":  # which writes nothing
+        return observed
+    return replace(
+        observed,
         free_text=tuple(said.free_text for said in asked),
         answer_nll=np.array([said.answer_nll for said in asked], dtype=np.float64),
         answer_tokens=np.array([said.answer_tokens for said in asked], dtype=np.float64),
@@ -49,6 +56,7 @@ class _Said(NamedTuple):
     free_text: str
     answer_nll: float
     answer_tokens: int
+    answered: bool = True
 
 
 def _ask(asker: Asker, example: Example) -> _Said:
@@ -58,6 +66,8 @@ def _ask(asker: Asker, example: Example) -> _Said:
     expected_ids = [token for token, supervised in ids_and_marks if supervised]
     if asker.contract.labels:
         answer = asker.answer_prepared(example.text)
+        if asker.contract.answered_by == "head":
+            return _Said(answer.label, answer.probabilities, "", 0.0, 0, not answer.abstained)
         nll = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
         return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, len(expected_ids))
     text = _open_text(asker, example, prompt)
@@ -66,7 +76,8 @@ def _ask(asker: Asker, example: Example) -> _Said:
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
-    """Point values for choosing a checkpoint: accuracy and macro_f1, or exact_match; and perplexity of the answers.
+    """Point values for choosing a checkpoint: accuracy and macro_f1, or exact_match; and perplexity of the answers, or
+    log loss where a head chooses the labels.
 
     Raises:
         ValueError: there are no examples.
@@ -74,7 +85,8 @@ def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, f
     if not examples:
         raise ValueError("validation without examples")
     observed = score(asker, examples)
-    names = ("accuracy", "macro_f1", "perplexity") if asker.contract.labels else ("exact_match", "perplexity")
+    names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
+    names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
     values = {}
     for name in names:
         metric = load_metric(name)

@@ -13,7 +13,7 @@ from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelS
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.resolve import ResolvedRecipe
 
-_QUALITY = ("macro_f1", "accuracy", "exact_match")
+_QUALITY = ("macro_f1", "accuracy", "exact_match", "preference_accuracy")
 """Metrics by which a baseline is said to beat the tuned model; higher is better for all."""
 
 
@@ -43,7 +43,7 @@ def model_card(
         ["## Data", "", *_data(data)],
         ["## Training", "", *_training(resolved, train)],
         ["## Evaluation", "", *_evaluation(evaluation)],
-        ["## Limits", "", *_limits(shape, data, evaluation)],
+        ["## Limits", "", *_limits(shape, data, evaluation, getattr(resolved.recipe.method, "abstain_below", None))],
         ["## Gate", "", *_gate(gate)],
         ["## Licenses", "", *_licenses(shape, data)],
         ["## How to use", "", *_how_to_use(resolved, artifacts, gate)],
@@ -67,6 +67,8 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
     if evaluation.labels:
         labels = ", ".join(map(_text, evaluation.labels))
         use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
+    elif entry.task == "preference":
+        use = f"Answering a text in the way that was preferred (`{entry.name}`)."
     else:
         use = f"Answering a text with a text ({entry.task}, `{entry.name}`)."
     return [
@@ -101,16 +103,18 @@ def _data(data: DataReport) -> list[str]:
     origin = "**synthetic**: written for a purpose, not collected" if data.synthetic else "not marked as synthetic"
     dropped = [(reason, f"{rows:,}") for reason, rows in sorted(data.dropped.items())]
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(data.findings.items())) or "none found"
+    by_head = data.answered_by == "head"
     used = f"Of {data.rows_in:,} rows, {data.rows_out - data.rows_added:,} are used{_made(data)}."
     return [
         f"`{data.name}`, {data.task}. The data is {origin}. {used}",
         "",
         *_table(("set aside because", "rows"), dropped),
         *_table(
-            ("split", "rows", "groups", "tokens", "of them learned"),
+            ("split", "rows", "groups", "tokens", *(() if by_head else ("of them learned",))),
             [
-                (name, f"{split.rows:,}", f"{split.groups:,}", f"{split.tokens:,}", f"{split.supervised_tokens:,}")
-                for name, split in data.splits.items()
+                (name, f"{one.rows:,}", f"{one.groups:,}", f"{one.tokens:,}")
+                + (() if by_head else (f"{one.supervised_tokens:,}",))
+                for name, one in data.splits.items()
             ],
         ),
         f"Split: {_text(data.split_rule)}.",
@@ -127,6 +131,13 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         if train.best_metric
         else "the last: there were no validation rows to choose a better one by"
     )
+    sure = train.calibration
+    calibrated = (
+        f" The head's scores were divided by a temperature of {sure.temperature:.3f}, fitted on {sure.num_items} "
+        "validation rows."
+        if sure
+        else ""
+    )
     return [
         f"Method `{train.method}` with adapter `{adapter.type}`{_settings(adapter)}: "
         f"{train.trainable_parameters:,} trained parameters, learning rate {settings.learning_rate:g}, "
@@ -134,7 +145,7 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         "",
         f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
-        f"{train.best_step}, {kept}.",
+        f"{train.best_step}, {kept}.{calibrated}",
     ]
 
 
@@ -207,13 +218,16 @@ def _beaten(systems: Sequence[SystemScore]) -> list[str]:
     ]
 
 
-def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport) -> list[str]:
+def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport, bar: float | None) -> list[str]:
     limits = [
         f"- The numbers rest on {evaluation.num_items} rows of one split; the intervals say how far they carry.",
         f"- Other inputs than those of `{data.name}` (other languages, lengths, topics) were not measured.",
     ]
     if evaluation.labels:
-        limits.append("- It always chooses one of its labels, also for a text to which none of them applies.")
+        always = (
+            "It always chooses one of its labels" if bar is None else f"It gives no label below {bar:g}, and else one"
+        )
+        limits.append(f"- {always}, also for a text to which none of them applies.")
     else:
         limits.append("- Its answers are not checked for truth.")
     if data.synthetic:

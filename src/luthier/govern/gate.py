@@ -175,10 +175,11 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
     evidence = "artifacts/index.json"
     for artifact in artifacts:
         parity = artifact.parity
+        said = "chosen label" if parity.answered_by == "head" else "greedy text"
         same_weights = artifact.made_from == report.weights_sha256
         observed = (
             f"token ids {'equal' if parity.ids_equal else 'differ'} on {parity.prompts} prompts, largest logit error "
-            f"{_number(parity.max_logit_error, parity.bound, '.1e')}, greedy text equal on {parity.greedy_equal}"
+            f"{_number(parity.max_logit_error, parity.bound, '.1e')}, {said} equal on {parity.greedy_equal}"
         )
         if parity.first_difference:
             observed += f"; first difference: {parity.first_difference}"
@@ -206,7 +207,7 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
 
 
 def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
-    test = data.splits["test"]
+    test, by_head = data.splits["test"], data.answered_by == "head"
     yield GateLine(
         line="leakage",
         kind="data",
@@ -220,9 +221,13 @@ def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
     yield GateLine(
         line="supervision",
         kind="data",
-        asked="every answer is learned to its end",
-        observed=f"the end of the turn is {'' if data.end_of_turn_supervised else 'not '}supervised, "
-        f"{data.truncated_rows} rows were truncated",
+        asked="every row's label is learned" if by_head else "every answer is learned to its end",
+        observed=(
+            "a head learns the label of every row, "
+            if by_head
+            else f"the end of the turn is {'' if data.end_of_turn_supervised else 'not '}supervised, "
+        )
+        + f"{data.truncated_rows} rows were truncated",
         bound=None,
         passed=data.end_of_turn_supervised,
         evidence="data/report.json: end_of_turn_supervised",

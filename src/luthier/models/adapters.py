@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from luthier.errors import ModelError
+from luthier.models import classifier
 from luthier.models.tuners import load_tuner
+from luthier.models.wrap import tied_ends
 from luthier.spec.adapter_section import Adapter
 from luthier.store.files import write_atomic
 
@@ -45,7 +47,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         ModelError: the folder is no adapter, or its tensors do not fit the base.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel, TaskType
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -57,10 +59,17 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         )
     way_out = "use the base model that the adapter was trained on, and both of its files"
     try:
-        found = set(load_file(weights))
+        tensors = load_file(weights)
+        found, config = set(tensors), PeftConfig.from_pretrained(str(folder))
+        if classifier.STORED in found:  # beside the adapter, not within it, as it was trained
+            classifier.put_head(model, len(tensors[classifier.STORED])).requires_grad_(False)
+            whole = [name for name in config.modules_to_save or () if name != classifier.NAME]
+            config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, whole or None
+            if hasattr(config, "ensure_weight_tying"):
+                config.ensure_weight_tying = tied_ends(model, whole)
         with warnings.catch_warnings():  # what is missing is an error below, not a warning
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False, config=config)
     except (RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:  # as PEFT and torch say it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the adapter in {folder} does not fit the base: {first}", way_out=way_out) from error
@@ -75,10 +84,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's file names, in sorted order."""
+    """The adapter's tensors, and those of a classification head, under PEFT's file names, in sorted order."""
     from peft import get_peft_model_state_dict
 
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if (head := classifier.head_of(model)) is not None:
+        state = {**state, classifier.STORED: head.weight}
     return {name: state[name] for name in sorted(state)}
 
 
@@ -118,6 +129,11 @@ def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tenso
         save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = adapted.to_dict()
     config["inference_mode"] = True
+    if classifier.STORED in tensors:
+        whole = [*(config["modules_to_save"] or ()), classifier.NAME]
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": whole}
+        if "ensure_weight_tying" in config:  # there the output head is gone, to which the embeddings may be tied here
+            config["ensure_weight_tying"] = False
     readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     write_atomic(folder / "adapter_config.json", json.dumps(readable, indent=2, sort_keys=True, default=str) + "\n")
 

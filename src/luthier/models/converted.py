@@ -32,6 +32,11 @@ def remember_start(model: PeftModel) -> None:
     _starts[model] = {name: t.detach().clone() for name, t in adapter_state(model).items() if _factor(name)}
 
 
+def began_in_base(model: Any) -> bool:
+    """Whether the weights under the adapter are not the base's own, since its start was taken out of them."""
+    return model in _starts
+
+
 def for_plain_base(model: PeftModel, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
     """Tensors and config of the adapter as they are to be saved; unchanged where it began beside the whole base."""
     config, start = model.peft_config["default"], _starts.get(model)

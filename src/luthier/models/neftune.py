@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.adapters import bare
 from luthier.models.packing import Layout
 
 
@@ -36,6 +35,8 @@ class Neftune(nn.Module):
 
 def add_noise(model: Any, alpha: float) -> None:
     """Let `model` add noise to its embeddings, packed rows of training only; its parameters keep their names."""
+    from luthier.models.adapters import bare  # which needs `luthier.models.forward`, which looks for noise
+
     embeddings, noise = bare(model).get_input_embeddings(), Neftune(alpha)
     embeddings.add_module("neftune", noise)
 

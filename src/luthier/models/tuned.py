@@ -10,6 +10,8 @@ from torch import Tensor
 
 from luthier.models.adapters import adapter_state, load_adapter, safetensors_disk_errors, save_adapter
 from luthier.models.base import load_base
+from luthier.models.classifier import head_of, take_up_head, unwarned
+from luthier.models.converted import began_in_base
 from luthier.store.runs import ADAPTER, WEIGHTS
 
 
@@ -33,11 +35,14 @@ def tuned_state(model: Any) -> dict[str, Tensor]:
 def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write what was learned into an existing, private folder; it opens in plain PEFT, or in plain transformers.
 
-    `state` are the tensors, each whole, where the model itself holds them only in part.
+    Whole weights with a head open there as a causal language model and as a sequence classification. `state` are the
+    tensors, each whole, where the model itself holds them only in part.
     """
     if is_adapted(model):
         save_adapter(model, folder, state)
         return
+    if (head := head_of(model)) is not None:
+        model.config.num_labels = head.out_features
     with safetensors_disk_errors(folder):  # one file, so that one hash names the weights
         model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True, max_shard_size="1000TB")
 
@@ -49,10 +54,17 @@ def load_tuned(base: Path, folder: Path) -> Any:
         ModelError: it is neither, or does not fit the base.
     """
     if (folder / "config.json").is_file():
-        return load_base(folder)
+        with unwarned():  # of the head, which no causal language model has
+            model = load_base(folder)
+        take_up_head(model, folder / "model.safetensors")
+        return model
     return load_adapter(load_base(base), folder)
 
 
 def can_switch_off(model: Any) -> bool:
-    """Whether the base is still there under what was learned: not where its own weights or biases learned."""
-    return is_adapted(model) and getattr(model.peft_config["default"], "bias", "none") == "none"
+    """Whether the base is still there under what was learned: not where its own weights or biases learned, nor where
+    the adapter's start is out of them, as it is until it has been saved and opened again.
+    """
+    if not is_adapted(model) or began_in_base(model):
+        return False
+    return bool(getattr(model.peft_config["default"], "bias", "none") == "none")

@@ -179,9 +179,15 @@ def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
         answer = asker.answer_values(row.values)
     except UserError as error:
         return place | {"error": "cannot_be_asked", "detail": error.what}
-    cut = {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
+    cut: dict[str, object] = {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
+    if asker.contract.abstain_below is not None:
+        cut["abstained"] = answer.abstained
     if answer.label:
-        return place | {"label": answer.label, "probabilities": answer.probabilities, **cut}
+        return place | {
+            "label": None if answer.abstained else answer.label,
+            "probabilities": answer.probabilities,
+            **cut,
+        }
     return place | {"text": answer.text, **cut}
 
 

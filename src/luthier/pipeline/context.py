@@ -58,6 +58,15 @@ class Context:
 
         return Asker(self.contract, self.renderer, engine)
 
+    def base_asker(self, engine: Engine) -> Asker:
+        """The model before it was tuned: it has no head, so it is asked in words."""
+        from luthier.engines.ask import Asker, in_words
+
+        if self.contract.answered_by == "words":
+            return self.asker(engine)
+        contract = in_words(self.contract)
+        return Asker(contract, self.renderer.under(contract), engine)
+
     @cached_property
     def tasks(self) -> tuple[Context, ...]:
         """The same for each task; one task alone is the whole."""

@@ -73,11 +73,13 @@ def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
     entry: dict[str, object] = {"path": path, **options, "task": found.task}
     if not found.is_chat:
         entry = {
-            "name": entry_name(found.label, found.task or "task"),
+            "name": entry_name("" if found.rejected else found.label, found.task or "task"),
             **entry,
             "input": without_environment(found.input),
             "label": without_environment(found.label),
         }
+    if found.rejected:
+        entry |= {"label": without_environment(found.label), "rejected": without_environment(found.rejected)}
     split: dict[str, object] = {"test": 0.25, "validation": 0.05}
     if found.group_by:
         split["group_by"] = without_environment(found.group_by)

@@ -104,11 +104,12 @@ def inspect_lines(seen: Inspection) -> list[str]:
 
 
 def _purpose(found: DataProfile) -> str:
-    if found.is_chat:
+    if found.is_chat and not found.rejected:
         return f" ({found.task}), the rows bring their turns"
     words = [f" ({found.task})"] if found.task else []
     words += [f" input {found.input!r}"] if found.input else []
     words += [f" answer {found.label!r}"] if found.label else []
+    words += [f" not preferred {found.rejected!r}"] if found.rejected else []
     words += [f" rows of one {found.group_by!r} stay together"] if found.group_by else []
     return ",".join(words)
 

@@ -12,6 +12,7 @@ from luthier.models.base import is_imported
 from luthier.pipeline.start import model_source
 from luthier.recipes import general_text
 from luthier.records import ModelShape, TrainResult
+from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, sha256_json
 from luthier.store.runs import RunFolder
@@ -53,7 +54,9 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
     threads = recipe.train.threads if recipe.data.by_meaning else None  # they change the last bits of embeddings
     data = recipe.data.model_dump(mode="json")
-    return [resolved.model_sha256, resolved.data_sha256, data, recipe.train.max_length, threads]
+    by_head = METHODS.get(recipe.method.type).has_head
+    asked = [recipe.method.model_dump(mode="json")] if by_head else []  # it stands in the contract
+    return [resolved.model_sha256, resolved.data_sha256, data, recipe.train.max_length, threads, *asked]
 
 
 def tokens(run: RunFolder, resolved: ResolvedRecipe) -> object:

@@ -98,21 +98,24 @@ def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> 
 def work(context: Context) -> None:
     """The child: the largest micro-batch, timed steps, some rows asked; written down for the parent."""
     from luthier.models.base import load_base
+    from luthier.pipeline.heads import head_labels
     from luthier.pipeline.training import open_inputs, open_validation, with_adapter
     from luthier.train.memory import device_memory_errors, device_peak_gib
     from luthier.train.probe import pace
     from luthier.train.probe import probe as try_largest
+    from luthier.train.reference import on_trial
 
     recipe = context.resolved.recipe
     device = set_up_device(recipe.train)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
-    inputs = open_inputs(context)
+    labels = head_labels(context)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=labels).to(device)
+    inputs = on_trial(open_inputs(context))
     began = time.perf_counter()
     with device_memory_errors(recipe.train):
         try_largest(model, inputs, recipe.train, ram_gib=None)
         made = pace(model, inputs, recipe.train, seconds=STEP_SECONDS)
         peak = device_peak_gib()
-        validation, start = open_validation(context, most=ASKED), time.perf_counter()
+        validation, start = open_validation(context, model, most=ASKED), time.perf_counter()
         if validation is not None:
             model.eval()
             validation.measure(model)

@@ -19,6 +19,7 @@ from luthier.pipeline.start import model_source
 from luthier.pipeline.training import train
 from luthier.recipes import general_text
 from luthier.records import TrainResult
+from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
@@ -83,11 +84,12 @@ def _evaluate(
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        reward=METHODS.get(recipe.method.type).reward,
         general=general,
     )
     report = judge(
         material,
-        base=context.asker(engines[0]),
+        base=context.base_asker(engines[0]),
         tuned=context.asker(engines[1]),
         settings=recipe.evaluate,
         seed=recipe.train.seed,

@@ -329,7 +329,12 @@ def _refuse_missing_columns(loaded: LoadedRecipe, facts: DataProfile) -> None:
     entry, split = loaded.recipe.entry, loaded.recipe.data.split
     columns = [*(column.name for column in facts.columns), *loaded.recipe.data.features]
     named = [("data.train.0.input", name) for name in (fields(entry.input) if entry.input else ())]
-    keys = {"train.0.label": entry.label, "split.group_by": split.group_by, "split.by_time": split.by_time}
+    keys = {
+        "train.0.label": entry.label,
+        "train.0.rejected": entry.rejected,
+        "split.group_by": split.group_by,
+        "split.by_time": split.by_time,
+    }
     keys["split.column"] = split.column
     named += [(f"data.{key}", name) for key, name in keys.items() if name]
     for key, name in named:
@@ -341,7 +346,7 @@ def _refuse_missing_columns_of_splits(resolved: ResolvedRecipe, computed: Sequen
     """The user's own validation and test files are read as far as it takes to see every column that is needed."""
     entry, data = resolved.recipe.entry, resolved.recipe.data
     named = [("input", name) for name in input_columns(entry.input, computed)]
-    named += [("label", entry.label)] if entry.label else []
+    named += [(key, name) for key, name in (("label", entry.label), ("rejected", entry.rejected)) if name]
     for file in (data.validation, data.test):
         if file is None:
             continue

@@ -13,8 +13,10 @@ from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
+from luthier.pipeline.heads import head_labels, settling
 from luthier.pipeline.order import learning
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.reference import pair_measure, with_reference
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.records import LossSpike, StepEvent
@@ -24,6 +26,7 @@ from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
 
 if TYPE_CHECKING:
+    from luthier.engines.protocol import Engine
     from luthier.train.dist import Ranks
     from luthier.train.inputs import Inputs
 
@@ -44,23 +47,37 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     from luthier.models.forward import is_noisy
     from luthier.train import loop
     from luthier.train.probe import probe
+    from luthier.train.reference import on_trial
     from luthier.train.trunk import on_trunk
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=head_labels(context)).to(
+        device
+    )
     spread(model, recipe.launch, ranks)
-    inputs = open_inputs(context)
+    loaded = open_inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
     ram_gib = recipe.objective.budget.ram_gib
-    tried = probe(model, inputs, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
+    tried = probe(model, on_trial(loaded), recipe.train, ram_gib=ram_gib, ranks=ranks_here())
     if is_noisy(model):
         say_sharing_is_off(context.progress, events, "noise" if recipe.train.neftune_noise_alpha else "dropout")
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
     if ranks.any(stop_asked()):
         raise Stopped("stopped before the first step", way_out="run the same command again to go on")
+    inputs, before = ranks.first_first(
+        lambda: with_reference(
+            model,
+            loaded,
+            settings=recipe.train,
+            folder=run.train / "reference",
+            progress=context.progress,
+            events=events,
+            stop_asked=stop_asked,
+        )
+    )
     trunk = ranks.first_first(
         lambda: lay_trunk(
             model,
@@ -84,13 +101,13 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             inputs if trunk is None else on_trunk(inputs, trunk),
             settings=recipe.train,
             method_name=", ".join(dict.fromkeys(part.recipe.method.type for part in context.resolved.parts)),
-            validation=open_validation(context),
+            validation=open_validation(context, model),
             out=run.train,
             watch=watch,
             stop_asked=stop_asked,
         )
-    if trunk is not None:
-        result = result.model_copy(update={"seconds": result.seconds + trunk.about.seconds})
+    before += 0.0 if trunk is None else trunk.about.seconds
+    result = result.model_copy(update={"seconds": result.seconds + before})
     if ranks.is_first:
         write_atomic(run.train_result, result.to_json())
         clear_trunk(run.train / "trunk")
@@ -133,17 +150,23 @@ def open_inputs(context: Context) -> Inputs:
     )
 
 
-def with_adapter(base: Any, recipe: Recipe, *, base_name: str) -> Any:
+def with_adapter(base: Any, recipe: Recipe, *, base_name: str, labels: int = 0) -> Any:
     """What learns: the base, changed in place, its weights or a fresh adapter, computed as the recipe asks for.
 
+    With `labels` it has a classification head for so many, which learns too.
+
     Raises:
-        ModelError: the base has no such modules, or its layers cannot be computed again going backward.
+        ModelError: the base has no such modules, its layers cannot be computed again going backward, or its family has
+            no such head.
     """
     from luthier.models.adapters import attach, bare
+    from luthier.models.classifier import put_head
     from luthier.models.half import halve
     from luthier.models.neftune import add_noise
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
+    if labels:
+        put_head(model, labels)
     if recipe.train.bf16:
         halve(model)
     if recipe.train.neftune_noise_alpha is not None:
@@ -179,17 +202,28 @@ def say_sharing_is_off(progress: Progress, events: EventLog, reason: str) -> Non
     events.append("sharing_off", reason=reason)
 
 
-def open_validation(context: Context, *, most: int | None = None) -> Any:
+def open_validation(context: Context, model: Any, *, most: int | None = None) -> Any:
     """Each task's metric on its validation split, or its first rows, measured with the evaluation's own code; None
     without rows.
+
+    `model` has learned nothing yet.
     """
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
+    from luthier.models.forward import in_evaluation
     from luthier.train.shard import is_sharded
     from luthier.train.validation import Judged, Validation
 
+    def measure_of(task: Context, examples: Sequence[Example]) -> Callable[[Engine], dict[str, float]]:
+        return lambda asking: validation_metrics(task.asker(asking), examples)
+
+    def engine(model: Any) -> Engine:
+        # Ranks that each hold a part of the weights must all ask the same, in the same order.
+        return TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
+
     several = len(context.tasks) > 1
-    asked: list[tuple[str, Context, Sequence[Example]]] = []
+    asked: list[tuple[str, Callable[[Engine], dict[str, float]]]] = []
+    rows_of: list[Sequence[Example]] = []
     judged = []
     for task in context.tasks:
         rows = Shard(task.run.data / "validation.arrow")
@@ -199,27 +233,30 @@ def open_validation(context: Context, *, most: int | None = None) -> Any:
         name = task.contract.name
         prefix = f"{name}." if several else ""
         metric = "macro_f1" if task.contract.labels else "perplexity"
-        asked.append((prefix, task, examples))
+        tiebreak = "log_loss" if task.contract.answered_by == "head" else "perplexity"
+        rows_of.append(examples)
+        if task.contract.task == "preference":
+            metric, tiebreak = "preference_accuracy", "preference_loss"
+            with in_evaluation(model):
+                asked.append((prefix, pair_measure(task, examples, engine(model))))
+        else:
+            asked.append((prefix, measure_of(task, examples)))
         judged.append(
             Judged(
                 name,
                 f"{prefix}{metric}",
                 higher_is_better=metric != "perplexity",
-                tiebreak=f"{prefix}perplexity",
+                tiebreak=f"{prefix}{tiebreak}",
                 weight=task.resolved.recipe.entry.weight,
             )
         )
 
     def measure(model: Any) -> dict[str, float]:
-        # Ranks that each hold a part of the weights must all ask the same, in the same order.
-        engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
-        return {
-            f"{prefix}{metric}": value
-            for prefix, task, examples in asked
-            for metric, value in validation_metrics(task.asker(engine), examples).items()
-        }
+        asking = engine(model)
+        return {f"{prefix}{metric}": value for prefix, ask in asked for metric, value in ask(asking).items()}
 
-    return Validation(measure, tuple(judged)) if judged else None
+    settle = settling(context, rows_of[0]) if rows_of and not several else None
+    return Validation(measure, tuple(judged), settle) if judged else None
 
 
 def _stop_on_signal() -> Callable[[], bool]:

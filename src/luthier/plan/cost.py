@@ -171,8 +171,12 @@ def training_flops(
 def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """One item asked once, in words: the prompt, then the tree of labels after it, or free text where there are none.
 
-    A label's last token is scored but never read.
+    A label's last token is scored but never read. Of a pair both answers are scored after their prompt.
     """
+    if work.is_paired:
+        tokens = work.row_tokens
+        flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=work.answer_tokens)
+        return flops / (rates.score * 1e9)
     if not work.num_labels:
         return _prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)
     nodes = scored_nodes(work)
@@ -212,7 +216,7 @@ def training_seconds(
     validations: int,
     course: Course,
 ) -> float:
-    """Time of training, its validations and the one pass through a cached trunk included."""
+    """Time of training; validations, the one pass through a cached trunk and the reference of pairs included."""
     flops = training_flops(
         shape,
         adapter=adapter,
@@ -224,6 +228,7 @@ def training_seconds(
         trunk_tokens=work.distinct_tokens if course.cache_trunk else None,
     )
     validating = validations * work.validation_rows * tuned_seconds(shape, work, rates)
+    validating += work.reference_rows * answer_seconds(shape, work, rates) if work.reference_rows else 0.0
     return flops / (rates.train * 1e9) + validating
 
 

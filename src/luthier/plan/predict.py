@@ -59,9 +59,12 @@ def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) 
     """
     adapter = resolved.recipe.adapter
     has_head = METHODS.get(resolved.recipe.method.type).has_head
-    head, beside = ((shape.hidden_size + 1) * num_labels, " and a head") if has_head else (0, "")
+    head, beside = (shape.hidden_size * num_labels, " and a head") if has_head else (0, "")
     of_base = ADAPTERS.get(adapter.type or "").trains_base
     every = getattr(adapter, "layers_to_transform", None) is None
+    # Of all weights, the output head is then the only one that learns nothing, where it is not tied to the embeddings.
+    if has_head and of_base and every and not shape.tied_embeddings:
+        head -= shape.vocab_size * shape.hidden_size
     words = "an adapter" if not of_base else "all weights" if every else "some weights"
     return Learner(
         words + beside,

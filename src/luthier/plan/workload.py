@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Data
+from luthier.spec.recipe import Data, DataEntry
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of
 from luthier.spec.template import Field, literals, parse
@@ -58,6 +58,10 @@ class Workload:
     """Mean rows that are computed at once."""
     largest_micro_batch: float
     """Tokens of the largest micro-batch, what rows share counted once."""
+    is_paired: bool = False
+    """Whether a row is a prompt with two answers, which `answer_tokens` counts together and which are scored."""
+    reference_rows: int = 0
+    """Rows that the base reads once before training, for methods that measure from it."""
     head: bool = False
     """Whether a head answers: no answer is computed, and no label scored token by token."""
     counted: tuple[float, float] | None = None
@@ -130,6 +134,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
     prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
+    if entry.task == "preference":
+        answer = _both_chars(entry, profile) * tokens_per_char + 2 * END_TOKENS
     prompt = min(prompt, train.max_length - 1.0)
     answer = max(1.0, min(answer, train.max_length - prompt))
     shared = min(
@@ -159,6 +165,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         micro_batch_rows=at_once,
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
         head=head,
+        is_paired=entry.task == "preference",
+        reference_rows=train_rows + validation if METHODS.get(recipe.method.type).reward == "implicit" else 0,
     )
 
 
@@ -209,3 +217,13 @@ def _template_chars(template: str, profile: DataProfile, *, computed: Mapping[st
 
 def _answer_chars(label: str | None, profile: DataProfile) -> float:
     return _column_chars(label, "data.train[0].label", profile) if label else profile.mean_answer_chars
+
+
+def _both_chars(entry: DataEntry, profile: DataProfile) -> float:
+    """Mean length of both answers of a pair together; conversations are profiled as such."""
+    if not entry.input:
+        return profile.mean_answer_chars
+    return sum(
+        _column_chars(column, f"data.train[0].{key}", profile)
+        for key, column in (("label", entry.label or ""), ("rejected", entry.rejected or ""))
+    )

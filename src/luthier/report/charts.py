@@ -17,7 +17,10 @@ LABELS = 222.0
 """Width of the column of row labels at the left."""
 
 ROW = 34.0
-_SHORT = {"majority": "majority", "tfidf_logreg": "TF-IDF", "base": "base", "tuned": "tuned"}
+_SHORT = {
+    "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base",
+    "base_per_token": "base, a token", "tuned": "tuned",
+}  # fmt: skip
 
 MOST_LABELS = 40
 """Labels up to which a confusion matrix can be read."""
@@ -146,7 +149,14 @@ def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int], *,
     return figure(parts, width=WIDTH, height=y + row, label=spoken)
 
 
-def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spikes: Sequence[LossSpike] = ()) -> Markup:
+def training(
+    history: Sequence[StepEvent],
+    *,
+    metric: str,
+    best_step: int,
+    spikes: Sequence[LossSpike] = (),
+    loss: str = "mean negative log-likelihood a supervised token",
+) -> Markup:
     """Loss of each step and of each validation above, the validation metric below, on one axis of steps."""
     steps = [event for event in history if event.kind == "step"]
     checks = [event for event in history if event.kind == "validation"]
@@ -154,9 +164,9 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spike
     left, end, top, bottom = 52.0, WIDTH - 140, 26.0, 226.0
     last = max((event.step for event in history), default=1)
     across = Scale(0, last, left, end)
-    loss = axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
-    parts = [text(left, 12, "loss: mean negative log-likelihood a supervised token, in nats", kind="strong"), *loss[1]]
-    down = loss[0]
+    drawn = axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
+    parts = [text(left, 12, f"loss: {loss}, in nats", kind="strong"), *drawn[1]]
+    down = drawn[0]
     parts.append(path([(across(event.step), down(event.loss)) for event in steps], kind="curve other"))
     parts += [dot(across(spike.step), down(spike.loss), kind="miss") for spike in spikes]
     if steps:

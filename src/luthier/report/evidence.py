@@ -30,14 +30,22 @@ METRIC_TITLES = {
     "macro_f1": "macro-F1",
     "exact_match": "exact match",
     "perplexity": "perplexity",
+    "preference_accuracy": "preference accuracy",
+    "preference_margin": "preference margin",
     "free_text_agreement": "greedy text agrees",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "coverage": "share labelled",
+    "answered_accuracy": "accuracy of labels given",
 }
 """What people call a metric; others go by their key."""
 
 SYSTEM_TITLES = {
     "majority": "majority class",
     "tfidf_logreg": "TF-IDF + logistic regression",
+    "length": "length alone",
     "base": "base model",
+    "base_per_token": "base model, a token",
     "tuned": "tuned model",
 }
 """Short names of systems, for charts and sentences."""
@@ -86,11 +94,17 @@ class Evidence:
         return {"train", "evaluate"} <= set(self.stage_seconds)
 
     @property
+    def by_head(self) -> bool:
+        """Whether a classification head chooses the labels, so that the unit of the loss is the row."""
+        return self.data.answered_by == "head"
+
+    @property
     def metric(self) -> str:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        return next(name for name in (*targets, "macro_f1", "exact_match", "perplexity", *tuned) if name in tuned)
+        usual = ("macro_f1", "exact_match", "preference_accuracy", "perplexity")
+        return next(name for name in (*targets, *usual, *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:
         """The score of a system that was evaluated; 'tuned' and 'base' always are."""
@@ -163,7 +177,7 @@ def warnings(evidence: Evidence) -> list[str]:
     tuned = evidence.system("tuned").metrics[metric].point
     higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
     said = []
-    for system in ("tfidf_logreg", "base", "majority"):
+    for system in ("tfidf_logreg", "length", "base_per_token", "base", "majority"):
         for score in evidence.evaluation.systems:
             if score.system != system or metric not in score.metrics:
                 continue
@@ -181,6 +195,8 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
         "tfidf_logreg": "TF-IDF + logistic regression",
         "base": "The base model without tuning",
         "majority": "Always answering the most frequent label",
+        "length": "Choosing by length alone",
+        "base_per_token": "The base model, by likelihood a token,",
     }
     sentence = (
         f"{names[score.system]} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"

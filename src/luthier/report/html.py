@@ -88,6 +88,7 @@ def render(evidence: Evidence) -> str:
             hashes=_hashes(evidence),
             commands=ask_commands(evidence),
             actions=ACTIONS,
+            abstain_below=getattr(evidence.resolved.recipe.method, "abstain_below", None),
             refused_hint=refused_hint(evidence),
             not_looked_for=not_looked_for(evidence.data),
             level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
@@ -106,7 +107,7 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             bound = "" if line.bound is None else f", bound {number(line.bound)}"
             asked = f"asked {_symbols(line.asked)}{bound}"
             figures.append((f"target {line.line}", "met" if line.passed else "not met", asked))
-    for against, name in (("base", "the base model"), ("tfidf_logreg", "TF-IDF")):
+    for against, name in (("base", "the base model"), ("tfidf_logreg", "TF-IDF"), ("length", "length alone")):
         difference = evidence.difference(against)
         if difference is not None:
             point, _, ends = signed(difference.interval, metric).partition(" [")
@@ -132,7 +133,11 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
             data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}, added=data.rows_added
         ),
         "training": charts.training(
-            train.history, metric=train.best_metric, best_step=train.best_step, spikes=train.spikes
+            train.history,
+            metric=train.best_metric,
+            best_step=train.best_step,
+            spikes=train.spikes,
+            loss="mean loss a row" if evidence.by_head else "mean negative log-likelihood a supervised token",
         ),
         "confusion": charts.confusion(evaluation.labels, evaluation.confusion) if closed else "",
         "predicted": charts.predicted(_predicted(evidence)),

@@ -48,7 +48,7 @@ def summary(evidence: Evidence) -> list[str]:
     items = f"{evaluation.num_items:,} items of the {evaluation.split} split"
     lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
     lines += [*filter(None, [contaminated_line(evidence)]), ""]
-    for against in ("base", "tfidf_logreg"):
+    for against in ("base", "tfidf_logreg", "length", "base_per_token"):
         difference = evidence.difference(against)
         if difference is not None:
             p = p_value(difference.p_value)

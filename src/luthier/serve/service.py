@@ -81,7 +81,12 @@ class Service:
             )
         answers = list(asker.engine.each(lambda placed: self._answer(asker, placed), self._placed(request.input)))
         data = [
-            {"index": index, "label": answer.label, "probabilities": answer.probabilities, **_cut(answer)}
+            {
+                "index": index,
+                "label": _given(answer),
+                "probabilities": answer.probabilities,
+                **_marks(asker.contract, answer),
+            }
             for index, answer in enumerate(answers)
         ]
         return {"object": "list", "model": model, "data": data, "usage": _usage(*answers)}
@@ -122,10 +127,14 @@ class Service:
         (answer,) = asker.engine.each(asker.answer_messages, [messages])
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": _given(answer, answer.text),
+                "refusal": _refusal(asker.contract, answer),
+            },
             "logprobs": None,
             "finish_reason": _finish_reason(asker.contract, answer),
-            **_cut(answer),
+            **_marks(asker.contract, answer),
         }
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -160,7 +169,7 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     frame = {key: completion[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
     deltas = [
         ({"role": "assistant", "content": ""}, None),
-        ({"content": choice["message"]["content"]}, None),
+        ({name: said for name in ("content", "refusal") if (said := choice["message"][name]) is not None}, None),
         ({}, choice["finish_reason"]),
     ]
     events = [
@@ -172,9 +181,22 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
 
 
-def _cut(answer: Answer) -> Json:
-    """A text that was too long and was cut, as in training, says so."""
-    return {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
+def _marks(contract: RequestContract, answer: Answer) -> Json:
+    """Whether a version that may abstain did, and whether a text was too long and was cut, as in training."""
+    may = {"abstained": answer.abstained} if contract.abstain_below is not None else {}
+    return may | ({"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {})
+
+
+def _refusal(contract: RequestContract, answer: Answer) -> str | None:
+    if not answer.abstained:
+        return None
+    most = max(answer.probabilities.values())
+    return f"no label is given: the likeliest has a probability of {most:.3f}, {contract.abstain_below:g} is asked for"
+
+
+def _given(answer: Answer, text: str | None = None) -> str | None:
+    """The label or text; None where the version abstains."""
+    return None if answer.abstained else text or answer.label
 
 
 def _usage(*answers: Answer) -> Json:

@@ -14,6 +14,9 @@ ModuleName = Annotated[str, Field(min_length=1)]
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_out")
 """Ends of names of modules with a vector for each token, at the model's start or end."""
 
+OUTPUT_HEADS = ("lm_head", "embed_out")
+"""Those at its end."""
+
 
 class Adapter(Section):
     """What is trained. Each type of the table has a section of its own, which its `type` chooses."""

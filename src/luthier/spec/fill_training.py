@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape
+from luthier.spec.adapter_section import OUTPUT_HEADS
 from luthier.spec.filler import GIVEN, Filler, Machine, leaves
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.suits import labels_of, suited
@@ -38,6 +39,8 @@ def fill_method(filler: Filler, profile: DataProfile) -> None:
             way_out=f"its tasks: {', '.join(facts.tasks)}",
             key="method.type",
         )
+    if facts.has_head:
+        _refuse_beside_a_head(filler)
     fill_adapter(filler)
 
 
@@ -53,6 +56,32 @@ def fill_adapter(filler: Filler) -> None:
             filler.fill(f"adapter.{key}", value, reason)
     if "modules_to_save" in section and section["modules_to_save"] is None:
         filler.reasons["adapter.modules_to_save"] = "open on purpose: nothing learns but the adapter"
+
+
+def _refuse_beside_a_head(filler: Filler) -> None:
+    """What a head cannot learn, and what would be made up for twice."""
+    method, train = filler.tree["method"], filler.tree["train"]
+    if filler.tree["data"]["canaries"] is not None:
+        raise RecipeError(
+            "data.canaries are secrets that are written, and a classification head writes nothing",
+            way_out="leave data.canaries out, or set method: sft",
+            key="data.canaries",
+        )
+    unread = [name for name in filler.tree["adapter"].get("modules_to_save") or () if name.endswith(OUTPUT_HEADS)]
+    if unread:
+        raise RecipeError(
+            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it, so "
+            "it would learn nothing",
+            way_out="leave it out (the head learns whole as it is; embeddings are embed_tokens), or set method: sft",
+            key="adapter.modules_to_save",
+        )
+    other = "class_weight" if train["class_weight"] is not None else "sampler" if train["sampler"] != "shuffle" else ""
+    if method.get("logit_adjustment") and other:
+        raise RecipeError(
+            f"method.logit_adjustment and train.{other} make up for the same thing",
+            way_out="keep one of them",
+            key="method.logit_adjustment",
+        )
 
 
 def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:

@@ -10,13 +10,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, Section
+
+Reward = Literal["", "implicit", "per_token"]
+"""'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class MethodFacts:
 
     Its unit is then the row: nothing but the prompt is computed, and no label is scored token by token.
     """
+    reward: Reward = ""
+    """What it makes larger for the answer that is preferred, and is judged by; '' where it learns no preferences."""
 
 
 ALL_LINEAR = "every linear layer of the base but the output head"

@@ -277,7 +277,8 @@ class DataEntry(Section):
     sheet: str | None = Field(None, min_length=1, description="Of a workbook; None takes the first with rows.")
     query: str | None = Field(None, min_length=1, description="Of a database; None takes its only table.")
     input: str | None = Field(None, description="Template of the user's turn, e.g. '{title}: {body}'.")
-    label: str | None = Field(None, description="Column of the answer: label, completion or target.")
+    label: str | None = Field(None, description="Column of the answer: label, completion, target or preferred answer.")
+    rejected: str | None = Field(None, description="Column of the other answer; of a preference task only.")
     system: str | None = Field(None, description="System prompt; '' for none.")
     license: str | None = Field(None, description="SPDX id or words; noted in the card.")
     synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
@@ -473,7 +474,7 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    baselines: tuple[Literal["majority", "tfidf_logreg", "base"], ...] | None = Field(
+    baselines: tuple[Literal["majority", "tfidf_logreg", "length", "base"], ...] | None = Field(
         None, description="Systems beside the tuned model; the base is needed for differences."
     )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")

@@ -16,7 +16,7 @@ from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fi
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
-from luthier.spec.plugins import ADAPTERS
+from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
@@ -129,11 +129,10 @@ def _resolved(
     fill_train(filler, shape, machine)
     fill_layers(filler, profile, shape)
     fill_launch(filler)
-    filler.fill(
-        "evaluate.baselines",
-        ["majority", "tfidf_logreg", "base"] if is_closed(filler.tree["data"]["train"][0]["task"]) else ["base"],
-        "all baselines that fit the task",
-    )
+    task = filler.tree["data"]["train"][0]["task"]
+    baselines = ["majority", "tfidf_logreg", "base"] if is_closed(task) else ["base"]
+    baselines = ["length", *baselines] if task == "preference" else baselines
+    filler.fill("evaluate.baselines", baselines, "all baselines that fit the task")
     if "base" not in filler.tree["evaluate"]["baselines"]:
         raise RecipeError(
             "evaluate.baselines leaves out 'base'",
@@ -157,6 +156,7 @@ def _resolved(
     _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
+        _refuse_unmeasured(limit, resolved.recipe)
     return resolved
 
 
@@ -209,7 +209,8 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
             key=entry,
         )
     chat = profile.is_chat and given["input"] is None
-    if chat and given["label"]:
+    paired = task == "preference"
+    if chat and not paired and given["label"]:
         raise RecipeError(
             f"{profile.path}: data.train[0].label {given['label']!r} is not used with chat rows",
             way_out="leave it out, or set data.train[0].input as well",
@@ -222,11 +223,17 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
         raise RecipeError(
             f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label", key=entry
         )
+    brings_answers = chat and not paired
     filler.fill(
-        f"{entry}.label", "" if chat else profile.label, "chat rows bring their answers" if chat else "detected column"
+        f"{entry}.label",
+        "" if brings_answers else profile.label,
+        "chat rows bring their answers" if brings_answers else "detected column",
     )
+    _fill_rejected(filler, profile)
     if not chat:
         _refuse_answer_in_input(given["input"], given["label"])
+    if paired:
+        filler.fill(f"{entry}.name", task, "what the rows are")
     filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
     closed = is_closed(task)
     system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
@@ -241,6 +248,51 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
     _fill_labels(filler, profile, closed=closed)
     _fill_split(filler, loaded, profile)
     _fill_columns(filler, profile)
+
+
+def _fill_rejected(filler: Filler, profile: DataProfile) -> None:
+    """The other answer of a preference, and what does not go with two answers.
+
+    Raises:
+        RecipeError: it is missing, named for another task, or something else is asked for that pairs do not have.
+    """
+    key, given = "data.train.0", filler.tree["data"]["train"][0]
+    if given["task"] != "preference":
+        if given["rejected"]:
+            raise RecipeError(
+                f"data.train[0].rejected: {given['rejected']!r} is for preferences, and the task is {given['task']}",
+                way_out="leave it out, or set data.train[0].task: preference",
+                key=f"{key}.rejected",
+            )
+        filler.fill(f"{key}.rejected", "", "no preferences")
+        return
+    if given["rejected"] is None and not profile.rejected:
+        raise RecipeError(
+            f"{profile.path}: no column looks like the answer that was not preferred",
+            way_out="set data.train[0].rejected to its column",
+            key=key,
+        )
+    column = filler.fill(f"{key}.rejected", profile.rejected, "detected column")
+    if column == given["label"] or (given["input"] and column in fields(given["input"])):
+        raise RecipeError(
+            f"data.train[0].rejected: the column {column!r} is the preferred answer or part of the input too",
+            way_out="name the column of the answer that was not preferred",
+            key=f"{key}.rejected",
+        )
+    data = filler.tree["data"]
+    odd = {
+        f"{key}.roles_to_train": list(given["roles_to_train"]) != ["assistant"],
+        f"{key}.mask_history": given["mask_history"],
+        "data.augment": data["augment"] is not None,
+        "data.canaries": data["canaries"] is not None,
+    }
+    for name, is_asked in odd.items():
+        if is_asked:
+            raise RecipeError(
+                f"{name} does not go with preferences, of which the last answers alone are compared",
+                way_out=f"leave {name} out",
+                key=name,
+            )
 
 
 def _fill_columns(filler: Filler, profile: DataProfile) -> None:
@@ -371,11 +423,6 @@ def _fill_embeddings(filler: Filler) -> None:
 
 
 UNBUILT_SHAPES = {
-    "preference": (
-        "are preferences (a chosen answer and a rejected one), and no method of this version learns from those",
-        "to learn the chosen answers alone set data.train[0].task: generation, .input, e.g. '{prompt}', and "
-        ".label: chosen",
-    ),
     "plain_text": (
         "are plain text without an answer, and no method of this version learns from that",
         "add a column with answers, or set data.train[0].task, .input and .label if there is one",
@@ -452,6 +499,26 @@ def _refuse_balance_without_labels(recipe: Recipe) -> None:
                 f"train.{key} goes by label, and {recipe.entry.task} has none",
                 way_out=f"leave train.{key} out, or set data.train[0].task",
             )
+
+
+def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
+    """What a head does not do, and what is known only of a version that may abstain."""
+    written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
+    why, way_out = "", ""
+    if limit.metric in written and METHODS.get(recipe.method.type).has_head:
+        why, way_out = (
+            "a classification head writes nothing",
+            "ask for macro_f1, accuracy or log_loss, or set method: sft",
+        )
+    elif limit.metric in abstaining and getattr(recipe.method, "abstain_below", None) is None:
+        why, way_out = (
+            "this version always gives a label",
+            "set method: {type: classify, abstain_below: 0.7}, or ask for accuracy",
+        )
+    if why and limit.subject != "general":
+        raise RecipeError(
+            f"objective: {limit.key!r} is not measured, {why}", way_out=way_out, key=f"objective.targets.{limit.key}"
+        )
 
 
 def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:

@@ -37,6 +37,10 @@ def _has_labels(recipe: Recipe) -> bool:
     return is_closed(recipe.entry.task)
 
 
+def _may_conflict(recipe: Recipe) -> bool:
+    return _has_labels(recipe) or recipe.entry.task == "preference"
+
+
 _USUAL = (
     StepFacts("features", "compute columns from columns", "data.features", lambda r: bool(r.data.features)),
     StepFacts("rename", "give labels their names to learn", "data.labels.rename", lambda r: bool(r.data.labels.rename)),
@@ -44,7 +48,10 @@ _USUAL = (
     StepFacts("privacy", "look for personal data and secrets, and do what data.privacy says", "", _always),
     StepFacts("filter", "set unwanted rows aside", "data.filter", lambda r: r.data.filter is not None),
     StepFacts("cut", "shorten texts that are too long", "data.too_long", lambda r: r.data.too_long != "drop"),
-    StepFacts("conflicts", "set texts with several labels aside", "data.train.0.task", _has_labels, True),
+    StepFacts(
+        "conflicts", "set texts with several labels, or pairs both ways round, aside", "data.train.0.task",
+        _may_conflict, True,
+    ),
     StepFacts("duplicates", "set equal rows aside", "", _always, True),
     StepFacts(
         "near_duplicates", "set nearly equal rows aside", "data.dedupe.near",
@@ -156,7 +163,7 @@ def refuse_unfitting(recipe: Recipe) -> None:
 
 
 def _absent(facts: StepFacts, recipe: Recipe) -> str:
-    if facts.is_asked is _has_labels:
+    if facts.is_asked in (_has_labels, _may_conflict):
         return f"{recipe.entry.task} has no closed set of labels"
     return f"{facts.key} is off" if facts.name in ("cut", "near_duplicates") else f"{facts.key} is not set"
 

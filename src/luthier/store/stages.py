@@ -97,7 +97,7 @@ class Stages:
         """
         for path in sorted(self.run.path.parent.iterdir()):
             sibling = Stages(RunFolder(path))
-            if path.is_symlink() or path == self.run.path or not sibling.done(stage, key):
+            if not path.is_dir() or path.is_symlink() or path == self.run.path or not sibling.done(stage, key):
                 continue
             with suppress(FileNotFoundError):  # the sibling may be at work, or deleted, while its files are taken
                 self._take_from(sibling, stage)

@@ -65,5 +65,5 @@ class Inputs:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        return [len(example.input_ids) for example in self.all()]
+        """Tokens of each row; of a pair, of the prompt and both answers."""
+        return [example.num_tokens for example in self.all()]

@@ -31,7 +31,7 @@ from luthier.data.imbalance import row_weights
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.forward import is_noisy
 from luthier.models.tuned import kind_of, save_tuned, tuned_state
-from luthier.records import LossSpike, StepEvent, TrainResult
+from luthier.records import Calibration, LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.store.runs import tuned_in, weights_file
@@ -105,7 +105,7 @@ def train(
                 )
             if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
                 save(state, best=best)
-    _keep(model, parameters, best, out, ranks)
+    calibration = _keep(model, parameters, best, out, ranks, validation)
     if not validation:
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
     return _result(
@@ -116,7 +116,7 @@ def train(
         parameters=parameters,
         out=out,
         validation=validation,
-    )
+    ).model_copy(update={"calibration": calibration})
 
 
 def _refuse_strangers(inputs: Inputs, ranks: Ranks) -> None:
@@ -187,7 +187,7 @@ class _Loop:
             grad_norm=norm,
             num_tokens=sum(self.inputs.lengths[row] for row in rows),
             computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
-            supervised_tokens=sum(turn.count for turn in turns),
+            supervised_tokens=sum(example.num_supervised for example in self.inputs.examples(rows)),
             seconds=time.monotonic() - began,
             memory_gib=memory,
             metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},
@@ -307,16 +307,27 @@ def _validate(
     )
 
 
-def _keep(model: Any, parameters: Mapping[str, Parameter], best: Mapping[str, Tensor], out: Path, ranks: Ranks) -> None:
+def _keep(
+    model: Any,
+    parameters: Mapping[str, Parameter],
+    best: Mapping[str, Tensor],
+    out: Path,
+    ranks: Ranks,
+    validation: Validation | None,
+) -> Calibration | None:
     """Write the best weights, or where none were ever better than nothing (a metric that stays NaN) the last."""
     with torch.no_grad():
         for name, tensor in best.items():
             parameters[name].copy_(tensor)
+    model.eval()
+    asked = validation is not None and validation.settle is not None and (ranks.is_first or is_sharded(model))
+    calibration = validation.settle(model) if asked and validation and validation.settle else None
     state = whole(tuned_state(model))
     if ranks.is_first:
         with write_atomic_dir(out / kind_of(model)) as folder:
             save_tuned(model, folder, state)
     ranks.meet()
+    return calibration
 
 
 def _result(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.records import Calibration
 from luthier.train.checkpoint import LoopState
 
 
@@ -42,6 +43,8 @@ class Validation:
 
     measure: Callable[[Any], dict[str, float]]
     judged: tuple[Judged, ...]
+    settle: Callable[[Any], Calibration | None] | None = None
+    """Told of the weights that are kept, before they are written, which it may calibrate; same weights, same result."""
 
     @property
     def metric(self) -> str:

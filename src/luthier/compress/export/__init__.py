@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from luthier.engines.parity import check_parity, together
-from luthier.engines.protocol import LogitsEngine
+from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.errors import ParityError
 from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.plugins import EXPORTS
@@ -30,11 +30,11 @@ class Asked:
 class Form(Protocol):
     """One form of export."""
 
-    def write(self, *, base: Path, adapter: Path, out: Path) -> None:
+    def write(self, *, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
         """Write weights and config into the existing folder `out`."""
         ...
 
-    def reopen(self, *, base: Path, folder: Path) -> LogitsEngine:
+    def reopen(self, *, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
         """Load what was written, from disk, the way a user of it would."""
         ...
 
@@ -58,7 +58,7 @@ def export(
     form = cast(Form, importlib.import_module(f"luthier.compress.export.{kind}"))
     folder = run / "artifacts" / kind
     with write_atomic_dir(folder) as partial:
-        form.write(base=base, adapter=adapter, out=partial)
+        form.write(base=base, adapter=adapter, out=partial, contract=asked[0].contract)
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
@@ -66,7 +66,7 @@ def export(
         for one in asked:
             name = "contract.json" if len(asked) == 1 else f"contract.{one.contract.name}.json"
             write_atomic(partial / name, one.contract.to_json())
-    candidate = form.reopen(base=base, folder=folder)
+    candidate = form.reopen(base=base, folder=folder, contract=asked[0].contract)
     parity = together(
         [
             check_parity(

@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from luthier.engines.protocol import LogitsEngine
+from luthier.data.contract import Renderer
+from luthier.engines.classifier import ClassifierEngine
+from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.engines.transformers import TransformersEngine
+from luthier.errors import ModelError
 from luthier.models.adapters import merge, safetensors_disk_errors
+from luthier.models.classifier import as_classifier
 from luthier.models.tuned import is_adapted, load_tuned
+from luthier.records import RequestContract
+from luthier.store.files import write_atomic
 
 
-def write(*, base: Path, adapter: Path, out: Path) -> None:
-    """Merge and save; weights that were trained themselves are saved as they are."""
+def write(*, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
+    """Merge and save, weights that were trained themselves as they are; with a head, as a sequence classification
+    model whose batches may be padded.
+    """
     tuned = load_tuned(base, adapter)
     merged = merge(tuned) if is_adapted(tuned) else tuned
+    if contract.answered_by == "head":
+        pad_token_id, pad_token = padding(base, contract)
+        merged = as_classifier(merged, contract.labels, pad_token_id=pad_token_id)
+        path = base / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_atomic(out / path.name, json.dumps({**config, "pad_token": pad_token}, ensure_ascii=False, indent=2))
     with safetensors_disk_errors(out):
         merged.save_pretrained(out, safe_serialization=True)
 
 
-def reopen(*, base: Path, folder: Path) -> LogitsEngine:
+def reopen(*, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
     """The folder alone, without PEFT and without the base."""
+    if contract.answered_by == "head":
+        return ClassifierEngine.open(folder, num_labels=len(contract.labels))
     return TransformersEngine.open(folder)
+
+
+def padding(base: Path, contract: RequestContract) -> tuple[int, str]:
+    """A token to pad with that no prompt ends with: the tokenizer's own, or another control token.
+
+    Plain transformers scores the last token of a row that is not this one.
+
+    Raises:
+        ModelError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+    renderer = Renderer.open_plain(contract, base / "tokenizer.json")
+    last = renderer.prompt_ids(renderer.messages("text"))[-1]
+    for token in (tokenizer.pad_token, *tokenizer.all_special_tokens):
+        number = None if token is None else tokenizer.convert_tokens_to_ids(token)
+        if number is not None and number != last:
+            return number, token
+    raise ModelError(
+        f"the tokenizer of {base} has no control token to pad with beside {tokenizer.convert_ids_to_tokens(last)!r}, "
+        "with which every prompt ends",
+        way_out="add a pad_token to its tokenizer_config.json, or leave 'merged' out of export",
+    )

@@ -1,13 +1,13 @@
-"""Texts with several labels: none of their rows can be trusted."""
+"""Texts with several labels, and pairs that stand there both ways round: none of their rows can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from luthier.data.dedupe import conflicting
-from luthier.data.items import Item, Verdict
+from luthier.data.dedupe import conflicting, text_key
+from luthier.data.items import Item, Verdict, answer_of
 from luthier.data.step import Facts, Flow, WholeStep
-from luthier.records import SplitName
+from luthier.records import is_closed
 
 _NAMED_LINES = 20
 
@@ -17,15 +17,22 @@ class Conflicts(WholeStep):
 
     def sift(self, flow: Flow) -> Facts:
         items = flow.items
-        marks = conflicting([(item.origin, item.digest) for item in items], [item.answer for item in items])
-        rows: dict[tuple[SplitName | None, bytes], list[Item]] = {}
-        for item, mark in zip(items, marks, strict=True):
+        if is_closed(flow.contract.task):
+            keys: list[Hashable] = [(item.origin, item.digest) for item in items]
+            answers, reason, what = [item.answer for item in items], "conflicting_labels", "same text, other labels"
+        else:
+            pairs = [(text_key(answer_of(item)), text_key(item.rejected)) for item in items]
+            keys = [(item.origin, item.digest, frozenset(pair)) for item, pair in zip(items, pairs, strict=True)]
+            answers, reason = [chosen for chosen, _ in pairs], "conflicting_preferences"
+            what = "the same two answers the other way round"
+        marks = conflicting(keys, answers)
+        rows: dict[Hashable, list[Item]] = {}
+        for item, key, mark in zip(items, keys, marks, strict=True):
             if mark:
-                rows.setdefault((item.origin, item.digest), []).append(item)
+                rows.setdefault(key, []).append(item)
         places = {key: _places(own) for key, own in rows.items()}
         found: list[Verdict | None] = [
-            ("conflicting_labels", f"same text, other labels in {places[item.origin, item.digest]}") if mark else None
-            for item, mark in zip(items, marks, strict=True)
+            (reason, f"{what} in {places[key]}") if mark else None for key, mark in zip(keys, marks, strict=True)
         ]
         flow.items = flow.ledger.sift("conflicts", items, found)
         return {"conflicts": len(rows)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.data.dedupe import repeated
-from luthier.data.items import Verdict, place_beside
+from luthier.data.items import Verdict, place_beside, said_in
 from luthier.data.step import Facts, Flow, WholeStep
 
 
@@ -12,7 +12,7 @@ class Duplicates(WholeStep):
         items = flow.items
         first = repeated(
             [(item.origin, item.digest) for item in items],
-            [item.turns[-1].content if item.turns else item.answer for item in items],
+            [said_in(item) for item in items],
         )
         verdicts: list[Verdict | None] = [
             None if index is None else ("duplicate", f"of {place_beside(item, items[index])}")

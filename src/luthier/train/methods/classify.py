@@ -1,0 +1,107 @@
+"""A classification head: the loss of a row is the cross-entropy of its label's score, at the prompt's last token.
+
+Scores z = W h [C], shares pi of the labels among the training rows, tau = logit_adjustment, e = label_smoothing, g =
+focal_gamma:
+
+    p = softmax(z + tau log pi)           logit adjustment (Menon et al. 2021, arXiv 2007.07314, eq. 10)
+    q = (1 - e) [k = y] + e / C           label smoothing (Szegedy et al. 2016, arXiv 1512.00567, section 7)
+    loss = (1 - p_y)^g (- sum_k q_k log p_k)              focal loss (Lin et al. 2017, arXiv 1708.02002, eq. 4)
+
+With all three at 0 it is - log p_y. The adjustment is for learning only: what is asked later is z itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from luthier.data.shards import Example
+from luthier.errors import RunError
+from luthier.models.classifier import class_scores
+from luthier.models.forward import is_noisy
+from luthier.models.packing import SHARED, lay_out_rows
+from luthier.records import RequestContract
+from luthier.spec.methods.classify import Classify as Settings
+
+if TYPE_CHECKING:
+    from luthier.spec.section import Method as AnySettings
+    from luthier.train.trunk import Trunk
+
+
+class Classify:
+    """The method; its unit is the row."""
+
+    def __init__(self, settings: Settings, contract: RequestContract) -> None:
+        self.settings = settings
+        self.places = {label: place for place, label in enumerate(contract.labels)}
+        rows = torch.tensor(contract.label_rows, dtype=torch.float64)
+        self.log_shares = (rows / rows.sum()).log().float()  # [C]
+
+    def count(self, example: Example) -> int:
+        """One."""
+        return 1
+
+    def computed(self, example: Example) -> Sequence[Sequence[int]]:
+        """The prompt, as it is asked; the answer's words are not read."""
+        return [example.prompt_ids]
+
+    def loss_sum(
+        self,
+        model: Any,
+        examples: Sequence[Example],
+        weights: Sequence[float] | None = None,
+        trunk: Trunk | None = None,
+    ) -> Tensor:
+        """Loss of the rows, summed, in nats; what prompts share is computed once."""
+        rows = [example.prompt_ids for example in examples]
+        layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
+        last = torch.stack([place[-1] for place in places])
+        with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
+            scores = class_scores(model, layout, last)
+        wanted = torch.tensor([self.places[example.answer] for example in examples], device=scores.device)
+        losses = self.losses(scores, wanted)
+        if weights is not None:
+            losses = losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)
+        return losses.sum()
+
+    def losses(self, scores: Tensor, wanted: Tensor) -> Tensor:
+        """Loss of each row.
+
+        Args:
+            scores: [K, C].
+            wanted: int64 [K], the label's place.
+
+        Returns:
+            [K].
+        """
+        settings = self.settings
+        if settings.logit_adjustment:
+            scores = scores + settings.logit_adjustment * self.log_shares.to(scores.device, scores.dtype)
+        log_p = log_softmax(scores, dim=-1)
+        right = log_p.gather(1, wanted[:, None])[:, 0]
+        losses = -(1.0 - settings.label_smoothing) * right - settings.label_smoothing * log_p.mean(dim=-1)
+        if settings.focal_gamma:
+            # Of a row that is right to the last digit, the power's slope is infinite below 1, and its loss 0.
+            wrong = (-torch.expm1(right)).clamp(min=torch.finfo(right.dtype).tiny)
+            losses = wrong**settings.focal_gamma * losses
+        return losses
+
+
+def open_method(settings: AnySettings, contract: RequestContract) -> Classify:
+    """For the labels of the contract.
+
+    Raises:
+        RunError: the contract is not one for a head: it was made for another method.
+    """
+    assert isinstance(settings, Settings)
+    if contract.answered_by != "head" or len(contract.label_rows) != len(contract.labels):
+        raise RunError(
+            f"the request contract of {contract.name!r} is not made for a classification head",
+            way_out="run `luthier prepare` again",
+        )
+    return Classify(settings, contract)

@@ -1,0 +1,57 @@
+"""Losses of the supervised tokens of several rows, which one forward pass computes; what rows begin with alike once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from luthier.models.adapters import bare
+from luthier.models.forward import forward_logits, hidden_states, is_noisy
+from luthier.models.head import has_plain_head, token_losses
+from luthier.models.packing import SHARED, lay_out_rows
+
+if TYPE_CHECKING:
+    from luthier.train.trunk import Trunk
+
+
+class Row(NamedTuple):
+    """Tokens, and which of them are learned."""
+
+    ids: Sequence[int]
+    supervised: Sequence[bool]
+    """As long as `ids`; the first token has nothing before it and never counts."""
+
+    @property
+    def computed(self) -> Sequence[int]:
+        """All tokens before the last supervised one, which is predicted but never read."""
+        last = max(place for place, supervised in enumerate(self.supervised) if supervised)
+        return self.ids[:last]
+
+
+def supervised_losses(model: Any, rows: Sequence[Row], trunk: Trunk | None = None) -> list[Tensor]:
+    """- log p(ids[t] | ids[:t]) of the supervised tokens t of each row, in nats and float32; each [its tokens].
+
+    Rows are packed so that none sees another. Where there is a trunk, the layers that learn start at its states.
+    """
+    model = bare(model)
+    plain = has_plain_head(model)
+    computed = [row.computed for row in rows]
+    longest = max(map(len, computed))
+    layout, places = lay_out_rows(computed, shared=longest + 1 if is_noisy(model) else SHARED)
+    before, targets = [], []
+    for row, place in zip(rows, places, strict=True):
+        supervised = torch.tensor(row.supervised[1 : len(place) + 1]).nonzero()[:, 0]
+        before.append(place[supervised])  # a token is predicted at the position before it
+        targets.append(torch.tensor(row.ids)[supervised + 1])
+    keep, wanted = torch.cat(before).to(model.device), torch.cat(targets).to(model.device)
+    with nullcontext() if trunk is None else trunk.under(model, layout, computed, places):
+        if plain:
+            losses = token_losses(hidden_states(model, layout)[keep], model.get_output_embeddings(), wanted)
+        else:
+            losses = cross_entropy(forward_logits(model, layout, keep).float(), wanted, reduction="none")
+    return list(torch.split(losses, [len(own) for own in before]))

@@ -1,0 +1,44 @@
+"""What docs/classification.md says is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from luthier.evals.calibrate import MIN_ITEMS
+from luthier.evals.metrics.calibration_error import BINS
+from luthier.spec.load import load_recipe
+from luthier.spec.methods.classify import Classify
+from luthier.spec.plugins import METRICS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_shown_is_read(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")
+    method = load_recipe(tmp_path / "r.yaml").recipe.method
+    assert method == Classify(label_smoothing=0.05, abstain_below=0.7)
+
+
+def test_the_command_shown_asks_for_a_head() -> None:
+    shown = re.search(r"`luthier run support-intents --set (\S+)`", PAGE)[1]
+    from luthier.pipeline.start import recipe_path
+
+    assert load_recipe(recipe_path("support-intents"), overrides=[shown]).recipe.method == Classify()
+
+
+def test_every_value_shown_is_taken_and_every_setting_is_explained() -> None:
+    shown = dict(re.findall(r"`method\.(\w+): ([^`]+)`", PAGE))
+    for key, value in shown.items():
+        Classify.model_validate({key: yaml.safe_load(value)})
+    assert set(shown) | {"type"} == set(Classify.model_fields)
+
+
+def test_numbers_and_names_are_those_of_the_code() -> None:
+    assert f"With fewer than {MIN_ITEMS} validation rows" in PAGE
+    assert f"({BINS} bins;" in PAGE
+    for name in ("log_loss", "calibration_error", "coverage", "answered_accuracy"):
+        assert f"`{name}`" in PAGE
+        assert name in METRICS.names()

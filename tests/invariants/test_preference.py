@@ -1,0 +1,82 @@
+"""A file of pairs from the command line to answers, and the same bits after a `kill -9` while it learns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from test_kill import Bench, at_step, interrupt, pytestmark
+
+from command import COMMAND, environment, luthier
+from luthier.records import EvalReport, TrainResult
+from luthier.store.events import EventLog
+from luthier.store.files import sha256_files
+from luthier.store.runs import RunFolder
+from tiny import write_model, write_recipe
+
+__all__ = ["pytestmark"]
+
+NAMES = ("guitar", "violin", "cello", "amp", "flute", "drum", "case", "bow")
+
+
+class Training(Bench):
+    """As far as the weights."""
+
+    def start(self, out: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, "train", "tiny.yaml", "--out", out],
+            cwd=self.folder,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=environment(LUTHIER_HOME=str(self.folder / "home")),
+        )
+
+
+def command(verb: str, *given: str, folder: Path) -> None:
+    luthier(verb, *given, cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    folder = tmp_path_factory.mktemp("pairs")
+    path = write_recipe(folder, write_model(folder / "model"), batch_size=4, save_steps=2, validations=2)
+    recipe = yaml.safe_load(path.read_text())
+    rows = [
+        {"prompt": f"the {NAMES[n % 8]} {n} is late", "chosen": f"sorry, order {n} is here", "rejected": f"no {n * 3}"}
+        for n in range(60)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe["objective"]["targets"] = {"preference.preference_accuracy": ">= 0.1"}
+    recipe["data"]["train"] = [{"path": "pairs.jsonl", "license": "Apache-2.0", "synthetic": True}]
+    recipe["data"]["split"] = {"test": 0.3, "validation": 0.15}
+    recipe["data"]["leakage"] = {"near": False}
+    recipe["data"].pop("labels")
+    recipe["export"] = ["adapter"]
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    command("run", "tiny.yaml", "--out", "whole", folder=folder)
+    return Training(folder, RunFolder.open("tiny", out=folder / "whole"))
+
+
+def test_a_file_of_pairs_becomes_a_version_that_answers_prompts(bench: Training) -> None:
+    report = EvalReport.read(bench.whole.eval_report)
+    assert [one.system for one in report.systems] == ["length", "base", "base_per_token", "tuned"]
+    assert json.loads(bench.whole.gate.read_text())["passed"]
+    (bench.folder / "asked.jsonl").write_text('{"prompt": "the guitar 3 is late"}\n')
+    command("predict", str(bench.whole.path), "asked.jsonl", "--output", "said.jsonl", folder=bench.folder)
+    said = json.loads((bench.folder / "said.jsonl").read_text())
+    assert set(said) == {"line", "text"}
+
+
+def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_once(bench: Training) -> None:
+    interrupt(bench, "killed", at_step(3), "child")
+    command("train", "tiny.yaml", "--out", "killed", folder=bench.folder)
+    run = RunFolder.open("tiny", out=bench.folder / "killed")
+    read = [event for event in EventLog.read(run.events) if event["kind"] == "reference"]
+    assert [event["reused"] for event in read] == [False, True]
+    assert len({event["sha256"] for event in read}) == 1
+    assert TrainResult.read(run.train_result).resumed_from
+    assert sha256_files(run.train / "adapter") == sha256_files(bench.whole.train / "adapter")
