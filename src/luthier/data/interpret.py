@@ -12,7 +12,7 @@ from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.step import RowStep
 from luthier.errors import DataError
-from luthier.records import RequestContract, is_closed
+from luthier.records import RequestContract, is_closed, is_text
 from luthier.spec.template import fields
 
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
@@ -47,7 +47,8 @@ def clean(items: Sequence[Item], contract: RequestContract, ledger: Ledger) -> l
     """Clean the texts; rows without a text, an answer or a turn go."""
     if contract.input:
         changed = sum(_clean(item, contract, ledger) for item in items)
-        return ledger.sift("clean", items, [_missing(item) for item in items], changed=changed)
+        answers = not is_text(contract.task)
+        return ledger.sift("clean", items, [_missing(item, answers=answers) for item in items], changed=changed)
     changed = sum(_clean_turns(item, contract) for item in items)
     empty: list[Verdict | None] = [
         ("bad_conversation", "a turn is empty after cleaning") if not all(turn.content for turn in item.turns) else None
@@ -84,10 +85,10 @@ def _clean(item: Item, contract: RequestContract, ledger: Ledger) -> bool:
     return True
 
 
-def _missing(item: Item) -> Verdict | None:
+def _missing(item: Item, *, answers: bool) -> Verdict | None:
     if not item.text:
         return "empty_input", "nothing is left of the input after cleaning"
-    return None if item.answer else ("empty_answer", "the answer's cell is empty")
+    return None if item.answer or not answers else ("empty_answer", "the answer's cell is empty")
 
 
 def _read_turns(items: Sequence[Item], column: str) -> list[Verdict | None]:

@@ -114,6 +114,8 @@ def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, 
 
 def _measurable(observed: Observed) -> list[str]:
     """Names of the metrics for which the needed fields were observed; the main metric of the task first."""
+    if observed.answer_bytes.size:
+        return ["bits_per_byte", "perplexity"]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy"]

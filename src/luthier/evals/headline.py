@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from luthier.records import Difference, Interval, SystemScore
 
-WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match"}
+WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match", "bits_per_byte": "bits per byte"}
 
 
 def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool) -> str:

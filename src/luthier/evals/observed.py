@@ -30,11 +30,13 @@ class Observed:
     """[N] negative log-likelihood in nats of the expected answer, its end of turn included."""
     answer_tokens: Floats = field(default_factory=_nothing)
     """[N] tokens that `answer_nll` sums over."""
+    answer_bytes: Floats = field(default_factory=_nothing)
+    """[N] of documents: bytes of the text of these tokens, in UTF-8."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
         sizes |= {len(part) for part in (self.probabilities, self.free_text) if part}
-        sizes |= {part.size for part in (self.answer_nll, self.answer_tokens) if part.size}
+        sizes |= {part.size for part in (self.answer_nll, self.answer_tokens, self.answer_bytes) if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
     def only(self, places: Sequence[int]) -> Observed:
@@ -48,7 +50,7 @@ class Observed:
 
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
-            numbers(self.answer_nll), numbers(self.answer_tokens),
+            numbers(self.answer_nll), numbers(self.answer_tokens), numbers(self.answer_bytes),
         )  # fmt: skip
 
     @property

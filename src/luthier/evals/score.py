@@ -12,7 +12,8 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Observed
-from luthier.records import Answer
+from luthier.evals.texts import read_texts
+from luthier.records import Answer, is_text
 
 Tick = Callable[[int, int], None]
 """Called after each item with (done, all)."""
@@ -66,15 +67,19 @@ def _ask(asker: Asker, example: Example) -> _Said:
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
-    """Point values for choosing a checkpoint: accuracy and macro_f1, or exact_match; and perplexity of the answers.
+    """Point values for choosing a checkpoint: accuracy and macro_f1, exact_match, or bits_per_byte; and perplexity.
 
     Raises:
         ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("validation without examples")
-    observed = score(asker, examples)
-    names = ("accuracy", "macro_f1", "perplexity") if asker.contract.labels else ("exact_match", "perplexity")
+    if is_text(asker.contract.task):
+        observed = read_texts(asker, examples, tick=None).observed
+        names = ["bits_per_byte", "perplexity"]
+    else:
+        observed = score(asker, examples)
+        names = [*(("accuracy", "macro_f1") if asker.contract.labels else ("exact_match",)), "perplexity"]
     values = {}
     for name in names:
         metric = load_metric(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.errors import RecipeError
 from luthier.pipeline.named import Named, opened
-from luthier.records import DataProfile
+from luthier.records import DataProfile, is_text
 from luthier.spec.load import dump_recipe, without_environment
 from luthier.spec.resolve import UNBUILT_SHAPES, entry_name
 from luthier.store.files import write_atomic
@@ -76,7 +76,7 @@ def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
             "name": entry_name(found.label, found.task or "task"),
             **entry,
             "input": without_environment(found.input),
-            "label": without_environment(found.label),
+            **({"label": without_environment(found.label)} if found.label else {}),
         }
     split: dict[str, object] = {"test": 0.25, "validation": 0.05}
     if found.group_by:
@@ -86,7 +86,7 @@ def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
         "objective": {"non_regression": {"general.perplexity": "<= 2.5x"}, "budget": {"hours": 1}},
         "model": {"name": "smollm2-135m-instruct"},
         "data": {"train": [entry], "split": split, "privacy": {"action": "redact", "secrets": "redact"}},
-        "train": {"max_tokens": 60000},
+        "train": {"max_tokens": 60000, **({"max_length": 512} if is_text(found.task) else {})},
         "export": ["adapter", "merged"],
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data.replay import replay_of
 from luthier.data_report import DataReport
 from luthier.models.base import is_imported
 from luthier.pipeline.start import model_source
@@ -49,7 +50,15 @@ def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
     threads = recipe.train.threads if recipe.data.by_meaning else None  # they change the last bits of embeddings
     data = recipe.data.model_dump(mode="json")
-    return [resolved.model_sha256, resolved.data_sha256, data, recipe.train.max_length, threads]
+    replay = replay_of(recipe)
+    return [
+        resolved.model_sha256,
+        resolved.data_sha256,
+        data,
+        recipe.train.max_length,
+        threads,
+        *([replay.model_dump(mode="json")] if replay else []),
+    ]
 
 
 def _tokens(run: RunFolder) -> object:
@@ -74,6 +83,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         recipe.train.device,
         recipe.evaluate.model_dump(mode="json"),
         sha256_json(general_text()),
+        resolved.data_sha256.get("evaluate.glossary"),
     ]
 
 

@@ -53,6 +53,7 @@ def evaluate(context: Context) -> None:
     device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
     tuned = TransformersEngine.open(context.base, run.train / "adapter", device=device)
+    glossary = recipe.evaluate.glossary
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -62,6 +63,7 @@ def evaluate(context: Context) -> None:
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        glossary=(glossary, context.resolved.file(glossary).read_text(encoding="utf-8")) if glossary else None,
     )
     report = judge(
         material,
@@ -80,6 +82,7 @@ def export(context: Context) -> None:
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
     from luthier.engines.transformers import TransformersEngine
+    from luthier.govern.card import artifact_readme
 
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
@@ -87,6 +90,7 @@ def export(context: Context) -> None:
     adapter = run.train / "adapter"
     reference = TransformersEngine.open(context.base, adapter)
     goldens, made = read_goldens(run.goldens), []
+    weights = TrainResult.read(run.train_result).weights_sha256
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
         context.progress("exports", number, len(forms))
@@ -99,7 +103,8 @@ def export(context: Context) -> None:
                 contract=context.contract,
                 goldens=goldens,
                 reference=reference,
-                weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+                weights_sha256=weights,
+                readme=artifact_readme(context.resolved, context.shape, weights_sha256=weights),
             )
         )
     context.progress("exports", len(forms), len(forms))

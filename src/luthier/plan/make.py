@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from luthier.plan import cost, memory
 from luthier.plan.parameters import adapter_parameters, counted_parameters, lowest_adapted
 from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
@@ -158,6 +160,14 @@ def memory_asks_for_checkpointing(
 def _detectable(resolved: ResolvedRecipe, work: Workload) -> Detectable:
     """What the test split can show; of several targets the one that asks for the highest value."""
     level = resolved.recipe.evaluate.level or 0.95
+    if work.is_text:
+        return Detectable(
+            num_test=work.test_rows,
+            smallest_difference=float("nan"),
+            assumption="what a difference of losses shows depends on how documents differ, which is not known before",
+            target=next((limit.text for limit in resolved.limits if not limit.relative), ""),
+            must_observe=None,
+        )
     targets = [limit for limit in resolved.limits if not limit.relative]
     needed = {limit.text: needed_for(limit, work.test_rows, level=level) for limit in targets}
     binomial = [limit for limit in targets if METRICS.get(limit.metric).is_proportion]
@@ -274,6 +284,16 @@ def _model_notes(shape: ModelShape, *, bf16: bool) -> list[str]:
     return notes
 
 
+def _proof_lines(proof: Detectable) -> list[str]:
+    if math.isnan(proof.smallest_difference):
+        return [f"proof     {count(proof.num_test)} pieces of held-out documents; {proof.assumption}"]
+    return [
+        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
+        "(80 % power, McNemar at 5 %)",
+        f"          if {proof.assumption}",
+    ]
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan for a terminal, at most 120 characters a line where words allow it."""
     prediction, budget, proof = plan.prediction, plan.budget, plan.detectable
@@ -289,9 +309,7 @@ def lines(plan: Plan) -> list[str]:
         "          (the rest: preparing, starting stages, exporting; "
         f"at {prediction.matmul_gflops:.0f} GFLOP/s, measured now)",
         f"tokens    {count(prediction.trained_tokens)} to train on",
-        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
-        "(80 % power, McNemar at 5 %)",
-        f"          if {proof.assumption}",
+        *_proof_lines(proof),
     ]
     if proof.target and proof.must_observe is not None:
         seen = f"about {proof.must_observe:.3f} or better must be seen for the bound to clear it"

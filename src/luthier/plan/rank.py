@@ -73,6 +73,8 @@ def _order(tuned: str, work: Workload) -> tuple[str, ...]:
 
 
 def _rows(work: Workload) -> str:
+    if work.is_text:
+        return f"{work.trained_tokens:,} tokens of documents"
     if not work.num_labels:
         return f"{work.train_rows:,} training rows"
     rows = work.rows_per_label
@@ -80,7 +82,8 @@ def _rows(work: Workload) -> str:
 
 
 def _tuning(tuning: Estimate, shape: ModelShape, work: Workload, *, budget: Budget) -> Candidate:
-    speaks_for = f"keeps what {shape.name} knows of language and learns the answers from {_rows(work)}"
+    learns = "words and subjects" if work.is_text else "the answers"
+    speaks_for = f"keeps what {shape.name} knows of language and learns {learns} from {_rows(work)}"
     if work.num_labels and FEW_ROWS_PER_LABEL <= work.rows_per_label < THIN_ROWS_PER_LABEL:
         speaks_for += "; so few rows favor a pre-trained model over one that counts words"
     against = f"{duration(tuning.train_seconds)} of training, and a model to serve; can forget what is not in the data"
@@ -104,9 +107,11 @@ def _zero_shot(shape: ModelShape, work: Workload, *, budget: Budget, gflops: flo
     peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored, threads=threads)
     seconds = cost.STAGE_SECONDS + work.test_rows * cost.answer_seconds(shape, work, gflops=gflops)
     against = "knows neither the answers that are wanted nor their form"
+    if work.is_text:
+        against = "knows of the domain what it met before; what matters to a request has to be put into its prompt"
     if work.num_labels:
         against = f"has never seen these {work.num_labels} labels used"
-    if shape.num_parameters < 3e9:
+    if shape.num_parameters < 3e9 and not work.is_text:
         against += "; models of this size seldom follow such a request unaided"
     return Candidate(
         technique=ZERO_SHOT,

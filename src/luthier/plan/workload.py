@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
-from luthier.records import DataProfile, is_closed
+from luthier.records import DataProfile, is_closed, is_text
 from luthier.spec.recipe import Data
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import Field, literals, parse
@@ -56,6 +56,8 @@ class Workload:
     """Mean rows that are computed at once."""
     largest_micro_batch: float
     """Tokens of the largest micro-batch, what rows share counted once."""
+    is_text: bool = False
+    """Whether rows are pieces of documents, all of them learned: nothing is answered when they are evaluated."""
 
     @property
     def row_tokens(self) -> float:
@@ -94,7 +96,16 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     assert train.batch_size is not None
     assert train.micro_batch_tokens is not None
     own_test, own_validation = recipe.data.test, recipe.data.validation
+    texts = is_text(entry.task)
+    input_chars = (
+        _template_chars(entry.input, profile, computed=recipe.data.features)
+        if entry.input
+        else profile.mean_input_chars
+    )
     rows = profile.num_rows
+    piece = min(float(train.max_length), 1 + input_chars * tokens_per_char)
+    if texts:  # as many rows as there will be pieces, should documents be as long as their parts or longer
+        rows = max(1, round(rows * (1 + input_chars * tokens_per_char) / piece))
     test = _rows_like(resolved, profile, own_test) if own_test else round(rows * split.test)
     validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
@@ -103,11 +114,6 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
 
     turns = 3 if entry.system else 2
-    input_chars = (
-        _template_chars(entry.input, profile, computed=recipe.data.features)
-        if entry.input
-        else profile.mean_input_chars
-    )
     prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
     prompt = min(prompt, train.max_length - 1.0)
@@ -115,6 +121,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     shared = min(
         prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
     )
+    if texts:
+        prompt, answer, shared = 1.0, piece - 1.0, 0.0
     if recipe.adapter.dropout:  # every row is its own then
         shared = 0.0
     own = prompt + answer - shared
@@ -137,6 +145,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         whole_epochs=train.num_train_epochs * trained / asked,
         micro_batch_rows=at_once,
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
+        is_text=texts,
     )
 
 

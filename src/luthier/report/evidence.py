@@ -30,6 +30,7 @@ METRIC_TITLES = {
     "macro_f1": "macro-F1",
     "exact_match": "exact match",
     "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
     "free_text_agreement": "greedy text agrees",
 }
 """What people call a metric; others go by their key."""
@@ -90,7 +91,7 @@ class Evidence:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        return next(name for name in (*targets, "macro_f1", "exact_match", "perplexity", *tuned) if name in tuned)
+        return next(name for name in (*targets, "macro_f1", "exact_match", "bits_per_byte", *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:
         """The score of a system that was evaluated; 'tuned' and 'base' always are."""

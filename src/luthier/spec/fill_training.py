@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape
+from luthier.records import DataProfile, ModelShape, is_text
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.plugins import METHODS
 from luthier.spec.trunk import worth_caching
@@ -15,10 +15,14 @@ EFFECTIVE_BETA = 0.999
 def fill_method(filler: Filler) -> None:
     """How the model learns, and what is trained beside it."""
     method = filler.tree["method"]
-    if method["type"] == "auto":
-        method["type"] = "sft"
-        filler.reasons["method.type"] = "the only method of this version"
     task = filler.tree["data"]["train"][0]["task"]
+    if method["type"] == "auto":
+        method["type"] = "pretrain" if is_text(task) else "sft"
+        filler.reasons["method.type"] = "documents are learned whole" if is_text(task) else "answers are learned"
+        for name, field in METHODS.get(method["type"]).section.model_fields.items():
+            if name != "type":
+                method[name] = field.default
+                filler.reasons[f"method.{name}"] = "open on purpose" if field.default is None else "the default"
     facts = METHODS.get(method["type"])
     if task not in facts.tasks:
         raise RecipeError(
@@ -55,7 +59,8 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
             way_out=f"set it to {shape.max_positions} or less",
             key="train.max_length",
         )
-    filler.fill("train.batch_size", 16, "a common middle")
+    texts = is_text(filler.tree["data"]["train"][0]["task"])
+    filler.fill("train.batch_size", 4 if texts else 16, "rows are long" if texts else "a common middle")
     ram = filler.tree["objective"]["budget"]["ram_gib"]
     roomy = ram is not None and ram >= 12
     filler.fill(

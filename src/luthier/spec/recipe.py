@@ -484,6 +484,11 @@ class Evaluate(Section):
     )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
+    glossary: str | None = Field(
+        None,
+        min_length=1,
+        description="Of documents: file of terms, one a line; None finds them in the training split.",
+    )
 
 
 class Launch(Section):

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record, is_closed
+from luthier.records import DataProfile, ModelShape, Record, is_closed, is_text
+from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
@@ -125,6 +126,7 @@ def _resolved(
             way_out="add it: every verdict compares with the original",
             key="evaluate.baselines",
         )
+    refuse_foreign_glossary(filler)
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
     filler.fill("export", ["adapter", "merged"], "both forms that are built")
@@ -166,6 +168,8 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
     filler.fill(f"{entry}.sheet", profile.sheet or None, "the first with rows" if profile.sheet else "no workbook")
     filler.fill(f"{entry}.query", profile.query or None, "the only table" if profile.query else "no database")
     given = filler.tree["data"]["train"][0]
+    if is_text(given["task"] or profile.task):
+        fill_texts(filler, profile)
     _refuse_unbuilt_shape(profile, given)
     if profile.task is None and (given["task"] is None or given["input"] is None or given["label"] is None):
         columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
@@ -348,10 +352,6 @@ UNBUILT_SHAPES = {
         "are preferences (a chosen answer and a rejected one), and no method of this version learns from those",
         "to learn the chosen answers alone set data.train[0].task: generation, .input, e.g. '{prompt}', and "
         ".label: chosen",
-    ),
-    "plain_text": (
-        "are plain text without an answer, and no method of this version learns from that",
-        "add a column with answers, or set data.train[0].task, .input and .label if there is one",
     ),
 }
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from luthier.engines.parity import check_parity
 from luthier.engines.protocol import LogitsEngine
 from luthier.errors import ParityError
-from luthier.records import Artifact, Golden, Message, RequestContract
+from luthier.records import Artifact, Golden, Message, RequestContract, is_text
 from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
 
@@ -40,8 +40,20 @@ def export(
     goldens: Sequence[Golden],
     reference: LogitsEngine,
     weights_sha256: str,
+    readme: str = "",
 ) -> Artifact:
     """Write the form `kind` to RUN/artifacts/KIND, load it again and compare it with `reference`.
+
+    Args:
+        kind: a name of the exports table.
+        base: folder of the base model.
+        adapter: what was trained.
+        run: the run folder.
+        contract: how the model is asked.
+        goldens: prompts that are compared.
+        reference: what was trained, opened.
+        weights_sha256: of what was trained.
+        readme: what the folder says of itself; '' for nothing.
 
     Raises:
         ParityError: it does not say the same; it is deleted and the first difference is named.
@@ -54,8 +66,13 @@ def export(
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
-        write_atomic(partial / "chat_template.jinja", contract.chat_template)
+        if not is_text(contract.task):
+            write_atomic(partial / "chat_template.jinja", contract.chat_template)
+        elif (base / "chat_template.jinja").is_file():  # nothing was learned about turns: what the base knows of them
+            shutil.copyfile(base / "chat_template.jinja", partial / "chat_template.jinja")
         write_atomic(partial / "contract.json", contract.to_json())
+        if readme:
+            write_atomic(partial / "README.md", readme)
     parity = check_parity(
         reference,
         form.reopen(base=base, folder=folder),
@@ -82,6 +99,9 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tu
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+    if is_text(contract.task):
+        return lambda text: (contract.bos_token + text, list(tokenizer(text)["input_ids"]))
 
     def encode(user_text: str) -> tuple[str, list[int]]:
         system = [Message(role="system", content=contract.system)] if contract.system else []
