@@ -91,7 +91,6 @@ def test_options_reach_the_reader(place: Path) -> None:
     ("header", "line", "shape", "words"),
     [
         ("prompt,chosen,rejected", "how are you {n} today,well {n} thanks,bad {n} sorry", "preference", "preferences"),
-        ("text", "a paragraph with number {n} in it", "plain_text", "plain text without an answer"),
     ],
 )
 def test_shapes_without_a_method_are_named_and_refused(

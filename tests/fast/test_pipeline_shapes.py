@@ -26,7 +26,7 @@ SHAPES: dict[str, Any] = {
     "preference": lambda n: {"prompt": f"where is {n}?", "chosen": f"it is in town {n}", "rejected": f"no idea, {n}"},
     "plain_text": lambda n: {"text": f"paragraph number {n} of a long text about parcels"},
 }
-TRAINED = [shape for shape in SHAPES if shape not in ("preference", "plain_text")]
+TRAINED = [shape for shape in SHAPES if shape != "preference"]
 
 
 def write(folder: Path, shape: str) -> None:
@@ -76,7 +76,7 @@ def test_a_mapping_in_the_recipe_overrides(tmp_path: Path, shape: str, entry: di
     assert {key: made["recipe"]["data"]["train"][0][key] for key in entry} == entry
 
 
-@pytest.mark.parametrize("shape", ["preference", "plain_text"])
+@pytest.mark.parametrize("shape", ["preference"])
 def test_what_cannot_be_learned_yet_is_refused_with_the_line_of_the_recipe(tmp_path: Path, shape: str) -> None:
     write(tmp_path, shape)
     (tmp_path / "r.yaml").write_text(f"name: r\nmodel: {paper_model(tmp_path / 'model')}\ndata:\n  train: data.jsonl\n")

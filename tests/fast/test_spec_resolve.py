@@ -426,7 +426,7 @@ def test_the_hash_does_not_know_the_place_but_everything_else() -> None:
     assert usual.file("support.csv") == Path(usual.folder) / "support.csv"
 
 
-@pytest.mark.parametrize(("shape", "words"), [("preference", "are preferences"), ("plain_text", "are plain text")])
+@pytest.mark.parametrize(("shape", "words"), [("preference", "are preferences")])
 def test_a_shape_without_a_method_is_refused_unless_the_recipe_says_how_to_take_it(shape: str, words: str) -> None:
     unclear: dict[str, Any] = {"shape": shape, "task": None, "input": "{text}", "label": "chosen"}
     for given in ({}, {"task": "generation"}, {"task": "generation", "input": "{text}"}):

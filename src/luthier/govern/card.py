@@ -308,8 +308,8 @@ def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha2
             f"# {recipe.name}",
             "",
             f"Made from `{shape.name}` ({shape.sha256[:12]}) by Luthier {resolved.luthier_version}: method "
-            f"`{recipe.method.type}`, task `{recipe.entry.task}`, trained weights {weights_sha256[:12]}. The card of the "
-            "run says what it can do.",
+            f"`{recipe.method.type}`, task `{recipe.entry.task}`, trained weights {weights_sha256[:12]}. "
+            "The card of the run says what it can do.",
             "",
         ]
     )

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from luthier.data.shards import Shard
-from luthier.errors import RunError
+from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
 from luthier.pipeline.progress import Progress
@@ -53,7 +53,6 @@ def evaluate(context: Context) -> None:
     device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
     tuned = TransformersEngine.open(context.base, run.train / "adapter", device=device)
-    glossary = recipe.evaluate.glossary
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -63,7 +62,7 @@ def evaluate(context: Context) -> None:
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
-        glossary=(glossary, context.resolved.file(glossary).read_text(encoding="utf-8")) if glossary else None,
+        glossary=glossary_of(context.resolved),
     )
     report = judge(
         material,
@@ -75,6 +74,21 @@ def evaluate(context: Context) -> None:
         progress=context.progress,
     )
     write_atomic(run.eval_report, report.to_json())
+
+
+def glossary_of(resolved: ResolvedRecipe) -> tuple[str, str] | None:
+    """Name and text of the file of terms that the recipe names.
+
+    Raises:
+        DataError: it is no text.
+    """
+    name = resolved.recipe.evaluate.glossary
+    if name is None:
+        return None
+    try:
+        return name, resolved.file(name).read_text(encoding="utf-8")
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise DataError(f"evaluate.glossary: {name} is not UTF-8 text", way_out="write one term a line") from error
 
 
 def export(context: Context) -> None:
