@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile, is_closed, is_text
-from luthier.spec.recipe import Data
+from luthier.spec.recipe import Data, RowLimit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import Field, literals, parse
 
@@ -104,10 +104,15 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     )
     rows = profile.num_rows
     piece = min(float(train.max_length), 1 + input_chars * tokens_per_char)
-    if texts:  # as many rows as there will be pieces, should documents be as long as their parts or longer
-        rows = max(1, round(rows * (1 + input_chars * tokens_per_char) / piece))
-    test = _rows_like(resolved, profile, own_test) if own_test else round(rows * split.test)
-    validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
+    if texts:  # rows are pieces; a limit counts documents, taken for as long as the rows of the file
+        pieces = (1 + input_chars * tokens_per_char) / piece
+        rows = max(1, round(rows * pieces))
+        limit = RowLimit.model_validate(
+            {name: round(most * pieces) for name, most in limit.model_dump(exclude_none=True).items()}
+        )
+    like = [_rows_like(resolved, profile, one, rows=rows) if one else 0 for one in (own_test, own_validation)]
+    test = like[0] if own_test else round(rows * split.test)
+    validation = like[1] if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
     labels = _labels(resolved, profile)
@@ -167,13 +172,13 @@ def made_rows(data: Data, train_rows: int, labels: Mapping[str, int]) -> int:
     return made + round(min(rows, train_rows * rules.max_per_row))
 
 
-def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:
-    """Rows of another file of the same kind, from its size: it is read when the data is prepared, not now."""
+def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str, *, rows: int) -> int:
+    """Rows of another file of the same kind, from its size beside that of `rows`: it is read when the data is prepared, not now."""
     file = resolved.file(path)
     if not file.exists():
         raise DataError(f"{path}: the split file is missing", way_out="correct data.test or data.validation")
     size = sum(one.stat().st_size for one in file.rglob("*") if one.is_file()) if file.is_dir() else file.stat().st_size
-    return max(1, round(size * profile.num_rows / max(1, profile.num_bytes)))
+    return max(1, round(size * rows / max(1, profile.num_bytes)))
 
 
 def _column_chars(name: str, key: str, profile: DataProfile) -> float:
