@@ -108,6 +108,7 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     from luthier.pipeline.context import set_up_torch
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
+    from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods.sft import Sft
 
     set_up_torch(THREADS)
@@ -127,8 +128,8 @@ def ours(case: str, data: Path, base: Path, steps: int, *, bf16: bool) -> dict[s
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         result = loop.train(
-            model, Sft(), loop.Inputs(examples, "", "", ""), settings=settings, method_name="sft", validation=None,
-            out=Path(out), watch=clock, stop_asked=lambda: False,
+            model, Inputs((TaskRows(case, Sft(), examples),), "", "", ""), settings=settings, method_name="sft",
+            validation=None, out=Path(out), watch=clock, stop_asked=lambda: False,
         )  # fmt: skip
     losses = [event.loss for event in result.history]
     return {**clock.rates(batch * steps), "losses": losses}

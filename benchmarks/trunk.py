@@ -35,8 +35,9 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
     from luthier.models.trunk import check_trunk
     from luthier.spec.recipe import Adapter, Train
     from luthier.train import loop
+    from luthier.train.inputs import Inputs, TaskRows
     from luthier.train.methods.sft import Sft
-    from luthier.train.trunk import OnTrunk, learned_rows, open_trunk
+    from luthier.train.trunk import learned_rows, on_trunk, open_trunk
 
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
@@ -55,19 +56,20 @@ def run(case: str, data: Path, layers: int, *, kept: bool) -> dict[str, Any]:
         type="lora", r=16, alpha=32, dropout=0.0, target_modules="all-linear",
         layers_to_transform=tuple(range(30 - layers, 30)),
     )  # fmt: skip
-    model, method = attach(load_base(base), adapter, base_name="base", seed=0), Sft()
+    model = attach(load_base(base), adapter, base_name="base", seed=0)
+    inputs = Inputs((TaskRows("rows", Sft(), examples),), "", "", "")
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as out:
         seconds = 0.0
         if kept:
             trunk = open_trunk(
-                model, learned_rows(method, examples, settings), first=check_trunk(model), base_sha256="",
+                model, learned_rows(inputs, settings), first=check_trunk(model), base_sha256="",
                 folder=Path(out) / "trunk", max_tokens=2048, progress=lambda done, total: None,
                 stop_asked=lambda: False,
             )  # fmt: skip
-            method, seconds = OnTrunk(method, trunk), trunk.about.seconds
+            inputs, seconds = on_trunk(inputs, trunk), trunk.about.seconds
         result = loop.train(
-            model, method, loop.Inputs(examples, "", "", ""), settings=settings, method_name="sft", validation=None,
+            model, inputs, settings=settings, method_name="sft", validation=None,
             out=Path(out), watch=lambda event, total_steps: ends.append(time.perf_counter()), stop_asked=lambda: False,
         )  # fmt: skip
     losses = [event.loss for event in result.history]

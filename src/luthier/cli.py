@@ -181,16 +181,14 @@ def check(
     explain: Annotated[bool, typer.Option("--explain", help="Every resolved value with its reason.")] = False,
 ) -> None:
     """Read a recipe, its data and its base model, and say what is wrong or how it is understood."""
-    from luthier.pipeline.explain import explained, feature_lines
+    from luthier.pipeline.explain import explained, fine_lines
     from luthier.pipeline.start import look
 
     prepared = look(recipe, overrides=overrides or (), offline=_go_offline(offline), say=_say)
     prepared.plan()  # a template or split that the plan cannot work with is a fault of the recipe too
     resolved = prepared.resolved
     lines = [
-        f"{prepared.loaded.path}: fine ({prepared.profile.num_rows} rows, {prepared.shape.num_parameters / 1e6:.1f} M "
-        f"parameters, {resolved.recipe.method.type} for {resolved.recipe.entry.task})",
-        *feature_lines(resolved),
+        *fine_lines(prepared),
     ]
     _emit(resolved.model_dump(mode="json"), lines + (explained(resolved) if explain else []), as_json=as_json)
 
@@ -211,11 +209,12 @@ def prepare(
 ) -> None:
     """Clean, redact, split and tokenize the data; every row's fate is in the report."""
     from luthier.data_report import DataReport
-    from luthier.pipeline.explain import data_lines
+    from luthier.pipeline.explain import by_task, data_lines
 
     session = _work(target, "prepare", overrides, out, offline)
-    report = DataReport.read(session.run.data_report)
-    _emit(report.model_dump(mode="json"), data_lines(report, session.run), as_json=as_json)
+    reports = {task: DataReport.read(task.data_report) for task in session.tasks}
+    lines = [line for task, report in reports.items() for line in data_lines(report, task)]
+    _emit(by_task(list(reports.values())), lines, as_json=as_json)
 
 
 @app.command()
@@ -254,16 +253,12 @@ def run(
 ) -> None:
     """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
     from luthier.pipeline.drive import finish
-    from luthier.report.summary import summary
+    from luthier.pipeline.report import closing_lines, evaluation_document
 
     session = _work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
-    document = {
-        "run": str(session.run.path),
-        "gate": gate.model_dump(mode="json"),
-        "evaluation": evidence.evaluation.model_dump(mode="json"),
-    }
-    _emit(document, ["", *summary(evidence)], as_json=as_json)
+    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    _emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
 
 
 @app.command()
@@ -276,21 +271,16 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Base against tuned against baselines, on the test split, with intervals; or one run against another."""
+    from luthier.pipeline.explain import by_task, score_lines
     from luthier.records import EvalReport
 
     if against is not None:
         _compare(run, against, as_json=as_json)
         return
     session = _work_on_run(run, "evaluate", offline)
-    report = EvalReport.read(session.run.eval_report)
-    lines = [report.headline] + [
-        f"{score.title}: "
-        + ", ".join(
-            f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]" for name, value in score.metrics.items()
-        )
-        for score in report.systems
-    ]
-    _emit(report.model_dump(mode="json"), lines, as_json=as_json)
+    reports = [EvalReport.read(task.eval_report) for task in session.tasks]
+    lines = [line for report in reports for line in score_lines(report)]
+    _emit(by_task(reports), lines, as_json=as_json)
 
 
 def _compare(run: str, against: str, *, as_json: bool) -> None:
@@ -320,11 +310,11 @@ def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
 def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     """Decide, with evidence; exit 3 when refused. Brings the run up to date first."""
     from luthier.pipeline.drive import finish
-    from luthier.report.summary import gate_lines
+    from luthier.report.summary import gate_lines_of
 
     session = _work_on_run(run, "export", offline)
-    evidence, decision = finish(session)
-    _emit(decision.model_dump(mode="json"), gate_lines(evidence), as_json=as_json)
+    _, decision = finish(session)
+    _emit(decision.model_dump(mode="json"), gate_lines_of(decision), as_json=as_json)
     if not decision.passed:
         refused = ", ".join(line.line for line in decision.lines if not line.passed)
         raise GateRefused(
@@ -335,17 +325,20 @@ def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
 @app.command()
 def report(run: Run, as_json: Json = False) -> None:
     """Write report.html anew and say where it is."""
-    from luthier.pipeline.report import write_report
+    from luthier.pipeline.report import closing_lines, write_report
 
-    path, evidence = write_report(run)
-    from luthier.report.summary import summary
-
-    _emit({"report": str(path)}, [*summary(evidence), "", f"report: {path}"], as_json=as_json)
+    path, evidence, gate = write_report(run)
+    _emit({"report": str(path)}, [*closing_lines(evidence, gate), "", f"report: {path}"], as_json=as_json)
 
 
 @app.command()
 def predict(
-    target: Annotated[str, typer.Argument(metavar="RUN|NAME@ALIAS", help="A run folder or a registered version.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|NAME@ALIAS", help="A run folder or a registered version; of several tasks NAME@ALIAS/TASK."
+        ),
+    ],
     data: DataName,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: DATA.predictions.jsonl")] = None,
     format: Format = None,
@@ -363,10 +356,11 @@ def predict(
     offline = _go_offline(offline)
     chosen = choose(target, out=out)
     refuse_untrained(chosen.run)
+    asked = chosen.one_task()
     rows = opened(Named(data, format, sheet, query), offline=offline)
     goal = output or rows.named.folder / f"{rows.named.name}.predictions.jsonl"
     with Progress() as progress:
-        counts = predict(open_asker(chosen.run), rows, output=goal, progress=progress)
+        counts = predict(open_asker(asked), rows, output=goal, progress=progress)
     lines = [f"{goal}: {counts['answered']} answered, {counts['faults']} faulty rows"]
     _emit({"output": str(goal), **counts}, lines, as_json=as_json)
 

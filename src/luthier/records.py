@@ -366,6 +366,7 @@ class TrainResult(Record):
     best_metric: str
     best_value: float
     stopped_early: bool
+    stopped_tasks: tuple[str, ...] = Field((), description="Tasks whose rows were no longer learned at the end.")
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int

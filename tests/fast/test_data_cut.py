@@ -110,7 +110,7 @@ def opened(folder: Path) -> Renderer:
 def asked(folder: Path) -> tuple[TestClient, Recording]:
     """The server of a prepared run, in this process, and what its engine was asked."""
     reader, engine = opened(folder), Recording()
-    app = create_app(Asker(reader.contract, reader, engine), model_id="m")  # type: ignore[arg-type]
+    app = create_app({"t": Asker(reader.contract, reader, engine)}, model_id="m")  # type: ignore[arg-type]
     return TestClient(app, base_url="http://127.0.0.1"), engine
 
 

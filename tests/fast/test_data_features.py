@@ -370,7 +370,7 @@ def test_the_same_tokens_in_training_predict_and_both_ways_of_the_server(tmp_pat
     run(tmp_path, rows)
     ours, engine = renderer(tmp_path), Listening()
     asked = Asker(ours.contract, ours, engine)
-    service = Service(asked, model_id="m", clock=lambda: 0.0)
+    service = Service({"t": asked}, model_id="m", clock=lambda: 0.0)
     learned = sorted(examples(tmp_path), key=lambda one: one.line)
     assert len(learned) == len(rows)
     assert learned[0].text == "[cheap, January, 10] where is my garden parcel number 0 garden"
@@ -426,7 +426,7 @@ def test_the_fingerprint_is_taken_where_a_probe_fails_even_in_python() -> None:
 def test_what_the_server_is_told_when_columns_do_not_fit(tmp_path: Path) -> None:
     run(tmp_path)
     asked = asker(tmp_path)
-    service = Service(asked, model_id="m", clock=lambda: 0.0)
+    service = Service({"t": asked}, model_id="m", clock=lambda: 0.0)
     good = {"message": "where is it", "price": 3, "created": "2026-01-01"}
 
     def refused(change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -18,7 +18,6 @@ from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.spec.trunk import UNASKED_GIB
 from luthier.store.events import EventLog
 from luthier.train import shard
-from luthier.train.methods.sft import Sft
 from luthier.train.trunk import Trunk
 from tiny import llama
 
@@ -29,7 +28,7 @@ def laid(folder: Path, *, base: dict[str, Any] | None = None, **train: Any) -> t
     recipe, said, log = resolved(tree, num_layers=2), io.StringIO(), folder / "events.jsonl"
     model = attach(llama(**(base or {})), recipe.recipe.adapter, base_name="b", seed=0)
     trunk = lay_trunk(
-        model, Sft(), test_train_loop.INPUTS, resolved=recipe, folder=folder / "trunk",
+        model, test_train_loop.INPUTS, resolved=recipe, folder=folder / "trunk",
         progress=Progress(said), events=EventLog(log), stop_asked=lambda: False,
     )  # fmt: skip
     return trunk, said.getvalue(), list(EventLog.read(log)) if log.is_file() else []

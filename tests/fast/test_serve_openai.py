@@ -28,7 +28,7 @@ WRITER = contract(task="generation", labels=(), max_new_tokens=4)
 @contextmanager
 def serving(asked: Asker, **options) -> Iterator[str]:
     """Address of a real server in a thread."""
-    app = create_app(asked, model_id="letters@production", **options)
+    app = create_app({"t": asked}, model_id="letters@production", **options)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()

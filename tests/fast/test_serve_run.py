@@ -85,13 +85,13 @@ def test_loopback_is_this_machine_and_nothing_else(host, own):
 def test_an_open_host_needs_keys():
     refuse_open_host("0.0.0.0", has_keys=True)
     refuse_open_host("127.0.0.1", has_keys=False)
-    app = create_app(asker(1.0), model_id="m")
+    app = create_app({"t": asker(1.0)}, model_id="m")
     with pytest.raises(UserError, match=r"refusing to serve on '0\.0\.0\.0' without API keys[^$]*LUTHIER_API_KEYS"):
         run(app, host="0.0.0.0", port=0)
 
 
 def test_a_port_in_use_is_told_without_a_traceback():
-    app = create_app(asker(1.0), model_id="m")
+    app = create_app({"t": asker(1.0)}, model_id="m")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"127\.0\.0\.1, port {port}: Address already in use\n  -> choose another"):
@@ -100,7 +100,7 @@ def test_a_port_in_use_is_told_without_a_traceback():
 
 def test_a_port_that_is_none_is_refused():
     with pytest.raises(UserError, match="port 70000 is not between 0 and 65535"):
-        run(create_app(asker(1.0), model_id="m"), port=70_000)
+        run(create_app({"t": asker(1.0)}, model_id="m"), port=70_000)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -119,7 +119,7 @@ def test_a_signal_ends_the_server_after_the_answer_under_way(number):
 
         made = asker(1.0)
         made.engine = Slow(1.0)
-        run(create_app(made, model_id="m"), port=0, ready=lambda url: print(url, flush=True))
+        run(create_app({"t": made}, model_id="m"), port=0, ready=lambda url: print(url, flush=True))
         print("ended", flush=True)
     """)
     environment = os.environ | {"PYTHONPATH": str(HERE)}
@@ -148,10 +148,10 @@ def test_a_signal_ends_the_server_after_the_answer_under_way(number):
 
 @pytest.mark.parametrize(("package", "call"), [("fastapi", "create_app"), ("uvicorn", "run")])
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch, package, call):
-    app = create_app(asker(1.0), model_id="m")
+    app = create_app({"t": asker(1.0)}, model_id="m")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf"needs the package '{package}'[^$]*pip install 'luthier\[serve\]'"):
-        create_app(asker(1.0), model_id="m") if call == "create_app" else run(app, port=0)
+        create_app({"t": asker(1.0)}, model_id="m") if call == "create_app" else run(app, port=0)
 
 
 def test_the_room_is_imported_without_fastapi():

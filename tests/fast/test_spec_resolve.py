@@ -22,6 +22,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.augment",
     "data.canaries",
     "data.filter",
+    "evaluate.glossary",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
     "data.dedupe.meaning",

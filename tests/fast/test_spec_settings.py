@@ -66,6 +66,8 @@ from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
+from luthier.train.validation import Judged, Validation
+from rows_kit import inputs_of
 from tiny import llama
 
 BASE: dict[str, Any] = {
@@ -292,8 +294,10 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     scores, method, steps = iter(range(1000, 0, -1)), Counting(), list[str]()
     out = Path(tempfile.mkdtemp(dir=folder))
     rows = [replace(one, answer="rare" if n % 6 == 0 else "usual") for n, one in enumerate(test_train_loop.EXAMPLES)]
-    inputs = replace(test_train_loop.INPUTS, examples=rows)
-    validation = loop.Validation(lambda model: {"m": float(next(scores))}, "m", higher_is_better=True, tiebreak="m")
+    inputs = inputs_of(rows, method)
+    validation = Validation(
+        lambda model: {"m": float(next(scores))}, (Judged("task", "m", higher_is_better=True, tiebreak="m"),)
+    )
 
     def watch(event: Any, *, total_steps: int) -> None:
         steps.append(f"{event.kind} {event.step} {event.loss:.4f}")
@@ -307,7 +311,7 @@ def through_train(tree: dict[str, Any], folder: Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "write", told)  # beside training, so not at a certain step of it
         result = loop.train(
-            test_train_loop.fresh(), method, inputs, settings=settings, method_name="sft",
+            test_train_loop.fresh(), inputs, settings=settings, method_name="sft",
             validation=validation, out=out, watch=watch, stop_asked=lambda: False,
         )  # fmt: skip
     return result.weights_sha256, steps, written, method.calls, result.threads, stage_environment(
@@ -320,7 +324,7 @@ def through_trunk(tree: dict[str, Any], folder: Path) -> object:
     given, out = resolved(with_("train.batch_size", 4, tree), folder), Path(tempfile.mkdtemp(dir=folder))
     model = attach(llama(), given.recipe.adapter, base_name="b", seed=0)
     trunk = lay_trunk(
-        model, Sft(), test_train_loop.INPUTS, resolved=given, folder=out / "trunk", progress=Progress(),
+        model, test_train_loop.INPUTS, resolved=given, folder=out / "trunk", progress=Progress(),
         events=EventLog(out / "events.jsonl"), stop_asked=lambda: False,
     )  # fmt: skip
     return trunk is None, (out / "trunk").exists()

@@ -7,24 +7,40 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.data.shards import Example
+from luthier.errors import RunError
 from luthier.models.packing import lay_out_rows
-from luthier.train.batches import micro_batches, plan_steps
+from luthier.spec.recipe import Train
+from luthier.train.batches import Step, micro_batches, steps_of
+from rows_kit import inputs_of
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
+def steps(
+    lengths: list[int], batch: int, *, epochs: int = 2, seed: int = 1, max_tokens: int | None = None
+) -> list[Step]:
+    rows = [Example(n, "", "", "", 0, [1] * length, [True] * length) for n, length in enumerate(lengths)]
+    settings = Train(batch_size=batch, num_train_epochs=epochs, seed=seed, max_tokens=max_tokens)
+    try:
+        return steps_of(inputs_of(rows), settings)
+    except RunError:  # not one step
+        assert max_tokens is not None
+        return []
+
+
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 3), st.integers(0, 5))
 def test_every_epoch_sees_every_row_once(lengths: list[int], batch: int, epochs: int, seed: int) -> None:
-    steps = plan_steps(lengths, batch_size=batch, num_epochs=epochs, max_tokens=None, seed=seed)
-    assert Counter(row for step in steps for row in step.rows) == Counter(dict.fromkeys(range(len(lengths)), epochs))
-    assert steps[-1].epoch == epochs
-    assert all(len(step.rows) <= batch for step in steps)
+    made = steps(lengths, batch, epochs=epochs, seed=seed)
+    assert Counter(row for step in made for row in step.rows) == Counter(dict.fromkeys(range(len(lengths)), epochs))
+    assert made[-1].epoch == epochs
+    assert all(len(step.rows) <= batch for step in made)
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 400))
 def test_a_token_limit_is_never_passed_and_cuts_the_same_sequence(lengths: list[int], batch: int, limit: int) -> None:
-    whole = plan_steps(lengths, batch_size=batch, num_epochs=2, max_tokens=None, seed=1)
-    cut = plan_steps(lengths, batch_size=batch, num_epochs=2, max_tokens=limit, seed=1)
+    whole = steps(lengths, batch)
+    cut = steps(lengths, batch, max_tokens=limit)
     assert cut == whole[: len(cut)]
     assert sum(lengths[row] for step in cut for row in step.rows) <= limit
     if len(cut) < len(whole):
@@ -33,12 +49,7 @@ def test_a_token_limit_is_never_passed_and_cuts_the_same_sequence(lengths: list[
 
 def test_seeds_and_epochs_give_other_orders() -> None:
     rows = [1] * 40
-    orders = [
-        tuple(
-            r for step in plan_steps(rows, batch_size=40, num_epochs=2, max_tokens=None, seed=seed) for r in step.rows
-        )
-        for seed in (0, 0, 1)
-    ]
+    orders = [tuple(r for step in steps(rows, 40, seed=seed) for r in step.rows) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][:40] != orders[0][40:]
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_loop import EXAMPLES, INPUTS, SETTINGS, fresh, relative_error, run
+from test_train_loop import EXAMPLES, SETTINGS, fresh, relative_error, run
 from torch.nn.functional import cross_entropy
 
 from luthier.data.shards import Example
 from luthier.errors import Stopped
 from luthier.spec.recipe import Train
-from luthier.train import loop
+from luthier.train.batches import micro_batches
 from luthier.train.methods.sft import Sft
+from rows_kit import inputs_of
 
 ROWS = [replace(one, answer="rare" if number % 6 == 0 else "usual") for number, one in enumerate(EXAMPLES)]
-UNEVEN = replace(INPUTS, examples=ROWS)
+UNEVEN = inputs_of(ROWS)
 WEIGHTED = SETTINGS.model_copy(update={"class_weight": {"rare": 4.0}})
 SAMPLED = SETTINGS.model_copy(update={"sampler": "balanced"})
 
@@ -45,7 +46,7 @@ def stirred() -> Any:
 def gradients(examples: list[Example], weights: list[float] | None, budget: int) -> dict[str, torch.Tensor]:
     model = stirred()
     count, tokens = sum(map(Sft().count, examples)), [Sft().computed(one) for one in examples]
-    for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
+    for part in micro_batches(range(len(examples)), tokens, max_tokens=budget):
         own = None if weights is None else [weights[row] for row in part.rows]
         (Sft().loss_sum(model, [examples[row] for row in part.rows], own) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -121,7 +122,7 @@ def test_weights_and_samplers_help_the_rare_label(tmp_path: Path) -> None:
         Example(number, "", "t", name, len(prompt), [*prompt, token, 2], marks)
         for number, (name, token) in enumerate((("usual", 50), ("rare", 51)))
     ]
-    inputs = replace(INPUTS, examples=[usual] * 15 + [rare] * 3)
+    inputs = inputs_of([usual] * 15 + [rare] * 3)
     longer = SETTINGS.model_copy(update={"num_train_epochs": 14, "batch_size": 18, "lr_scheduler_type": "constant"})
 
     def odds(**changes: Any) -> float:

@@ -17,9 +17,12 @@ from luthier.records import StepEvent, TrainResult
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Adapter, Train
 from luthier.train import loop
+from luthier.train.batches import micro_batches
 from luthier.train.methods import load_method, sft
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import learning_rate
+from luthier.train.validation import Judged, Validation
+from rows_kit import inputs_of, with_method
 from tiny import llama
 
 SETTINGS = Train(
@@ -58,7 +61,7 @@ def example(number: int, *, length: int = 0) -> Example:
 
 
 EXAMPLES = [example(number) for number in range(18)]
-INPUTS = loop.Inputs(EXAMPLES, model_sha256="m", data_sha256="d", recipe_sha256="r")
+INPUTS = inputs_of(EXAMPLES)
 
 
 def fresh(**changes: Any) -> Any:
@@ -77,10 +80,12 @@ def run(out: Path, *, settings: Train = SETTINGS, stop_after: int | None = None,
         seen.append(event.step)
 
     given: dict[str, Any] = {"validation": None} | changes
+    inputs = given.pop("inputs", INPUTS)
+    if (method := given.pop("method", None)) is not None:
+        inputs = with_method(inputs, method)
     return loop.train(
         given.pop("model", None) or fresh(),
-        given.pop("method", None) or Sft(),
-        given.pop("inputs", INPUTS),
+        inputs,
         settings=settings,
         method_name="sft",
         out=out,
@@ -99,7 +104,7 @@ def gradients(examples: list[Example], budget: int, **changes: Any) -> dict[str,
                 parameter.normal_(std=0.05)
     count = sum(map(Sft().count, examples))
     tokens = [Sft().computed(one) for one in examples]
-    for part in loop.micro_batches(range(len(examples)), tokens, max_tokens=budget):
+    for part in micro_batches(range(len(examples)), tokens, max_tokens=budget):
         (Sft().loss_sum(model, [examples[row] for row in part.rows]) / count).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -160,7 +165,7 @@ def test_events_tell_what_was_computed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sft, "lay_out_rows", counted)
     start = list(range(3, 20))
     rows = [Example(n, "", "", "", 20, [*start, n, 2], [False] * 17 + [True] * 2) for n in range(30, 36)]
-    given = loop.Inputs(rows, model_sha256="m", data_sha256="d", recipe_sha256="r")
+    given = inputs_of(rows)
     for name, dropout, budget in (("tree", 0.0, 400), ("cut", 0.0, 20), ("noisy", 0.3, 400)):
         laid_out.clear()
         settings = SETTINGS.model_copy(update={"micro_batch_tokens": budget, "num_train_epochs": 1, "batch_size": 6})
@@ -176,7 +181,7 @@ def test_events_tell_what_was_computed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_useful_share_of_equal_rows_can_exceed_one(tmp_path: Path) -> None:
     """Their answers are computed once, and learned once for each row."""
     equal = Example(9, "", "", "", 2, [7, 8, *range(20, 29), 2], [False] * 2 + [True] * 10)
-    given = loop.Inputs([equal] * 6, model_sha256="m", data_sha256="d", recipe_sha256="r")
+    given = inputs_of([equal] * 6)
     settings = SETTINGS.model_copy(update={"micro_batch_tokens": 400, "num_train_epochs": 1, "batch_size": 6})
     (event,) = run(tmp_path, inputs=given, settings=settings).history
     assert (event.supervised_tokens, event.computed_tokens) == (60, 11)
@@ -221,11 +226,10 @@ def test_dropout_too_repeats_after_a_stop(tmp_path: Path) -> None:
     assert whole.weights_sha256 != run(tmp_path / "none").weights_sha256
 
 
-def scripted(values: list[float]) -> loop.Validation:
+def scripted(values: list[float]) -> Validation:
     rest = iter(values)
-    return loop.Validation(
-        lambda model: {"score": next(rest), "loss": 1.0}, "score", higher_is_better=True, tiebreak="loss"
-    )
+    judged = Judged("task", "score", higher_is_better=True, tiebreak="loss")
+    return Validation(lambda model: {"score": next(rest), "loss": 1.0}, (judged,))
 
 
 def test_the_best_checkpoint_is_kept_not_the_last(tmp_path: Path) -> None:
@@ -305,7 +309,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
-    other = loop.Inputs(EXAMPLES, model_sha256="m", data_sha256="other", recipe_sha256="r")
+    other = inputs_of(EXAMPLES, data_sha256="other")
     with pytest.raises(RunError, match="another recipe, data or base"):
         run(tmp_path, inputs=other)
 

@@ -18,6 +18,7 @@ from luthier.spec.methods.pretrain import Pretrain
 from luthier.spec.recipe import Adapter, Train
 from luthier.train import loop
 from luthier.train.batches import micro_batches
+from luthier.train.inputs import Inputs, TaskRows
 from luthier.train.methods import load_method
 from tiny import llama
 
@@ -120,8 +121,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(documents: list[list[Exa
         while True:
             try:
                 return loop.train(
-                    model(), METHOD, loop.Inputs(rows, "m", "d", "r"), settings=SETTINGS, method_name="pretrain",
-                    validation=None, out=out, watch=lambda event, total_steps: None, stop_asked=stop_asked,
+                    model(), Inputs((TaskRows("domain", METHOD, rows),), "m", "d", "r"), settings=SETTINGS,
+                    method_name="pretrain", validation=None, out=out, watch=lambda event, total_steps: None,
+                    stop_asked=stop_asked,
                 ).weights_sha256  # fmt: skip
             except Stopped:
                 continue

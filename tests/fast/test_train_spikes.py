@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_train_loop import EXAMPLES, INPUTS, SETTINGS, run
+from test_train_loop import EXAMPLES, SETTINGS, run
 
 from luthier.errors import Stopped
 from luthier.records import LossSpike, StepEvent
-from luthier.train import loop
-from luthier.train.batches import plan_steps
+from luthier.train.batches import steps_of
+from luthier.train.inputs import Inputs
 from luthier.train.spikes import FEWEST, LEVEL, find_spike, usual_losses
+from rows_kit import inputs_of
 
 LONG = SETTINGS.model_copy(update={"num_train_epochs": 14, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"})
 BAD_STEP = 41
@@ -46,18 +47,16 @@ def spikes(losses: list[float]) -> list[int]:
     return [event.step for place, event in enumerate(made) if find_spike(event, made[:place], [])]
 
 
-def planted() -> tuple[loop.Inputs, tuple[int, ...]]:
+def planted() -> tuple[Inputs, tuple[int, ...]]:
     """Many rows, of which those of one late step have answers that nothing tells, and the lines of these rows."""
     rows = [replace(EXAMPLES[number % 18], line=number + 2) for number in range(4 * 63)]
-    steps = plan_steps(
-        [len(row.input_ids) for row in rows], batch_size=4, num_epochs=1, max_tokens=None, seed=LONG.seed
-    )
+    steps = steps_of(inputs_of(rows), LONG)
     bad = steps[BAD_STEP - 1].rows
     for number in bad:
         row = rows[number]
         ids = [*row.input_ids[:-2], 300 + number % 50, 2]
         rows[number] = replace(row, input_ids=ids)
-    return replace(INPUTS, examples=rows), tuple(sorted(rows[number].line for number in bad))
+    return inputs_of(rows), tuple(sorted(rows[number].line for number in bad))
 
 
 ONCE = LONG.model_copy(update={"num_train_epochs": 1})

@@ -14,7 +14,7 @@ import test_train_loop
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_loop import EXAMPLES, SETTINGS, relative_error
+from test_train_loop import EXAMPLES, INPUTS, SETTINGS, relative_error
 
 from luthier.data.shards import Example
 from luthier.errors import DiskFull, Stopped
@@ -28,6 +28,7 @@ from luthier.train.methods import sft
 from luthier.train.methods.sft import Sft
 from luthier.train.trunk import OnTrunk, Trunk, learned_rows, open_trunk
 from ranks_kit import together
+from rows_kit import inputs_of
 
 FIRST = 2
 LIKE = {"vocab_size": 384, "max_position_embeddings": 512}
@@ -176,7 +177,7 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
     """And no layer below is computed on the way."""
     plain, model = model_of(), model_of()
     test_train_loop.run(tmp_path / "plain", model=plain)
-    trunk = open_at(tmp_path / "states", model, learned_rows(Sft(), EXAMPLES, SETTINGS))
+    trunk = open_at(tmp_path / "states", model, learned_rows(INPUTS, SETTINGS))
     computed: list[int] = []
     for number, layer in enumerate(bare(model).get_decoder().layers):
         layer.register_forward_hook(lambda module, given, out, number=number: computed.append(number))
@@ -192,7 +193,7 @@ def test_a_whole_training_ends_where_it_ends_without(tmp_path: Path) -> None:
 
 def trained_above(ranks: Ranks, folder: Path) -> tuple[bool, list[float]]:
     model, method = model_of(), Sft()
-    trunk = ranks.first_first(lambda: open_at(folder / "trunk", model, learned_rows(method, EXAMPLES, SETTINGS)))
+    trunk = ranks.first_first(lambda: open_at(folder / "trunk", model, learned_rows(INPUTS, SETTINGS)))
     result = test_train_loop.run(folder / "out", model=model, method=OnTrunk(method, trunk))
     return trunk.reused, [event.loss for event in result.history]
 
@@ -282,9 +283,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(
 
 
 def test_only_rows_that_some_step_sees_are_kept() -> None:
-    method = Sft()
-    assert learned_rows(method, EXAMPLES, SETTINGS) == rows_of(EXAMPLES)
-    few = learned_rows(method, EXAMPLES, SETTINGS.model_copy(update={"max_tokens": 120}))
+    assert learned_rows(INPUTS, SETTINGS) == rows_of(EXAMPLES)
+    few = learned_rows(INPUTS, SETTINGS.model_copy(update={"max_tokens": 120}))
     assert 4 <= len(few) < len(EXAMPLES)
     assert set(few) < set(rows_of(EXAMPLES))
-    assert learned_rows(method, EXAMPLES + EXAMPLES, SETTINGS) == rows_of(EXAMPLES)
+    assert learned_rows(inputs_of(EXAMPLES + EXAMPLES), SETTINGS) == rows_of(EXAMPLES)

@@ -1,4 +1,4 @@
-"""Documents through the whole pipeline by the command line, what others make of the result, and a task learned on top."""
+"""Documents through the whole pipeline, what others make of the result, and a task learned on top of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDS = [
 ]
 RECIPE = {
     "name": "words",
-    "objective": {"targets": {"domain.bits_per_byte": "<= 9"}, "non_regression": {"general.perplexity": "<= 9x"}},
+    "objective": {"targets": {"domain.bits_per_byte": "<= 9"}},
     "model": {"name": "model"},
     "data": {
         "train": [{"path": "docs", "license": "CC0-1.0"}],

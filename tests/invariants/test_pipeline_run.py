@@ -575,11 +575,11 @@ def test_the_same_text_becomes_the_same_ids_wherever_it_is_asked(world: World, t
         )
 
     def by_server(asker: Asker) -> None:
-        client = TestClient(create_app(asker, model_id="m"), base_url="http://127.0.0.1")
+        client = TestClient(create_app({"t": asker}, model_id="m"), base_url="http://127.0.0.1")
         assert client.post("/v1/classify", json={"input": [raw[one.line] for one in examples]}).status_code == 200
 
     def by_chat(asker: Asker) -> None:
-        client = TestClient(create_app(asker, model_id="m"), base_url="http://127.0.0.1")
+        client = TestClient(create_app({"t": asker}, model_id="m"), base_url="http://127.0.0.1")
         for one in examples:
             body = {"model": "m", "messages": [{"role": "user", "content": raw[one.line]}]}
             assert client.post("/v1/chat/completions", json=body).status_code == 200

@@ -62,6 +62,21 @@ def check_parity(
     )
 
 
+def together(checks: Sequence[ParityCheck]) -> ParityCheck:
+    """The checks of several tasks as one: it passes where all do."""
+    if len(checks) == 1:
+        return checks[0]
+    return ParityCheck(
+        prompts=sum(check.prompts for check in checks),
+        ids_equal=all(check.ids_equal for check in checks),
+        max_logit_error=max(check.max_logit_error for check in checks),
+        bound=min(check.bound for check in checks),
+        greedy_equal=sum(check.greedy_equal for check in checks),
+        passed=all(check.passed for check in checks),
+        first_difference=next((check.first_difference for check in checks if check.first_difference), ""),
+    )
+
+
 class _Compared(NamedTuple):
     """One golden prompt; `problem` is empty where all is the same."""
 

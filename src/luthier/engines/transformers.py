@@ -77,12 +77,12 @@ class TransformersEngine:
         out: list[int] = []
         step = torch.tensor([list(prompt_ids)], device=self.device)
         while len(out) < max_new_tokens:
-            output = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
             token = int(output.logits[0, -1].argmax())
             if token in stop:
                 break
             out.append(token)
-            cache, step = output.past_key_values, torch.tensor([[token]], device=self.device)
+            cache, step = output.cache, torch.tensor([[token]], device=self.device)
         return out
 
     @torch.inference_mode()

@@ -32,6 +32,9 @@ from luthier.store.files import write_atomic
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, all)."""
 
+GeneralLosses = tuple[Floats, Floats]
+"""Of base and tuned model: `paragraph_losses`."""
+
 SystemName = Literal["majority", "tfidf_logreg", "base", "tuned"]
 _TITLES: dict[SystemName, str] = {"base": "base model, not tuned", "tuned": "tuned model"}
 
@@ -48,6 +51,8 @@ class Material:
     general_source: str
     data_sha256: str
     weights_sha256: str
+    general: GeneralLosses | None = None
+    """Of both models on the general text, where another task of the run has asked them already."""
     glossary: tuple[str, str] | None = None
     """Name of a file of terms, and what it says."""
 
@@ -112,10 +117,7 @@ def evaluate(
         _ask("base", base, material, places, progress, clock),
         _ask("tuned", tuned, material, places, progress, clock),
     ]
-    general = [
-        paragraph_losses(asker, material.general_text, _titled(progress, f"{name} model on the general text"))
-        for name, asker in (("base", base), ("tuned", tuned))
-    ]
+    general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
     with_contaminated = _all_items(systems, len(clean))
@@ -144,6 +146,14 @@ def _places(material: Material, asker: Asker) -> Places:
 def _terms(systems: Sequence[_System], places: Places, clean: Sequence[int], bootstrap: Bootstrap) -> Terms | None:
     read = {system.name: [system.terms[place] for place in clean] for system in systems if system.terms}
     return compare_terms(read["base"], read["tuned"], places.only(clean), bootstrap=bootstrap)
+
+
+def ask_general(base: Asker, tuned: Asker, text: str, progress: Progress) -> GeneralLosses:
+    """What both models find of a general text; the same for every task of a run, so it is asked once."""
+    return (
+        paragraph_losses(base, text, _titled(progress, "base model on the general text")),
+        paragraph_losses(tuned, text, _titled(progress, "tuned model on the general text")),
+    )
 
 
 def _all_items(systems: Sequence[_System], num_clean: int) -> AllItems | None:

@@ -300,16 +300,20 @@ def _text(text: str) -> str:
 
 def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha256: str) -> str:
     """What an exported folder says of itself, so that whoever takes it as a base finds license and origin."""
-    recipe = resolved.recipe
+    recipes = [part.recipe for part in resolved.parts]
+    learned = "; ".join(f"task `{recipe.entry.task}` by method `{recipe.method.type}`" for recipe in recipes)
     return "\n".join(
         [
-            *_front_matter(resolved, shape),
+            "---",
+            f"base_model: {json.dumps(shape.name)}",
+            f"license: {json.dumps(shape.license.lower())}",
+            f"tags: {json.dumps(['luthier'])}",
+            "---",
             "",
-            f"# {recipe.name}",
+            f"# {resolved.recipe.name}",
             "",
-            f"Made from `{shape.name}` ({shape.sha256[:12]}) by Luthier {resolved.luthier_version}: method "
-            f"`{recipe.method.type}`, task `{recipe.entry.task}`, trained weights {weights_sha256[:12]}. "
-            "The card of the run says what it can do.",
+            f"Made from `{shape.name}` ({shape.sha256[:12]}) by Luthier {resolved.luthier_version}: {learned}. "
+            f"Trained weights {weights_sha256[:12]}. The card of the run says what it can do.",
             "",
         ]
     )

@@ -6,7 +6,7 @@ A target is met when its bound clears it, not its point. The bound is the worse 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from luthier.data_report import DataReport
@@ -53,6 +53,44 @@ def decide(
         lines=lines,
         decided_at=now.astimezone(UTC).isoformat(timespec="seconds"),
         recipe_sha256=resolved.sha256,
+        eval_sha256=eval_sha256,
+        artifacts_sha256=artifacts_sha256,
+        seal="",
+    )
+    return decision.model_copy(update={"seal": _seal(decision)})
+
+
+def combine(
+    decisions: Mapping[str, GateDecision],
+    *,
+    recipe_sha256: str,
+    eval_sha256: str,
+    artifacts_sha256: str,
+    now: datetime,
+) -> GateDecision:
+    """The decision on a run of several tasks: every line of every task has to pass.
+
+    Args:
+        decisions: task -> the decision on it alone.
+        recipe_sha256: of the recipe of all.
+        eval_sha256: hash over the reports of all.
+        artifacts_sha256: hash of artifacts/index.json.
+        now: with a time zone.
+    """
+    lines: dict[tuple[str, str], GateLine] = {}
+    for task, decision in decisions.items():
+        for line in decision.lines:
+            if line.kind == "parity" or line.line in ("license of the base", "general.perplexity"):
+                name = line.line  # of the model itself, the same for all tasks
+            else:
+                name = line.line if line.line.startswith(f"{task}.") else f"{task}: {line.line}"
+            where = line.evidence if line.kind == "parity" else f"tasks/{task}/{line.evidence}"
+            lines.setdefault((name, line.observed), line.model_copy(update={"line": name, "evidence": where}))
+    decision = GateDecision(
+        passed=all(line.passed for line in lines.values()),
+        lines=tuple(lines.values()),
+        decided_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        recipe_sha256=recipe_sha256,
         eval_sha256=eval_sha256,
         artifacts_sha256=artifacts_sha256,
         seal="",

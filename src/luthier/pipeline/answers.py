@@ -20,6 +20,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
 from luthier.records import RequestContract, Version
+from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 
@@ -43,25 +44,58 @@ class Chosen:
     @property
     def model_id(self) -> str:
         """The name under which clients ask for it."""
-        return f"{self.version.name}@{self.version.version}" if self.version else f"{self.run.name}/{self.run.id}"
+        whole = self.run.whole
+        return f"{self.version.name}@{self.version.version}" if self.version else f"{whole.name}/{whole.id}"
+
+    @property
+    def tasks(self) -> dict[str, RunFolder]:
+        """Task -> what the run holds of it; of a folder of one task, that task alone."""
+        if self.run.whole != self.run:
+            return {self.run.path.name: self.run}
+        names = ResolvedRecipe.read(self.run.resolved).names
+        return dict(zip(names, self.run.tasks(names), strict=True))
+
+    def one_task(self) -> RunFolder:
+        """The folder of the only task.
+
+        Raises:
+            UserError: there are several.
+        """
+        tasks = self.tasks
+        if len(tasks) > 1:
+            raise UserError(
+                f"{self.model_id} has {len(tasks)} tasks",
+                way_out=f"name one: {', '.join(f'{self.model_id}/{name}' for name in tasks)}"
+                if self.version
+                else f"name the folder of one: {', '.join(str(folder.path) for folder in tasks.values())}",
+            )
+        return next(iter(tasks.values()))
 
 
 def choose(target: str, *, out: Path) -> Chosen:
-    """NAME@ALIAS, NAME@NUMBER or NAME from the registry of `out`, or a run folder.
+    """NAME@ALIAS, NAME@NUMBER or NAME from the registry of `out`, with /TASK for one of several; or a run folder.
 
     Raises:
         RunError: neither; the message lists what is known.
+        UserError: the version has no such task.
     """
     if Path(target).is_dir():
         run = RunFolder.open(target, out=out)
+        whole = run.whole
         found = [
             one
-            for one in registry_of(run.path.parent.parent).versions(run.name)
-            if Path(one.run).resolve() == run.path.resolve()
+            for one in registry_of(whole.path.parent.parent).versions(run.name)
+            if Path(one.run).resolve() == whole.path.resolve()
         ]
         return Chosen(run, found[-1] if found else None)
-    version = registry_of(out).get(target)
-    return Chosen(RunFolder.open(version.run, out=out), version)
+    named, _, task = target.partition("/")
+    version = registry_of(out).get(named)
+    chosen = Chosen(RunFolder.open(version.run, out=out), version)
+    if not task:
+        return chosen
+    if task not in chosen.tasks:
+        raise UserError(f"{named} has no task {task!r}", way_out=f"its tasks: {', '.join(chosen.tasks)}")
+    return Chosen(chosen.tasks[task], version)
 
 
 def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
@@ -71,7 +105,8 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
         GateRefused: its gate did not pass and `allow_refused` is not set.
         RunError: the decision is missing or does not belong to the files.
     """
-    gate = checked_gate(chosen.run, chosen.version)
+    whole = chosen.run.whole
+    gate = checked_gate(whole, chosen.version)
     if gate.passed:
         return
     lines = "; ".join(f"{line.line}: {line.observed}" for line in gate.lines if not line.passed)
@@ -80,23 +115,30 @@ def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
             f"{chosen.model_id} is refused by its gate: {lines}",
             way_out="tune further, or serve it all the same with --allow-refused, which is recorded",
         )
-    audit_of(chosen.run.path.parent.parent).append(
+    audit_of(whole.path.parent.parent).append(
         "serve_refused", actor=actor, subject=chosen.model_id, details={"lines": lines, "seal": gate.seal}
     )
     say(f"{chosen.model_id} is served although its gate refused it ({lines}); this was written to the audit log")
 
 
 def open_asker(run: RunFolder) -> Asker:
-    """The tuned model of a run, from its exported adapter where there is one."""
+    """The tuned model of a run of one task, or of one task of a run."""
+    return next(iter(open_askers([run]).values()))
+
+
+def open_askers(tasks: Sequence[RunFolder]) -> dict[str, Asker]:
+    """Task -> how it is asked; all tasks of a run ask one model, from its exported adapter where there is one."""
     for name, value in COMPUTING.items():  # read when torch is loaded; stages get it from their parent
         os.environ.setdefault(name, value)
     from luthier.engines.transformers import TransformersEngine
 
-    context = Context(run, Progress())
-    set_up_torch(context.resolved.recipe.train.threads or 1)
+    contexts = [Context(task, Progress()) for task in tasks]
+    first, run = contexts[0], tasks[0]
+    set_up_torch(first.resolved.recipe.train.threads or 1)
     exported = run.artifacts / "adapter"
     adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.train / "adapter"
-    return context.asker(TransformersEngine.open(context.base, adapter))
+    engine = TransformersEngine.open(first.base, adapter)
+    return {context.contract.name: context.asker(engine) for context in contexts}
 
 
 def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> dict[str, int]:
@@ -162,5 +204,11 @@ def refuse_untrained(run: RunFolder) -> None:
     Raises:
         RunError: it has not been trained yet.
     """
-    if not run.train_result.is_file() or not run.contract.is_file():
+    if not run.train_result.is_file() or not all(task.contract.is_file() for task in _tasks_of(run)):
         raise RunError(f"{run.path} has not been trained yet", way_out=f"luthier train {run.path}")
+
+
+def _tasks_of(run: RunFolder) -> list[RunFolder]:
+    if run.whole != run or not run.resolved.is_file():
+        return [run]
+    return run.tasks(ResolvedRecipe.read(run.resolved).names)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.contract import Renderer
-from luthier.data_report import DataReport
 from luthier.errors import RunError
+from luthier.pipeline.order import tokens
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
 from luthier.records import ModelShape, RequestContract
@@ -58,11 +58,16 @@ class Context:
 
         return Asker(self.contract, self.renderer, engine)
 
+    @cached_property
+    def tasks(self) -> tuple[Context, ...]:
+        """The same for each task; one task alone is the whole."""
+        folders = self.run.tasks(self.resolved.names)
+        return (self,) if len(folders) == 1 else tuple(Context(folder, self.progress) for folder in folders)
+
     @property
     def data_sha256(self) -> str:
-        """Hash over shards and contract."""
-        report = DataReport.read(self.run.data_report)
-        return sha256_json([{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256])
+        """Hash over shards and contracts."""
+        return sha256_json(tokens(self.run, self.resolved))
 
 
 def set_up_device(train: Train, *, threads: int | None = None) -> str:

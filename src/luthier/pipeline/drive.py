@@ -36,6 +36,11 @@ class Session:
     say: Say
 
     @property
+    def tasks(self) -> list[RunFolder]:
+        """What the run holds of each task; of one task that is the run."""
+        return self.run.tasks(self.resolved.names)
+
+    @property
     def out(self) -> Path:
         """The folder above all runs, where registry and audit log are."""
         return self.run.path.parent.parent
@@ -67,6 +72,11 @@ def begin(
         if overrides:
             raise RunError(f"{target} is a run, its recipe is fixed", way_out="use --set with the recipe")
         run = RunFolder.open(target, out=place)
+        if run.whole != run:
+            raise RunError(
+                f"{target} is one task of a run, whose steps are done for all of them",
+                way_out=f"name the run: {run.whole.path}",
+            )
         resolved = relaunched(ResolvedRecipe.read(run.resolved), launch)
         refuse_meeting_elsewhere(resolved.recipe.launch, offline=offline)
         return Session(run, resolved, offline, say), None, None
@@ -114,7 +124,7 @@ def work_through(
             _bring_up_to_date(session, stage, fd)
 
 
-def finish(session: Session) -> tuple[Evidence, GateDecision]:
+def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
     """Decide, write card, lineage and report, and register the version; all stages must be done.
 
     Raises:
@@ -152,7 +162,7 @@ def _bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     if stage.name == SHARED:  # the system counts the largest process, the ranks count those of all machines together
         machines = session.resolved.recipe.launch.nnodes
         peak = max(peak, TrainResult.read(run.train_result).peak_memory_gib / machines)
-    stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run), use.seconds, peak)
+    stages.mark(stage.name, stage.key(run, session.resolved), stage.outputs(run, session.resolved), use.seconds, peak)
     events.append("stage_done", stage=stage.name, seconds=use.seconds, peak_memory_gib=peak)
     if use.stop_asked:
         raise Stopped(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport, SplitReport
+from luthier.pipeline.start import Prepared
+from luthier.records import EvalReport
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
@@ -12,6 +16,12 @@ from luthier.store.runs import RunFolder
 
 def explained(resolved: ResolvedRecipe) -> list[str]:
     """Every value of the resolved recipe with the reason for it, one a line; then the steps of the data in order."""
+    if resolved.tasks:
+        return [
+            line
+            for name, part in zip(resolved.names, resolved.parts, strict=True)
+            for line in (f"task {name}:", *(f"  {one}" for one in explained(part)))
+        ]
     shown = [
         (f"{key} = {_plain(value)}", resolved.reasons[key])
         for key, value in leaves(resolved.recipe.model_dump(mode="json"))
@@ -19,6 +29,22 @@ def explained(resolved: ResolvedRecipe) -> list[str]:
     width = min(max(len(text) for text, _ in shown), 60)
     steps = [f"  {place}. {name}: {why}" for place, (name, why) in enumerate(explained_steps(resolved.recipe), start=1)]
     return [*(f"{text:<{width}}  {reason}" for text, reason in shown), "steps of the data, in order:", *steps]
+
+
+def fine_lines(prepared: Prepared) -> list[str]:
+    """That the recipe is fine, and what it is about; one line a task where there are several."""
+    resolved, about = prepared.resolved, f"{prepared.shape.num_parameters / 1e6:.1f} M parameters"
+    lines = []
+    for name, part, profile in zip(resolved.names, resolved.parts, prepared.profiles, strict=True):
+        does = f"{part.recipe.method.type} for {part.recipe.entry.task}"
+        lines.append(
+            f"  task {name}: {profile.num_rows} rows, {does}"
+            if resolved.tasks
+            else f"{prepared.loaded.path}: fine ({profile.num_rows} rows, {about}, {does})"
+        )
+        lines += feature_lines(part)
+    head = [f"{prepared.loaded.path}: fine ({len(resolved.tasks)} tasks, {about})"] if resolved.tasks else []
+    return head + lines
 
 
 def feature_lines(resolved: ResolvedRecipe) -> list[str]:
@@ -33,6 +59,23 @@ def feature_lines(resolved: ResolvedRecipe) -> list[str]:
 
 def _plain(value: object) -> str:
     return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def by_task(reports: Sequence[DataReport] | Sequence[EvalReport]) -> dict[str, object]:
+    """For `--json`: the report of the one task, or task -> report."""
+    documents = {report.name: report.model_dump(mode="json") for report in reports}
+    return documents[reports[0].name] if len(reports) == 1 else dict(documents)
+
+
+def score_lines(report: EvalReport) -> list[str]:
+    """What may be claimed, and every system's metrics."""
+    return [report.headline] + [
+        f"{score.title}: "
+        + ", ".join(
+            f"{name} {value.point:.3f} [{value.low:.3f}, {value.high:.3f}]" for name, value in score.metrics.items()
+        )
+        for score in report.systems
+    ]
 
 
 def data_lines(report: DataReport, run: RunFolder) -> list[str]:

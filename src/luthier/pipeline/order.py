@@ -27,7 +27,7 @@ class Stage:
     """What is going on, for people."""
     inputs: Callable[[RunFolder, ResolvedRecipe], object]
     """Everything that decides the outputs, as JSON."""
-    outputs: Callable[[RunFolder], list[Path]]
+    outputs: Callable[[RunFolder, ResolvedRecipe], list[Path]]
     less_memory: str
     """What would make it need less memory, for people."""
     ready: Callable[[RunFolder], bool] = lambda run: True
@@ -47,6 +47,10 @@ def _base_is_ready(run: RunFolder) -> bool:
 
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    return [_prepare_inputs_of_task(part) for part in resolved.parts]
+
+
+def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
     threads = recipe.train.threads if recipe.data.by_meaning else None  # they change the last bits of embeddings
     data = recipe.data.model_dump(mode="json")
@@ -61,15 +65,25 @@ def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     ]
 
 
-def _tokens(run: RunFolder) -> object:
-    report = DataReport.read(run.data_report)
-    return [{name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256]
+def tokens(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    """Hashes of the shards and the contract of every task."""
+    reports = [DataReport.read(task.data_report) for task in run.tasks(resolved.names)]
+    return [
+        [report.name, {name: split.sha256 for name, split in report.splits.items()}, report.contract_sha256]
+        for report in reports
+    ]
+
+
+def learning(resolved: ResolvedRecipe) -> list[object]:
+    """The sections that say how the model learns."""
+    recipe = resolved.recipe
+    tasks = [[part.recipe.method.model_dump(mode="json"), part.recipe.entry.weight] for part in resolved.parts]
+    mix = recipe.multi_task.model_dump(mode="json") if recipe.multi_task is not None else None
+    return [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
 
 
 def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
-    recipe = resolved.recipe
-    sections = [section.model_dump(mode="json") for section in (recipe.method, recipe.adapter, recipe.train)]
-    return [resolved.model_sha256, _tokens(run), sections, ModelShape.read(run.shape).name]
+    return [resolved.model_sha256, tokens(run, resolved), learning(resolved), ModelShape.read(run.shape).name]
 
 
 def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -77,13 +91,13 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     return [
         TrainResult.read(run.train_result).weights_sha256,
         resolved.model_sha256,
-        _tokens(run),
+        tokens(run, resolved),
         recipe.train.seed,
         recipe.train.threads,
         recipe.train.device,
-        recipe.evaluate.model_dump(mode="json"),
+        [part.recipe.evaluate.model_dump(mode="json") for part in resolved.parts],
         sha256_json(general_text()),
-        resolved.data_sha256.get("evaluate.glossary"),
+        [part.data_sha256.get("evaluate.glossary") for part in resolved.parts],
     ]
 
 
@@ -92,35 +106,41 @@ def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         TrainResult.read(run.train_result).weights_sha256,
         resolved.model_sha256,
         resolved.recipe.export,
-        sha256_file(run.goldens),
-        sha256_file(run.contract),
+        [[sha256_file(task.goldens), sha256_file(task.contract)] for task in run.tasks(resolved.names)],
     ]
 
 
 ORDER: tuple[Stage, ...] = (
-    Stage("base", "reading the base model", _base_inputs, lambda run: [], "choose a smaller base", _base_is_ready),
+    Stage(
+        "base",
+        "reading the base model",
+        _base_inputs,
+        lambda run, resolved: [],
+        "choose a smaller base",
+        _base_is_ready,
+    ),
     Stage(
         "prepare",
         "preparing the data",
         _prepare_inputs,
-        lambda run: [run.data],
+        lambda run, resolved: [task.data for task in run.tasks(resolved.names)],
         "prepare fewer rows: all of them are held at once (data.limit is drawn later)",
     ),
     Stage(
         "train",
         "training",
         _train_inputs,
-        lambda run: [run.train / "adapter", run.train_result],
+        lambda run, resolved: [run.train / "adapter", run.train_result],
         "lower train.micro_batch_tokens or train.max_length",
     ),
     Stage(
         "evaluate",
         "evaluating",
         _evaluate_inputs,
-        lambda run: [run.eval],
+        lambda run, resolved: [task.eval for task in run.tasks(resolved.names)],
         "lower train.max_length or train.threads (each thread adds questions that are asked at once)",
     ),
-    Stage("export", "exporting", _export_inputs, lambda run: [run.artifacts], "choose a smaller base"),
+    Stage("export", "exporting", _export_inputs, lambda run, resolved: [run.artifacts], "choose a smaller base"),
 )
 """Then, in the parent itself, because they take no time: gate, card, lineage, registry and report."""
 

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.pipeline.verdict import checked_gate, gather
+from luthier.records import GateDecision
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
+from luthier.report.summary import summary
+from luthier.report.tasks import render_tasks, tasks_summary
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder, lock
 
 
-def write_report(where: str) -> tuple[Path, Evidence]:
-    """Write RUN/report.html from the records on disk.
+def write_report(where: str) -> tuple[Path, tuple[Evidence, ...], GateDecision]:
+    """Write RUN/report.html from the records on disk; of several tasks, that of each too.
 
     Raises:
         RunError: the run is not finished, or its gate does not belong to its files.
     """
-    run = RunFolder.open(where)
+    run = RunFolder.open(where).whole
     with lock(run):
-        evidence = gather(run, ResolvedRecipe.read(run.resolved), checked_gate(run, None))
-        write_atomic(run.report, render(evidence))
-    return run.report, evidence
+        resolved, gate = ResolvedRecipe.read(run.resolved), checked_gate(run, None)
+        evidence = []
+        for folder, part in zip(run.tasks(resolved.names), resolved.parts, strict=True):
+            evidence.append(gather(folder, part, GateDecision.read(folder.gate)))
+            write_atomic(folder.report, render(evidence[-1]))
+        if resolved.tasks:
+            write_atomic(run.report, render_tasks(evidence, gate))
+    return run.report, tuple(evidence), gate
+
+
+def closing_lines(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]:
+    """What `luthier run` says at its end."""
+    return summary(evidence[0]) if len(evidence) == 1 else tasks_summary(evidence, gate)
+
+
+def evaluation_document(evidence: Sequence[Evidence]) -> dict[str, object]:
+    """The evaluation for `--json`; of several tasks, that of each by its name."""
+    reports = {one.evaluation.name: one.evaluation.model_dump(mode="json") for one in evidence}
+    return {"evaluation": next(iter(reports.values()))} if len(reports) == 1 else {"evaluations": reports}

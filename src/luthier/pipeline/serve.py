@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from luthier.errors import GateRefused, RunError
-from luthier.pipeline.answers import admit, choose, open_asker
+from luthier.pipeline.answers import admit, choose, open_askers
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
 from luthier.store.runs import RunFolder
@@ -32,8 +32,10 @@ def serve_version(
     chosen = choose(target, out=out)
     admit(chosen, allow_refused=allow_refused, actor=getpass.getuser(), say=say)
     say(f"loading {chosen.model_id}")
-    app = create_app(open_asker(chosen.run), model_id=chosen.model_id, also_called=chosen.names, api_keys=api_keys)
-    audit_of(chosen.run.path.parent.parent).append(
+    app = create_app(
+        open_askers(list(chosen.tasks.values())), model_id=chosen.model_id, also_called=chosen.names, api_keys=api_keys
+    )
+    audit_of(chosen.run.whole.path.parent.parent).append(
         "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host}
     )
     run(app, host=host, port=port, ready=lambda url: say(f"serving {chosen.model_id} on {url}  (end with Ctrl-C)"))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.data.shards import Shard
 from luthier.errors import DataError, RunError
@@ -20,6 +21,10 @@ from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from luthier.engines.transformers import TransformersEngine
+    from luthier.evals.evaluate import GeneralLosses
 
 
 def base(context: Context) -> None:
@@ -37,22 +42,35 @@ def prepare(context: Context) -> None:
     from luthier.launch.crew import ProcessCrew
     from luthier.report.data import render_data
 
-    context.run.data.mkdir(exist_ok=True)
-    with ProcessCrew() as crew:
-        report = prepare_data(context.resolved, tokenizer_folder=context.base, out=context.run.data, crew=crew)
-    write_atomic(context.run.data / "report.html", render_data(report))
+    for task in context.tasks:
+        task.run.data.mkdir(exist_ok=True)
+        with ProcessCrew() as crew:
+            report = prepare_data(task.resolved, tokenizer_folder=context.base, out=task.run.data, crew=crew)
+        write_atomic(task.run.data / "report.html", render_data(report))
 
 
 def evaluate(context: Context) -> None:
-    """Base, tuned and baselines on the test split."""
+    """Base, tuned and baselines on the test split of each task."""
     from luthier.engines.transformers import TransformersEngine
+
+    device = set_up_device(context.resolved.recipe.train)
+    tuned = TransformersEngine.open(context.base, context.run.train / "adapter", device=device)
+    from luthier.evals.evaluate import ask_general
+
+    general = None
+    if len(context.tasks) > 1:
+        base, learned = (context.tasks[0].asker(engine) for engine in (tuned.without_adapter(), tuned))
+        general = ask_general(base, learned, general_text(), context.progress)
+    for task in context.tasks:
+        _evaluate(task, tuned, general)
+
+
+def _evaluate(context: Context, tuned: TransformersEngine, general: GeneralLosses | None) -> None:
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
 
     recipe, run = context.resolved.recipe, context.run
-    device = set_up_device(recipe.train)
     run.eval.mkdir(exist_ok=True)
-    tuned = TransformersEngine.open(context.base, run.train / "adapter", device=device)
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -62,6 +80,7 @@ def evaluate(context: Context) -> None:
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        general=general,
         glossary=glossary_of(context.resolved),
     )
     report = judge(
@@ -93,6 +112,7 @@ def glossary_of(resolved: ResolvedRecipe) -> tuple[str, str] | None:
 
 def export(context: Context) -> None:
     """Every form that the recipe asks for, each held to parity; the index comes last."""
+    from luthier.compress.export import Asked
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
     from luthier.engines.transformers import TransformersEngine
@@ -103,7 +123,7 @@ def export(context: Context) -> None:
     run.artifacts_index.unlink(missing_ok=True)
     adapter = run.train / "adapter"
     reference = TransformersEngine.open(context.base, adapter)
-    goldens, made = read_goldens(run.goldens), []
+    asked, made = [Asked(task.contract, read_goldens(task.run.goldens)) for task in context.tasks], []
     weights = TrainResult.read(run.train_result).weights_sha256
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
@@ -114,8 +134,7 @@ def export(context: Context) -> None:
                 base=context.base,
                 adapter=adapter,
                 run=run.path,
-                contract=context.contract,
-                goldens=goldens,
+                asked=asked,
                 reference=reference,
                 weights_sha256=weights,
                 readme=artifact_readme(context.resolved, context.shape, weights_sha256=weights),

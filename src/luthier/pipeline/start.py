@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
+from luthier.plan.join import joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
@@ -41,6 +43,7 @@ from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import joined, refuse_strange_targets, task_loaded
 from luthier.spec.template import fields
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
@@ -54,12 +57,18 @@ class Prepared:
 
     loaded: LoadedRecipe
     resolved: ResolvedRecipe
-    profile: DataProfile
+    profiles: tuple[DataProfile, ...]
+    """Of the training file of each task."""
     shape: ModelShape
 
     def plan(self) -> Plan:
         """Memory, time, power and ranking; measures this machine's rate for a fraction of a second."""
-        return make_plan(self.resolved, self.profile, self.shape, matmul_gflops=matmul_rate())
+        rate = matmul_rate()
+        plans = {
+            name: make_plan(part, profile, self.shape, matmul_gflops=rate)
+            for name, part, profile in zip(self.resolved.names, self.resolved.parts, self.profiles, strict=True)
+        }
+        return joined_plan(plans, self.resolved)
 
 
 def recipe_path(name: str) -> Path:
@@ -109,6 +118,24 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     loaded = load_recipe(recipe_path(recipe), overrides=overrides)
     for note in loaded.notes:
         say(note)
+    refuse_strange_targets(loaded)
+    model = loaded.recipe.model
+
+    @functools.cache
+    def shape() -> ModelShape:  # asked for once the data has been looked at, which may cost a download less
+        return read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+
+    tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
+    looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
+    parts = [resolved for resolved, _ in looked]
+    resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
+    return Prepared(loaded, resolved, tuple(profile for _, profile in looked), shape())
+
+
+def _look_at(
+    loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say
+) -> tuple[ResolvedRecipe, DataProfile]:
+    """One task of the recipe."""
     entry = loaded.recipe.entry
     _refuse_endpoint_elsewhere(loaded, offline=offline)
     fetched = _fetch(loaded, offline=offline)
@@ -118,8 +145,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
     refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
-    model = loaded.recipe.model
-    shape = read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
+    shape = shape_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     resolved = resolve(
         loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__
@@ -138,7 +164,7 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     refuse_missing_passphrase(resolved.recipe.data.privacy)
     refuse_missing_sinks(resolved.recipe)
     _say_near_labels(facts, loaded.recipe.data.labels.rename, say)
-    return Prepared(loaded, resolved, facts, shape)
+    return resolved, facts
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
@@ -281,11 +307,19 @@ def write_down(run: RunFolder, prepared: Prepared, plan: Plan) -> None:
     The plan is kept where it exists already: a prediction made after the fact would be none.
     """
     write_atomic(run.recipe, prepared.loaded.text)
-    write_atomic(run.profile, prepared.profile.to_json())
     write_atomic(run.shape, prepared.shape.to_json())
     if not run.plan.is_file():
         write_atomic(run.plan, plan.to_json())
-    write_atomic(run.resolved, prepared.resolved.to_json())
+    resolved = prepared.resolved
+    folders = run.tasks(resolved.names)
+    for folder, part, profile in zip(folders, resolved.parts, prepared.profiles, strict=True):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder.profile, profile.to_json())
+        if folder != run:
+            write_atomic(folder.resolved, part.to_json())
+    write_atomic(run.resolved, resolved.to_json())
+    for folder in folders if len(folders) > 1 else ():
+        folder.link_shared()
 
 
 def model_source(shape: ModelShape) -> ModelSource:

@@ -13,17 +13,19 @@ from luthier.launch.child import threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
+from luthier.pipeline.order import learning
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.records import LossSpike, StepEvent
+from luthier.spec.multi_task import MultiTask
 from luthier.spec.recipe import Launch, Recipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
 
 if TYPE_CHECKING:
     from luthier.train.dist import Ranks
-    from luthier.train.loop import Inputs
+    from luthier.train.inputs import Inputs
 
 
 def train(context: Context) -> None:
@@ -41,20 +43,19 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     from luthier.models.base import load_base
     from luthier.models.forward import is_noisy
     from luthier.train import loop
-    from luthier.train.methods import load_method
     from luthier.train.probe import probe
-    from luthier.train.trunk import OnTrunk
+    from luthier.train.trunk import on_trunk
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name).to(device)
     spread(model, recipe.launch, ranks)
-    inputs, method = _inputs(context), load_method(recipe.method, context.contract)
+    inputs = _inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())
     ram_gib = recipe.objective.budget.ram_gib
-    tried = probe(model, method, inputs.examples, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
+    tried = probe(model, inputs, recipe.train, ram_gib=ram_gib, ranks=ranks_here())
     if is_noisy(model):
         say_sharing_is_off(context.progress, events)
     events.append("probe", tokens=tried.tokens, peak_memory_gib=tried.peak_memory_gib)
@@ -63,7 +64,6 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     trunk = ranks.first_first(
         lambda: lay_trunk(
             model,
-            method,
             inputs,
             resolved=context.resolved,
             folder=run.train / "trunk",
@@ -81,10 +81,9 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
 
         result = loop.train(
             model,
-            method if trunk is None else OnTrunk(method, trunk),
-            inputs,
+            inputs if trunk is None else on_trunk(inputs, trunk),
             settings=recipe.train,
-            method_name=recipe.method.type,
+            method_name=", ".join(dict.fromkeys(part.recipe.method.type for part in context.resolved.parts)),
             validation=_validation(context),
             out=run.train,
             watch=watch,
@@ -111,15 +110,25 @@ def _feeds(context: Context, ranks: Ranks, events: EventLog) -> Feeds:
 
 
 def _inputs(context: Context) -> Inputs:
-    from luthier.train.loop import Inputs
+    from luthier.train.inputs import Inputs, TaskRows
+    from luthier.train.methods import load_method
 
-    recipe = context.resolved.recipe
-    sections = [part.model_dump(mode="json") for part in (recipe.method, recipe.adapter, recipe.train)]
+    resolved = context.resolved
+    tasks = [
+        TaskRows(
+            task.contract.name,
+            load_method(task.resolved.recipe.method, task.contract),
+            Shard(task.run.data / "train.arrow"),
+            weight=task.resolved.recipe.entry.weight,
+        )
+        for task in context.tasks
+    ]
     return Inputs(
-        Shard(context.run.data / "train.arrow"),
+        tuple(tasks),
         model_sha256=context.shape.sha256,
         data_sha256=context.data_sha256,
-        recipe_sha256=sha256_json(sections),
+        recipe_sha256=sha256_json(learning(resolved)),
+        mix=resolved.recipe.multi_task or MultiTask(),
     )
 
 
@@ -167,23 +176,43 @@ def say_sharing_is_off(progress: Progress, events: EventLog) -> None:
 
 
 def _validation(context: Context) -> Any:
-    """The task's metric on the validation split, measured with the evaluation's own code; None without rows."""
+    """Each task's metric on its validation split, measured with the evaluation's own code; None without rows."""
     from luthier.engines.transformers import TransformersEngine
     from luthier.evals.score import validation_metrics
-    from luthier.train.loop import Validation
     from luthier.train.shard import is_sharded
+    from luthier.train.validation import Judged, Validation
 
-    examples = Shard(context.run.data / "validation.arrow")
-    if not examples:
-        return None
-    metric = "macro_f1" if context.contract.labels else "perplexity"
+    several = len(context.tasks) > 1
+    asked: list[tuple[str, Context, Shard]] = []
+    judged = []
+    for task in context.tasks:
+        examples = Shard(task.run.data / "validation.arrow")
+        if not examples:
+            continue
+        name = task.contract.name
+        prefix = f"{name}." if several else ""
+        metric = "macro_f1" if task.contract.labels else "perplexity"
+        asked.append((prefix, task, examples))
+        judged.append(
+            Judged(
+                name,
+                f"{prefix}{metric}",
+                higher_is_better=metric != "perplexity",
+                tiebreak=f"{prefix}perplexity",
+                weight=task.resolved.recipe.entry.weight,
+            )
+        )
 
     def measure(model: Any) -> dict[str, float]:
         # Ranks that each hold a part of the weights must all ask the same, in the same order.
         engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
-        return validation_metrics(context.asker(engine), examples)
+        return {
+            f"{prefix}{metric}": value
+            for prefix, task, examples in asked
+            for metric, value in validation_metrics(task.asker(engine), examples).items()
+        }
 
-    return Validation(measure, metric, higher_is_better=metric != "perplexity", tiebreak="perplexity")
+    return Validation(measure, tuple(judged)) if judged else None
 
 
 def _stop_on_signal() -> Callable[[], bool]:

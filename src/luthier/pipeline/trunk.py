@@ -16,14 +16,12 @@ from luthier.store.events import EventLog
 from luthier.store.files import sha256_json
 
 if TYPE_CHECKING:
-    from luthier.train.loop import Inputs
-    from luthier.train.methods import Method
+    from luthier.train.inputs import Inputs
     from luthier.train.trunk import Trunk
 
 
 def lay_trunk(
     model: Any,
-    method: Method,
     inputs: Inputs,
     *,
     resolved: ResolvedRecipe,
@@ -63,7 +61,7 @@ def lay_trunk(
         return None
     trunk = open_trunk(
         model,
-        learned_rows(method, inputs.examples, settings),
+        learned_rows(inputs, settings),
         first=first,
         base_sha256=sha256_json([inputs.model_sha256, settings.bf16]),  # another precision, other states
         folder=folder,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.govern.card import model_card
-from luthier.govern.gate import decide, verify_seal
+from luthier.govern.gate import combine, decide, verify_seal
 from luthier.govern.lineage import lineage
 from luthier.pipeline.order import ORDER
 from luthier.records import Artifact, DataProfile, EvalReport, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
+from luthier.report.tasks import render_tasks, tasks_card
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
-from luthier.store.files import sha256_file, write_atomic
+from luthier.store.files import sha256_file, sha256_json, write_atomic
 from luthier.store.registry import Registry
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
@@ -67,41 +70,30 @@ def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:
 
 def conclude(
     run: RunFolder, resolved: ResolvedRecipe, *, actor: str, clock: Clock = utc_now
-) -> tuple[Evidence, GateDecision]:
+) -> tuple[tuple[Evidence, ...], GateDecision]:
     """Decide; write gate.json, card.md, lineage.json, report.html; register; note it in the audit log.
 
-    A decision that says the same as the one on disk leaves that one as it is, with its time and seal.
+    Of several tasks each has these files of its own, and the run those of all together. A decision that says the same
+    as the one on disk leaves that one as it is, with its time and seal.
+
+    Returns:
+        The evidence of each task, and the decision on the run.
     """
-    artifacts, data = read_artifacts(run), DataReport.read(run.data_report)
-    shape, evaluation, train = (
-        ModelShape.read(run.shape),
-        EvalReport.read(run.eval_report),
-        TrainResult.read(run.train_result),
-    )
-    gate = decide(
-        resolved=resolved,
-        shape=shape,
-        report=evaluation,
-        artifacts=artifacts,
-        data=data,
-        eval_sha256=sha256_file(run.eval_report),
-        artifacts_sha256=sha256_file(run.artifacts_index),
-        now=clock(),
-    )
-    gate, is_new = _settled(run, gate)
-    about = {
-        "resolved": resolved,
-        "shape": shape,
-        "data": data,
-        "train": train,
-        "evaluation": evaluation,
-        "artifacts": artifacts,
-        "gate": gate,
+    folders, now = run.tasks(resolved.names), clock()
+    decisions = {
+        name: _decide(folder, part, now)
+        for name, folder, part in zip(resolved.names, folders, resolved.parts, strict=True)
     }
-    write_atomic(run.card, model_card(**about))  # type: ignore[arg-type]
-    write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
-    evidence = gather(run, resolved, gate)
-    write_atomic(run.report, render(evidence))
+    gate, is_new = _settled(run, _together(run, resolved, decisions, now))
+    evidence = []
+    for folder, part, decision in zip(folders, resolved.parts, decisions.values(), strict=True):
+        own = gate if folder == run else _settled(folder, decision)[0]
+        evidence.append(_write_down(folder, part, own))
+        if folder != run:
+            write_atomic(folder.gate, own.to_json())
+    if resolved.tasks:
+        write_atomic(run.card, tasks_card(resolved, evidence, gate))
+        write_atomic(run.report, render_tasks(evidence, gate))
     if is_new:
         write_atomic(run.gate, gate.to_json())
     version = registry_of(run.path.parent.parent).register(
@@ -109,7 +101,7 @@ def conclude(
         run.path,
         gate_passed=gate.passed,
         gate_seal=gate.seal,
-        weights_sha256=evaluation.weights_sha256,
+        weights_sha256=evidence[0].evaluation.weights_sha256,
     )
     if is_new:
         audit_of(run.path.parent.parent).append(
@@ -118,7 +110,61 @@ def conclude(
             subject=f"{version.name}@{version.version}",
             details={"passed": gate.passed, "seal": gate.seal, "run": f"{run.name}/{run.id}"},
         )
-    return evidence, gate
+    return tuple(evidence), gate
+
+
+def _decide(run: RunFolder, resolved: ResolvedRecipe, now: datetime) -> GateDecision:
+    """On one task."""
+    return decide(
+        resolved=resolved,
+        shape=ModelShape.read(run.shape),
+        report=EvalReport.read(run.eval_report),
+        artifacts=read_artifacts(run),
+        data=DataReport.read(run.data_report),
+        eval_sha256=sha256_file(run.eval_report),
+        artifacts_sha256=sha256_file(run.artifacts_index),
+        now=now,
+    )
+
+
+def _together(
+    run: RunFolder, resolved: ResolvedRecipe, decisions: Mapping[str, GateDecision], now: datetime
+) -> GateDecision:
+    """On the run: that of its one task, or of all of them."""
+    if not resolved.tasks:
+        return next(iter(decisions.values()))
+    return combine(
+        decisions,
+        recipe_sha256=resolved.sha256,
+        eval_sha256=_eval_sha256(run),
+        artifacts_sha256=sha256_file(run.artifacts_index),
+        now=now,
+    )
+
+
+def _eval_sha256(run: RunFolder) -> str:
+    """Of the report, or over the reports of all tasks."""
+    names = ResolvedRecipe.read(run.resolved).names
+    found = [sha256_file(folder.eval_report) for folder in run.tasks(names)]
+    return found[0] if len(found) == 1 else sha256_json(found)
+
+
+def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evidence:
+    """Card, lineage and report of one task."""
+    evidence = gather(run, resolved, gate)
+    about = {
+        "resolved": resolved,
+        "shape": evidence.shape,
+        "data": evidence.data,
+        "train": evidence.train,
+        "evaluation": evidence.evaluation,
+        "artifacts": evidence.artifacts,
+        "gate": gate,
+    }
+    write_atomic(run.card, model_card(**about))  # type: ignore[arg-type]
+    write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
+    write_atomic(run.report, render(evidence))
+    return evidence
 
 
 def _settled(run: RunFolder, gate: GateDecision) -> tuple[GateDecision, bool]:
@@ -132,8 +178,9 @@ def _settled(run: RunFolder, gate: GateDecision) -> tuple[GateDecision, bool]:
 
 
 def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evidence:
-    """All records of a finished run, for the report."""
-    markers = {stage.name: marker for stage in ORDER if (marker := Stages(run).marker(stage.name)) is not None}
+    """All records of a finished run, or of a task of it, for the report."""
+    stages = Stages(run.whole)
+    markers = {stage.name: marker for stage in ORDER if (marker := stages.marker(stage.name)) is not None}
     shown = run.path
     if shown.is_relative_to(Path.cwd()):
         shown = shown.relative_to(Path.cwd())
@@ -141,7 +188,7 @@ def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evid
         resolved=resolved,
         profile=DataProfile.read(run.profile),
         shape=ModelShape.read(run.shape),
-        plan=Plan.read(run.plan),
+        plan=Plan.read(run.whole.plan),
         data=DataReport.read(run.data_report),
         train=TrainResult.read(run.train_result),
         evaluation=EvalReport.read(run.eval_report),
@@ -173,9 +220,8 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return "is not the decision that was registered"
     if changed := [path for stage in ORDER for path in Stages(run).changed(stage.name)]:
         return f"is about files that have changed since: {', '.join(changed)}"
-    if gate.eval_sha256 != sha256_file(run.eval_report) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
+    if gate.eval_sha256 != _eval_sha256(run) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
     weights = sha256_file(run.train / "adapter" / "adapter_model.safetensors")
-    return (
-        "" if weights == EvalReport.read(run.eval_report).weights_sha256 else "is about weights that have changed since"
-    )
+    evaluated = EvalReport.read(run.tasks(ResolvedRecipe.read(run.resolved).names)[0].eval_report).weights_sha256
+    return "" if weights == evaluated else "is about weights that have changed since"

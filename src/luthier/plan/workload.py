@@ -173,7 +173,7 @@ def made_rows(data: Data, train_rows: int, labels: Mapping[str, int]) -> int:
 
 
 def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str, *, rows: int) -> int:
-    """Rows of another file of the same kind, from its size beside that of `rows`: it is read when the data is prepared, not now."""
+    """Rows of another file of the same kind, from its size beside that of `rows`: it is read when data is prepared."""
     file = resolved.file(path)
     if not file.exists():
         raise DataError(f"{path}: the split file is missing", way_out="correct data.test or data.validation")

@@ -154,7 +154,7 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spike
     left, end, top, bottom = 52.0, WIDTH - 140, 26.0, 226.0
     last = max((event.step for event in history), default=1)
     across = Scale(0, last, left, end)
-    loss = _axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
+    loss = axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
     parts = [text(left, 12, "loss: mean negative log-likelihood a supervised token, in nats", kind="strong"), *loss[1]]
     down = loss[0]
     parts.append(path([(across(event.step), down(event.loss)) for event in steps], kind="curve other"))
@@ -169,7 +169,7 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spike
         parts.append(text(end + 10, y, f"validation {checks[-1].loss:.2f}", kind="value tuned"))
     if measured:
         top, bottom = bottom + 44, bottom + 44 + 110
-        up, grid = _axis(
+        up, grid = axis(
             [value for _, value in measured],
             left=left,
             end=end,
@@ -196,7 +196,7 @@ def training(history: Sequence[StepEvent], *, metric: str, best_step: int, spike
     return figure(parts, width=WIDTH, height=bottom + 26, label=f"training loss from {final}")
 
 
-def _axis(
+def axis(
     values: Sequence[float], *, left: float, end: float, top: float, bottom: float, from_zero: bool
 ) -> tuple[Scale, list[Markup]]:
     """A vertical scale over the finite `values` and its grid."""

@@ -210,11 +210,16 @@ def contaminated_line(evidence: Evidence) -> str:
 
 def verdict(evidence: Evidence) -> tuple[str, str]:
     """One word and one sentence: what the gate decided."""
-    total, failed = len(evidence.gate.lines), len(evidence.failed)
-    if evidence.gate.passed:
-        return "Passed.", f"{evidence.name} may be served: it meets all {total} conditions of its gate."
-    lines = ", ".join(line.line for line in evidence.failed)
-    return "Refused.", f"{evidence.name} must not be served: {failed} of {total} conditions failed ({lines})."
+    return verdict_of(evidence.name, evidence.gate)
+
+
+def verdict_of(name: str, gate: GateDecision) -> tuple[str, str]:
+    """The same of a decision alone."""
+    failed = [line.line for line in gate.lines if not line.passed]
+    total = len(gate.lines)
+    if gate.passed:
+        return "Passed.", f"{name} may be served: it meets all {total} conditions of its gate."
+    return "Refused.", f"{name} must not be served: {len(failed)} of {total} conditions failed ({', '.join(failed)})."
 
 
 def budgets(evidence: Evidence) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.plan.words import duration, memory, p_value
+from luthier.records import GateDecision
 from luthier.report.evidence import (
     Evidence,
     ask_commands,
@@ -41,7 +42,7 @@ def summary(evidence: Evidence) -> list[str]:
     first = warnings(evidence)
     word, sentence = verdict(evidence)
     lines = [*first, *([""] if first else []), f"{word.upper()} {sentence}", evidence.evaluation.headline, ""]
-    lines += _columns(table(evidence))
+    lines += columns(table(evidence))
     level = f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %"
     evaluation = evidence.evaluation
     items = f"{evaluation.num_items:,} items of the {evaluation.split} split"
@@ -68,12 +69,17 @@ def refused_hint(evidence: Evidence) -> str:
 
 def gate_lines(evidence: Evidence) -> list[str]:
     """The gate's lines as a table."""
+    return gate_lines_of(evidence.gate)
+
+
+def gate_lines_of(gate: GateDecision) -> list[str]:
+    """The same of a decision alone."""
     rows = [["gate", "asked", "observed", ""]]
-    for line in evidence.gate.lines:
+    for line in gate.lines:
         # Behind the semicolon of a bound stands how it is meant; the report and gate.json have it.
         observed = line.observed.partition(";")[0] if line.kind in ("target", "non_regression") else line.observed
         rows.append([line.line, line.asked, observed, "met" if line.passed else "NOT MET"])
-    return _columns(rows)
+    return columns(rows)
 
 
 def _predicted(evidence: Evidence) -> list[str]:
@@ -90,9 +96,10 @@ def _predicted(evidence: Evidence) -> list[str]:
             stated.get("memory", "none stated"),
         ],
     ]
-    return _columns(rows)
+    return columns(rows)
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
+    """A table in columns as wide as their widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

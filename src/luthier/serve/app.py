@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.engines.ask import Asker
@@ -38,7 +38,7 @@ def require(package: str) -> Any:
 
 
 def create_app(
-    asker: Asker,
+    askers: Mapping[str, Asker],
     *,
     model_id: str,
     also_called: frozenset[str] = frozenset(),
@@ -49,7 +49,7 @@ def create_app(
     """The server for one version, as an ASGI app.
 
     Args:
-        asker: the version.
+        askers: the tasks of the version by name; one or several.
         model_id: the name under which it is listed.
         also_called: further names that clients may ask for, such as the name without a version.
         api_keys: that open it; with none it answers under loopback names only, and `run` refuses any other host.
@@ -60,7 +60,7 @@ def create_app(
         MissingExtra: FastAPI is not installed.
     """
     fastapi = require("fastapi")
-    service = Service(asker, model_id=model_id, also_called=also_called, clock=clock)
+    service = Service(askers, model_id=model_id, also_called=also_called, clock=clock)
     # No /docs: its page would fetch scripts from the net.
     app: FastAPI = fastapi.FastAPI(title="Luthier", docs_url=None, redoc_url=None)
     keys = Keys(api_keys)

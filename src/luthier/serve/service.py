@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.engines.ask import Asker
 from luthier.errors import UserError
-from luthier.records import Answer
+from luthier.records import Answer, RequestContract
 from luthier.serve.schemas import (
     ChatRequest,
     ClassifyRequest,
@@ -24,19 +24,31 @@ Json = dict[str, Any]
 class Service:
     """One version; requests may come at once, the engine decides how many are computed at a time.
 
+    A version of several tasks is listed as one model a task, MODEL_ID/TASK.
+
     Args:
-        asker: the version.
+        askers: the version's tasks by name.
         model_id: the name under which it is listed.
         also_called: further names that clients may ask for.
         clock: seconds since 1970.
     """
 
     def __init__(
-        self, asker: Asker, *, model_id: str, clock: Callable[[], float], also_called: frozenset[str] = frozenset()
+        self,
+        askers: Mapping[str, Asker],
+        *,
+        model_id: str,
+        clock: Callable[[], float],
+        also_called: frozenset[str] = frozenset(),
     ) -> None:
-        self._asker = asker
         self._model_id = model_id
-        self._names = also_called | {model_id}
+        several = len(askers) > 1
+        self._askers = {f"{model_id}/{task}" if several else model_id: asker for task, asker in askers.items()}
+        self._names = {
+            f"{name}/{task}" if several else name: f"{model_id}/{task}" if several else model_id
+            for name in also_called | {model_id}
+            for task in askers
+        }
         self._clock = clock
         self._started = int(clock())
 
@@ -44,7 +56,7 @@ class Service:
         return {"status": "ok", "model": self._model_id}
 
     def models(self) -> Json:
-        return {"object": "list", "data": [self.model(self._model_id)]}
+        return {"object": "list", "data": [self.model(name) for name in self._askers]}
 
     def model(self, name: str) -> Json:
         """The entry of one model.
@@ -52,8 +64,7 @@ class Service:
         Raises:
             UnknownModel: it is not the one that is served.
         """
-        self._check_model(name)
-        return {"id": self._model_id, "object": "model", "created": self._started, "owned_by": "luthier"}
+        return {"id": self._named(name), "object": "model", "created": self._started, "owned_by": "luthier"}
 
     def classify(self, request: ClassifyRequest) -> Json:
         """Label and probabilities of each text, in order.
@@ -62,29 +73,37 @@ class Service:
             RequestRefused: the version writes free text.
             RequestRefused: a text is too long or empty; its place is named.
         """
-        if request.model is not None:
-            self._check_model(request.model)
-        if not self._asker.contract.labels:
+        model = self._named(request.model) if request.model is not None else self._only_labels()
+        asker = self._askers[model]
+        if not asker.contract.labels:
             raise RequestRefused(
-                f"{self._model_id!r} writes free text and has no labels",
-                way_out="ask /v1/chat/completions",
-                param="model",
+                f"{model!r} writes free text and has no labels", way_out="ask /v1/chat/completions", param="model"
             )
-        answers = list(self._asker.engine.each(self._answer, self._placed(request.input)))
+        answers = list(asker.engine.each(lambda placed: self._answer(asker, placed), self._placed(request.input)))
         data = [
             {"index": index, "label": answer.label, "probabilities": answer.probabilities, **_cut(answer)}
             for index, answer in enumerate(answers)
         ]
-        return {"object": "list", "model": self._model_id, "data": data, "usage": _usage(*answers)}
+        return {"object": "list", "model": model, "data": data, "usage": _usage(*answers)}
+
+    def _only_labels(self) -> str:
+        """The model that a request means which names none: the only one, or the only one with labels."""
+        closed = [name for name, asker in self._askers.items() if asker.contract.labels]
+        known = closed if len(closed) == 1 else list(self._askers)
+        if len(known) > 1:
+            raise RequestRefused(
+                f"{self._model_id!r} has several tasks", way_out=f"name one as model: {', '.join(known)}", param="model"
+            )
+        return known[0]
 
     def _placed(self, asked: Sequence[str | Json]) -> list[tuple[str, str | Json]]:
         """(place in the request, text or row) of each."""
         return [(f"input.{index}" if len(asked) > 1 else "input", one) for index, one in enumerate(asked)]
 
-    def _answer(self, placed: tuple[str, str | Json]) -> Answer:
+    def _answer(self, asker: Asker, placed: tuple[str, str | Json]) -> Answer:
         place, asked = placed
         try:
-            return self._asker.answer_values(asked) if isinstance(asked, dict) else self._asker.answer_text(asked)
+            return asker.answer_values(asked) if isinstance(asked, dict) else asker.answer_text(asked)
         except UserError as error:
             raise RequestRefused(f"{place}: {error.what}", way_out=error.way_out, param=place) from error
 
@@ -96,36 +115,40 @@ class Service:
             RequestRefused: the request asks for something that would need another answer.
             UserError: the conversation does not fit the version or is too long.
         """
-        self._check_model(request.model)
-        refuse_unsupported(request, self._asker.contract)
+        model = self._named(request.model)
+        asker = self._askers[model]
+        refuse_unsupported(request, asker.contract)
         messages = [message.to_message() for message in request.messages]
-        (answer,) = self._asker.engine.each(self._asker.answer_messages, [messages])
+        (answer,) = asker.engine.each(asker.answer_messages, [messages])
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": None,
-            "finish_reason": self._finish_reason(answer),
+            "finish_reason": _finish_reason(asker.contract, answer),
             **_cut(answer),
         }
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
             "created": int(self._clock()),
-            "model": self._model_id,
+            "model": model,
             "choices": [choice],
             "usage": _usage(answer),
         }
 
-    def _check_model(self, name: str) -> None:
+    def _named(self, name: str) -> str:
+        """The listed name of a model that is served here."""
         if name not in self._names:
+            known = ", ".join(map(repr, self._askers))
             raise UnknownModel(
-                f"the model {name[:200]!r} is not served here", way_out=f"ask for {self._model_id!r}", param="model"
+                f"the model {name[:200]!r} is not served here", way_out=f"ask for {known}", param="model"
             )
+        return self._names[name]
 
-    def _finish_reason(self, answer: Answer) -> str:
-        contract = self._asker.contract
-        room = min(contract.max_new_tokens, contract.max_length - answer.prompt_tokens)
-        return "stop" if contract.labels or answer.answer_tokens < room else "length"
+
+def _finish_reason(contract: RequestContract, answer: Answer) -> str:
+    room = min(contract.max_new_tokens, contract.max_length - answer.prompt_tokens)
+    return "stop" if contract.labels or answer.answer_tokens < room else "length"
 
 
 def as_events(completion: Json, *, include_usage: bool) -> str:

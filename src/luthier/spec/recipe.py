@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
+from luthier.spec.multi_task import MultiTask
 from luthier.spec.plugins import METHODS, union_of
 from luthier.spec.section import Method, Section
 
@@ -37,30 +38,6 @@ class Objective(Section):
 class Model(Section):
     name: str = Field(min_length=1, description="A bundled name, a folder, a .gguf file, or a hub id.")
     revision: str | None = Field(None, description="Commit, tag or branch of a hub model; None means its main branch.")
-
-
-class DataEntry(Section):
-    path: str = Field(min_length=1, description="File or folder of files, relative to the recipe; or a URL.")
-    name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
-    task: Task | None = None
-    format: str | None = Field(None, description="A name of the readers table.")
-    sheet: str | None = Field(None, min_length=1, description="Of a workbook; None takes the first with rows.")
-    query: str | None = Field(None, min_length=1, description="Of a database; None takes its only table.")
-    input: str | None = Field(None, description="Template of the user's turn, e.g. '{title}: {body}'.")
-    label: str | None = Field(None, description="Column of the answer: label, completion or target.")
-    system: str | None = Field(None, description="System prompt; '' for none.")
-    license: str | None = Field(None, description="SPDX id or words; noted in the card.")
-    synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
-    roles_to_train: tuple[Role, ...] = Field(("assistant",), description="Whose turns are learned; 'assistant' always.")
-    mask_history: bool = Field(False, description="Of a conversation's answers learn the last one only.")
-
-    @field_validator("roles_to_train")
-    @classmethod
-    def _learns_answers(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
-        """In one order, so that the same roles are the same recipe."""
-        if "assistant" not in value:
-            raise ValueError("must name 'assistant': what the model answers is what is measured")
-        return tuple(role for role in ("system", "user", "assistant") if role in value)
 
 
 class Split(Section):
@@ -287,6 +264,53 @@ class Embeddings(Section):
     max_rows: int = Field(200_000, gt=0, description="More texts are refused; the time grows with their square.")
 
 
+class AutoMethod(Method):
+    """The plan chooses."""
+
+    type: Literal["auto"] = "auto"
+
+
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = union_of([AutoMethod, *(facts.section for facts in METHODS.entries().values())])
+
+
+class DataEntry(Section):
+    path: str = Field(min_length=1, description="File or folder of files, relative to the recipe; or a URL.")
+    name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
+    task: Task | None = None
+    format: str | None = Field(None, description="A name of the readers table.")
+    sheet: str | None = Field(None, min_length=1, description="Of a workbook; None takes the first with rows.")
+    query: str | None = Field(None, min_length=1, description="Of a database; None takes its only table.")
+    input: str | None = Field(None, description="Template of the user's turn, e.g. '{title}: {body}'.")
+    label: str | None = Field(None, description="Column of the answer: label, completion or target.")
+    system: str | None = Field(None, description="System prompt; '' for none.")
+    license: str | None = Field(None, description="SPDX id or words; noted in the card.")
+    synthetic: bool = Field(False, description="Whether the data was written for a purpose rather than collected.")
+    roles_to_train: tuple[Role, ...] = Field(("assistant",), description="Whose turns are learned; 'assistant' always.")
+    mask_history: bool = Field(False, description="Of a conversation's answers learn the last one only.")
+    weight: float = Field(1.0, gt=0, description="What the task counts in the loss beside others.")
+    method: AnyMethod | None = Field(None, description="Of this task; None takes the recipe's.")
+    validation: str | None = Field(None, description="Of this task, as all keys below: in the place of data.KEY.")
+    test: str | None = None
+    split: Split | None = None
+    limit: RowLimit | None = None
+    labels: Labels | None = None
+    filter: Filter | None = None
+    augment: Augment | None = None
+    features: dict[str, str] | None = None
+    columns: dict[str, ColumnType] | None = None
+
+    @field_validator("roles_to_train")
+    @classmethod
+    def _learns_answers(cls, value: tuple[Role, ...]) -> tuple[Role, ...]:
+        """In one order, so that the same roles are the same recipe."""
+        if "assistant" not in value:
+            raise ValueError("must name 'assistant': what the model answers is what is measured")
+        return tuple(role for role in ("system", "user", "assistant") if role in value)
+
+
 class Data(Section):
     train: tuple[DataEntry, ...] = Field(min_length=1)
     validation: str | None = Field(None, description="A file of the user's own instead of a split.")
@@ -348,22 +372,22 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_entry(self) -> Data:
-        if len(self.train) > 1:
-            raise ValueError("several data.train entries (multi-task training) are not built yet; give one")
+    def _entries_have_names(self) -> Data:
+        """Several entries are several tasks, which targets, files and reports tell apart by name."""
+        if len(self.train) == 1:
+            return self
+        for place, entry in enumerate(self.train):
+            if entry.name is None:
+                raise ValueError(f"train[{place}].name is missing: several tasks are told apart by their names")
+            if entry.name in ("general", "tasks"):
+                raise ValueError(f"train[{place}].name: {entry.name!r} means something else; choose another name")
+        names = [entry.name for entry in self.train]
+        if twice := sorted({name for name in names if name is not None and names.count(name) > 1}):
+            raise ValueError(f"train: two entries are called {twice[0]!r}; choose another name for one")
+        for key in ("validation", "test"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is one file, and there are several tasks; write it below its entry of train")
         return self
-
-
-class AutoMethod(Method):
-    """The plan chooses."""
-
-    type: Literal["auto"] = "auto"
-
-
-if TYPE_CHECKING:
-    AnyMethod = Method
-else:
-    AnyMethod = union_of([AutoMethod, *(facts.section for facts in METHODS.entries().values())])
 
 
 LayerNumber = Annotated[int, Field(ge=0, strict=True)]
@@ -528,6 +552,7 @@ class Recipe(Section):
     method: AnyMethod = Field(default_factory=AutoMethod)
     adapter: Adapter = Field(default_factory=Adapter)
     train: Train = Field(default_factory=Train)
+    multi_task: MultiTask | None = Field(None, description="Only where data.train has several entries.")
     evaluate: Evaluate = Field(default_factory=Evaluate)
     launch: Launch = Field(default_factory=Launch)
     export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")
@@ -553,7 +578,26 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _several_tasks_share(self) -> Recipe:
+        names = [entry.name for entry in self.data.train]
+        if len(names) == 1:
+            if self.multi_task is not None:
+                raise ValueError("multi_task is how several tasks share a training; data.train has one entry")
+            return self
+        if self.train.sampler != "shuffle":
+            raise ValueError(
+                "train.sampler draws by label, and of several tasks multi_task.sampling draws; leave one of them out"
+            )
+        shares = self.multi_task.sampling if self.multi_task is not None else None
+        if isinstance(shares, dict) and sorted(shares) != sorted(map(str, names)):
+            raise ValueError(
+                f"multi_task.sampling gives shares to {', '.join(shares)}; the tasks are {', '.join(map(str, names))}"
+            )
+        return self
+
     @property
     def entry(self) -> DataEntry:
-        """The one data entry."""
+        """The one data entry; of a recipe of several tasks each has a recipe of its own, see `luthier.spec.tasks`."""
+        assert len(self.data.train) == 1, "a recipe of several tasks has no one entry"
         return self.data.train[0]

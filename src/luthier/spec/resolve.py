@@ -48,19 +48,33 @@ class ResolvedRecipe(Record):
         default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
     )
 
+    tasks: tuple[ResolvedRecipe, ...] = Field((), description="Of several tasks the recipe of each; else empty.")
+
+    @property
+    def parts(self) -> tuple[ResolvedRecipe, ...]:
+        """The recipe of each task; of one task that is this one."""
+        return self.tasks or (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tasks, in the order of `data.train`."""
+        return tuple(entry.name or "" for entry in self.recipe.data.train)
+
     @property
     def sha256(self) -> str:
         """Hash over the resolved values and the contents of the inputs; where the files are and how
         processes are started does not count.
         """
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions"})
+        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions", "tasks"})
+        content["tasks"] = [task.sha256 for task in self.tasks]
         content["recipe"].pop("output_dir")
         content["recipe"].pop("launch")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        return limits_of(self.recipe)
+        """All lines of the objective; what is limited for every task stands there once."""
+        return tuple(dict.fromkeys(limit for part in self.parts for limit in limits_of(part.recipe)))
 
     def file(self, relative: str) -> Path:
         """Absolute path of a file named in the recipe, or of the local copy of what is behind a URL."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from luthier.errors import RunError
 from luthier.store.files import beside, disk_errors, process_exists, recover, write_all
 
 LATEST = "latest"
+TASKS = "tasks"
 LOCK = ".lock"
 _POLL_SECONDS = 0.1
 
@@ -61,11 +62,34 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        return self.path.parent.name
+        return self.whole.path.parent.name
 
     @property
     def id(self) -> str:
-        return self.path.name
+        return self.path.relative_to(self.whole.path.parent).as_posix()
+
+    @property
+    def whole(self) -> Self:
+        """The run that this folder is a task of; itself where it is a run."""
+        run = type(self)(self.path.parent.parent)
+        return run if self.path.parent.name == TASKS and run.resolved.is_file() else self
+
+    def task(self, name: str) -> Self:
+        """What a run of several tasks holds of one of them: laid out as a run is; what all share is linked."""
+        return type(self)(self.path / TASKS / name)
+
+    def tasks(self, names: Iterable[str | None]) -> list[Self]:
+        """The folders of tasks of these names, where they are several; one task alone has the run to itself."""
+        known = [name for name in names if name is not None]
+        return [self.task(name) for name in known] if len(known) > 1 else [self]
+
+    def link_shared(self) -> None:
+        """Let the folder of a task show what its run holds for all tasks."""
+        whole = self.whole
+        for shared in (whole.shape, whole.train, whole.artifacts):
+            link = self.path / shared.name
+            if not link.is_symlink():
+                link.symlink_to(Path("../..") / shared.name)
 
     @classmethod
     def create(cls, out: Path, name: str, id: str) -> Self:

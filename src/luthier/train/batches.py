@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.data.imbalance import drawn_epoch
-from luthier.data.shards import Example
 from luthier.errors import RunError
 from luthier.models.packing import SHARED, common_start, num_laid_out
-from luthier.spec.recipe import Sampler, Train
+from luthier.spec.recipe import Train
+from luthier.train.inputs import Inputs
+from luthier.train.mixing import drawn_of_tasks, task_shares
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class MicroBatch:
     """Computed, what rows begin with alike counted once."""
 
 
-def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
+def steps_of(inputs: Inputs, settings: Train) -> list[Step]:
     """The steps of a run.
 
     Raises:
@@ -42,18 +44,14 @@ def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
     """
     assert settings.batch_size is not None
     assert settings.num_train_epochs is not None
-    lengths = [len(example.input_ids) for example in examples]
     steps = plan_steps(
-        lengths,
+        inputs.lengths,
+        _epochs(inputs, settings),
         batch_size=settings.batch_size,
-        num_epochs=settings.num_train_epochs,
         max_tokens=settings.max_tokens,
-        seed=settings.seed,
-        labels=[example.answer for example in examples] if settings.sampler != "shuffle" else (),
-        sampler=settings.sampler,
     )
     if not steps:
-        first = sum(sorted(lengths)[: settings.batch_size])
+        first = sum(sorted(inputs.lengths)[: settings.batch_size])
         raise RunError(
             f"train.max_tokens {settings.max_tokens} is less than the first step needs (at least {first} tokens)",
             way_out="raise train.max_tokens or lower train.batch_size",
@@ -61,37 +59,41 @@ def steps_of(examples: Sequence[Example], settings: Train) -> list[Step]:
     return steps
 
 
+def _epochs(inputs: Inputs, settings: Train) -> Iterator[NDArray[np.int64]]:
+    """The rows of each epoch in order: a fresh permutation, or as many rows, drawn by label or by task.
+
+    All follows from the seed and the number of the epoch.
+    """
+    times, seed = settings.num_train_epochs or 1, settings.seed
+    if len(inputs.tasks) > 1 and inputs.mix.sampling != "proportional":
+        sizes = [len(task.examples) for task in inputs.tasks]
+        shares = [task_shares(inputs, epoch, times) for epoch in range(times)]
+        yield from drawn_of_tasks(sizes, shares, seed=seed)
+        return
+    labels = [example.answer for example in inputs.all()] if settings.sampler != "shuffle" else ()
+    for epoch in range(times):
+        if settings.sampler == "shuffle":
+            yield np.random.default_rng([seed, epoch]).permutation(len(inputs))
+        else:
+            yield drawn_epoch(labels, settings.sampler, seed=seed, epoch=epoch)
+
+
 def plan_steps(
-    lengths: Sequence[int],
-    *,
-    batch_size: int,
-    num_epochs: int,
-    max_tokens: int | None,
-    seed: int,
-    labels: Sequence[str] = (),
-    sampler: Sampler = "shuffle",
+    lengths: Sequence[int], epochs: Iterable[NDArray[np.int64]], *, batch_size: int, max_tokens: int | None
 ) -> list[Step]:
     """The whole run as a list, so that a resumed run needs nothing but the number of the step.
 
-    Every epoch is a fresh permutation, or, with a sampler, as many rows, drawn by label. The last step of an epoch may
-    be smaller; rows are never repeated to fill it.
+    The last step of an epoch may be smaller; rows are never repeated to fill it.
 
     Args:
         lengths: tokens of each row.
+        epochs: rows of each, in order.
         batch_size: rows a step.
-        num_epochs: passes over the rows.
         max_tokens: no step begins that would take the total above this; None for no limit.
-        seed: of the permutations.
-        labels: of each row, for a sampler.
-        sampler: which rows an epoch draws.
     """
     steps: list[Step] = []
     spent = 0
-    for epoch in range(num_epochs):
-        if sampler == "shuffle":
-            order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
-        else:
-            order = drawn_epoch(labels, sampler, seed=seed, epoch=epoch)
+    for epoch, order in enumerate(epochs):
         for start in range(0, len(order), batch_size):
             rows = tuple(int(row) for row in order[start : start + batch_size])
             spent += sum(lengths[row] for row in rows)
@@ -99,6 +101,31 @@ def plan_steps(
                 return steps
             steps.append(Step(rows, epoch + (start + len(rows)) / len(order)))
     return steps
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The rows of one task in a step, cut into micro-batches; none holds rows of two tasks."""
+
+    task: int
+    rows: tuple[int, ...]
+    count: int
+    """Units of the task's method."""
+    parts: tuple[MicroBatch, ...]
+
+
+def turns_of(rows: Sequence[int], inputs: Inputs, *, max_tokens: int, share: bool = True, ranks: int = 1) -> list[Turn]:
+    """A step's rows task by task, in the order of the tasks."""
+    turns = []
+    for number, task in enumerate(inputs.tasks):
+        own = tuple(row for row in rows if inputs.task_of(row) == number)
+        if own:
+            examples = inputs.examples(own)
+            tokens = [task.method.computed(example) for example in examples]
+            count = sum(map(task.method.count, examples))
+            parts = micro_batches(own, tokens, max_tokens=max_tokens, share=share, ranks=ranks)
+            turns.append(Turn(number, own, count, tuple(parts)))
+    return turns
 
 
 def micro_batches(

@@ -52,7 +52,13 @@ class LoopState(Record):
     best_step: int = 0
     best_value: float = float("-inf")
     best_tiebreak: float = float("-inf")
-    worse_in_a_row: int = 0
+    reached: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="Task -> its own best value and tiebreak, higher is better for both."
+    )
+    worse_in_a_row: dict[str, int] = Field(
+        default_factory=dict, description="Task -> validations since it was last better."
+    )
+    stopped_tasks: tuple[str, ...] = Field((), description="Whose rows are no longer learned.")
     stopped_early: bool = False
     seconds: float = 0.0
     peak_memory_gib: float = 0.0

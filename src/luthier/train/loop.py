@@ -9,6 +9,8 @@ change it beyond rounding either; each holds the whole state, and the first alon
 Where rows have weights w (train.class_weight), which are 1 on average over all rows, loss = sum over rows r of w_r sum
 over its tokens of -log p, divided by the same N: dividing by the step's own weights instead would take the weight away
 again from a step whose rows are all of one label.
+
+Of several tasks (train/mixing.py, train/weighting.py) each has sum and count of its own, divided once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +28,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from luthier.data.imbalance import row_weights
-from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import adapter_state, save_adapter
 from luthier.models.forward import is_noisy
@@ -35,14 +35,16 @@ from luthier.records import LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, write_atomic_dir
 from luthier.train import checkpoint
-from luthier.train.batches import MicroBatch, Step, dealt, micro_batches, steps_of
+from luthier.train.batches import MicroBatch, Step, Turn, dealt, steps_of, turns_of
 from luthier.train.checkpoint import LoopState, Writer
 from luthier.train.dist import Ranks, present
+from luthier.train.inputs import Inputs
 from luthier.train.memory import device_peak_gib
-from luthier.train.methods import Method
 from luthier.train.optim import learning_rate, make_optimizer
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
+from luthier.train.validation import Validation
+from luthier.train.weighting import Weighting, flat_gradient, set_gradient, without_conflict
 
 
 class Watcher(Protocol):
@@ -51,34 +53,8 @@ class Watcher(Protocol):
     def __call__(self, event: StepEvent | LossSpike, *, total_steps: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Validation:
-    """How the task's metric is measured while training (wired by the pipeline with the evaluation's own code)."""
-
-    measure: Callable[[Any], dict[str, float]]
-    metric: str
-    higher_is_better: bool
-    tiebreak: str
-    """A loss-like metric of `measure` (lower is better) that decides between equal values."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is trained on, and what it was made from."""
-
-    examples: Sequence[Example]
-    model_sha256: str
-    data_sha256: str
-    recipe_sha256: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.recipe_sha256}:{self.data_sha256}:{self.model_sha256}"
-
-
 def train(
     model: Any,
-    method: Method,
     inputs: Inputs,
     *,
     settings: Train,
@@ -101,14 +77,15 @@ def train(
     """
     ranks = present()
     _refuse_strangers(inputs, ranks)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weighting = Weighting(inputs)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad} | weighting.parameters()
     optimizer = make_optimizer(parameters.values(), settings)
     state, best = checkpoint.load_latest(
         out / "checkpoints", key=inputs.key, parameters=parameters, optimizer=optimizer, ranks=ranks
     )
     ranks.same_weights(parameters.values())
-    steps = steps_of(inputs.examples, settings)
-    loop = _Loop(model, method, inputs.examples, settings, parameters, optimizer, len(steps), watch)
+    steps = steps_of(inputs, settings)
+    loop = _Loop(model, inputs, settings, parameters, optimizer, weighting, total=len(steps), watch=watch)
     validate_after = _validation_steps(len(steps), settings.validations or 1) if validation else frozenset()
     with Writer(out / "checkpoints", keep=settings.save_total_limit or 1, ranks=ranks) as writer:
         save = partial(writer.save, parameters=parameters, optimizer=optimizer)
@@ -137,7 +114,7 @@ def train(
         method_name=method_name,
         parameters=parameters,
         out=out,
-        metric=validation.metric if validation else "",
+        validation=validation,
     )
 
 
@@ -162,90 +139,128 @@ class _Loop:
     def __init__(
         self,
         model: Any,
-        method: Method,
-        examples: Sequence[Example],
+        inputs: Inputs,
         settings: Train,
         parameters: Mapping[str, Parameter],
         optimizer: torch.optim.Optimizer,
+        weighting: Weighting,
+        *,
         total: int,
         watch: Watcher,
     ) -> None:
-        self.model, self.method, self.examples, self.settings = model, method, examples, settings
-        self.parameters, self.optimizer, self.total, self.watch = parameters, optimizer, total, watch
-        self.lengths = [len(example.input_ids) for example in examples]
+        self.model, self.inputs, self.settings = model, inputs, settings
+        self.parameters, self.optimizer, self.weighting = parameters, optimizer, weighting
+        self.total, self.watch = total, watch
         self.ranks = present()
-        self.weights = row_weights([example.answer for example in examples], settings)
+        self.weights = [row_weights([example.answer for example in task.examples], settings) for task in inputs.tasks]
 
     def step(self, state: LoopState, step: Step) -> LoopState:
         began = time.monotonic()
-        count = sum(self.method.count(self.examples[row]) for row in step.rows)
         assert self.settings.micro_batch_tokens is not None
         self.model.train()
         _seed(self.settings.seed, state.step, self.ranks.rank)
-        tokens = [self.method.computed(self.examples[row]) for row in step.rows]
+        rows = [row for row in step.rows if self.inputs.tasks[self.inputs.task_of(row)].name not in state.stopped_tasks]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
-        parts = micro_batches(step.rows, tokens, max_tokens=budget, share=share, ranks=self.ranks.size)
-        losses = []
-        for loss in self._losses(parts):
-            (loss / count).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())  # read at the end, so that no accelerator is waited for in between
-        self.ranks.sum_gradients(self.parameters.values())
-        total_loss, memory = self.ranks.sum_numbers(sum(map(float, losses)), device_peak_gib())
+        turns = turns_of(rows, self.inputs, max_tokens=budget, share=share, ranks=self.ranks.size)
+        if not turns:  # of tasks alone that have stopped
+            return state.model_copy(update={"step": state.step + 1})
+        sums = self._backward(turns, state.step)
+        *totals, memory = self.ranks.sum_numbers(*(sum(map(float, own)) for own in sums), device_peak_gib())
+        losses = {turn.task: total / turn.count for turn, total in zip(turns, totals, strict=True)}
+        self.weighting.set_gradient(turns, losses)
+        shares = self.weighting.shares(turns)
+        loss = sum(shares[task] * mean for task, mean in losses.items()) + self.weighting.penalty(turns)
         norm = clip(self.parameters.values(), self.settings.max_grad_norm or 1.0, self.ranks)
-        self._refuse_non_finite(total_loss, norm, state.step + 1, step)
+        self._refuse_non_finite(loss, norm, state.step + 1, rows)
         rate = learning_rate(state.step, total=self.total, settings=self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        num_tokens = sum(self.lengths[row] for row in step.rows)
-        seconds = time.monotonic() - began
         event = StepEvent(
             kind="step",
             step=state.step + 1,
             epoch=step.epoch,
-            loss=total_loss / count,
+            loss=loss,
             learning_rate=rate,
             grad_norm=norm,
-            num_tokens=num_tokens,
-            computed_tokens=sum(part.num_tokens for part in parts),
-            supervised_tokens=count,
-            seconds=seconds,
+            num_tokens=sum(self.inputs.lengths[row] for row in rows),
+            computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
+            supervised_tokens=sum(turn.count for turn in turns),
+            seconds=time.monotonic() - began,
             memory_gib=memory,
+            metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},
         )
+        return self._advanced(state, event, rows)
+
+    def _advanced(self, state: LoopState, event: StepEvent, rows: Sequence[int]) -> LoopState:
+        """Tell of the step, and count it."""
         self.watch(event, total_steps=self.total)
-        spike = find_spike(event, state.history, [self.examples[row].line for row in step.rows])
+        spike = find_spike(event, state.history, [example.line for example in self.inputs.examples(rows)])
         if spike is not None:
             self.watch(spike, total_steps=self.total)
         return state.model_copy(
             update={
-                "step": state.step + 1,
-                "trained_tokens": state.trained_tokens + num_tokens,
-                "supervised_tokens": state.supervised_tokens + count,
-                "seconds": state.seconds + seconds,
-                "peak_memory_gib": max(state.peak_memory_gib, memory),
+                "step": event.step,
+                "trained_tokens": state.trained_tokens + event.num_tokens,
+                "supervised_tokens": state.supervised_tokens + event.supervised_tokens,
+                "seconds": state.seconds + event.seconds,
+                "peak_memory_gib": max(state.peak_memory_gib, event.memory_gib),
                 "history": (*state.history, event),
                 "spikes": (*state.spikes, spike) if spike is not None else state.spikes,
             }
         )
 
-    def _losses(self, parts: Sequence[MicroBatch]) -> Iterator[Tensor]:
-        """Of each micro-batch of this rank, as it is asked for; of what counts nothing where others have more."""
-        hands = dealt(parts, self.ranks.size)
-        turns = max(map(len, hands)) if is_sharded(self.model) else len(hands[self.ranks.rank])
-        for turn in range(turns):
-            rows: Sequence[int] = parts[0].rows[:1]
-            weights: list[float] | None = [0.0]
-            if turn < len(hands[self.ranks.rank]):
-                rows = hands[self.ranks.rank][turn].rows
-                weights = None if self.weights is None else [self.weights[row] for row in rows]
-            sum_on_backward(self.model, last=turn == turns - 1)
-            yield self.method.loss_sum(self.model, [self.examples[row] for row in rows], weights)
+    def _told(self, losses: Mapping[int, float]) -> dict[str, float]:
+        """Of several tasks, the mean loss of each in this step."""
+        return {f"{self.inputs.tasks[task].name}.loss": loss for task, loss in losses.items()}
 
-    def _refuse_non_finite(self, loss: float, norm: float, number: int, step: Step) -> None:
+    def _backward(self, turns: Sequence[Turn], step: int) -> list[list[Tensor]]:
+        """Leave the gradient of the step, summed over ranks, in the parameters.
+
+        Returns:
+            Of each turn its losses on this rank; read later, so that no accelerator is waited for here.
+        """
+        shares = self.weighting.shares(turns)
+        apart: list[Tensor] | None = [] if self.inputs.mix.loss == "pcgrad" and len(turns) > 1 else None
+        sums = []
+        hands = dealt([part for turn in turns for part in turn.parts], self.ranks.size)
+        for turn in turns:
+            losses = []
+            for loss in self._losses(turn, hands, is_last=turn is turns[-1]):
+                (loss * shares[turn.task] / turn.count).backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+            sums.append(losses)
+            if apart is not None:
+                self.ranks.sum_gradients(self.parameters.values())
+                apart.append(flat_gradient(self.parameters.values()))
+                self.optimizer.zero_grad(set_to_none=True)
+        if apart is None:
+            self.ranks.sum_gradients(self.parameters.values())
+        else:
+            set_gradient(self.parameters.values(), without_conflict(apart, seed=(self.settings.seed, 3, step)))
+        return sums
+
+    def _losses(self, turn: Turn, hands: Sequence[Sequence[MicroBatch]], *, is_last: bool) -> Iterator[Tensor]:
+        """Of each micro-batch of this rank, as it is asked for; of what counts nothing where others have more."""
+        task, weights_of = self.inputs.tasks[turn.task], self.weights[turn.task]
+        own = [[part for part in hand if part in turn.parts] for hand in hands]
+        mine = own[self.ranks.rank]
+        times = max(map(len, own)) if is_sharded(self.model) else len(mine)
+        for number in range(times):
+            rows: Sequence[int] = turn.rows[:1]
+            weights: list[float] | None = [0.0]
+            if number < len(mine):
+                rows = mine[number].rows
+                first = self.inputs.starts[turn.task]
+                weights = None if weights_of is None else [weights_of[row - first] for row in rows]
+            sum_on_backward(self.model, last=is_last and number == times - 1)
+            yield task.method.loss_sum(self.model, self.inputs.examples(rows), weights)
+
+    def _refuse_non_finite(self, loss: float, norm: float, number: int, rows: Sequence[int]) -> None:
         if loss - loss == 0.0 and norm - norm == 0.0:  # false for infinities and NaN
             return
-        lines = ", ".join(str(self.examples[row].line) for row in step.rows)
+        lines = ", ".join(str(example.line) for example in self.inputs.examples(rows))
         raise NonFinite(
             f"step {number}: loss {loss}, gradient norm {norm}; the step's rows stand on lines {lines}",
             way_out="lower train.learning_rate or look at these rows; weights before this step are kept",
@@ -271,9 +286,6 @@ def _validate(
     found = validation.measure(model) if ranks.is_first or is_sharded(model) else {}
     metrics: dict[str, float] = json.loads(ranks.told(json.dumps(found)))
     (memory,) = ranks.sum_numbers(device_peak_gib())
-    value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
-    tiebreak = -metrics[validation.tiebreak]
-    better = (value, tiebreak) > (state.best_value, state.best_tiebreak)
     last = state.history[-1]
     event = last.model_copy(
         update={
@@ -284,13 +296,9 @@ def _validate(
         }
     )
     watch(event, total_steps=total)
-    worse = 0 if better else state.worse_in_a_row + 1
-    best = {"best_step": state.step, "best_value": value, "best_tiebreak": tiebreak} if better else {}
+    state = validation.judge(state, metrics, patience=settings.patience or total)
     return state.model_copy(
         update={
-            **best,
-            "worse_in_a_row": worse,
-            "stopped_early": worse >= (settings.patience or total),
             "seconds": state.seconds + event.seconds,
             "peak_memory_gib": max(state.peak_memory_gib, event.memory_gib),
             "history": (*state.history, event),
@@ -318,15 +326,15 @@ def _result(
     method_name: str,
     parameters: Mapping[str, Parameter],
     out: Path,
-    metric: str,
+    validation: Validation | None,
 ) -> TrainResult:
-    sign = -1.0 if metric == "perplexity" else 1.0
     return TrainResult(
         method=method_name,
         steps=state.step,
         best_step=state.best_step,
-        best_metric=metric,
-        best_value=sign * state.best_value,
+        best_metric=validation.metric if validation else "",
+        best_value=validation.sign * state.best_value if validation else float("nan"),
+        stopped_tasks=state.stopped_tasks,
         stopped_early=state.stopped_early,
         trained_tokens=state.trained_tokens,
         supervised_tokens=state.supervised_tokens,

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.shards import Example
 from luthier.errors import OutOfMemory
 from luthier.models.forward import is_noisy
 from luthier.spec.recipe import Train
-from luthier.train.batches import micro_batches, steps_of
+from luthier.train.batches import steps_of, turns_of
+from luthier.train.inputs import Inputs
 from luthier.train.memory import peak_memory_gib, resident_gib
-from luthier.train.methods import Method
 
 _LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
 
@@ -29,8 +28,7 @@ class Probe:
 
 def probe(
     model: Any,
-    method: Method,
-    examples: Sequence[Example],
+    inputs: Inputs,
     settings: Train,
     *,
     ram_gib: float | None,
@@ -40,8 +38,7 @@ def probe(
 
     Args:
         model: with its adapter; its gradients are cleared.
-        method: how it learns.
-        examples: of the run.
+        inputs: of the run.
         settings: of the run.
         ram_gib: what all processes on this machine may take; None for no limit.
         ranks: these processes; each tries the same.
@@ -56,17 +53,18 @@ def probe(
     share = not is_noisy(model)
     largest: Sequence[int] = ()
     most = 0
-    lengths = [len(example.input_ids) for example in examples]
-    steps = steps_of(examples, settings)
+    lengths = inputs.lengths
+    steps = steps_of(inputs, settings)
     heavy = sorted(steps, key=lambda step: -sum(lengths[row] for row in step.rows))[:_LOOKED_AT]
     longest = max(steps, key=lambda step: max(lengths[row] for row in step.rows))
     for step in [*heavy, longest]:
-        tokens = [method.computed(examples[row]) for row in step.rows]
-        for part in micro_batches(step.rows, tokens, max_tokens=settings.micro_batch_tokens, share=share):
-            if part.num_tokens > most:
-                largest, most = part.rows, part.num_tokens
+        for turn in turns_of(step.rows, inputs, max_tokens=settings.micro_batch_tokens, share=share):
+            for part in turn.parts:
+                if part.num_tokens > most:
+                    largest, most = part.rows, part.num_tokens
     before = resident_gib()
-    method.loss_sum(model, [examples[row] for row in largest]).backward()  # type: ignore[no-untyped-call]
+    method = inputs.tasks[inputs.task_of(largest[0])].method
+    method.loss_sum(model, inputs.examples(largest)).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     peak = peak_memory_gib()
     if ram_gib is not None and peak > ram_gib / ranks:

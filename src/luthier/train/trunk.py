@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +31,7 @@ from luthier.records import Record
 from luthier.spec.recipe import Train
 from luthier.store.files import sha256_file, sha256_json, write_atomic, write_atomic_dir
 from luthier.train.batches import micro_batches, steps_of
+from luthier.train.inputs import Inputs
 from luthier.train.methods import Method
 
 FORMAT = 1
@@ -117,14 +118,20 @@ class OnTrunk:
         return self.method.loss_sum(model, examples, weights, self.trunk)
 
 
-def learned_rows(method: Method, examples: Sequence[Example], settings: Train) -> list[tuple[int, ...]]:
+def on_trunk(inputs: Inputs, trunk: Trunk) -> Inputs:
+    """The same inputs, whose methods start at the states of the trunk."""
+    return replace(inputs, tasks=tuple(replace(task, method=OnTrunk(task.method, trunk)) for task in inputs.tasks))
+
+
+def learned_rows(inputs: Inputs, settings: Train) -> list[tuple[int, ...]]:
     """The tokens that are computed of every row that some step of the run sees, each once, in the order of the rows.
 
     Raises:
         RunError: see `steps_of`.
     """
-    seen = sorted({row for step in steps_of(examples, settings) for row in step.rows})
-    return list(dict.fromkeys(tuple(ids) for row in seen for ids in method.computed(examples[row])))
+    seen = sorted({row for step in steps_of(inputs, settings) for row in step.rows})
+    computed = (inputs.tasks[inputs.task_of(row)].method.computed(inputs.example(row)) for row in seen)
+    return list(dict.fromkeys(tuple(ids) for sequences in computed for ids in sequences))
 
 
 def open_trunk(

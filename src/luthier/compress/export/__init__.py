@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from luthier.engines.parity import check_parity
+from luthier.engines.parity import check_parity, together
 from luthier.engines.protocol import LogitsEngine
 from luthier.errors import ParityError
 from luthier.records import Artifact, Golden, Message, RequestContract, is_text
@@ -16,6 +17,14 @@ from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a task is asked, and its golden prompts."""
+
+    contract: RequestContract
+    goldens: Sequence[Golden]
 
 
 class Form(Protocol):
@@ -36,8 +45,7 @@ def export(
     base: Path,
     adapter: Path,
     run: Path,
-    contract: RequestContract,
-    goldens: Sequence[Golden],
+    asked: Sequence[Asked],
     reference: LogitsEngine,
     weights_sha256: str,
     readme: str = "",
@@ -49,8 +57,7 @@ def export(
         base: folder of the base model.
         adapter: what was trained.
         run: the run folder.
-        contract: how the model is asked.
-        goldens: prompts that are compared.
+        asked: how the model is asked for each task, and the prompts that are compared.
         reference: what was trained, opened.
         weights_sha256: of what was trained.
         readme: what the folder says of itself; '' for nothing.
@@ -66,20 +73,29 @@ def export(
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
-        if not is_text(contract.task):
-            write_atomic(partial / "chat_template.jinja", contract.chat_template)
+        chats = [one.contract for one in asked if not is_text(one.contract.task)]
+        if chats:
+            write_atomic(partial / "chat_template.jinja", chats[0].chat_template)
         elif (base / "chat_template.jinja").is_file():  # nothing was learned about turns: what the base knows of them
             shutil.copyfile(base / "chat_template.jinja", partial / "chat_template.jinja")
-        write_atomic(partial / "contract.json", contract.to_json())
         if readme:
             write_atomic(partial / "README.md", readme)
-    parity = check_parity(
-        reference,
-        form.reopen(base=base, folder=folder),
-        goldens,
-        contract=contract,
-        encode=plain_encoder(folder, contract),
-        bound=facts.logit_bound,
+        for one in asked:
+            name = "contract.json" if len(asked) == 1 else f"contract.{one.contract.name}.json"
+            write_atomic(partial / name, one.contract.to_json())
+    candidate = form.reopen(base=base, folder=folder)
+    parity = together(
+        [
+            check_parity(
+                reference,
+                candidate,
+                one.goldens,
+                contract=one.contract,
+                encode=plain_encoder(folder, one.contract),
+                bound=facts.logit_bound,
+            )
+            for one in asked
+        ]
     )
     if not parity.passed:
         shutil.rmtree(folder)

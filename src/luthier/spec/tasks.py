@@ -1,0 +1,118 @@
+"""A recipe of several tasks is one recipe a task; they share base, adapter and training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from luthier.errors import RecipeError
+from luthier.spec.load import LoadedRecipe
+from luthier.spec.multi_task import MultiTask
+from luthier.spec.recipe import Recipe
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.section import Section
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+OWN_KEYS = ("validation", "test", "split", "limit", "labels", "filter", "augment", "features", "columns")
+"""Keys of a data entry that stand in the place of `data.KEY` for its task."""
+
+_SHARED = ("adapter", "train", "launch", "export")
+"""Sections that the tasks of one training have in common."""
+
+
+def task_recipe(recipe: Recipe, place: int) -> Recipe:
+    """The recipe of one task alone: what its entry says stands in the place of what is said for all.
+
+    Targets of other tasks are left out. Of one entry it is the same recipe, what the entry says in its usual place.
+    """
+    entry = recipe.data.train[place]
+    own: dict[str, Any] = {key: getattr(entry, key) for key in OWN_KEYS if getattr(entry, key) is not None}
+    alone = _without(entry, *OWN_KEYS, "method")
+    changes: dict[str, Any] = {"data": recipe.data.model_copy(update={**own, "train": (alone,)})}
+    if len(recipe.data.train) > 1:
+        targets = recipe.objective.targets
+        kept = {key: text for key, text in targets.items() if key.rpartition(".")[0] == entry.name}
+        changes["objective"] = recipe.objective.model_copy(update={"targets": kept})
+    if entry.method is not None:
+        changes["method"] = entry.method
+    return _without(recipe.model_copy(update=changes), "multi_task")
+
+
+def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
+    """The same of a recipe with its places, so that an error names the line where its key stands."""
+    places: dict[str, str] = {}
+    for key, where in loaded.places.items():
+        match = re.fullmatch(r"data\.train\.(\d+)(?:\.(.*))?", key)
+        if match is None:
+            places.setdefault(key, where)
+        elif int(match[1]) == place:
+            own = match[2] or ""
+            section = own.partition(".")[0]
+            moved = f"data.{own}" if section in OWN_KEYS else own if section == "method" else f"data.train.0.{own}"
+            places[moved.rstrip(".")] = where
+    return LoadedRecipe(task_recipe(loaded.recipe, place), loaded.path, loaded.text, loaded.notes, places)
+
+
+def refuse_strange_targets(loaded: LoadedRecipe) -> None:
+    """Every target is of some task.
+
+    Raises:
+        RecipeError: one names no entry of several; of one entry that is said when it is resolved.
+    """
+    names = [entry.name for entry in loaded.recipe.data.train]
+    for key in loaded.recipe.objective.targets if len(names) > 1 else ():
+        if key.rpartition(".")[0] not in names:
+            raise RecipeError(
+                f"{loaded.where(f'objective.targets.{key}')}: objective.targets.{key} names no data entry",
+                way_out=f"entries: {', '.join(map(str, names))}",
+            )
+
+
+def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRecipe:
+    """One resolved recipe of those of its tasks; what they share is the first one's.
+
+    The learning rate is the smallest of the tasks' where the recipe leaves it open.
+    """
+    first = tasks[0]
+    shared: dict[str, Any] = {name: getattr(first.recipe, name) for name in _SHARED}
+    reasons = {
+        key: why for key, why in first.reasons.items() if key.partition(".")[0] in (*_SHARED, "objective", "model")
+    }
+    rates = [task.recipe.train.learning_rate or 0.0 for task in tasks]
+    if min(rates) < rates[0]:
+        shared["train"] = first.recipe.train.model_copy(update={"learning_rate": min(rates)})
+        reasons["train.learning_rate"] = "the smallest of those that the tasks' methods have"
+    entries = []
+    for place, task in enumerate(tasks):
+        entries.append(task.recipe.entry.model_copy(update={"method": task.recipe.method}))
+        reasons |= {
+            key.replace("data.train.0", f"data.train.{place}", 1): why
+            for key, why in task.reasons.items()
+            if key.startswith("data.train.0")
+        }
+        reasons |= {f"data.train.{place}.{key}": why for key, why in task.reasons.items() if key.startswith("method")}
+    mix = loaded.recipe.multi_task or MultiTask()
+    data = loaded.recipe.data.model_copy(update={"train": tuple(entries)})
+    recipe = loaded.recipe.model_copy(update={**shared, "data": data, "multi_task": mix})
+    return ResolvedRecipe(
+        recipe=recipe,
+        reasons=reasons,
+        notes=loaded.notes,
+        folder=first.folder,
+        data_sha256={
+            key.replace("data.train.0", f"data.train.{place}", 1): found
+            for place, task in enumerate(tasks)
+            for key, found in task.data_sha256.items()
+        },
+        model_sha256=first.model_sha256,
+        luthier_version=first.luthier_version,
+        tasks=tuple(task.model_copy(update={"recipe": task.recipe.model_copy(update=shared)}) for task in tasks),
+    )
+
+
+def _without(section: AnySection, *names: str) -> AnySection:
+    """A copy in which these fields are open."""
+    kept = {name: getattr(section, name) for name in section.model_fields_set if name not in names}
+    return type(section).model_construct(_fields_set=set(kept), **kept)  # type: ignore[return-value]
