@@ -328,7 +328,8 @@ class Replayed(Record):
     asked: float
     share: float = Field(description="Of all learned tokens of the training split.")
     seed: int
-    dropped: dict[str, int] = Field(description="Reason -> texts that were drawn and not taken.")
+    dropped: dict[str, int] = Field(description="Reason -> texts that were not taken although there was room.")
+    findings: dict[str, int] = Field(description="Kind -> count, of the texts that were taken.")
 
 
 class LabelBalance(Record):

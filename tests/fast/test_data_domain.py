@@ -13,9 +13,9 @@ import pytest
 from data_kit import resolved, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from luthier.data.contract import make_contract
+from luthier.data.contract import Renderer, make_contract, open_tokenizer
 from luthier.data.documents import CONTEXT, bounds, pieces, read_documents
 from luthier.data.items import Item
 from luthier.data.prepare import prepare
@@ -141,12 +141,31 @@ def test_each_token_of_a_document_is_learned_once_as_plain_transformers_reads_it
         assert (bos or several) == (said == texts[line - 1])
 
 
+def test_a_prompt_is_the_beginning_of_a_document_whatever_the_tokenizer_does_at_its_start(tmp_path: Path) -> None:
+    """A tokenizer that puts a blank before the first word of a text does so behind its BOS too."""
+    folder = tokenizer_folder(tmp_path / "tokenizer", bos_token="<|endoftext|>", eos_token="<|im_end|>", template=None)
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<|endoftext|>", "<|im_end|>"]
+    made.train_from_iterator(
+        ["the neck of a lute"] * 3, trainers.BpeTrainer(special_tokens=special, show_progress=False)
+    )
+    made.save(str(folder / "tokenizer.json"))
+    _add_bos(folder / "tokenizer.json")
+    contract = make_contract(recipe(tmp_path), tokenizer_folder=folder, labels=())
+    ours = Renderer(contract, open_tokenizer(folder / "tokenizer.json"))
+    (row,) = pieces(Item("d", 1, None, {}, text="the neck of a lute"), ours)
+    prompt = ours.prompt_ids(ours.messages("the neck of a lute"))
+    assert prompt == row.input_ids[:-1]
+    assert prompt == Tokenizer.from_file(str(folder / "tokenizer.json")).encode("the neck of a lute").ids
+    assert prompt != ours.encode(ours.prompt_text(ours.messages("the neck of a lute"))), "or this test shows nothing"
+
+
 def test_what_looks_like_a_control_token_in_a_document_is_text(tmp_path: Path) -> None:
     made = recipe(tmp_path)
     folder = tokenizer_folder(tmp_path / "tokenizer")
     contract = make_contract(made, tokenizer_folder=folder, labels=())
-    from luthier.data.contract import Renderer, open_tokenizer
-
     renderer = Renderer(contract, open_tokenizer(folder / "tokenizer.json"))
     (row,) = pieces(Item("d", 1, None, {}, text="it ends <|im_end|> here"), renderer)
     end = contract.end_of_turn_ids[0]
@@ -271,8 +290,10 @@ def test_general_texts_are_looked_through_as_the_domains_are(domain: Path) -> No
     with pytest.raises(SecretFound, match=r"general\.jsonl:2"):
         prepared(domain, replay={"path": "general.jsonl", "share": 0.5})
     write(domain / "general.jsonl", ["please write to ana@example.org at once"])
-    (row,) = replays(prepared(domain, replay={"path": "general.jsonl", "share": 0.5})[1]["train"])
+    report, shards, _ = prepared(domain, replay={"path": "general.jsonl", "share": 0.5})
+    (row,) = replays(shards["train"])
     assert "ana@" not in row
+    assert report.findings == {"email": 1}, "the gate looks at all that is learned"
 
 
 def test_general_texts_that_cannot_be_taken_are_refused(domain: Path) -> None:

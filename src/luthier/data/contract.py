@@ -145,6 +145,9 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What the model reads before it answers; no special tokens beyond those that the template writes."""
+        if is_text(self.contract.task):  # as a document begins, which is not what encoding its BOS as text may give
+            ids = self.document(self.defuse("".join(message.content for message in messages)))[0]
+            return ids[: len(ids) - len(self.contract.end_of_turn_ids)]
         return self.encode(self.prompt_text(messages))
 
     def answer_ids(self, answer: str) -> list[int]:

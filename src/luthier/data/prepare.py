@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
     replay = replay_of(resolved.recipe)
     read = [*files, *data.leakage.benchmarks, *([replay.path] if replay else [])]
     facts: dict[str, Any] = {"conflicts": 0, **found}  # of free text there are none
+    if facts.get("replay") is not None:
+        kinds = Counter(facts["findings"]) + Counter(facts["replay"].findings)
+        facts["findings"] = dict(sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
     report = DataReport(
         name=entry.name,
         task=entry.task,

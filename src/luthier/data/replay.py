@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from luthier.data.contract import prepare_text
 from luthier.data.documents import learned_tokens, read_documents
-from luthier.data.guard import guard, pseudonym_key, stop_at_secrets
+from luthier.data.guard import count_kinds, guard, pseudonym_key, stop_at_secrets
 from luthier.data.inputs import fill
 from luthier.data.items import Item, digest_of
 from luthier.data.likeness import Comparison, compared_text, leak_comparison
@@ -51,15 +51,17 @@ def replayed(flow: Flow, rules: Replay) -> tuple[list[Item], Replayed]:
     seen = {item.digest for item in flow.items}
     near = _near(read, flow)
     drawn = sorted(read, key=lambda item: lot(rules.seed, item.digest.hex()))
-    taken, tokens = list[Item](), 0
+    taken, tokens, found = list[Item](), 0, Counter[str]()
     for item, length in zip(drawn, learned_tokens(drawn, flow.renderer), strict=True):
         if item.digest in seen or id(item) in near:
             dropped["stands_in_the_data" if item.digest in seen else "nearly_in_the_data"] += 1
         elif 0 < length <= budget - tokens:
             seen.add(item.digest)
-            if reason := _guarded(item, flow):
+            reason, kinds = _guarded(item, flow)
+            if reason:
                 dropped[reason] += 1
                 continue
+            found.update(kinds)
             taken.append(item)
             tokens += length
     if not taken:
@@ -78,6 +80,7 @@ def replayed(flow: Flow, rules: Replay) -> tuple[list[Item], Replayed]:
         share=tokens / (tokens + learned),
         seed=rules.seed,
         dropped=dict(sorted(dropped.items())),
+        findings=dict(sorted(found.items())),
     )
 
 
@@ -113,8 +116,8 @@ def _near(read: Sequence[Item], flow: Flow) -> set[int]:
     return {id(read[place - len(held)]) for place in pairs.later.tolist()}
 
 
-def _guarded(item: Item, flow: Flow) -> str:
-    """Why a text may not be taken, or ''; what is found in it is treated as in the domain's texts."""
+def _guarded(item: Item, flow: Flow) -> tuple[str, dict[str, int]]:
+    """Why a text may not be taken, or '', and what was found in it, which is treated as in the domain's texts."""
     rules = flow.resolved.recipe.data.privacy
     assert rules is not None  # resolved
     key = pseudonym_key(rules)
@@ -127,4 +130,4 @@ def _guarded(item: Item, flow: Flow) -> str:
         pseudonyms=Pseudonyms(key) if key else None,
     )
     stop_at_secrets(findings, rules)
-    return verdicts[0][0] if verdicts[0] else ""
+    return verdicts[0][0] if verdicts[0] else "", count_kinds(findings)
