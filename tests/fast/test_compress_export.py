@@ -15,7 +15,7 @@ import torch
 from data_kit import resolved
 from safetensors.torch import load_file, save_file
 
-from luthier.compress.export import export
+from luthier.compress.export import Asked, export
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import prepare
 from luthier.engines.parity import check_parity
@@ -42,7 +42,7 @@ class Run:
 
     def export(self, kind: str) -> Artifact:
         return export(
-            kind, base=self.base, adapter=self.adapter, run=self.out, contract=self.contract, goldens=self.goldens,
+            kind, base=self.base, adapter=self.adapter, run=self.out, asked=[Asked(self.contract, self.goldens)],
             reference=self.reference, weights_sha256="w" * 64,
         )  # fmt: skip
 

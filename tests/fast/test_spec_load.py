@@ -236,7 +236,7 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
         ("name: r\nmodel: m\ndata: {train: []}", "data.train: Tuple should have at least 1 item"),
         (
             "name: r\nmodel: m\ndata: {train: [a, b]}",
-            "r.yaml:3: data: several data.train entries (multi-task training) are not",
+            "r.yaml:3: data: train[0].name is missing: several tasks are told apart by their names",
         ),
         (
             "name: r\nmodel: m\ndata: {train: d, split: {test: 0.5, validation: 0.4}}",

@@ -61,6 +61,7 @@ from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import task_loaded
 from luthier.store.events import EventLog
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
@@ -104,13 +105,20 @@ def with_(key: str, value: object, tree: Any = BASE) -> Any:
     return {**tree, head: with_(rest, value, tree.get(head) or {}) if rest else value}
 
 
+OF_SEVERAL = {"multi_task", "data.train.0.weight"}
+"""Keys that only several tasks have: test_spec_tasks.py, test_train_tasks.py."""
+
+
 def leaf_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Key of every value in the recipe's model; the one data entry is `data.train.0`."""
     keys = []
     for name, field in section.model_fields.items():
         inner = sections_in(field.annotation)
-        if not inner:
+        if prefix + name in OF_SEVERAL:
+            continue
+        if not inner or prefix == "data.train.0.":  # what an entry says for itself goes to the place that all have
             keys.append(prefix + name)
+            continue
         for part in inner:
             keys += leaf_keys(
                 part, f"{prefix}{name}.{'0.' if field.annotation is not part and name == 'train' else ''}"
@@ -155,7 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resolved(tree: dict[str, Any], folder: Path) -> ResolvedRecipe:
     recipe = Recipe.model_validate(tree)
-    loaded = LoadedRecipe(recipe, folder / "r.yaml", "", ())
+    loaded = task_loaded(LoadedRecipe(recipe, folder / "r.yaml", "", ()), 0)
     return resolve(
         loaded, profile(folder / recipe.entry.path), shape().model_copy(update={"num_layers": 2}),
         machine=Machine(threads=1), data_sha256={}, luthier_version="0",
@@ -607,6 +615,20 @@ NEEDS = {  # keys that are refused without another
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
+EFFECTS |= {
+    "data.train.0.method": ({"type": "sft"}, through_tables),
+    "data.train.0.validation": EFFECTS["data.validation"],
+    "data.train.0.test": EFFECTS["data.test"],
+    "data.train.0.split": ({"test": 0.4, "validation": 0.1, "group_by": "customer"}, PREPARE),
+    "data.train.0.limit": ({"test": 3}, PREPARE),
+    "data.train.0.labels": ({"rename": {"ask": "question"}}, PREPARE),
+    "data.train.0.filter": ({"min_chars": 32}, PREPARE),
+    "data.train.0.augment": ({"typos": 0.9}, through_augment),
+    "data.train.0.features": ({"size": "length(message) % 9"}, PREPARE),
+    "data.train.0.columns": ({"day": "date"}, through_types),
+}
+NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
+ONLY_ONE_VALUE.add("data.train.0.method")
 _USUAL: dict[Consumer, object] = {}
 
 
@@ -615,7 +637,7 @@ def told(key: str) -> dict[str, Any]:
     if key in OF_TEXTS:
         return dict(with_(key, EFFECTS[key][0], TEXTS))
     base = with_(*NEEDS[key]) if key in NEEDS else BASE
-    base = typed(base) if key == "data.columns" else base
+    base = typed(base) if key in ("data.columns", "data.train.0.columns") else base
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
         tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}

@@ -11,6 +11,7 @@ from luthier.records import EvalReport
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
+from luthier.spec.tasks import OWN_KEYS
 from luthier.store.runs import RunFolder
 
 
@@ -25,10 +26,16 @@ def explained(resolved: ResolvedRecipe) -> list[str]:
     shown = [
         (f"{key} = {_plain(value)}", resolved.reasons[key])
         for key, value in leaves(resolved.recipe.model_dump(mode="json"))
+        if value is not None or not _is_of_several(key)
     ]
     width = min(max(len(text) for text, _ in shown), 60)
     steps = [f"  {place}. {name}: {why}" for place, (name, why) in enumerate(explained_steps(resolved.recipe), start=1)]
     return [*(f"{text:<{width}}  {reason}" for text, reason in shown), "steps of the data, in order:", *steps]
+
+
+def _is_of_several(key: str) -> bool:
+    """Whether a key says for one of several tasks, or for all of them, what one task alone need not say."""
+    return key == "multi_task" or key in [f"data.train.0.{own}" for own in ("method", *OWN_KEYS)]
 
 
 def fine_lines(prepared: Prepared) -> list[str]:

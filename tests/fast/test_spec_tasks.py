@@ -1,0 +1,144 @@
+"""A recipe of several tasks: what an entry says for itself, what is refused, and what the whole is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+
+from luthier.errors import RecipeError
+from luthier.spec.filler import Machine
+from luthier.spec.load import load_recipe
+from luthier.spec.recipe import Recipe
+from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import OWN_KEYS, joined, refuse_strange_targets, task_loaded, task_recipe
+
+TWO = """name: r
+model: m
+objective:
+  targets: {a.accuracy: '>= 0.5', b.exact_match: '>= 0.1'}
+  non_regression: {general.perplexity: '<= 2x'}
+data:
+  split: {test: 0.3, validation: 0.1}
+  train:
+    - {name: a, path: a.csv, task: classification, input: '{message}', label: intent}
+    - name: b
+      path: b.csv
+      task: generation
+      input: '{message}'
+      label: intent
+      weight: 3
+      split: {test: 0.2, validation: 0.2}
+"""
+
+
+def load(tmp_path: Path, text: str) -> Any:
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    return load_recipe(tmp_path / "r.yaml")
+
+
+def resolved(loaded: Any) -> ResolvedRecipe:
+    parts = [
+        resolve(
+            task_loaded(loaded, place), samples.profile(), samples.shape(), machine=Machine(threads=1),
+            data_sha256={"data.train.0.path": samples.sha("d")}, luthier_version="0",
+        )
+        for place in range(len(loaded.recipe.data.train))
+    ]  # fmt: skip
+    return parts[0] if len(parts) == 1 else joined(loaded, parts)
+
+
+OWN: dict[str, Any] = {
+    "validation": "v.csv",
+    "test": "t.csv",
+    "split": {"test": 0.4, "group_by": "customer_id"},
+    "limit": {"train": 9},
+    "labels": {"min_rows": 3},
+    "filter": {"min_chars": 4},
+    "augment": {"typos": 0.5},
+    "features": {"size": "length(message)"},
+    "columns": {"day": "date"},
+}
+
+
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_what_an_entry_says_is_what_all_would_be_told(key: str) -> None:
+    assert set(OWN) == set(OWN_KEYS)
+    entry = {"name": "a", "path": "a.csv", "input": "{message}", "label": "intent", "task": "classification"}
+    needs = {"features": OWN["features"]} if key == "columns" else {}
+    own = Recipe.model_validate(
+        {"name": "r", "model": {"name": "m"}, "data": {"train": [{**entry, key: OWN[key], **needs}]}}
+    )
+    for_all = Recipe.model_validate(
+        {"name": "r", "model": {"name": "m"}, "data": {"train": [entry], key: OWN[key], **needs}}
+    )
+    assert task_recipe(own, 0) == for_all
+    assert task_recipe(for_all, 0) == for_all
+
+
+def test_each_task_has_its_own_split_method_and_targets(tmp_path: Path) -> None:
+    whole = resolved(load(tmp_path, TWO))
+    a, b = whole.parts
+    assert whole.names == ("a", "b")
+    assert (a.recipe.data.split.test, b.recipe.data.split.test) == (0.3, 0.2)
+    assert [part.recipe.entry.task for part in whole.parts] == ["classification", "generation"]
+    assert [limit.key for limit in a.limits] == ["a.accuracy", "general.perplexity"]
+    assert [limit.key for limit in b.limits] == ["b.exact_match", "general.perplexity"]
+    assert [limit.key for limit in whole.limits] == ["a.accuracy", "general.perplexity", "b.exact_match"]
+    assert a.recipe.train == b.recipe.train == whole.recipe.train
+    assert ResolvedRecipe.model_validate_json(whole.to_json()) == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("weight: 3", "weight: 2"),
+        ("test: 0.2", "test: 0.25"),
+        ("model: m\n", "model: m\nmulti_task: {sampling: equal}\n"),
+        ("model: m\n", "model: m\nmulti_task: {loss: pcgrad}\n"),
+    ],
+)
+def test_what_is_said_of_tasks_is_part_of_the_runs_identity(tmp_path: Path, change: tuple[str, str]) -> None:
+    assert resolved(load(tmp_path, TWO)).sha256 != resolved(load(tmp_path, TWO.replace(*change))).sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("name: b", "name: a"), "two entries are called 'a'"),
+        (("name: b", "name: general"), "'general' means something else"),
+        (("model: m\n", "model: m\ntrain: {sampler: sqrt}\n"), "of several tasks multi_task.sampling draws"),
+        (("model: m\n", "model: m\nmulti_task: {sampling: {a: 1}}\n"), "gives shares to a; the tasks are a, b"),
+        (("model: m\n", "model: m\nmulti_task: {sampling: 0.5}\n"), "r.yaml:3: multi_task.sampling: is 'proportional'"),
+        (("model: m\n", "model: m\nmulti_task: {losses: x}\n"), "unknown key 'multi_task.losses'"),
+        (("  train:\n", "  test: t.csv\n  train:\n"), "test is one file, and there are several tasks"),
+        (("weight: 3", "weight: 0"), "r.yaml:15: data.train.1.weight: Input should be greater than 0"),
+    ],
+)
+def test_what_does_not_go_with_several_tasks_is_refused(tmp_path: Path, change: tuple[str, str], what: str) -> None:
+    assert change[0] in TWO
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TWO.replace(*change))
+    assert what in caught.value.what
+
+
+def test_one_task_has_nothing_to_share(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train has one entry"):
+        load(tmp_path, "name: r\nmodel: m\nmulti_task: {}\ndata: d.csv\n")
+
+
+def test_a_target_of_no_task_is_named_with_its_line(tmp_path: Path) -> None:
+    loaded = load(tmp_path, TWO.replace("b.exact_match", "c.exact_match"))
+    with pytest.raises(
+        RecipeError, match=r"r\.yaml:4: objective\.targets\.c\.exact_match names no data entry"
+    ) as caught:
+        refuse_strange_targets(loaded)
+    assert caught.value.way_out == "entries: a, b"
+
+
+def test_an_error_of_a_task_names_the_line_of_its_entry(tmp_path: Path) -> None:
+    loaded = load(tmp_path, TWO.replace("      label: intent\n      weight", "      label: message\n      weight"))
+    with pytest.raises(RecipeError, match=r"r\.yaml:13: data\.train\[0\]\.input"):
+        resolved(loaded)
