@@ -117,7 +117,8 @@ def test_terms_are_read_where_they_stand(judged) -> None:
             place = row.text.lower().find(term)
             while place >= 0:
                 alone = not row.text[place - 1 : place].isalpha() and not row.text[place + len(term) :][:1].isalpha()
-                if alone:
+                whole = row.input_ids[-2:] == list(TEXTS.end_of_turn_ids) or place + len(term) < len(row.text)
+                if alone and place and whole:
                     span = slice(first + place - 1, first + place + len(term) - 1)
                     nats, tokens, times = nats + losses[span].sum(), tokens + len(term), times + 1
                 place = row.text.lower().find(term, place + 1)

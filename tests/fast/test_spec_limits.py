@@ -37,7 +37,13 @@ def test_a_relative_limit(text: str, value: float) -> None:
     ("key", "text", "section", "what", "way_out"),
     [
         ("accuracy", ">= 0.8", "targets", "the key must be NAME.METRIC", "write e.g. 'general.accuracy'"),
-        ("kind.f1", ">= 0.8", "targets", "kind.f1: unknown metric 'f1'", "accuracy, bits_per_byte, exact_match, macro_f1"),
+        (
+            "kind.f1",
+            ">= 0.8",
+            "targets",
+            "kind.f1: unknown metric 'f1'",
+            "accuracy, bits_per_byte, exact_match, macro_f1",
+        ),
         ("kind.accuracy", "0.8", "targets", "'0.8' is not a limit", "write e.g. '>= 0.80'"),
         ("kind.accuracy", "> 0.8", "targets", "'> 0.8' is not a limit", ""),
         ("kind.accuracy", ">= 80 %", "targets", "'>= 80 %' is not a limit", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from luthier.data.contract import Renderer
@@ -54,23 +54,38 @@ def find_terms(train: Sequence[Example], renderer: Renderer) -> tuple[str, ...]:
     Replayed texts are none of the domain's, so they do not count.
     """
     counts, where = Counter[str](), defaultdict[str, set[str]](set)
-    for piece in train:
-        if not piece.made_by:
-            words = [word.casefold() for word in _WORD.findall(piece.text) if len(word) >= SHORTEST]
-            counts.update(words)
-            for word in set(words):
-                where[word].add(piece.group)
+    for text, group in _documents(train):
+        # The first token of a document is not in its text, so the first word may be a part of one.
+        words = [word[0].casefold() for word in _WORD.finditer(text) if word.start() and len(word[0]) >= SHORTEST]
+        counts.update(words)
+        for word in set(words):
+            where[word].add(group)
     common = [word for word, _ in counts.most_common() if len(where[word]) >= DOCUMENTS]
     lengths = renderer.encode_all([f" {word}" for word in common])
     known = [word for word, ids in zip(common, lengths, strict=True) if len(ids) >= PIECES]
     return tuple(sorted(known[:MOST_FOUND]))
 
 
+def _documents(pieces: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    """Text and group of each document, its pieces, which stand one after the other, joined."""
+    texts, group = list[str](), ""
+    for piece in pieces:
+        if piece.made_by:
+            continue
+        if not piece.prompt_tokens and texts:
+            yield "".join(texts), group
+            texts = []
+        texts.append(piece.text)
+        group = piece.group
+    if texts:
+        yield "".join(texts), group
+
+
 def find_places(examples: Sequence[Example], terms: Sequence[str], renderer: Renderer, *, source: str) -> Places:
     """Where whole terms stand, letter case and kind of white space aside; of terms within each other the longest.
 
-    The tokens of a piece are found again by encoding its text; where the cut of a document makes the first or last of
-    them others, what stands there is left out.
+    What stands at the cut of a document may be a part of a word, and is left out. The tokens of a piece are found again
+    by encoding its text; those that the cut makes others are left out too.
     """
     if not terms:
         return Places(source, ((),) * len(examples), 0)
@@ -105,6 +120,8 @@ def _in_piece(
     places = [start for start, _ in known]
     found = []
     for match in pattern.finditer(piece.text):
+        if not match.start() or (match.end() == len(piece.text) and learned[-len(end) :] != end):
+            continue  # it may go on beyond the cut
         begin = bisect_left(places, match.start())
         blank = match.start() > 0 and piece.text[match.start() - 1].isspace()
         if places[begin : begin + 1] != [match.start()] and blank:  # a token may bring the blank before its word
