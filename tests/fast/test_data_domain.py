@@ -285,6 +285,16 @@ def test_no_general_text_stands_in_validation_or_test(domain: Path) -> None:
     assert not any(row.contaminated for row in after["test"])
 
 
+def test_a_held_out_document_is_known_although_something_was_redacted_in_it(domain: Path) -> None:
+    lines = [json.loads(line)["text"] for line in (domain / "docs.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [f"{text} write to ana{number}@example.org" for number, text in enumerate(lines)]
+    write(domain / "docs.jsonl", texts)
+    write(domain / "general.jsonl", [*texts, texts[0], "a quiet sea", "a quiet sea"])
+    report, _, _ = prepared(domain, replay={"path": "general.jsonl", "share": 0.9})
+    assert report.replay is not None
+    assert (report.replay.rows, report.replay.dropped) == (1, {"repeated": 2, "stands_in_the_data": 30})
+
+
 def test_general_texts_are_looked_through_as_the_domains_are(domain: Path) -> None:
     write(domain / "general.jsonl", ["please write to ana@example.org at once", "the key is AKIA" + "IOSFODNN7EXAMPLE"])
     with pytest.raises(SecretFound, match=r"general\.jsonl:2"):

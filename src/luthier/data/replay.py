@@ -48,16 +48,22 @@ def replayed(flow: Flow, rules: Replay) -> tuple[list[Item], Replayed]:
     read = list(_texts(flow, rules, dropped))
     learned = sum(learned_tokens([item for item in flow.items if item.split == "train"], flow.renderer))
     budget = rules.share / (1 - rules.share) * learned
-    seen = {item.digest for item in flow.items}
+    held, taken_digests = {item.digest for item in flow.items}, set[bytes]()
     near = _near(read, flow)
     drawn = sorted(read, key=lambda item: lot(rules.seed, item.digest.hex()))
     taken, tokens, found = list[Item](), 0, Counter[str]()
     for item, length in zip(drawn, learned_tokens(drawn, flow.renderer), strict=True):
-        if item.digest in seen or id(item) in near:
-            dropped["stands_in_the_data" if item.digest in seen else "nearly_in_the_data"] += 1
+        if item.digest in held:
+            dropped["stands_in_the_data"] += 1
+        elif item.digest in taken_digests:
+            dropped["repeated"] += 1
+        elif id(item) in near:
+            dropped["nearly_in_the_data"] += 1
         elif 0 < length <= budget - tokens:
-            seen.add(item.digest)
+            taken_digests.add(item.digest)
             reason, kinds = _guarded(item, flow)
+            if not reason and digest_of(item.key) in held:  # as it stands there, what was found in it redacted
+                reason = "stands_in_the_data"
             if reason:
                 dropped[reason] += 1
                 continue
