@@ -417,6 +417,27 @@ class RunComparison(Record):
     differences: tuple[Difference, ...]
 
 
+class TransferCell(Record):
+    """What learning with others did to a task: its metric in that training minus that of the training alone."""
+
+    task: str
+    together: tuple[str, ...] = Field(description="The tasks of the training, in the recipe's order.")
+    metric: str
+    higher_is_better: bool
+    alone: float = Field(description="The metric after training alone.")
+    difference: Interval = Field(description="Paired by item.")
+    p_value: float = Field(description="Two-sided, corrected by Holm over all cells; NaN where there is no test.")
+
+
+class TransferMatrix(Record):
+    """Each task alone, in pairs and with all others, on the same test rows."""
+
+    recipe: str
+    tasks: tuple[str, ...]
+    cells: tuple[TransferCell, ...]
+    runs: dict[str, str] = Field(description="Tasks of a training, joined by ' + ' -> its run folder.")
+
+
 class ClassScore(Record):
     label: str
     support: int

@@ -119,6 +119,11 @@ def look(recipe: str, *, overrides: Sequence[str], offline: bool, say: Say) -> P
     for note in loaded.notes:
         say(note)
     refuse_strange_targets(loaded)
+    return look_at(loaded, offline=offline, say=say)
+
+
+def look_at(loaded: LoadedRecipe, *, offline: bool, say: Say) -> Prepared:
+    """The same for a recipe that is loaded."""
     model = loaded.recipe.model
 
     @functools.cache

@@ -55,6 +55,30 @@ def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
     return LoadedRecipe(task_recipe(loaded.recipe, place), loaded.path, loaded.text, loaded.notes, places)
 
 
+def of_tasks(loaded: LoadedRecipe, names: Sequence[str]) -> LoadedRecipe:
+    """The recipe of some of its tasks, in its own order; targets and shares of the others are left out."""
+    recipe = loaded.recipe
+    places = [place for place, entry in enumerate(recipe.data.train) if entry.name in names]
+    kept = tuple(recipe.data.train[place] for place in places)
+    targets = {k: text for k, text in recipe.objective.targets.items() if k.rpartition(".")[0] in names}
+    mix = recipe.multi_task
+    if mix is not None and isinstance(mix.sampling, dict):
+        mix = mix.model_copy(update={"sampling": {name: mix.sampling[name] for name in names}})
+    changes: dict[str, Any] = {
+        "data": recipe.data.model_copy(update={"train": kept}),
+        "objective": recipe.objective.model_copy(update={"targets": targets}),
+        "multi_task": mix if len(kept) > 1 else None,
+    }
+    moved: dict[str, str] = {}
+    for key, where in loaded.places.items():
+        match = re.fullmatch(r"data\.train\.(\d+)(.*)", key)
+        if match is None:
+            moved[key] = where
+        elif int(match[1]) in places:
+            moved[f"data.train.{places.index(int(match[1]))}{match[2]}"] = where
+    return LoadedRecipe(recipe.model_copy(update=changes), loaded.path, loaded.text, loaded.notes, moved)
+
+
 def refuse_strange_targets(loaded: LoadedRecipe) -> None:
     """Every target is of some task.
 

@@ -1,0 +1,34 @@
+"""The transfer matrix as a page: what each training together did to each of its tasks."""
+
+from __future__ import annotations
+
+from luthier.records import TransferCell, TransferMatrix
+from luthier.report.evidence import number, signed, title
+from luthier.report.html import environment
+
+
+def render_transfer(matrix: TransferMatrix) -> str:
+    """A row a training, a column a task; green where the interval shows a gain, red where it shows a loss."""
+    cells = {(cell.together, cell.task): cell for cell in matrix.cells}
+    alone = {cell.task: f"{number(cell.alone)} {title(cell.metric)}" for cell in matrix.cells}
+    rows = [
+        (" + ".join(together), [_shown(cells.get((together, task))) for task in matrix.tasks])
+        for together in dict.fromkeys(cell.together for cell in matrix.cells)
+    ]
+    return (
+        environment()
+        .get_template("transfer.html.j2")
+        .render(matrix=matrix, rows=rows, alone=[alone[task] for task in matrix.tasks])
+    )
+
+
+def _shown(cell: TransferCell | None) -> tuple[str, str, str]:
+    """(kind, difference, condition) of a cell; a task that was not learned has none."""
+    if cell is None:
+        return "", "", ""
+    gap = cell.difference
+    better = gap.low > 0 if cell.higher_is_better else gap.high < 0
+    worse = gap.high < 0 if cell.higher_is_better else gap.low > 0
+    value, _, ends = signed(gap, cell.metric).partition(" [")
+    p_value = f", p = {cell.p_value:.2g}" if cell.p_value == cell.p_value else ""
+    return "pass" if better else "fail" if worse else "chance", value, f"[{ends}{p_value}"

@@ -1,0 +1,192 @@
+"""Two tasks, one adapter: what they do to each other, then one run of both, asked in every way."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from command import Done, luthier
+from luthier.data.shards import Shard
+from luthier.errors import RunError
+from luthier.govern.gate import verify_seal
+from luthier.pipeline.verdict import checked_gate
+from luthier.records import GateDecision, TrainResult, TransferMatrix
+from luthier.store.files import sha256_file
+from luthier.store.runs import RunFolder
+from tiny import write_messages, write_model
+
+pytestmark = pytest.mark.slow
+
+THINGS = ["bow", "amp", "case", "flute", "drum", "cello"]
+
+
+def write_replies(path: Path) -> None:
+    rng = random.Random(1)
+    rows = [
+        {"question": f"where is my {thing}, order {number * 37} {rng.random():.5f}?", "reply": f"the {thing} is here"}
+        for number in range(60)
+        for thing in [rng.choice(THINGS)]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class World:
+    folder: Path
+    transfer: Done
+    done: Done
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder / self.done.document["run"])
+
+    def luthier(self, *arguments: str | Path) -> Done:
+        return luthier(*arguments, cwd=self.folder, LUTHIER_HOME=str(self.folder / "home"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("tasks")
+    write_model(folder / "model")
+    write_messages(folder / "messages.csv")
+    write_replies(folder / "replies.jsonl")
+    kind = {"name": "kind", "path": "messages.csv", "task": "classification", "input": "{text}", "label": "kind"}
+    reply = {"name": "reply", "path": "replies.jsonl", "task": "generation", "input": "{question}", "label": "reply"}
+    recipe = {
+        "name": "two",
+        "model": {"name": "model"},
+        "objective": {"targets": {"kind.accuracy": ">= 0.05"}, "non_regression": {"general.perplexity": "<= 99x"}},
+        "data": {
+            "train": [
+                {**kind, "labels": {"review": False}, "split": {"test": 0.3, "group_by": "customer"}},
+                {**reply, "weight": 0.5, "limit": {"test": 8}},
+            ],
+            "split": {"test": 0.2, "validation": 0.1},
+            "privacy": {"profile": "fast"},
+            "leakage": {"near": False},
+        },
+        "multi_task": {"sampling": "equal", "loss": "pcgrad"},
+        "adapter": {"r": 4},
+        "evaluate": {"resamples": 200},
+        "export": ["adapter"],
+        "train": {
+            "num_train_epochs": 1, "max_length": 96, "batch_size": 8, "micro_batch_tokens": 256, "threads": 1,
+            "validations": 2, "learning_rate": 0.01,
+        },
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    home = str(folder / "home")
+    transfer = luthier("transfer", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
+    done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
+    return World(folder, transfer, done)
+
+
+def test_each_task_is_compared_with_its_training_alone(world: World) -> None:
+    matrix = TransferMatrix.model_validate(world.transfer.document)
+    assert matrix.tasks == ("kind", "reply")
+    assert [(cell.task, cell.together) for cell in matrix.cells] == [
+        ("kind", ("kind", "reply")), ("reply", ("kind", "reply")),
+    ]  # fmt: skip
+    for cell in matrix.cells:
+        assert cell.difference.low <= cell.difference.point <= cell.difference.high
+    assert sorted(matrix.runs) == ["kind", "kind + reply", "reply"]
+    alone = {name: world.folder / path for name, path in matrix.runs.items()}
+    again = world.luthier("evaluate", world.run.task("kind").path, "--against", alone["kind"], "--json").succeeds()
+    assert again.document["differences"][0]["interval"]["point"] == matrix.cells[0].difference.point
+    page = (world.folder / "runs/two/transfer.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", page)
+    assert "kind + reply" in page
+
+
+def test_a_subset_that_was_trained_is_not_trained_again(world: World) -> None:
+    assert "train: unchanged, not run again" in world.done.err
+    assert "evaluate: unchanged, not run again" in world.done.err
+
+
+def test_the_run_has_a_report_a_card_and_gate_lines_for_each_task(world: World) -> None:
+    assert sorted(world.done.document["evaluations"]) == ["kind", "reply"]
+    gate = GateDecision.read(world.run.gate)
+    assert verify_seal(gate)
+    lines = [line.line for line in gate.lines]
+    assert lines.count("kind.accuracy") == lines.count("general.perplexity") == 1
+    assert {"kind: leakage", "reply: leakage", "reply: license of the data", "parity of adapter"} <= set(lines)
+    for line in gate.lines:
+        assert (world.run.path / line.evidence.partition(":")[0]).exists(), line.evidence
+    for folder in [world.run, world.run.task("kind"), world.run.task("reply")]:
+        for path in (folder.report, folder.card, folder.gate):
+            assert path.is_file(), path
+    overview = world.run.report.read_text(encoding="utf-8")
+    assert 'href="tasks/kind/report.html"' in overview
+    assert "Loss of each task" in overview
+    assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", overview)
+
+
+def test_training_tells_the_loss_of_each_task_and_validates_each(world: World) -> None:
+    result = TrainResult.read(world.run.train_result)
+    steps = [event for event in result.history if event.kind == "step"]
+    assert {name for event in steps for name in event.metrics} == {"kind.loss", "reply.loss"}
+    checks = [event for event in result.history if event.kind == "validation"]
+    assert {"kind.macro_f1", "reply.perplexity"} <= set(checks[-1].metrics)
+    assert result.best_metric == "mean of kind.macro_f1, reply.perplexity"
+
+
+def test_predict_says_what_the_evaluation_saw_and_asks_which_task(world: World) -> None:
+    world.luthier("predict", world.run.path, "messages.csv").fails(2, "has 2 tasks", "tasks/kind")
+    world.luthier("predict", "two@1", "messages.csv").fails(2, "two@1/kind, two@1/reply")
+    world.luthier("predict", "two@1/nothing", "messages.csv").fails(2, "has no task 'nothing'", "kind, reply")
+    world.luthier("predict", "two@1/kind", "messages.csv", "-o", "kind.jsonl").succeeds()
+    said = [json.loads(line) for line in (world.folder / "kind.jsonl").read_text(encoding="utf-8").splitlines()]
+    by_line = {one["line"]: one["label"] for one in said}
+    kept = (world.run.task("kind").eval / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    for one in map(json.loads, kept):
+        assert by_line[one["line"]] == one["predicted"]["tuned"]
+
+
+def test_the_server_lists_a_model_a_task(world: World) -> None:
+    from fastapi.testclient import TestClient
+
+    from luthier.pipeline.answers import choose, open_askers
+    from luthier.serve.app import create_app
+
+    chosen = choose("two@1", out=world.folder / "runs")
+    app = create_app(
+        open_askers(list(chosen.tasks.values())), model_id=chosen.model_id, also_called=chosen.names
+    )  # fmt: skip
+    client = TestClient(app, base_url="http://127.0.0.1")
+    listed = [one["id"] for one in client.get("/v1/models").json()["data"]]
+    assert listed == ["two@1/kind", "two@1/reply"]
+    row = Shard(world.run.task("kind").data / "test.arrow")[0]
+    unnamed = client.post("/v1/classify", json={"input": row.text}).json()
+    named = client.post("/v1/classify", json={"input": row.text, "model": "two/kind"}).json()
+    assert unnamed == named
+    assert unnamed["model"] == "two@1/kind"
+    question = [{"role": "user", "content": "where is my bow?"}]
+    answer = client.post("/v1/chat/completions", json={"model": "two@1/reply", "messages": question})
+    assert answer.json()["model"] == "two@1/reply"
+    assert client.post("/v1/classify", json={"input": "x", "model": "two@1/reply"}).status_code == 400
+    refused = client.post("/v1/chat/completions", json={"model": "two@1", "messages": question})
+    assert refused.status_code == 404
+    assert "two@1/kind" in refused.json()["error"]["message"]
+
+
+def test_a_step_is_done_for_all_tasks_or_for_none(world: World) -> None:
+    world.luthier("evaluate", world.run.task("kind").path).fails(2, "is one task of a run", str(world.run.path))
+
+
+def test_a_report_of_one_task_that_was_edited_takes_the_decision_away(world: World, tmp_path: Path) -> None:
+    assert checked_gate(world.run, None).passed
+    report = world.run.task("reply").eval_report
+    before, whole = report.read_bytes(), sha256_file(report)
+    report.write_bytes(before.replace(b'"seconds"', b'"seconds" '))
+    try:
+        with pytest.raises(RunError, match="changed since"):
+            checked_gate(world.run, None)
+    finally:
+        report.write_bytes(before)
+    assert sha256_file(report) == whole
