@@ -31,7 +31,10 @@ from luthier.store.runs import RunFolder
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "domain.csv"
 PARAGRAPHS = 30
-VARIANTS = {"replay 0.2": [], "no replay": ["--set", "method.replay=null", "--set", "train.max_tokens=12000"]}
+VARIANTS = {
+    "replay 0.2": [],
+    "no replay": ["--set", "method.replay=null", "--set", "train.max_tokens=12000", "--set", "train.batch_size=1"],
+}
 
 
 def show(interval: dict[str, Any]) -> str:
