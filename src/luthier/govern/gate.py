@@ -80,7 +80,7 @@ def combine(
     lines: dict[tuple[str, str], GateLine] = {}
     for task, decision in decisions.items():
         for line in decision.lines:
-            if line.kind == "parity" or line.line in ("license of the base", "general.perplexity"):
+            if line.kind in ("parity", "non_regression") or line.evidence.startswith("shape.json"):
                 name = line.line  # of the model itself, the same for all tasks
             else:
                 name = line.line if line.line.startswith(f"{task}.") else f"{task}: {line.line}"

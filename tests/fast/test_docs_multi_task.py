@@ -1,0 +1,54 @@
+"""What docs/multi-task.md says is what is taken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from luthier.spec.load import load_recipe
+from luthier.spec.multi_task import MultiTask
+from luthier.spec.tasks import OWN_KEYS, of_tasks, task_recipe
+
+PAGE = (Path(__file__).parents[2] / "docs" / "multi-task.md").read_text(encoding="utf-8")
+
+
+def shown(tmp_path: Path) -> Path:
+    path = tmp_path / "desk.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")
+    return path
+
+
+def test_the_recipe_shown_is_read_and_each_task_has_its_own(tmp_path: Path) -> None:
+    recipe = load_recipe(shown(tmp_path)).recipe
+    assert [entry.name for entry in recipe.data.train] == ["intent", "mood", "reply"]
+    splits = [task_recipe(recipe, place).data.split for place in range(3)]
+    assert [split.group_by for split in splits] == ["customer_id", None, None]
+    assert task_recipe(recipe, 2).data.test == "answers.test.jsonl"
+    assert [entry.weight for entry in recipe.data.train] == [1.0, 0.5, 1.0]
+
+
+def test_every_value_shown_is_taken() -> None:
+    values = re.findall(r"`(sampling|loss): ([^`]+)`", PAGE)
+    assert {key for key, _ in values} == {"sampling", "loss"}
+    for key, value in values:
+        MultiTask.model_validate({key: yaml.safe_load(value)})
+
+
+def test_the_keys_an_entry_may_have_are_named() -> None:
+    sentence = re.search(r"Every entry needs a name\.(.*?)may stand in an\nentry", PAGE, re.DOTALL)[1]
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(OWN_KEYS)
+
+
+@pytest.mark.parametrize("names", [["mood"], ["intent", "reply"]])
+def test_some_of_the_tasks_are_a_recipe_with_their_lines(tmp_path: Path, names: list[str]) -> None:
+    loaded = load_recipe(shown(tmp_path))
+    some = of_tasks(loaded, names)
+    assert [entry.name for entry in some.recipe.data.train] == names
+    assert {key.partition(".")[0] for key in some.recipe.objective.targets} <= set(names)
+    for place, name in enumerate(names):
+        before = [entry.name for entry in loaded.recipe.data.train].index(name)
+        assert some.where(f"data.train.{place}.path") == loaded.where(f"data.train.{before}.path")
+    assert (some.recipe.multi_task is None) == (len(names) == 1)
