@@ -19,6 +19,8 @@ from luthier.data.contract import Renderer, make_contract, open_tokenizer
 from luthier.data.documents import CONTEXT, bounds, pieces, read_documents
 from luthier.data.items import Item
 from luthier.data.prepare import prepare
+from luthier.data.privacy import ner
+from luthier.data.privacy.ner import stretches
 from luthier.data.read import Row
 from luthier.data.shards import Example, Shard
 from luthier.data.source import open_source
@@ -311,3 +313,25 @@ def test_general_texts_that_cannot_be_taken_are_refused(domain: Path) -> None:
     with pytest.raises(DataError, match=r"method\.replay: of 1 texts in general\.jsonl none can be taken") as error:
         prepared(domain, replay={"path": "general.jsonl", "share": 0.01})
     assert "shorter" in error.value.way_out
+
+
+# --- long documents and what looks for names --------------------------------------------------------------------------
+
+
+@given(st.text(alphabet="ab \n", max_size=300), st.integers(1, 40))
+def test_stretches_of_a_long_text_are_all_of_it_cut_between_words(text: str, most: int) -> None:
+    found = stretches(text, most)
+    assert "".join(text[start:end] for start, end in found) == text
+    assert all(end - start <= most for start, end in found)
+    for start, end in found[:-1]:
+        inside = text[start:end]
+        assert inside[-1].isspace() or not any(char.isspace() for char in inside[1:])
+
+
+def test_names_are_found_in_documents_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("presidio_analyzer")
+    monkeypatch.setattr(ner, "LONGEST", 60)
+    text = "A letter from Maria Keller came today.\n\n" + "The weather was fine. " * 8 + "\n\nPeter Novak wrote back.\n"
+    found, words = ner.Presidio().read(text)
+    assert {text[one.start : one.end] for one in found} >= {"Maria Keller", "Peter Novak"}
+    assert [text[word.start : word.end] for word in words][:3] == ["A", "letter", "from"]
