@@ -168,10 +168,7 @@ class Detectable(Record):
     """What the data can prove, worked out before training."""
 
     num_test: int
-    smallest_difference: float = Field(
-        description="Accuracy difference tuned - base shown with 80 % power at 5 %; "
-        "NaN for documents, which have no accuracy."
-    )
+    smallest_difference: float = Field(description="Of accuracy, shown with 80 % power at 5 %; NaN for documents.")
     assumption: str = Field(description="In words: the discordance that was assumed.")
     target: str = Field(description="e.g. 'intent.macro_f1 >= 0.80'; '' where there is no target.")
     must_observe: float | None = Field(
@@ -482,10 +479,7 @@ class Terms(Record):
     num_terms: int = Field(description="Different terms that occur in the documents.")
     occurrences: int
     num_tokens: int
-    unmatched: int = Field(
-        description="Documents' pieces whose tokens could not all be told apart, in which fewer "
-        "occurrences may have been found."
-    )
+    unmatched: int = Field(description="Pieces whose tokens could not all be told apart.")
     base: Interval = Field(description="Perplexity of the terms' tokens.")
     tuned: Interval
     ratio: Interval = Field(description="tuned / base, paired by piece, by group.")
