@@ -199,7 +199,7 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
             "",
         ),
         ("adapter: {type: dora}", "r.yaml:4: unknown adapter 'dora'", "known in this version: lora"),
-        ("method: dpo", "r.yaml:4: unknown method 'dpo'", "known in this version: sft"),
+        ("method: dpo", "r.yaml:4: unknown method 'dpo'", "known in this version: pretrain, sft"),
         ("export: [gguf]", "r.yaml:4: unknown export 'gguf'", "known in this version: adapter, merged"),
         ("export:\n- merged\n- merged", "r.yaml:4: export: a name stands twice in ['merged', 'merged']", "keep one"),
         (
@@ -284,7 +284,7 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
             "data.privacy: keep_mapping keeps pseudonyms, which only action: pseudonymise makes",
         ),
         (
-            "name: r\nmodel: m\ndata: {train: {path: d, task: domain}}",
+            "name: r\nmodel: m\ndata: {train: {path: d, task: poetry}}",
             "data.train.0.task: Input should be 'classification', ",
         ),
         (
