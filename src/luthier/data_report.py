@@ -108,6 +108,12 @@ class SplitReport(Record):
     sha256: str = Field(description="Hash of the shard file; '' when the split is empty.")
     contaminated: int = Field(0, description="Rows (of test) that training has seen in some way; they do not count.")
     supervision: SupervisionAudit | None = Field(None, description="None in reports of older versions.")
+    documents: int | None = Field(None, description="Documents that the rows are pieces of; None for other tasks.")
+
+    @property
+    def used(self) -> int:
+        """Rows as they were read."""
+        return self.rows if self.documents is None else self.documents
 
 
 class NearConflict(Record):
@@ -312,6 +318,20 @@ class PlantedCanaries(Record):
     rows: int = Field(description="Rows of the training split.")
 
 
+class Replayed(Record):
+    """General texts in the training split (`method.replay`); none of them stands in validation or test."""
+
+    file: str
+    available: int = Field(description="Texts in the file.")
+    rows: int = Field(description="Texts that were drawn.")
+    tokens: int = Field(description="Of them, those that are learned.")
+    asked: float
+    share: float = Field(description="Of all learned tokens of the training split.")
+    seed: int
+    dropped: dict[str, int] = Field(description="Reason -> texts that were not taken although there was room.")
+    findings: dict[str, int] = Field(description="Kind -> count, of the texts that were taken.")
+
+
 class LabelBalance(Record):
     """What a label counts in training where train.class_weight or train.sampler makes up for unequal numbers."""
 
@@ -368,8 +388,9 @@ class DataReport(Record):
     source_sha256: dict[str, str] = Field(description="File -> hash.")
     augmentation: Augmentation | None = Field(None, description="None where data.augment is absent.")
     canaries: PlantedCanaries | None = Field(None, description="None where data.canaries is absent.")
+    replay: Replayed | None = Field(None, description="None where method.replay is absent.")
 
     @property
     def rows_added(self) -> int:
-        """Rows of train that stand in no file: offspring and canaries."""
-        return sum(one.rows for one in (self.augmentation, self.canaries) if one is not None)
+        """Rows of train that stand in no file of the entry: offspring, canaries, replayed texts."""
+        return sum(one.rows for one in (self.augmentation, self.canaries, self.replay) if one is not None)

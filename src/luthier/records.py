@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.errors import RunError
 
-Task = Literal["classification", "sentiment", "translation", "generation", "extraction", "preference"]
+Task = Literal["classification", "sentiment", "translation", "generation", "extraction", "preference", "domain"]
+"""The types of work that can be asked for."""
 PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
-"""The types of work that can be asked for today; `domain` comes with its method."""
 
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
@@ -30,6 +30,11 @@ CLOSED_TASKS = ("classification", "sentiment")
 def is_closed(task: str | None) -> bool:
     """Whether a task's answers come from a closed set of labels."""
     return task in CLOSED_TASKS
+
+
+def is_text(task: str | None) -> bool:
+    """Whether a task's rows are documents without an answer: read on from, learned as a whole."""
+    return task == "domain"
 
 
 SplitName = Literal["train", "validation", "test"]
@@ -168,7 +173,7 @@ class Detectable(Record):
     """What the data can prove, worked out before training."""
 
     num_test: int
-    smallest_difference: float = Field(description="Accuracy difference tuned - base shown with 80 % power at 5 %.")
+    smallest_difference: float = Field(description="Of accuracy, shown with 80 % power at 5 %; NaN for documents.")
     assumption: str = Field(description="In words: the discordance that was assumed.")
     target: str = Field(description="e.g. 'intent.macro_f1 >= 0.80'; '' where there is no target.")
     must_observe: float | None = Field(
@@ -503,6 +508,29 @@ class GeneralText(Record):
     ratio: Interval = Field(description="tuned / base, paired by paragraph.")
 
 
+class TermScore(Record):
+    """A term of the domain, as both models expect it in the held-out documents."""
+
+    term: str
+    occurrences: int
+    base: float = Field(description="Perplexity of its tokens where it stands.")
+    tuned: float
+
+
+class Terms(Record):
+    """Terms of the domain: how well each model expects them where they stand, everything before them given."""
+
+    source: str = Field(description="The glossary, or how the terms were found.")
+    num_terms: int = Field(description="Different terms that occur in the documents.")
+    occurrences: int
+    num_tokens: int
+    unmatched: int = Field(description="Pieces whose tokens could not all be told apart.")
+    base: Interval = Field(description="Perplexity of the terms' tokens.")
+    tuned: Interval
+    ratio: Interval = Field(description="tuned / base, paired by piece, by group.")
+    terms: tuple[TermScore, ...] = Field(description="The commonest of them.")
+
+
 class AllItems(Record):
     """What the tuned model scores on all test items, those that training has seen included."""
 
@@ -533,6 +561,7 @@ class EvalReport(Record):
     mistakes: tuple[Mistake, ...]
     coverage: tuple[Coverage, ...] = Field((), description="Of the tuned model, where a head chooses.")
     general: GeneralText
+    terms: Terms | None = Field(None, description="Of documents only, and where terms occur in them.")
     headline: str = Field(description="One sentence that may be claimed.")
     resamples: int
     interval_method: str

@@ -134,6 +134,7 @@ def recipe(**sections: Any) -> Recipe:
             "train": [{"path": "support.csv", "license": "Apache-2.0", "synthetic": True}],
             "privacy": {"action": "redact", "secrets": "redact"},
         },
+        "method": {"type": "sft"},
         "train": {"max_tokens": 60_000},
     }
     return Recipe.model_validate(values | sections)

@@ -73,7 +73,7 @@ def case(
         machine = Machine(threads=1)
         return resolve(loaded, profile, shape, machine=machine, data_sha256={}, luthier_version="0")
 
-    sections = {"objective": {}, "train": {"num_train_epochs": 1}, **sections}
+    sections = {"objective": {}, "method": {"type": "auto"}, "train": {"num_train_epochs": 1}, **sections}
     loaded = LoadedRecipe(samples.recipe(**sections), Path("r.yaml"), "", ())
     earlier = Earlier(tuple(map(Known.model_validate, known)), begun)
     found = techniques(loaded, again, known=lambda resolved: earlier, alone=alone)

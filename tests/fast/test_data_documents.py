@@ -190,7 +190,7 @@ def test_documents_are_plain_text_whatever_their_headings_look_like(tmp_path: Pa
     (tmp_path / "docs" / "README.md").write_text("about it")
     for path in (tmp_path / "docs" / "a.md", tmp_path / "docs"):
         seen = profile(path)
-        assert (seen.shape, seen.task, seen.input, seen.label) == ("plain_text", None, "{text}", "")
+        assert (seen.shape, seen.task, seen.input, seen.label) == ("plain_text", "domain", "{text}", "")
     assert profile(tmp_path / "docs").num_rows == 80
 
 

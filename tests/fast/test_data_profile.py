@@ -77,7 +77,7 @@ def test_odd_columns(tmp_path: Path) -> None:
         ({"source": "P", "target": "C"}, ("source_target", "translation", "{source}", "target")),
         ({"en": "P", "de": "C"}, ("source_target", "translation", "{en}", "de")),
         ({"prompt": "P", "chosen": "C", "rejected": "X"}, ("preference", "preference", "{prompt}", "chosen")),
-        ({"body": "P"}, ("plain_text", None, "{body}", "")),
+        ({"body": "P"}, ("plain_text", "domain", "{body}", "")),
         ({"text": "P", "canonical_solution": "C"}, ("prompt_completion", "generation", "{text}", "canonical_solution")),
         ({"one": "P", "other": "Q"}, ("unknown", None, "", "")),
     ],

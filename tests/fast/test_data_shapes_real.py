@@ -30,9 +30,9 @@ FOUND = {
     "sgd_chat/test.jsonl": ("messages", "generation", "", ""),
     "preference_politeness/train.jsonl": ("preference", "preference", "{prompt}", "chosen"),
     "pandalm/test.jsonl": ("preference", "preference", "{prompt}", "chosen"),
-    "wikitext2/test.jsonl.gz": ("plain_text", None, "{text}", ""),
-    "enterprise_docs/test.jsonl": ("plain_text", None, "{text}", ""),
-    "presidio_pii/train.jsonl": ("plain_text", None, "{text}", ""),
+    "wikitext2/test.jsonl.gz": ("plain_text", "domain", "{text}", ""),
+    "enterprise_docs/test.jsonl": ("plain_text", "domain", "{text}", ""),
+    "presidio_pii/train.jsonl": ("plain_text", "domain", "{text}", ""),
 }
 
 

@@ -89,9 +89,7 @@ def test_options_reach_the_reader(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "line", "shape", "words"),
-    [
-        ("text", "a paragraph with number {n} in it", "plain_text", "plain text without an answer"),
-    ],
+    [],
 )
 def test_shapes_without_a_method_are_named_and_refused(
     tmp_path: Path, header: str, line: str, shape: str, words: str

@@ -26,7 +26,7 @@ SHAPES: dict[str, Any] = {
     "preference": lambda n: {"prompt": f"where is {n}?", "chosen": f"it is in town {n}", "rejected": f"no idea, {n}"},
     "plain_text": lambda n: {"text": f"paragraph number {n} of a long text about parcels"},
 }
-TRAINED = [shape for shape in SHAPES if shape != "plain_text"]
+TRAINED = list(SHAPES)
 
 
 def write(folder: Path, shape: str) -> None:
@@ -74,10 +74,3 @@ def test_a_mapping_in_the_recipe_overrides(tmp_path: Path, shape: str, entry: di
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     made = call("check", "r.yaml", "--json", cwd=tmp_path).succeeds().document
     assert {key: made["recipe"]["data"]["train"][0][key] for key in entry} == entry
-
-
-@pytest.mark.parametrize("shape", ["plain_text"])
-def test_what_cannot_be_learned_yet_is_refused_with_the_line_of_the_recipe(tmp_path: Path, shape: str) -> None:
-    write(tmp_path, shape)
-    (tmp_path / "r.yaml").write_text(f"name: r\nmodel: {paper_model(tmp_path / 'model')}\ndata:\n  train: data.jsonl\n")
-    call("check", "r.yaml", cwd=tmp_path).fails(2, "r.yaml:4: ", "its rows are", "data.train[0].task")

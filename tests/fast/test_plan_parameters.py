@@ -6,7 +6,6 @@ import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
-from test_spec_resolve import adapter
 
 from luthier.errors import RecipeError
 from luthier.plan.make import make_plan
@@ -22,6 +21,7 @@ from luthier.records import ModelShape, Plan
 from luthier.spec.adapters.full import Full
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import ADAPTERS
+from luthier.spec.resolve import ResolvedRecipe
 
 
 def lora_parameters(
@@ -138,6 +138,10 @@ def test_of_whole_weights_all_count_or_those_of_layers() -> None:
     assert trainable_parameters(shape, Full()) == shape.num_parameters
     upper = trainable_parameters(shape, Full(layers_to_transform=(28, 29)))
     assert upper == 2 * (linear_parameters(shape) // 30 + 2 * 576)
+
+
+def adapter(**section: Any) -> ResolvedRecipe:
+    return samples.resolved(adapter=section)
 
 
 @pytest.mark.parametrize("name", ADAPTERS.names())

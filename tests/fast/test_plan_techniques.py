@@ -126,8 +126,8 @@ def test_all_weights_are_tuned_only_where_rows_are_many_and_memory_suffices(made
     assert order(made, "little memory")[0] == HEAD
     trained = {one.technique: one for one in plan(made, "enough").candidates}
     assert trained["full sft"].trainable_parameters == 134_515_008
-    assert trained["full head"].trainable_parameters == 134_515_008 + 12 * 577
-    assert trained[HEAD].trainable_parameters == 4_884_480 + 12 * 577
+    assert trained["full head"].trainable_parameters == 134_515_008 + 12 * 576
+    assert trained[HEAD].trainable_parameters == 4_884_480 + 12 * 576
     assert trained["full sft"].peak_memory_gib > 7 * 134_515_008 * 4 / 2**30, "weights, gradients, moments, copies"
     assert trained["full sft"].train_seconds > 1.2 * trained[SFT].train_seconds
     assert order(made, "enough").index(SFT) < order(made, "enough").index("full head")

@@ -258,12 +258,16 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
             "and adapter.modules_to_save may learn in them; leave one of them out",
             "",
         ),
-        ("method: dpo", "r.yaml:4: unknown method 'dpo'", "known in this version: sft"),
+        (
+            "method: grpo",
+            "r.yaml:4: unknown method 'grpo'",
+            "known in this version: classify, dpo, orpo, pretrain, sft",
+        ),
         ("export: [gguf]", "r.yaml:4: unknown export 'gguf'", "known in this version: adapter, merged"),
         ("export:\n- merged\n- merged", "r.yaml:4: export: a name stands twice in ['merged', 'merged']", "keep one"),
         (
             "evaluate: {baselines: [bert]}",
-            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg' or 'base'",
+            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg', 'length' or 'base'",
             "",
         ),
         ("evaluate: {resamples: 10}", "evaluate.resamples: Input should be greater than or equal to 200", ""),
@@ -343,7 +347,7 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
             "data.privacy: keep_mapping keeps pseudonyms, which only action: pseudonymise makes",
         ),
         (
-            "name: r\nmodel: m\ndata: {train: {path: d, task: domain}}",
+            "name: r\nmodel: m\ndata: {train: {path: d, task: poetry}}",
             "data.train.0.task: Input should be 'classification', ",
         ),
         (

@@ -25,6 +25,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.augment",
     "data.canaries",
     "data.filter",
+    "evaluate.glossary",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
     "data.dedupe.meaning",
@@ -32,6 +33,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.embeddings",
     "model.revision",
     "train.max_tokens",
+    "method.abstain_below",
     "adapter.layers_to_transform",
     "adapter.modules_to_save",
     "train.layer_lr_decay",
@@ -259,7 +261,7 @@ def test_the_learning_rate_follows_from_what_learns() -> None:
     lora, full, ia3 = (adapter(type=name).recipe.train.learning_rate for name in ("lora", "full", "ia3"))
     assert full == pytest.approx(lora / 10)
     assert ia3 == pytest.approx(lora * 5)
-    assert "sft with adapter full" in adapter(type="full").reasons["train.learning_rate"]
+    assert "classify with adapter full" in adapter(type="full").reasons["train.learning_rate"]
 
 
 def test_whole_weights_are_exported_as_they_are() -> None:
@@ -483,18 +485,6 @@ def test_the_hash_does_not_know_the_place_but_everything_else() -> None:
         assert usual.model_copy(update=change).sha256 != usual.sha256
     assert ResolvedRecipe.model_validate_json(usual.to_json()).sha256 == usual.sha256
     assert usual.file("support.csv") == Path(usual.folder) / "support.csv"
-
-
-@pytest.mark.parametrize(("shape", "words"), [("plain_text", "are plain text")])
-def test_a_shape_without_a_method_is_refused_unless_the_recipe_says_how_to_take_it(shape: str, words: str) -> None:
-    unclear: dict[str, Any] = {"shape": shape, "task": None, "input": "{text}", "label": "chosen"}
-    for given in ({}, {"task": "generation"}, {"task": "generation", "input": "{text}"}):
-        tree = {**SHORTEST, "data": {"train": [{"path": "data.csv", **given}]}}
-        with pytest.raises(RecipeError, match=words) as error:
-            resolved(tree, profile=samples.profile(**unclear))
-        assert "data.train[0].task" in error.value.way_out
-    tree = {**SHORTEST, "data": {"train": [{"path": "d.csv", "task": "generation", "input": "{a}", "label": "b"}]}}
-    assert resolved(tree, profile=samples.profile(**unclear)).recipe.entry.label == "b"
 
 
 @pytest.mark.parametrize("key", ["data.dedupe.meaning", "data.leakage.meaning"])

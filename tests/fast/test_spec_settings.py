@@ -28,16 +28,19 @@ import test_train_loop
 import test_train_preference
 import torch
 from data_kit import encoder_folder, shape, tokenizer_folder
-from echo_engine import asker
+from echo_engine import asker, contract
 from openai_fake import serving
 from pydantic import BaseModel
 from torch.distributed.elastic.rendezvous import registry
 
+from luthier.data.documents import pieces
+from luthier.data.items import Item
 from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
 from luthier.data.shards import Shard
+from luthier.data.template import TEXT_TEMPLATE
 from luthier.data_report import DataReport
 from luthier.errors import DataError, MissingExtra, RunError
 from luthier.evals.evaluate import evaluate
@@ -51,6 +54,7 @@ from luthier.pipeline.drive import begin
 from luthier.pipeline.heads import calibrates
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
+from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
@@ -86,6 +90,17 @@ BASE: dict[str, Any] = {
         "max_bad_rows": 0.02,
     },
 }
+
+TEXTS: dict[str, Any] = {
+    **BASE,
+    "objective": {},
+    "data": {
+        **BASE["data"],
+        "train": [{"path": "data.csv", "name": "intent", "input": "{message}", "task": "domain"}],
+    },
+    "method": {"type": "pretrain", "replay": {"path": "general.csv", "share": 0.3}},
+}
+"""The same rows as documents, for keys that nothing else has."""
 
 
 def with_(key: str, value: object, tree: Any = BASE) -> Any:
@@ -138,6 +153,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 more = [f"2026-01-{number % 28 + 1:02}", ("train", "test", "dev", "train")[number // 3 % 4]]
                 writer.writerow([f"c{number // 3}", text, f"note {number}", label, ("glad", "sad")[number % 2], *more])
             writer.writerow(["a row that cannot be read"])
+    for name, word in (("general.csv", "river"), ("general2.csv", "castle")):
+        with (place / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "heading"])
+            for number in range(40):
+                writer.writerow([f"the {word} runs by {number} houses and {number * 7} trees", f"part {number}"])
+    (place / "terms.txt").write_text("hhh kkk\n")
     sample = [
         {"text": f"badge AB-{n} here", "spans": [{"start": 6, "end": 10, "type": "BADGE"}]} for n in range(10, 40)
     ]
@@ -409,6 +431,30 @@ def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
     return report.systems, report.interval_method
 
 
+def through_replay(tree: dict[str, Any], folder: Path) -> object:
+    """What is told of the general texts, and which they are."""
+    replay = {**TEXTS["method"]["replay"], **tree.get("method", {}).get("replay", {})}
+    made = through_prepare({**TEXTS, "method": {"type": "pretrain", "replay": replay}}, folder)
+    report = cast(tuple[DataReport, str], made)[0]
+    return report.replay, [row.text for row in Shard(folder / "out" / "train.arrow") if row.made_by]
+
+
+def through_terms(tree: dict[str, Any], folder: Path) -> object:
+    """Which terms are looked for."""
+    made = contract(task="domain", labels=(), chat_template=TEXT_TEMPLATE)
+    examples = [piece for number in range(8) for piece in pieces(
+        Item("d", number, None, {}, group=f"g{number}", text=f"ggg hhh kkk {number}"), asker(0.0, made).renderer
+    )]  # fmt: skip
+    given = resolved({**TEXTS, "evaluate": tree.get("evaluate", {})}, folder)
+    report = evaluate(
+        test_evals_evaluate.material(made, train=examples, test=examples, glossary=glossary_of(given)),
+        base=asker(0.0, made), tuned=asker(1.0, made), settings=test_evals_evaluate.SETTINGS.model_copy(
+            update={"baselines": ("base",)}
+        ), seed=0, out=folder, progress=test_evals_evaluate.silent, clock=lambda: 0.0,
+    )  # fmt: skip
+    return report.terms
+
+
 def through_gate(tree: dict[str, Any], folder: Path) -> object:
     objective = tree["objective"]
     made = govern_records.resolved(
@@ -567,6 +613,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.loss": ("ipo", through_dpo),
     "method.beta": (0.7, through_dpo),
     "method.gamma": (0.2, through_simpo),
+    "method.replay.path": ("general2.csv", through_replay),
+    "method.replay.share": (0.1, through_replay),
+    "method.replay.input": ("{heading}: {text}", through_replay),
+    "method.replay.seed": (1, through_replay),
     "adapter.type": ("ia3", through_attach),
     "adapter.r": (3, through_attach),
     "adapter.alpha": (3.0, through_attach),
@@ -612,6 +662,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
+    "evaluate.glossary": ("terms.txt", through_terms),
     "launch.type": ("torchrun", through_launch),
     "launch.nproc_per_node": (2, through_launch),
     "launch.nnodes": (2, through_launch),
@@ -632,6 +683,7 @@ REFUSED = {
     "data.embeddings.max_rows",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
+OF_TEXTS = {"evaluate.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
 NEEDS = {  # keys that are refused without another
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
     "objective.budget.money": ("objective.budget.price_per_hour", 1.0),
@@ -676,7 +728,7 @@ ONLY_ONE_VALUE.add("data.train.0.method")
 _USUAL: dict[Consumer, object] = {}
 
 
-PAIRED = {"data.train.0.rejected", *(key for key in EFFECTS if key.startswith("method."))}
+PAIRED = {"data.train.0.rejected", "method.loss", "method.beta", "method.gamma"}
 """Keys that are refused for other tasks than preferences."""
 
 
@@ -688,6 +740,8 @@ def untold(key: str) -> dict[str, Any]:
 
 def told(key: str) -> dict[str, Any]:
     """The recipe with the key's other value, and what that value needs."""
+    if key in OF_TEXTS:
+        return dict(with_(key, EFFECTS[key][0], TEXTS))
     base = untold(key)
     base = typed(base) if key in ("data.columns", "data.train.0.columns") else base
     tree = dict(with_(key, EFFECTS[key][0], base))
@@ -726,4 +780,5 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    assert (hashed(tree) == hashed(untold(key) if key in PAIRED else BASE)) == (key in NOT_IN_THE_HASH)
+    usual = TEXTS if key in OF_TEXTS else untold(key) if key in PAIRED else BASE
+    assert (hashed(tree) == hashed(usual)) == (key in NOT_IN_THE_HASH)

@@ -31,6 +31,7 @@ data:
       label: intent
       weight: 3
       split: {test: 0.2, validation: 0.2}
+method: sft
 """
 
 

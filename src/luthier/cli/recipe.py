@@ -45,7 +45,7 @@ def init(
     path, found = write_recipe(Named(data, format, sheet, query), output=output, offline=go_offline(offline))
     lines = [
         f"{path}: {found.task}, {found.num_rows} rows, input {found.input or 'chat turns'!r}, "
-        f"answer {found.label or 'chat turns'!r}",
+        f"answer {found.label or ('none' if found.task == 'domain' else 'chat turns')!r}",
         f"next: luthier check {path} --explain",
     ]
     emit({"recipe": str(path), "profile": found.model_dump(mode="json")}, lines, as_json=as_json)

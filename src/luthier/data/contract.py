@@ -22,9 +22,9 @@ from luthier.data.inputs import fill
 from luthier.data.privacy.profiles import FAST, Detector, open_detector
 from luthier.data.privacy.spans import Span
 from luthier.data.privacy.tagger import Tagger
-from luthier.data.template import PLAIN_TEMPLATE, render
+from luthier.data.template import PLAIN_TEMPLATE, TEXT_TEMPLATE, render
 from luthier.errors import ModelError, RunError
-from luthier.records import Message, RequestContract
+from luthier.records import Message, RequestContract, is_text
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
@@ -151,6 +151,9 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What the model reads before it answers; no special tokens beyond those that the template writes."""
+        if is_text(self.contract.task):  # as a document begins, which is not what encoding its BOS as text may give
+            ids = self.document(self.defuse("".join(message.content for message in messages)))[0]
+            return ids[: len(ids) - len(self.contract.end_of_turn_ids)]
         return self.encode(self.prompt_text(messages))
 
     def answer_ids(self, answer: str) -> list[int]:
@@ -182,6 +185,14 @@ class Renderer:
         return render(
             self.contract.chat_template, turns, tokens=self._tokens, add_generation_prompt=add_generation_prompt
         )
+
+    def document(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of a document, its end of sequence at the end, and at which character of the text each token starts."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        bos = self._tokenizer.token_to_id(self.contract.bos_token) if self.contract.bos_token else None
+        before, end = [] if bos is None else [bos], list(self.contract.end_of_turn_ids)
+        starts = [start for start, _ in found.offsets]
+        return [*before, *found.ids, *end], [*(0 for _ in before), *starts, *(len(text) for _ in end)]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it is, on all processors."""
@@ -282,11 +293,11 @@ def make_contract(
     tokenizer = tokenizer or open_tokenizer(tokenizer_folder / "tokenizer.json")
     config = _tokenizer_config(tokenizer_folder)
     tokens = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
-    source = _chat_template(tokenizer_folder, config)
-    if not source:
-        source = PLAIN_TEMPLATE
-        tokens["bos_token"] = tokens["bos_token"] if _adds_bos(tokenizer, tokens["bos_token"]) else ""
     entry = resolved.recipe.entry
+    source = TEXT_TEMPLATE if is_text(entry.task) else _chat_template(tokenizer_folder, config)
+    if not source or source == TEXT_TEMPLATE:
+        source = source or PLAIN_TEMPLATE
+        tokens["bos_token"] = tokens["bos_token"] if _adds_bos(tokenizer, tokens["bos_token"]) else ""
     end_of_turn = _answer_frame(source, tokens, entry.system or "")[1]
     end_ids = tuple(tokenizer.encode(end_of_turn, add_special_tokens=False).ids)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}

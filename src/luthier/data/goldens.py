@@ -12,7 +12,7 @@ from luthier.data.privacy.spans import placeholders
 from luthier.data.shards import Shard
 from luthier.data.split import lot
 from luthier.errors import RunError
-from luthier.records import Golden
+from luthier.records import Golden, is_text
 from luthier.store.files import write_atomic
 
 _MADE_UP = {
@@ -24,6 +24,7 @@ _MADE_UP = {
 }
 _SENTENCE = "The parcel left the warehouse on Monday and has not been seen since. "
 _LONG_TOKENS = 384
+_BEGINNING = 200  # characters
 
 
 def make_goldens(renderer: Renderer, test: Shard, *, seed: int) -> tuple[Golden, ...]:
@@ -37,7 +38,10 @@ def make_goldens(renderer: Renderer, test: Shard, *, seed: int) -> tuple[Golden,
     room = min(_LONG_TOKENS, renderer.contract.max_length - renderer.contract.max_new_tokens)
     once, twice = (len(renderer.prompt_ids(renderer.messages(_SENTENCE * times))) for times in (1, 2))
     texts["long"] = _SENTENCE * max(1, (room - once) // (twice - once))
-    return tuple(_golden(renderer, name, text) for name, text in {**texts, **_MADE_UP}.items())
+    if is_text(renderer.contract.task):  # a text to go on with: the beginning of a piece; nothing can follow nothing
+        texts = {name: text[:_BEGINNING] if name != "long" else text for name, text in texts.items()}
+    made = (_golden(renderer, name, text) for name, text in {**texts, **_MADE_UP}.items())
+    return tuple(golden for golden in made if golden.prompt_ids)
 
 
 def _golden(renderer: Renderer, name: str, text: str) -> Golden:

@@ -12,7 +12,7 @@ from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.step import RowStep
 from luthier.errors import DataError
-from luthier.records import RequestContract, is_closed
+from luthier.records import RequestContract, is_closed, is_text
 from luthier.spec.template import fields
 
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
@@ -58,7 +58,9 @@ def clean(items: Sequence[Item], contract: RequestContract, ledger: Ledger) -> l
         item.rejected = _cleaned(item.rejected, contract.transforms)
     if contract.input:
         changed = sum(_clean(item, contract, ledger) for item in items)
-        return ledger.sift("clean", items, [_missing(item, paired=paired) for item in items], changed=changed)
+        answers = not is_text(contract.task)
+        missing = [_missing(item, answers=answers, paired=paired) for item in items]
+        return ledger.sift("clean", items, missing, changed=changed)
     changed = sum(_clean_turns(item, contract) for item in items)
     empty: list[Verdict | None] = [
         ("bad_conversation", "a turn is empty after cleaning")
@@ -97,10 +99,12 @@ def _clean(item: Item, contract: RequestContract, ledger: Ledger) -> bool:
     return True
 
 
-def _missing(item: Item, *, paired: bool) -> Verdict | None:
+def _missing(item: Item, *, answers: bool, paired: bool) -> Verdict | None:
     if not item.text:
         return "empty_input", "nothing is left of the input after cleaning"
-    return _missing_other(item, paired=paired) if item.answer else ("empty_answer", "the answer's cell is empty")
+    if answers and not item.answer:
+        return "empty_answer", "the answer's cell is empty"
+    return _missing_other(item, paired=paired)
 
 
 def _missing_other(item: Item, *, paired: bool) -> Verdict | None:

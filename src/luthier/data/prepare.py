@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from luthier.data.labels import rare_labels, similar_names
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.reading import Reading
 from luthier.data.refine import make_step, part_rows, refine
+from luthier.data.replay import replay_of
 from luthier.data.review import looked_at
 from luthier.data.shards import Shard
 from luthier.data.show import row_views
@@ -120,12 +122,16 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
     renderer = flow.renderer
     splits = split_reports(shards, renderer.contract)
     audits = [split.supervision for split in splits.values() if split.supervision is not None]
-    rows_out = sum(split.rows for split in splits.values())
+    rows_out = sum(split.used for split in splits.values())
     rules = data.privacy
     assert entry.name is not None and entry.task is not None and rules is not None  # noqa: PT018 (resolved)
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
-    read = [*files, *data.leakage.benchmarks]
+    replay = replay_of(resolved.recipe)
+    read = [*files, *data.leakage.benchmarks, *([replay.path] if replay else [])]
     facts: dict[str, Any] = {"conflicts": 0, **found}  # of free text there are none
+    if facts.get("replay") is not None:
+        kinds = Counter(facts["findings"]) + Counter(facts["replay"].findings)
+        facts["findings"] = dict(sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
     report = DataReport(
         name=entry.name,
         task=entry.task,

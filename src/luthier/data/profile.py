@@ -290,7 +290,7 @@ def _is_chat(reading: _Reading) -> bool:
 
 def _document(columns: Sequence[_Column]) -> _Reading:
     """Parts of a running text, whatever their headings look like."""
-    return _Reading("plain_text", None, tuple(column for column in columns if column.name == "text"))
+    return _Reading("plain_text", "domain", tuple(column for column in columns if column.name == "text"))
 
 
 def _reading(columns: Sequence[_Column]) -> _Reading:
@@ -316,7 +316,7 @@ def _reading(columns: Sequence[_Column]) -> _Reading:
         return _Reading(shape, "generation", (prompt, context) if context else (prompt,), answer)
     text = _input([column for column in columns if column is not label])
     if label is None and text is not None and (texts == [text] or text.word in _TEXT_NAMES):
-        return _Reading("plain_text", None, (text,))
+        return _Reading("plain_text", "domain", (text,))
     if label is None or text is None:
         return _Reading("unknown", None)
     words = {str(value).lower() for value in label.values}

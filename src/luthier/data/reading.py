@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from luthier.data.bad_rows import FaultCounts, FirstBadRows, Keep, quarantine, refuse_bad_rows
+from luthier.data.documents import read_documents
 from luthier.data.feature_report import FeatureTally
 from luthier.data.features import FAILED, Features, freeze, input_columns
 from luthier.data.inputs import missing_column
@@ -15,7 +16,7 @@ from luthier.data.read import Row, read_source
 from luthier.data.source import open_source
 from luthier.data.step import Facts
 from luthier.data_report import StepCount
-from luthier.records import Feature, SplitName
+from luthier.records import Feature, SplitName, is_text
 from luthier.spec.resolve import ResolvedRecipe
 
 
@@ -90,7 +91,7 @@ class Reading:
         before = ledger.rows_in
         columns: dict[str, None] = {}
         computed = Features(self._features, resolved.recipe.data.columns).each if self._features else iter
-        for read in computed(read_source(source)):
+        for read in computed(read_documents(source) if is_text(entry.task) else read_source(source)):
             ledger.rows_in += 1
             name = f"{file}/{read.file}" if read.file else file
             if isinstance(read, Row):

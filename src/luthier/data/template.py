@@ -32,6 +32,13 @@ PLAIN_TEMPLATE = (
 )
 """For base models without a template of their own: system, blank line, user, newline, answer, end of sequence."""
 
+TEXT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+"""For models that go on with a text: the text as a document begins, and the end of sequence where it ends."""
+
 
 class _GenerationBlock(jinja2.ext.Extension):
     """`{% generation %}...{% endgeneration %}` writes what is inside."""

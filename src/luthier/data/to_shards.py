@@ -17,7 +17,7 @@ from luthier.data.step import Flow
 from luthier.data.steps.labels import check_labels
 from luthier.data.tokenise import render_rows
 from luthier.errors import DataError
-from luthier.records import Contamination, RequestContract, SplitName, is_closed
+from luthier.records import Contamination, RequestContract, SplitName, is_closed, is_text
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -36,7 +36,7 @@ def write_shards(flow: Flow, tokenizer: Path) -> dict[SplitName, Path]:
     parts, shards = flow.out / "parts", {split: flow.out / f"{split}.arrow" for split in SPLITS}
     _number_groups(items)
     asked = Supervision.of(resolved.recipe.entry)
-    rendered, files = render_rows(
+    rendered, files, divided = render_rows(
         items, renderer, ledger, asked=asked, tokenizer=tokenizer, parts=parts, crew=flow.crew
     )
     _refuse_short_length(items, rendered, renderer.contract, ledger)
@@ -54,7 +54,11 @@ def write_shards(flow: Flow, tokenizer: Path) -> dict[SplitName, Path]:
     distribute(
         files,
         shards,
-        [item.split if id(item) in left else None for item in rendered],
+        [
+            item.split if id(item) in left else None
+            for item, rows in zip(rendered, divided, strict=True)
+            for _ in range(rows)
+        ],
     )
     shutil.rmtree(parts)
     return shards
@@ -102,6 +106,8 @@ def _refuse_short_length(
 def completed(renderer: Renderer, train: Shard) -> RequestContract:
     """The contract with what only the training rows tell: the labels, or how long answers get."""
     contract = renderer.contract
+    if is_text(contract.task):
+        return contract
     if is_closed(contract.task):
         answers = zip(train.column("answer"), train.column("made_by"), strict=True)
         rows = Counter(answer for answer, made_by in answers if made_by != CANARY)

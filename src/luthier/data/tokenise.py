@@ -18,6 +18,7 @@ from luthier import __version__
 from luthier.data.audit import Faults, fault_of, supervision
 from luthier.data.contract import Renderer, open_tokenizer
 from luthier.data.crew import Crew, in_parts
+from luthier.data.documents import pieces
 from luthier.data.items import CANARY, Item, Ledger, Verdict, labels_of
 from luthier.data.masks import Supervision, mask
 from luthier.data.shards import (
@@ -32,7 +33,7 @@ from luthier.data.shards import (
 )
 from luthier.data_report import SplitReport
 from luthier.errors import DataError, ModelError
-from luthier.records import Message, RequestContract, SplitName, is_closed
+from luthier.records import Message, RequestContract, SplitName, is_closed, is_text
 from luthier.store.files import sha256_file, write_atomic
 
 LENGTH_BINS = 32
@@ -48,7 +49,7 @@ def render_rows(
     tokenizer: Path,
     parts: Path,
     crew: Crew,
-) -> tuple[list[Item], list[Path]]:
+) -> tuple[list[Item], list[Path], list[int]]:
     """Tokenise the items, a part at a time; what the template refuses and rows above `max_length` are set aside.
 
     A part that an earlier, interrupted call has finished is taken as it is: its name says what it was made of.
@@ -63,7 +64,8 @@ def render_rows(
         crew: does the work.
 
     Returns:
-        The items that are left, and the parts, whose rows are these in this order.
+        The items that are left, and the parts, whose rows are these in this order; and of how many rows each item is:
+        one, but for documents.
 
     Raises:
         DataError: rows have nothing to learn, or an end of turn that is not supervised; or the template refuses all.
@@ -75,7 +77,7 @@ def render_rows(
     parts.mkdir(parents=True, exist_ok=True)
     work = RenderPart(contract, asked, tokenizer, parts, longest)
     verdicts: list[Verdict | None] = [None] * len(items)
-    faults, files = Faults(), []
+    faults, files, divided = Faults(), list[Path](), list[int]()
     for number, made in enumerate(crew.each(work, in_parts(items, ROWS_PER_BATCH))):
         first = number * ROWS_PER_BATCH
         for place, verdict in made.verdicts.items():
@@ -83,9 +85,11 @@ def render_rows(
         for place, fault in made.faults.items():
             faults.add(f"{items[first + place].file}:{items[first + place].line}", fault)
         files.append(made.path)
+        divided += made.divided
     faults.refuse()
     _refuse_template(items, verdicts)
-    return ledger.sift("length", items, verdicts), files
+    kept = ledger.sift("length", items, verdicts)
+    return kept, files, divided if is_text(contract.task) else [1] * len(kept)
 
 
 def _refuse_template(items: Sequence[Item], verdicts: Sequence[Verdict | None]) -> None:
@@ -105,6 +109,8 @@ class RenderedPart:
     """Place of each row that is not in the file -> why."""
     faults: dict[int, str] = field(default_factory=dict)
     """Place of each row that would teach something wrong -> what."""
+    divided: list[int] = field(default_factory=list)
+    """Of documents: rows that each was divided into, in order."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +131,19 @@ class RenderPart:
         if path.is_file() and notes.is_file():
             known = json.loads(notes.read_text(encoding="utf-8"))
             verdicts = {int(place): (reason, detail) for place, (reason, detail) in known["verdicts"].items()}
-            return RenderedPart(path, verdicts, {int(place): fault for place, fault in known["faults"].items()})
+            faults = {int(place): fault for place, fault in known["faults"].items()}
+            return RenderedPart(path, verdicts, faults, known["divided"])
         made = RenderedPart(path)
         renderer = _open(self.contract.to_json(), self.tokenizer)
         with shard_writer(path) as writer:
-            if any(row.turns for row in rows) or not self.asked.answers_only:
+            if is_text(self.contract.task):
+                self._write_documents(rows, renderer, writer, made)
+            elif any(row.turns for row in rows) or not self.asked.answers_only:
                 self._write_conversations(rows, renderer, writer, made)
             else:
                 self._write_pairs(rows, renderer, writer, made)
-            write_atomic(notes, json.dumps({"verdicts": made.verdicts, "faults": made.faults}))
+            known = {"verdicts": made.verdicts, "faults": made.faults, "divided": made.divided}
+            write_atomic(notes, json.dumps(known))
         return made
 
     def _name(self, rows: Sequence[Item]) -> str:
@@ -145,6 +155,18 @@ class RenderPart:
             marks = [getattr(row, name) for name in MARKS]
             what.update(repr([*marks, row.turns]).encode(errors="surrogatepass"))
         return what.hexdigest()
+
+    def _write_documents(
+        self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart
+    ) -> None:
+        for place, row in enumerate(rows):
+            found = pieces(row, renderer)
+            for piece in found:
+                writer.add(piece)
+            if found:
+                made.divided.append(len(found))
+            else:
+                made.verdicts[place] = ("too_short", "a text of one token, before which there is nothing")
 
     def _write_conversations(
         self, rows: Sequence[Item], renderer: Renderer, writer: ShardWriter, made: RenderedPart
@@ -287,6 +309,7 @@ def _split_report(path: Path, contract: RequestContract, *, longest: int) -> Spl
         length_counts=tuple(counts.tolist()),
         sha256=sha256_file(path) if len(shard) else "",
         contaminated=sum(map(bool, shard.column("contaminated"))),
+        documents=shard.column("prompt_tokens").count(0) if is_text(contract.task) else None,
         supervision=supervision(shard, end_ids=contract.end_of_turn_ids, closed=closed),
     )
 

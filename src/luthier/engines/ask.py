@@ -14,7 +14,7 @@ from luthier.data.json_values import parse_row
 from luthier.data.read import Row
 from luthier.engines.protocol import Engine, HeadEngine
 from luthier.errors import RunError, UserError
-from luthier.records import Answer, Message, RequestContract
+from luthier.records import Answer, Message, RequestContract, is_text
 from luthier.spec.template import fields
 
 
@@ -74,6 +74,11 @@ class Asker:
             raise UserError("the conversation does not end with a user message", way_out="send the user's turn last")
         if len(turns) == 1 and (not systems or systems == [self.contract.system]):
             return self.answer_text(turns[0].content)
+        if is_text(self.contract.task):
+            raise UserError(
+                f"this version goes on with one text; found {len(turns)} turns and {len(systems)} system prompts",
+                way_out="send one user message with the beginning of a text, and no system prompt",
+            )
         if self.contract.labels or self.contract.features:
             does, one = "labels" if self.contract.labels else "answers", "row" if self.contract.features else "text"
             raise UserError(

@@ -84,13 +84,23 @@ def read_tuned(stored: Stored) -> Observed:
         predicted = tuple(str(line["predicted"]["tuned"]) for line in lines)
         probabilities = tuple(line["probabilities"]["tuned"] for line in lines if "tuned" in line["probabilities"])
         greedy = tuple(str(line["greedy"]["tuned"]) for line in lines if "tuned" in line["greedy"])
+        losses = [(line["nats"]["tuned"], line["tokens"], line["bytes"]) for line in lines if "nats" in line]
+        nats, tokens, num_bytes = np.array(losses, dtype=np.float64).reshape(-1, 3).T
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{stored.predictions} is damaged", way_out=way_out) from error
-    sizes = {len(part) for part in (probabilities, greedy) if part}
+    sizes = {len(part) for part in (probabilities, greedy, losses) if part}
     if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
         raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=way_out)
-    prefers = stored.contract.task == "preference"
-    return Observed(tuple(row.answer for row in stored.test), predicted, probabilities, greedy, prefers=prefers)
+    return Observed(
+        tuple(row.answer for row in stored.test),
+        predicted,
+        probabilities,
+        greedy,
+        answer_nll=nats,
+        answer_tokens=tokens,
+        answer_bytes=num_bytes,
+        prefers=stored.contract.task == "preference",
+    )
 
 
 def _refuse_other_items(one: Stored, other: Stored) -> None:

@@ -139,6 +139,8 @@ def _measurable(observed: Observed) -> list[str]:
     if observed.prefers:
         named = {"preference_margin": observed.leads, "perplexity": observed.answer_tokens}
         return ["preference_accuracy", *(name for name, part in named.items() if part.size)]
+    if observed.answer_bytes.size:
+        return ["bits_per_byte", "perplexity"]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy"]

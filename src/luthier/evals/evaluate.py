@@ -19,13 +19,15 @@ from luthier.errors import DataError
 from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
+from luthier.evals.glossary import DOCUMENTS, PIECES, Places, find_places, find_terms, read_glossary
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
-from luthier.records import AllItems, EvalReport, GeneralText, RequestContract, SystemScore
+from luthier.evals.texts import compare_terms, read_texts, text_headline
+from luthier.records import AllItems, EvalReport, GeneralText, RequestContract, SystemScore, Terms, is_text
 from luthier.spec.plugins import Reward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
@@ -56,6 +58,8 @@ class Material:
     """By what the tuned model prefers an answer; '' where it was taught no preferences."""
     general: GeneralLosses | None = None
     """Of both models on the general text, where another task of the run has asked them already."""
+    glossary: tuple[str, str] | None = None
+    """Name of a file of terms, and what it says."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class _System:
     title: str
     observed: Observed
     seconds: float
+    terms: tuple[Floats, ...] = ()
+    """Of documents; see `luthier.evals.texts.Read`."""
 
 
 def evaluate(
@@ -117,7 +123,11 @@ def evaluate(
     else:
         _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
         systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
-        systems += [_ask("base", base, material, progress, clock), _ask("tuned", tuned, material, progress, clock)]
+        places = _places(material, base) if is_text(material.contract.task) else None
+        systems += [
+            _ask("base", base, material, places, progress, clock),
+            _ask("tuned", tuned, material, places, progress, clock),
+        ]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
@@ -125,11 +135,28 @@ def evaluate(
     material = replace(material, test=[material.test[place] for place in clean])
     systems = [replace(system, observed=system.observed.only(clean)) for system in systems]
     bootstrap = Bootstrap([example.group for example in material.test], resamples=resamples, level=level, rng=rng)
+    terms = _terms(systems, places, clean, bootstrap) if places is not None else None
     by_paragraph = Bootstrap([""] * len(general[0]), resamples=resamples, level=level, rng=rng)
     compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
     return _report(
-        material, systems, compared, with_contaminated, bootstrap=bootstrap, elapsed=lambda: clock() - started
+        material, systems, compared, with_contaminated, terms, bootstrap=bootstrap, elapsed=lambda: clock() - started
     )
+
+
+def _places(material: Material, asker: Asker) -> Places:
+    """Where the glossary's terms, or those that are found in the training split, stand in the test split."""
+    if material.glossary is not None:
+        name, text = material.glossary
+        terms, source = read_glossary(text, name=name), name
+    else:
+        terms = find_terms(material.train, asker.renderer)
+        source = f"words of {DOCUMENTS} or more training documents, {PIECES} or more tokens each to the tokenizer"
+    return find_places(material.test, terms, asker.renderer, source=source)
+
+
+def _terms(systems: Sequence[_System], places: Places, clean: Sequence[int], bootstrap: Bootstrap) -> Terms | None:
+    read = {system.name: [system.terms[place] for place in clean] for system in systems if system.terms}
+    return compare_terms(read["base"], read["tuned"], places.only(clean), bootstrap=bootstrap)
 
 
 def ask_general(base: Asker, tuned: Asker, text: str, progress: Progress) -> GeneralLosses:
@@ -152,6 +179,7 @@ def _report(
     systems: Sequence[_System],
     general: GeneralText,
     with_contaminated: AllItems | None,
+    terms: Terms | None,
     *,
     bootstrap: Bootstrap,
     elapsed: Callable[[], float],
@@ -167,7 +195,12 @@ def _report(
         for system in systems
     )
     compared = differences(seen, bootstrap)
-    labels = material.contract.labels
+    labels, texts = material.contract.labels, is_text(material.contract.task)
+    claim = (
+        text_headline(scores, compared, terms, num_items=bootstrap.num_items, num_groups=bootstrap.num_groups)
+        if texts
+        else headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels))
+    )
     return EvalReport(
         name=material.contract.name,
         task=material.contract.task,
@@ -183,9 +216,10 @@ def _report(
         mistakes=mistakes(seen["tuned"], material.test),
         coverage=coverage(seen["tuned"]) if material.contract.answered_by == "head" else (),
         general=general,
-        headline=headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels)),
+        terms=terms,
+        headline=claim,
         resamples=bootstrap.resamples,
-        interval_method=_method(bootstrap),
+        interval_method=_method(bootstrap, tested=not texts),
         data_sha256=material.data_sha256,
         weights_sha256=material.weights_sha256,
         peak_memory_gib=_peak_memory_gib(),
@@ -224,9 +258,17 @@ def _baseline(
 
 
 def _ask(
-    name: Literal["base", "tuned"], asker: Asker, material: Material, progress: Progress, clock: Callable[[], float]
+    name: Literal["base", "tuned"],
+    asker: Asker,
+    material: Material,
+    places: Places | None,
+    progress: Progress,
+    clock: Callable[[], float],
 ) -> _System:
     started = clock()
+    if places is not None:
+        read = read_texts(asker, material.test, places, tick=_titled(progress, _TITLES[name]))
+        return _System(name, _TITLES[name], read.observed, clock() - started, read.terms)
     said = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
     if material.contract.answered_by == "head":
         nothing = np.empty(0, dtype=np.float64)
@@ -270,12 +312,17 @@ def _titled(progress: Progress, what: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(what, done, total)
 
 
-def _method(bootstrap: Bootstrap) -> str:
+def _method(bootstrap: Bootstrap, *, tested: bool) -> str:
     grouped = bootstrap.num_groups < bootstrap.num_items
     test = f"a sign-flip test by group, {FLIPS:,} flips" if grouped else "McNemar's exact test"
-    return (
+    drawn = (
         f"{bootstrap.level:.0%} percentile bootstrap, {bootstrap.resamples} resamples of "
-        f"{bootstrap.num_groups} groups, paired between systems; shares never narrower than Wilson's interval; "
+        f"{bootstrap.num_groups} groups, paired between systems"
+    )
+    if not tested:  # of a loss there is nothing that is right or wrong
+        return drawn
+    return (
+        f"{drawn}; shares never narrower than Wilson's interval; "
         f"p-values of {test}, corrected by Holm for the number of comparisons of a metric"
     )
 
@@ -297,6 +344,9 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
             line["abstained"] = [name for name, said in seen.items() if said.answered and not said.answered[index]]
         leads = {name: float(said.leads[index]) for name, said in seen.items() if said.leads.size}
         line |= {"leads": leads} if leads else {}
+        if seen["tuned"].answer_bytes.size:
+            line["nats"] = {name: said.answer_nll[index] for name, said in seen.items()}
+            line |= {"tokens": seen["tuned"].answer_tokens[index], "bytes": seen["tuned"].answer_bytes[index]}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomic(path, "".join(lines))
 

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 from luthier.records import Difference, Interval, SystemScore
 
-WORDS = {"macro_f1": "macro-F1", "exact_match": "exact match", "preference_accuracy": "preference accuracy"}
+WORDS = {
+    "macro_f1": "macro-F1",
+    "exact_match": "exact match",
+    "preference_accuracy": "preference accuracy",
+    "bits_per_byte": "bits per byte",
+}
 BASELINES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
     "length": "Choosing by length alone",

@@ -36,11 +36,14 @@ class Observed:
     """Whether each item was a choice between two answers; `predicted` is then the one that was preferred."""
     leads: Floats = field(default_factory=_nothing)
     """[N] by how much the expected answer led, in nats; of models that prefer."""
+    answer_bytes: Floats = field(default_factory=_nothing)
+    """[N] of documents: bytes of the text of these tokens, in UTF-8."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
         sizes |= {len(part) for part in (self.probabilities, self.free_text, self.answered) if part}
-        sizes |= {part.size for part in (self.answer_nll, self.answer_tokens, self.leads) if part.size}
+        numbers = (self.answer_nll, self.answer_tokens, self.leads, self.answer_bytes)
+        sizes |= {part.size for part in numbers if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
     def only(self, places: Sequence[int]) -> Observed:
@@ -55,6 +58,7 @@ class Observed:
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
             numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
+            numbers(self.answer_bytes),
         )  # fmt: skip
 
     @property

@@ -13,7 +13,8 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Observed
-from luthier.records import Answer
+from luthier.evals.texts import read_texts
+from luthier.records import Answer, is_text
 
 Tick = Callable[[int, int], None]
 """Called after each item with (done, all)."""
@@ -76,7 +77,7 @@ def _ask(asker: Asker, example: Example) -> _Said:
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
-    """Point values for choosing a checkpoint: accuracy and macro_f1, or exact_match; and perplexity of the answers, or
+    """Point values for choosing a checkpoint: accuracy and macro_f1, exact_match or bits_per_byte; and perplexity, or
     log loss where a head chooses the labels.
 
     Raises:
@@ -84,9 +85,13 @@ def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, f
     """
     if not examples:
         raise ValueError("validation without examples")
-    observed = score(asker, examples)
-    names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
-    names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
+    if is_text(asker.contract.task):
+        observed = read_texts(asker, examples, tick=None).observed
+        names = ["bits_per_byte", "perplexity"]
+    else:
+        observed = score(asker, examples)
+        names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
+        names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
     values = {}
     for name in names:
         metric = load_metric(name)

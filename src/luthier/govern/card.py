@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from luthier.data_report import DataReport
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
-from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult
+from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult, is_text
 from luthier.spec.adapter_section import Adapter
+from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
-_QUALITY = ("macro_f1", "accuracy", "exact_match", "preference_accuracy")
-"""Metrics by which a baseline is said to beat the tuned model; higher is better for all."""
+_QUALITY = ("macro_f1", "accuracy", "exact_match", "preference_accuracy", "bits_per_byte")
+"""Metrics by which a baseline is said to beat the tuned model."""
 
 
 def model_card(
@@ -69,6 +70,12 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
         use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
     elif entry.task == "preference":
         use = f"Answering a text in the way that was preferred (`{entry.name}`)."
+    elif is_text(entry.task):
+        use = (
+            f"Going on with a text of the domain (`{entry.name}`), and a base for tuning to a task. The server and "
+            "`luthier predict` give it the beginning of a text without any template. It was taught nothing about turns "
+            "of a conversation; what its base knew of them was not measured."
+        )
     else:
         use = f"Answering a text with a text ({entry.task}, `{entry.name}`)."
     return [
@@ -96,6 +103,8 @@ def _made(data: DataReport) -> str:
     """Rows that stand in no file, in words."""
     parts = [f"{one.rows:,} by {one.technique}" for one in data.augmentation.techniques] if data.augmentation else []
     parts += [f"{data.canaries.rows:,} canaries (planted secrets)"] if data.canaries else []
+    if replay := data.replay:
+        parts.append(f"{replay.rows:,} general texts replayed ({replay.share:.1%} of what is learned)")
     return f"; {data.rows_added:,} were made for training: {', '.join(parts)}" if parts else ""
 
 
@@ -186,6 +195,7 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         *[f"**{sentence}**\n" for sentence in _beaten(evaluation.systems)],
         *_with_contaminated(evaluation),
         *_table(("paired difference", "metric", "value", "p"), differences),
+        *_terms(evaluation),
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
     ]
@@ -207,14 +217,36 @@ def _beaten(systems: Sequence[SystemScore]) -> list[str]:
     """One sentence for each other system that scores higher than the tuned one."""
     tuned = {system.system: system for system in systems}.get("tuned")
     return [
-        f"{system.title} scores higher than the tuned model on {metric}: "
+        f"{system.title} scores {_better(metric)} than the tuned model on {metric}: "
         f"{system.metrics[metric].point:.3f} against {tuned.metrics[metric].point:.3f}."
         for system in systems
         if tuned is not None and system is not tuned
         for metric in _QUALITY
         if metric in system.metrics
         and metric in tuned.metrics
-        and system.metrics[metric].point > tuned.metrics[metric].point
+        and _beats(metric, system.metrics[metric].point, tuned.metrics[metric].point)
+    ]
+
+
+def _better(metric: str) -> str:
+    return "higher" if METRICS.get(metric).higher_is_better else "better"
+
+
+def _beats(metric: str, one: float, other: float) -> bool:
+    return one > other if METRICS.get(metric).higher_is_better else one < other
+
+
+def _terms(evaluation: EvalReport) -> list[str]:
+    terms = evaluation.terms
+    if terms is None:
+        return []
+    rows = [(one.term, f"{one.occurrences}", f"{one.base:.2f}", f"{one.tuned:.2f}") for one in terms.terms[:20]]
+    return [
+        f"Perplexity of {terms.num_terms} terms of the domain ({_text(terms.source)}) where they stand, "
+        f"{terms.occurrences} times: base {_interval(terms.base)}, tuned {_interval(terms.tuned)}, "
+        f"ratio {_interval(terms.ratio)}.",
+        "",
+        *_table(("term", "times", "base", "tuned"), rows),
     ]
 
 
@@ -292,3 +324,24 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _text(text: str) -> str:
     """One line in which nothing is taken for a cell's end or for HTML: labels and file names come from outside."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha256: str) -> str:
+    """What an exported folder says of itself, so that whoever takes it as a base finds license and origin."""
+    recipes = [part.recipe for part in resolved.parts]
+    learned = "; ".join(f"task `{recipe.entry.task}` by method `{recipe.method.type}`" for recipe in recipes)
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(shape.name)}",
+            f"license: {json.dumps(shape.license.lower())}",
+            f"tags: {json.dumps(['luthier'])}",
+            "---",
+            "",
+            f"# {resolved.recipe.name}",
+            "",
+            f"Made from `{shape.name}` ({shape.sha256[:12]}) by Luthier {resolved.luthier_version}: {learned}. "
+            f"Trained weights {weights_sha256[:12]}. The card of the run says what it can do.",
+            "",
+        ]
+    )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from luthier.data_report import DataReport
 from luthier.govern.license import assess
-from luthier.records import Artifact, EvalReport, GateDecision, GateLine, Interval, ModelShape
+from luthier.records import Artifact, EvalReport, GateDecision, GateLine, Interval, ModelShape, is_text
 from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
@@ -221,11 +221,14 @@ def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
     yield GateLine(
         line="supervision",
         kind="data",
-        asked="every row's label is learned" if by_head else "every answer is learned to its end",
+        asked="every row's label is learned"
+        if by_head
+        else f"every {'document' if is_text(data.task) else 'answer'} is learned to its end",
         observed=(
             "a head learns the label of every row, "
             if by_head
-            else f"the end of the turn is {'' if data.end_of_turn_supervised else 'not '}supervised, "
+            else f"the end of the {'sequence' if is_text(data.task) else 'turn'} is "
+            f"{'' if data.end_of_turn_supervised else 'not '}supervised, "
         )
         + f"{data.truncated_rows} rows were truncated",
         bound=None,

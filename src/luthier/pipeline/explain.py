@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.features import freeze
-from luthier.data_report import DataReport, MeaningReport
+from luthier.data_report import DataReport, MeaningReport, SplitReport
 from luthier.pipeline.start import Prepared
 from luthier.records import EvalReport
 from luthier.spec.filler import leaves
@@ -96,7 +96,7 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
         lines.append(f"  of these, {report.quarantined} cannot be read: {run.data / 'quarantine.jsonl'}")
     lines += [f"  feature {one.name}: {one.empty} empty, {one.failed} failed" for one in report.features]
     lines += [
-        f"  {name}: {split.rows} rows, {split.tokens} tokens, {split.supervised_tokens} supervised"
+        f"  {name}: {_rows(split)}, {split.tokens} tokens, {split.supervised_tokens} supervised"
         for name, split in report.splits.items()
     ]
     if report.truncated_rows:
@@ -142,6 +142,11 @@ def data_lines(report: DataReport, run: RunFolder) -> list[str]:
     return [*lines, f"report: {run.data / 'report.html'}"]
 
 
+def _rows(split: SplitReport) -> str:
+    of = "" if split.documents is None else f" (pieces of {split.documents} documents)"
+    return f"{split.rows} rows{of}"
+
+
 def _added(report: DataReport) -> list[str]:
     """Offspring by technique, what the budget or the rows did not give, and canaries."""
     lines = []
@@ -158,6 +163,11 @@ def _added(report: DataReport) -> list[str]:
                 f"  {asked.model} was asked {asked.requests} times ({asked.tokens} tokens), "
                 f"{asked.from_cache} answers were kept from before{left}"
             )
+    if general := report.replay:
+        lines.append(
+            f"  replayed: {general.rows} of {general.available} texts of {general.file}, {general.tokens} tokens, "
+            f"{general.share:.1%} of what is learned ({general.asked:.1%} asked for)"
+        )
     if report.canaries:
         lines.append(f"  canaries: {report.canaries.rows} rows")
     return lines

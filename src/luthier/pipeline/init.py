@@ -8,9 +8,9 @@ from pathlib import Path
 
 from luthier.errors import RecipeError
 from luthier.pipeline.named import Named, opened
-from luthier.records import DataProfile
+from luthier.records import DataProfile, is_text
 from luthier.spec.load import dump_recipe, without_environment
-from luthier.spec.resolve import UNBUILT_SHAPES, entry_name
+from luthier.spec.resolve import entry_name
 from luthier.store.files import write_atomic
 
 _HEAD = """\
@@ -48,9 +48,6 @@ def init(data: Named, *, output: Path | None, offline: bool = False) -> tuple[Pa
 def no_recipe(found: DataProfile) -> tuple[str, str]:
     """Why no recipe is written for this data, and what to do about it."""
     columns = ", ".join(f"{column.name} ({column.kind})" for column in found.columns)
-    if found.shape in UNBUILT_SHAPES:
-        what, way_out = UNBUILT_SHAPES[found.shape]
-        return f"its rows {what}; columns: {columns}", way_out
     return (
         f"cannot tell input and answer among the columns {columns}",
         "copy a recipe with `luthier recipes cp` and set data.train[0].input (e.g. '{text}'), .label and .task",
@@ -76,7 +73,7 @@ def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
             "name": entry_name("" if found.rejected else found.label, found.task or "task"),
             **entry,
             "input": without_environment(found.input),
-            "label": without_environment(found.label),
+            **({"label": without_environment(found.label)} if found.label else {}),
         }
     if found.rejected:
         entry |= {"label": without_environment(found.label), "rejected": without_environment(found.rejected)}
@@ -88,7 +85,7 @@ def _tree(data: Named, target: Path, found: DataProfile) -> dict[str, object]:
         "objective": {"non_regression": {"general.perplexity": "<= 2.5x"}, "budget": {"hours": 1}},
         "model": {"name": "smollm2-135m-instruct"},
         "data": {"train": [entry], "split": split, "privacy": {"action": "redact", "secrets": "redact"}},
-        "train": {"max_tokens": 60000},
+        "train": {"max_tokens": 60000, **({"max_length": 512} if is_text(found.task) else {})},
         "export": ["adapter", "merged"],
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import __version__
+from luthier.data.replay import replay_of
 from luthier.data_report import DataReport
 from luthier.models.base import is_imported
 from luthier.pipeline.start import model_source
@@ -56,7 +57,16 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
     data = recipe.data.model_dump(mode="json")
     by_head = METHODS.get(recipe.method.type).has_head
     asked = [recipe.method.model_dump(mode="json")] if by_head else []  # it stands in the contract
-    return [resolved.model_sha256, resolved.data_sha256, data, recipe.train.max_length, threads, *asked]
+    replay = replay_of(recipe)
+    return [
+        resolved.model_sha256,
+        resolved.data_sha256,
+        data,
+        recipe.train.max_length,
+        threads,
+        *asked,
+        *([replay.model_dump(mode="json")] if replay else []),
+    ]
 
 
 def tokens(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -91,6 +101,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         recipe.train.device,
         [part.recipe.evaluate.model_dump(mode="json") for part in resolved.parts],
         sha256_json(general_text()),
+        [part.data_sha256.get("evaluate.glossary") for part in resolved.parts],
     ]
 
 

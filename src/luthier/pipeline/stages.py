@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.shards import Shard
-from luthier.errors import RunError
+from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
 from luthier.pipeline import probing
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
@@ -86,6 +86,7 @@ def _evaluate(
         weights_sha256=TrainResult.read(run.train_result).weights_sha256,
         reward=METHODS.get(recipe.method.type).reward,
         general=general,
+        glossary=glossary_of(context.resolved),
     )
     report = judge(
         material,
@@ -99,18 +100,35 @@ def _evaluate(
     write_atomic(run.eval_report, report.to_json())
 
 
+def glossary_of(resolved: ResolvedRecipe) -> tuple[str, str] | None:
+    """Name and text of the file of terms that the recipe names.
+
+    Raises:
+        DataError: it is no text.
+    """
+    name = resolved.recipe.evaluate.glossary
+    if name is None:
+        return None
+    try:
+        return name, resolved.file(name).read_text(encoding="utf-8")
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise DataError(f"evaluate.glossary: {name} is not UTF-8 text", way_out="write one term a line") from error
+
+
 def export(context: Context) -> None:
     """Every form that the recipe asks for, each held to parity; the index comes last."""
     from luthier.compress.export import Asked
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
     from luthier.engines.transformers import TransformersEngine
+    from luthier.govern.card import artifact_readme
 
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
     run.artifacts_index.unlink(missing_ok=True)
     reference = TransformersEngine.open(context.base, run.tuned)
     asked, made = [Asked(task.contract, read_goldens(task.run.goldens)) for task in context.tasks], []
+    weights = TrainResult.read(run.train_result).weights_sha256
     forms = recipe.export or ()
     for number, kind in enumerate(forms):
         context.progress("exports", number, len(forms))
@@ -122,7 +140,8 @@ def export(context: Context) -> None:
                 run=run.path,
                 asked=asked,
                 reference=reference,
-                weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+                weights_sha256=weights,
+                readme=artifact_readme(context.resolved, context.shape, weights_sha256=weights),
             )
         )
     context.progress("exports", len(forms), len(forms))

@@ -26,6 +26,7 @@ from luthier.data.inputs import missing_column
 from luthier.data.labels import similar_names
 from luthier.data.privacy.ner import missing_package
 from luthier.data.read import Row, rows
+from luthier.data.replay import replay_of
 from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.launch.offline import is_here
@@ -299,6 +300,9 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
         files["data.privacy.annotations"] = data.privacy.annotations
     if data.augment is not None and isinstance(data.augment.swaps, str):
         files["data.augment.swaps"] = data.augment.swaps
+    files["evaluate.glossary"] = loaded.recipe.evaluate.glossary
+    if (replay := replay_of(loaded.recipe)) is not None:
+        files["method.replay.path"] = replay.path
     return {key: file for key, file in files.items() if file is not None}
 
 

@@ -71,6 +71,10 @@ PARITY_PROMPTS = 8
 """Golden prompts that trained model and artifact are both asked: all their logits, then greedy text."""
 
 
+PARITY_TOKENS = 16.0
+"""Of greedy text that are compared; where rows are documents, nothing else is written."""
+
+
 def matmul_rate(*, seconds: float = 0.3, size: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
     """Rate in GFLOP/s of the median float32 product of two [size, size] matrices seen within `seconds`.
 
@@ -177,6 +181,9 @@ def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
         tokens = work.row_tokens
         flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=work.answer_tokens)
         return flops / (rates.score * 1e9)
+    if work.is_text:  # read once, every token of it scored
+        read = forward_flops(shape, tokens=work.row_tokens, context=work.row_tokens, with_logits=work.row_tokens)
+        return read / (rates.score * 1e9)
     if not work.num_labels:
         return _prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)
     nodes = scored_nodes(work)
@@ -202,7 +209,8 @@ def scored_nodes(work: Workload) -> float:
 
 def greedy_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """One answer of free text, token after token, after a prompt that was computed."""
-    flops = forward_flops(shape, tokens=work.answer_tokens, context=work.row_tokens, with_logits=work.answer_tokens)
+    tokens = PARITY_TOKENS if work.is_text else work.answer_tokens
+    flops = forward_flops(shape, tokens=tokens, context=work.row_tokens, with_logits=tokens)
     return flops / (rates.greedy * 1e9)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from luthier.plan.words import count, duration, millions, points, price
 from luthier.plan.words import memory as gib
-from luthier.records import Candidate, Expected, Plan
+from luthier.records import Candidate, Detectable, Expected, Plan
 
 
 def lines(plan: Plan) -> list[str]:
@@ -29,9 +31,7 @@ def lines(plan: Plan) -> list[str]:
         ),
         *([f"money     {price(costs, plan.currency)}{of_money}"] if costs is not None else []),
         f"tokens    {count(prediction.trained_tokens)} to train on",
-        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
-        "(80 % power, McNemar at 5 %)",
-        f"          if {proof.assumption}",
+        *_proof_lines(proof),
     ]
     if proof.target and proof.must_observe is not None:
         seen = f"about {proof.must_observe:.3f} or better must be seen for the bound to clear it"
@@ -50,6 +50,16 @@ def lines(plan: Plan) -> list[str]:
             f"     against  {candidate.speaks_against}",
         ]
     return text + (["notes", *(f"  - {note}" for note in plan.notes)] if plan.notes else [])
+
+
+def _proof_lines(proof: Detectable) -> list[str]:
+    if math.isnan(proof.smallest_difference):
+        return [f"proof     {count(proof.num_test)} pieces of held-out documents; {proof.assumption}"]
+    return [
+        f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
+        "(80 % power, McNemar at 5 %)",
+        f"          if {proof.assumption}",
+    ]
 
 
 def _expected(expected: Expected) -> str:

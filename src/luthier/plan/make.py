@@ -135,6 +135,14 @@ def memory_asks_for_checkpointing(
 def _detectable(resolved: ResolvedRecipe, work: Workload) -> Detectable:
     """What the test split can show; of several targets the one that asks for the highest value."""
     level = resolved.recipe.evaluate.level or 0.95
+    if work.is_text:
+        return Detectable(
+            num_test=work.test_rows,
+            smallest_difference=float("nan"),
+            assumption="what a difference of losses shows depends on how documents differ, which is not known before",
+            target=next((limit.text for limit in resolved.limits if not limit.relative), ""),
+            must_observe=None,
+        )
     targets = [limit for limit in resolved.limits if not limit.relative]
     needed = {limit.text: needed_for(limit, work.test_rows, level=level) for limit in targets}
     binomial = [limit for limit in targets if METRICS.get(limit.metric).is_proportion]

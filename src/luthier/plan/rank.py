@@ -105,6 +105,8 @@ def _order(tuned: Sequence[str], work: Workload) -> tuple[str, ...]:
 
 
 def _rows(work: Workload) -> str:
+    if work.is_text:
+        return f"{work.trained_tokens:,} tokens of documents"
     if not work.num_labels:
         return f"{work.train_rows:,} training rows"
     rows = work.rows_per_label
@@ -145,7 +147,8 @@ def _fits(one: Estimate, budget: Budget) -> bool:
 
 def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
     shape, work = ground.shape, ground.work
-    learns = "learns to tell the labels apart" if one.work.head else "learns the answers"
+    what = "to tell the labels apart" if one.work.head else "words and subjects" if work.is_text else "the answers"
+    learns = f"learns {what}"
     speaks_for = f"keeps what {shape.name} knows of language and {learns} from {_rows(work)}"
     if one.learner.whole_base:
         speaks_for = f"every weight of {shape.name} {learns} from {_rows(work)}"
@@ -206,9 +209,11 @@ def _zero_shot(ground: Ground) -> Candidate:
     scored = max(1, work.num_labels) * work.answer_tokens
     peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored, threads=ground.threads)
     against = "knows neither the answers that are wanted nor their form"
+    if work.is_text:
+        against = "knows of the domain what it met before; what matters to a request has to be put into its prompt"
     if work.num_labels:
         against = f"has never seen these {work.num_labels} labels used"
-    if shape.num_parameters < 3e9:
+    if shape.num_parameters < 3e9 and not work.is_text:
         against += "; models of this size seldom follow such a request unaided"
     few = work.rows_per_label < FEW_ROWS_PER_LABEL or (not work.num_labels and work.train_rows < HARDLY_ANY_ROWS)
     return _untrained(

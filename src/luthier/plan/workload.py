@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luthier.errors import DataError, RecipeError
-from luthier.records import DataProfile
+from luthier.records import DataProfile, is_text
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Data, DataEntry
+from luthier.spec.recipe import Data, DataEntry, RowLimit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of
 from luthier.spec.template import Field, literals, parse
@@ -66,6 +66,8 @@ class Workload:
     """Whether a head answers: no answer is computed, and no label scored token by token."""
     counted: tuple[float, float] | None = None
     """Tokens that training computes and that it supervises, where they have been counted."""
+    is_text: bool = False
+    """Whether rows are pieces of documents, all of them learned: nothing is answered when they are evaluated."""
 
     @property
     def row_tokens(self) -> float:
@@ -118,20 +120,29 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     assert train.batch_size is not None
     assert train.micro_batch_tokens is not None
     own_test, own_validation = recipe.data.test, recipe.data.validation
+    texts = is_text(entry.task)
+    input_chars = (
+        _template_chars(entry.input, profile, computed=recipe.data.features)
+        if entry.input
+        else profile.mean_input_chars
+    )
     rows = profile.num_rows
-    test = _rows_like(resolved, profile, own_test) if own_test else round(rows * split.test)
-    validation = _rows_like(resolved, profile, own_validation) if own_validation else round(rows * split.validation)
+    piece = min(float(train.max_length), 1 + input_chars * tokens_per_char)
+    if texts:  # rows are pieces; a limit counts documents, taken for as long as the rows of the file
+        pieces = (1 + input_chars * tokens_per_char) / piece
+        rows = max(1, round(rows * pieces))
+        limit = RowLimit.model_validate(
+            {name: round(most * pieces) for name, most in limit.model_dump(exclude_none=True).items()}
+        )
+    like = [_rows_like(resolved, profile, one, rows=rows) if one else 0 for one in (own_test, own_validation)]
+    test = like[0] if own_test else round(rows * split.test)
+    validation = like[1] if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
     labels = labels_of(entry.task, entry.label, profile)
     learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
 
     turns = 3 if entry.system else 2
-    input_chars = (
-        _template_chars(entry.input, profile, computed=recipe.data.features)
-        if entry.input
-        else profile.mean_input_chars
-    )
     prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char
     answer = _answer_chars(entry.label, profile) * tokens_per_char + END_TOKENS
     if entry.task == "preference":
@@ -141,6 +152,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     shared = min(
         prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
     )
+    if texts:
+        prompt, answer, shared = 1.0, piece - 1.0, 0.0
     if recipe.is_noisy:  # every row is its own then
         shared = 0.0
     head = METHODS.get(recipe.method.type).has_head
@@ -167,6 +180,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         head=head,
         is_paired=entry.task == "preference",
         reference_rows=train_rows + validation if METHODS.get(recipe.method.type).reward == "implicit" else 0,
+        is_text=texts,
     )
 
 
@@ -188,13 +202,13 @@ def made_rows(data: Data, train_rows: int, labels: Mapping[str, int]) -> int:
     return made + round(min(rows, train_rows * rules.max_per_row))
 
 
-def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str) -> int:
-    """Rows of another file of the same kind, from its size: it is read when the data is prepared, not now."""
+def _rows_like(resolved: ResolvedRecipe, profile: DataProfile, path: str, *, rows: int) -> int:
+    """Rows of another file of the same kind, from its size beside that of `rows`: it is read when data is prepared."""
     file = resolved.file(path)
     if not file.exists():
         raise DataError(f"{path}: the split file is missing", way_out="correct data.test or data.validation")
     size = sum(one.stat().st_size for one in file.rglob("*") if one.is_file()) if file.is_dir() else file.stat().st_size
-    return max(1, round(size * profile.num_rows / max(1, profile.num_bytes)))
+    return max(1, round(size * rows / max(1, profile.num_bytes)))
 
 
 def _column_chars(name: str, key: str, profile: DataProfile) -> float:

@@ -29,7 +29,7 @@ def render_data(data: DataReport) -> str:
             rows=charts.rows(
                 data.rows_in,
                 data.dropped,
-                {name: split.rows for name, split in data.splits.items()},
+                {name: split.used for name, split in data.splits.items()},
                 added=data.rows_added,
             ),
             lengths=lengths({name: split.length_counts for name, split in data.splits.items()}, data),

@@ -32,6 +32,7 @@ METRIC_TITLES = {
     "perplexity": "perplexity",
     "preference_accuracy": "preference accuracy",
     "preference_margin": "preference margin",
+    "bits_per_byte": "bits per byte",
     "free_text_agreement": "greedy text agrees",
     "log_loss": "log loss",
     "calibration_error": "calibration error",
@@ -103,7 +104,7 @@ class Evidence:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        usual = ("macro_f1", "exact_match", "preference_accuracy", "perplexity")
+        usual = ("macro_f1", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity")
         return next(name for name in (*targets, *usual, *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:

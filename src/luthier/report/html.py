@@ -130,7 +130,7 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
         "systems": charts.systems(evaluation.systems, metrics[:2], targets=targets),
         "differences": charts.differences(evaluation.differences),
         "rows": charts.rows(
-            data.rows_in, data.dropped, {name: split.rows for name, split in data.splits.items()}, added=data.rows_added
+            data.rows_in, data.dropped, {name: split.used for name, split in data.splits.items()}, added=data.rows_added
         ),
         "training": charts.training(
             train.history,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape
+from luthier.records import DataProfile, ModelShape, is_text
 from luthier.spec.adapter_section import OUTPUT_HEADS
 from luthier.spec.filler import GIVEN, Filler, Machine, leaves
 from luthier.spec.plugins import ADAPTERS, METHODS
@@ -110,7 +110,8 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
             way_out=f"set it to {shape.max_positions} or less",
             key="train.max_length",
         )
-    filler.fill("train.batch_size", 16, "a common middle")
+    texts = is_text(filler.tree["data"]["train"][0]["task"])
+    filler.fill("train.batch_size", 4 if texts else 16, "rows are long" if texts else "a common middle")
     ram = filler.tree["objective"]["budget"]["ram_gib"]
     roomy = ram is not None and ram >= 12
     filler.fill(

@@ -251,9 +251,7 @@ class Canaries(Section):
 class Embeddings(Section):
     """What says whether texts mean the same, for `dedupe.meaning` and `leakage.meaning`."""
 
-    model: str | None = Field(
-        None, min_length=1, description="A folder as sentence-transformers lays it out, or 'all-minilm-l6-v2'."
-    )
+    model: str | None = Field(None, min_length=1, description="Folder of sentence-transformers, or 'all-minilm-l6-v2'.")
     max_rows: int = Field(200_000, gt=0, description="More texts are refused; the time grows with their square.")
 
 
@@ -479,6 +477,7 @@ class Evaluate(Section):
     )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
+    glossary: str | None = Field(None, min_length=1, description="Of documents: a term a line; None finds terms.")
 
 
 class Launch(Section):

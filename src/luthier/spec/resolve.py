@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record, is_closed
+from luthier.records import DataProfile, ModelShape, Record, is_closed, is_text
+from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
@@ -139,6 +140,7 @@ def _resolved(
             way_out="add it: every verdict compares with the original",
             key="evaluate.baselines",
         )
+    refuse_foreign_glossary(filler)
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
     _fill_export(filler)
@@ -193,7 +195,8 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
     filler.fill(f"{entry}.sheet", profile.sheet or None, "the first with rows" if profile.sheet else "no workbook")
     filler.fill(f"{entry}.query", profile.query or None, "the only table" if profile.query else "no database")
     given = filler.tree["data"]["train"][0]
-    _refuse_unbuilt_shape(profile, given)
+    if is_text(given["task"] or profile.task):
+        fill_texts(filler, profile)
     if profile.task is None and (given["task"] is None or given["input"] is None or given["label"] is None):
         columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
         raise RecipeError(
@@ -420,22 +423,6 @@ def _fill_embeddings(filler: Filler) -> None:
         filler.reasons.pop("data.embeddings")
         filler.reasons["data.embeddings.max_rows"] = "the default"
     filler.fill("data.embeddings.model", BUNDLED_EMBEDDINGS, "small, for English, and it comes with 'luthier[meaning]'")
-
-
-UNBUILT_SHAPES = {
-    "plain_text": (
-        "are plain text without an answer, and no method of this version learns from that",
-        "add a column with answers, or set data.train[0].task, .input and .label if there is one",
-    ),
-}
-
-
-def _refuse_unbuilt_shape(profile: DataProfile, given: dict[str, Any]) -> None:
-    """What the rows are is known, but what they are good for is not built; unless the recipe says how to take them."""
-    if profile.shape in UNBUILT_SHAPES and None in (given["task"], given["input"], given["label"]):
-        what, way_out = UNBUILT_SHAPES[profile.shape]
-        columns = ", ".join(f"{column.name} ({column.kind})" for column in profile.columns)
-        raise RecipeError(f"{profile.path}: its rows {what}; columns: {columns}", way_out=way_out, key="data.train.0")
 
 
 def _fill_labels(filler: Filler, profile: DataProfile, *, closed: bool) -> None:

@@ -71,6 +71,10 @@ _USUAL = (
     StepFacts("limit", "draw the rows that may stay", "data.limit", lambda r: any(r.data.limit.model_dump().values())),
     StepFacts("augment", "make offspring of training rows", "data.augment", lambda r: r.data.augment is not None),
     StepFacts("canaries", "plant secrets", "data.canaries", lambda r: r.data.canaries is not None),
+    StepFacts(
+        "replay", "add general texts to train", "method.replay",
+        lambda r: getattr(r.method, "replay", None) is not None,
+    ),
 )  # fmt: skip
 
 STEPS: dict[str, StepFacts] = {facts.name: facts for facts in _USUAL}
@@ -83,10 +87,11 @@ _ROOM = "a prompt leaves room for the longest answer that will be learned"
 _FINAL = "rows are drawn, and compared across the splits, as they will be learned"
 _DRAWN = "before it no row has a split"
 _RESEMBLE = "offspring resemble their parents on purpose, and are checked by themselves"
+_SHARED = "they are a share of what is learned, and none of them may stand in validation or test"
 _PLANTED = "canaries are secrets, and their copies equal, on purpose"
 
 _BEFORE_SPLIT = ("rename", "clean", "privacy", "cut")
-_AFTER_SPLIT = ("benchmarks", "labels", "leakage", "limit", "augment", "canaries")
+_AFTER_SPLIT = ("benchmarks", "labels", "leakage", "limit", "augment", "canaries", "replay")
 RULES: tuple[tuple[str, str, str], ...] = (
     *(("features", name, "they are what the input is filled with") for name in STEPS if name != "features"),
     ("clean", "privacy", _UNCOVERS),
@@ -96,8 +101,13 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("rename", "cut", _ROOM),
     *((name, "split", _FINAL) for name in _BEFORE_SPLIT),
     *(("split", name, _DRAWN) for name in _AFTER_SPLIT),
-    *((name, "augment", _RESEMBLE) for name in STEPS if name not in ("augment", "canaries", "features", "split")),
-    *((name, "canaries", _PLANTED) for name in STEPS if name not in ("canaries", "features", "split")),
+    *(
+        (name, "augment", _RESEMBLE)
+        for name in STEPS
+        if name not in ("augment", "canaries", "replay", "features", "split")
+    ),
+    *((name, "canaries", _PLANTED) for name in STEPS if name not in ("canaries", "replay", "features", "split")),
+    *((name, "replay", _SHARED) for name in STEPS if name not in ("replay", "features", "split")),
 )
 """(earlier, later, why); every order that obeys them can be."""
 

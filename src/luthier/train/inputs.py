@@ -59,6 +59,12 @@ class Inputs:
         """These rows."""
         return [self.example(row) for row in rows]
 
+    def learned(self, row: int) -> int:
+        """Supervised tokens of a row, of a pair those of both answers; 1 where its answer is not read, as by a head."""
+        example, method = self.example(row), self.tasks[self.task_of(row)].method
+        is_prompt = [len(ids) == example.prompt_tokens for ids in method.computed(example)]
+        return 1 if all(is_prompt) else example.num_supervised
+
     def all(self) -> list[Example]:
         """Every row, in the order of the numbers."""
         return [example for task in self.tasks for example in task.examples]

@@ -187,7 +187,7 @@ class _Loop:
             grad_norm=norm,
             num_tokens=sum(self.inputs.lengths[row] for row in rows),
             computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
-            supervised_tokens=sum(example.num_supervised for example in self.inputs.examples(rows)),
+            supervised_tokens=sum(map(self.inputs.learned, rows)),
             seconds=time.monotonic() - began,
             memory_gib=memory,
             metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},

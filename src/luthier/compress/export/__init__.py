@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from luthier.engines.parity import check_parity, together
 from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.errors import ParityError
-from luthier.records import Artifact, Golden, Message, RequestContract
+from luthier.records import Artifact, Golden, Message, RequestContract, is_text
 from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
 
@@ -48,8 +48,19 @@ def export(
     asked: Sequence[Asked],
     reference: LogitsEngine,
     weights_sha256: str,
+    readme: str = "",
 ) -> Artifact:
     """Write the form `kind` to RUN/artifacts/KIND, load it again and compare it with `reference`.
+
+    Args:
+        kind: a name of the exports table.
+        base: folder of the base model.
+        adapter: what was trained.
+        run: the run folder.
+        asked: how the model is asked for each task, and the prompts that are compared.
+        reference: what was trained, opened.
+        weights_sha256: of what was trained.
+        readme: what the folder says of itself; '' for nothing.
 
     Raises:
         ParityError: it does not say the same; it is deleted and the first difference is named.
@@ -62,7 +73,13 @@ def export(
         for name in _TOKENIZER_FILES:
             if (base / name).is_file() and not (partial / name).exists():
                 shutil.copyfile(base / name, partial / name)
-        write_atomic(partial / "chat_template.jinja", asked[0].contract.chat_template)
+        chats = [one.contract for one in asked if not is_text(one.contract.task)]
+        if chats:
+            write_atomic(partial / "chat_template.jinja", chats[0].chat_template)
+        elif (base / "chat_template.jinja").is_file():  # nothing was learned about turns: what the base knows of them
+            shutil.copyfile(base / "chat_template.jinja", partial / "chat_template.jinja")
+        if readme:
+            write_atomic(partial / "README.md", readme)
         for one in asked:
             name = "contract.json" if len(asked) == 1 else f"contract.{one.contract.name}.json"
             write_atomic(partial / name, one.contract.to_json())
@@ -98,6 +115,9 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tu
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+    if is_text(contract.task):
+        return lambda text: (contract.bos_token + text, list(tokenizer(text)["input_ids"]))
 
     def encode(user_text: str) -> tuple[str, list[int]]:
         system = [Message(role="system", content=contract.system)] if contract.system else []

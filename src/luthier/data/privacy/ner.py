@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 from luthier.data.privacy.dates import looks_like_a_date
@@ -63,6 +65,20 @@ def readable(text: str) -> str:
     return _CAPITALS.sub(lowered, text)
 
 
+LONGEST = 100_000
+"""Characters that are read at once; spaCy refuses a million, and its memory grows with them."""
+
+
+def stretches(text: str, most: int) -> list[tuple[int, int]]:
+    """A text in stretches of at most `most` characters, cut behind the last line end in reach, else behind a blank."""
+    edges = [0]
+    while len(text) - edges[-1] > most:
+        begin, end = edges[-1], edges[-1] + most
+        cut = max(text.rfind("\n", begin, end), 0) or max(text.rfind(" ", begin, end), 0)
+        edges.append(cut + 1 if cut > begin else end)
+    return list(pairwise([*edges, len(text)])) if text else [(0, 0)]
+
+
 class Presidio:
     """Finds names of people, places, nationalities, organizations and dates in free text; loads at the first.
 
@@ -76,7 +92,15 @@ class Presidio:
         self.name = _name()
 
     def read(self, text: str) -> tuple[list[Span], list[Word]]:
-        """The finds in `text`, and what the model says of its words."""
+        """The finds in `text`, and what the model says of its words; a long text is read a stretch at a time."""
+        finds, words = list[Span](), list[Word]()
+        for start, end in stretches(text, LONGEST):
+            found, said = self._read(text[start:end])
+            finds += [replace(one, start=one.start + start, end=one.end + start) for one in found]
+            words += [replace(one, start=one.start + start, end=one.end + start) for one in said]
+        return finds, words
+
+    def _read(self, text: str) -> tuple[list[Span], list[Word]]:
         analyzer = _analyzer()
         artifacts = analyzer.nlp_engine.process_text(readable(text), "en")
         results = analyzer.analyze(
