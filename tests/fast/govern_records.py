@@ -6,19 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from luthier.data_report import DataReport, Leakage, SplitReport
+from luthier.eval_records import Difference, EvalReport, GeneralText, SystemScore
 from luthier.govern.gate import decide
-from luthier.records import (
-    Artifact,
-    Difference,
-    EvalReport,
-    GateDecision,
-    GeneralText,
-    Interval,
-    ModelShape,
-    ParityCheck,
-    SystemScore,
-    TrainResult,
-)
+from luthier.records import Artifact, GateDecision, Interval, ModelShape, ParityCheck, TrainResult
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 

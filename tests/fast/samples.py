@@ -7,30 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data_report import DataReport, Finding, Leakage, RowFate, SplitReport, StepCount
+from luthier.eval_records import ClassScore, Difference, EvalReport, GeneralText, Mistake, SystemScore
 from luthier.records import (
     Answer,
     Artifact,
     Candidate,
-    ClassScore,
     ColumnProfile,
     DataProfile,
     Detectable,
-    Difference,
-    EvalReport,
     GateDecision,
     GateLine,
-    GeneralText,
     Golden,
     Interval,
     Message,
-    Mistake,
     ModelShape,
     ParityCheck,
     Plan,
     Prediction,
     RequestContract,
     StepEvent,
-    SystemScore,
     TrainResult,
     Version,
 )

@@ -30,6 +30,7 @@ from luthier.engines.ask import Asker, in_words
 from luthier.engines.classifier import ClassifierEngine
 from luthier.engines.transformers import TransformersEngine
 from luthier.errors import ModelError, ParityError, RunError
+from luthier.eval_records import EvalReport
 from luthier.evals.evaluate import Material, evaluate
 from luthier.evals.score import score, validation_metrics
 from luthier.models.adapters import attach, load_adapter, merge, save_adapter
@@ -37,7 +38,7 @@ from luthier.models.base import load_base
 from luthier.models.classifier import head_of, put_head
 from luthier.pipeline.answers import predict
 from luthier.pipeline.named import Named, opened
-from luthier.records import Artifact, EvalReport, Golden, Message, RequestContract
+from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.methods.classify import Classify
 from luthier.spec.plugins import EXPORTS
 from luthier.spec.recipe import Evaluate

@@ -17,10 +17,11 @@ from command import call
 from luthier.data.shards import Example, write_shard
 from luthier.engines.ask import Asker
 from luthier.errors import RunError
+from luthier.eval_records import Difference, EvalReport, RunComparison
 from luthier.evals.against import Stored, compare_runs, read_tuned
 from luthier.evals.evaluate import evaluate
 from luthier.pipeline.against import comparison_lines
-from luthier.records import Difference, EvalReport, RequestContract, RunComparison
+from luthier.records import RequestContract
 
 AS_JUDGED = {"resamples": 300, "level": 0.95, "seed": 0}
 

@@ -12,10 +12,11 @@ from echo_engine import LABELS, TOKENIZER, asker, chat_example, contract, exampl
 
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
+from luthier.eval_records import EvalReport
 from luthier.evals.evaluate import Material, evaluate
 from luthier.evals.general import paragraph_losses, paragraphs
 from luthier.evals.score import score, validation_metrics
-from luthier.records import Answer, EvalReport, Message
+from luthier.records import Answer, Message
 from luthier.spec.recipe import Evaluate
 
 TEXT = (

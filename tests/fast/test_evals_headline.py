@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from luthier.eval_records import Difference, SystemScore
 from luthier.evals.headline import headline
-from luthier.records import Difference, Interval, SystemScore
+from luthier.records import Interval
 
 
 def interval(point: float, low: float, high: float) -> Interval:

@@ -10,9 +10,9 @@ from govern_records import artifact, data, decision, evaluation, interval, parit
 
 from luthier.data_report import Augmentation, PlantedCanaries, Technique
 from luthier.errors import RunError
+from luthier.eval_records import AllItems
 from luthier.govern.card import model_card
 from luthier.govern.lineage import Lineage, lineage
-from luthier.records import AllItems
 
 
 def records(**changes: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ FLOORS = {
     "records": 2,
     "spec": 3,
     "data_report": 3,
+    "eval_records": 3,
     "store": 4,
     "plan": 5,
     "data": 5,

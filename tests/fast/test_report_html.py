@@ -10,7 +10,8 @@ import pytest
 import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
-from luthier.records import AllItems, Expected, GateLine, Interval, LossSpike, Mistake, SystemScore
+from luthier.eval_records import AllItems, Mistake, SystemScore
+from luthier.records import Expected, GateLine, Interval, LossSpike
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 

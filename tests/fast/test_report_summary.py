@@ -9,7 +9,7 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.records import AllItems
+from luthier.eval_records import AllItems
 from luthier.report.evidence import bits, number
 from luthier.report.summary import summary
 from luthier.report.svg import Scale, ticks

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 import samples
 
+from luthier.eval_records import TransferCell, TransferMatrix
 from luthier.govern.gate import combine, verify_seal
 from luthier.pipeline.transfer import subsets, transfer_lines
-from luthier.records import GateDecision, Interval, StepEvent, TransferCell, TransferMatrix
+from luthier.records import GateDecision, Interval, StepEvent
 from luthier.report.evidence import Evidence
 from luthier.report.task_charts import task_losses
 from luthier.report.tasks import overview, render_tasks, tasks_card, tasks_summary

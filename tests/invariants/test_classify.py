@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from command import luthier
 from luthier.data.goldens import read_goldens
 from luthier.engines.transformers import TransformersEngine
-from luthier.records import EvalReport, GateDecision, RequestContract, TrainResult
+from luthier.eval_records import EvalReport
+from luthier.records import GateDecision, RequestContract, TrainResult
 from luthier.store.runs import RunFolder
 from tiny import write_model, write_recipe
 

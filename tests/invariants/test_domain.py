@@ -14,7 +14,8 @@ import yaml
 from command import Done, call, luthier
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
-from luthier.records import EvalReport, RequestContract
+from luthier.eval_records import EvalReport
+from luthier.records import RequestContract
 from luthier.store.runs import RunFolder
 from tiny import write_model, write_recipe
 

@@ -12,7 +12,8 @@ import yaml
 from test_kill import pytestmark
 
 from command import luthier
-from luthier.records import EvalReport, RequestContract, TrainResult
+from luthier.eval_records import EvalReport
+from luthier.records import RequestContract, TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder, weights_file

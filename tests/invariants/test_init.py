@@ -11,7 +11,7 @@ import yaml
 
 from command import Done, call, luthier
 from luthier.data_report import DataReport
-from luthier.records import EvalReport
+from luthier.eval_records import EvalReport
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from command import COMMAND, environment, luthier
-from luthier.records import EvalReport, TrainResult
+from luthier.eval_records import EvalReport
+from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_files
 from luthier.store.runs import RunFolder

@@ -26,8 +26,9 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
+from luthier.eval_records import EvalReport
 from luthier.govern.gate import verify_seal
-from luthier.records import DataProfile, EvalReport, GateDecision, ModelShape, Plan, RequestContract, TrainResult
+from luthier.records import DataProfile, GateDecision, ModelShape, Plan, RequestContract, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog

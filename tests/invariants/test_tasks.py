@@ -14,9 +14,10 @@ import yaml
 from command import Done, luthier
 from luthier.data.shards import Shard
 from luthier.errors import RunError
+from luthier.eval_records import TransferMatrix
 from luthier.govern.gate import verify_seal
 from luthier.pipeline.verdict import checked_gate
-from luthier.records import GateDecision, TrainResult, TransferMatrix
+from luthier.records import GateDecision, TrainResult
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder
 from tiny import write_messages, write_model

@@ -20,7 +20,8 @@ import pytest
 
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
-from luthier.records import EvalReport, GateDecision, ModelShape, Plan, TrainResult
+from luthier.eval_records import EvalReport
+from luthier.records import GateDecision, ModelShape, Plan, TrainResult
 
 pytestmark = pytest.mark.real
 

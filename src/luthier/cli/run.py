@@ -20,8 +20,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Base against tuned against baselines, on the test split, with intervals; or one run against another."""
+    from luthier.eval_records import EvalReport
     from luthier.pipeline.explain import by_task, score_lines
-    from luthier.records import EvalReport
 
     if against is not None:
         _compare(run, against, as_json=as_json)

@@ -12,10 +12,11 @@ import numpy as np
 
 from luthier.data.shards import Example
 from luthier.errors import RunError
+from luthier.eval_records import RunComparison
 from luthier.evals.compare import differences
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.observed import Observed
-from luthier.records import RequestContract, RunComparison
+from luthier.records import RequestContract
 
 _SHOWN = 3
 

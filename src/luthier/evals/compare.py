@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from luthier.data.shards import Example
+from luthier.eval_records import ClassScore, Coverage, Difference, Mistake
 from luthier.evals.intervals import Bootstrap, holm
 from luthier.evals.metric import load_metric
 from luthier.evals.metrics import exact_match
 from luthier.evals.observed import Observed
-from luthier.records import ClassScore, Coverage, Difference, Interval, Mistake
+from luthier.records import Interval
 from luthier.spec.plugins import METRICS
 
 MISTAKES_KEPT = 200

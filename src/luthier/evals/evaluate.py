@@ -16,6 +16,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
+from luthier.eval_records import AllItems, EvalReport, GeneralText, SystemScore, Terms
 from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
@@ -27,7 +28,7 @@ from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baselin
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
 from luthier.evals.texts import compare_terms, read_texts, text_headline
-from luthier.records import AllItems, EvalReport, GeneralText, RequestContract, SystemScore, Terms, is_text
+from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import Reward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic

@@ -9,10 +9,10 @@ import numpy as np
 
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
+from luthier.eval_records import GeneralText
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.metrics import perplexity
 from luthier.evals.observed import Floats
-from luthier.records import GeneralText
 
 
 def paragraphs(text: str) -> list[str]:

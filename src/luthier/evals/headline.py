@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.records import Difference, Interval, SystemScore
+from luthier.eval_records import Difference, SystemScore
+from luthier.records import Interval
 
 WORDS = {
     "macro_f1": "macro-F1",

@@ -9,11 +9,11 @@ import numpy as np
 
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
+from luthier.eval_records import Difference, SystemScore, Terms, TermScore
 from luthier.evals.glossary import Places
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.metrics import perplexity
 from luthier.evals.observed import Floats, Observed
-from luthier.records import Difference, SystemScore, Terms, TermScore
 
 Tick = Callable[[int, int], None]
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from luthier.data_report import DataReport
+from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
-from luthier.records import Artifact, EvalReport, GateDecision, Interval, ModelShape, SystemScore, TrainResult, is_text
+from luthier.records import Artifact, GateDecision, Interval, ModelShape, TrainResult, is_text
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe

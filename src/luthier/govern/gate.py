@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from luthier.data_report import DataReport
+from luthier.eval_records import EvalReport
 from luthier.govern.license import assess
-from luthier.records import Artifact, EvalReport, GateDecision, GateLine, Interval, ModelShape, is_text
+from luthier.records import Artifact, GateDecision, GateLine, Interval, ModelShape, is_text
 from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json

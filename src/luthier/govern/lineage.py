@@ -8,7 +8,8 @@ from pydantic import Field
 
 from luthier.data_report import DataReport
 from luthier.errors import RunError
-from luthier.records import Artifact, EvalReport, GateDecision, ModelShape, Record, TrainResult
+from luthier.eval_records import EvalReport
+from luthier.records import Artifact, GateDecision, ModelShape, Record, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
 

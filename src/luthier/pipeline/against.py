@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from luthier.data.shards import Shard
+from luthier.eval_records import RunComparison
 from luthier.evals.against import Stored, compare_runs
 from luthier.evals.headline import WORDS
-from luthier.records import RequestContract, RunComparison
+from luthier.records import RequestContract
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 

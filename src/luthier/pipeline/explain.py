@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from luthier.data.features import freeze
 from luthier.data_report import DataReport, MeaningReport, SplitReport
+from luthier.eval_records import EvalReport
 from luthier.pipeline.start import Prepared
-from luthier.records import EvalReport
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps

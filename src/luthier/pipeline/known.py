@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.errors import RunError
+from luthier.eval_records import EvalReport
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
 from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
-from luthier.records import EvalReport, Plan
+from luthier.records import Plan
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 

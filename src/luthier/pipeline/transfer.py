@@ -7,11 +7,11 @@ from itertools import combinations
 from pathlib import Path
 
 from luthier.errors import RecipeError
+from luthier.eval_records import EvalReport, TransferCell, TransferMatrix
 from luthier.evals.intervals import holm
 from luthier.pipeline.against import compare
 from luthier.pipeline.drive import Session, work_through
 from luthier.pipeline.start import Say, look_at, open_run, recipe_path
-from luthier.records import EvalReport, TransferCell, TransferMatrix
 from luthier.report.evidence import signed, title
 from luthier.report.transfer import render_transfer
 from luthier.spec.load import load_recipe

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from luthier.data_report import DataReport
 from luthier.errors import RunError
+from luthier.eval_records import EvalReport
 from luthier.govern.card import model_card
 from luthier.govern.gate import combine, decide, verify_seal
 from luthier.govern.lineage import lineage
 from luthier.pipeline.order import ORDER
-from luthier.records import Artifact, DataProfile, EvalReport, GateDecision, ModelShape, Plan, TrainResult, Version
+from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.report.tasks import render_tasks, tasks_card

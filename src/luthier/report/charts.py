@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from luthier.eval_records import ClassScore, Difference, SystemScore
 from luthier.plan.words import p_value
-from luthier.records import ClassScore, Difference, Interval, LossSpike, StepEvent, SystemScore
+from luthier.records import Interval, LossSpike, StepEvent
 from luthier.report.evidence import SYSTEM_TITLES, is_proportion, minus, number, signed, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
 

@@ -7,18 +7,16 @@ import re
 from dataclasses import dataclass
 
 from luthier.data_report import DataReport
+from luthier.eval_records import Difference, EvalReport, SystemScore
 from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
     DataProfile,
-    Difference,
-    EvalReport,
     GateDecision,
     GateLine,
     Interval,
     ModelShape,
     Plan,
-    SystemScore,
     TrainResult,
     is_closed,
 )

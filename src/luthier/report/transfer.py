@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.records import TransferCell, TransferMatrix
+from luthier.eval_records import TransferCell, TransferMatrix
 from luthier.report.evidence import number, signed, title
 from luthier.report.html import environment
 

@@ -1,0 +1,153 @@
+"""Records of the evaluation: what was measured of which system, and what may be said of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.records import Interval, Record, SplitName, Task
+
+
+class SystemScore(Record):
+    """One system (baseline, base or tuned) on the test split."""
+
+    system: Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
+    title: str
+    metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
+    seconds: float
+
+
+class Difference(Record):
+    """Paired difference of two systems on the same items."""
+
+    system: str
+    against: str
+    metric: str
+    interval: Interval
+    p_value: float = Field(
+        description="Two-sided, of the paired test that interval_method names; NaN where not defined."
+    )
+
+
+class RunComparison(Record):
+    """Two runs on the same test rows: the tuned model of the one minus that of the other, paired by item."""
+
+    run: str
+    against: str
+    num_items: int = Field(description="Rows that training has seen in neither run.")
+    num_groups: int
+    not_counted: int = Field(description="Rows that training has seen in one of the runs.")
+    differences: tuple[Difference, ...]
+
+
+class TransferCell(Record):
+    """What learning with others did to a task: its metric in that training minus that of the training alone."""
+
+    task: str
+    together: tuple[str, ...] = Field(description="The tasks of the training, in the recipe's order.")
+    metric: str
+    higher_is_better: bool
+    alone: float = Field(description="The metric after training alone.")
+    difference: Interval = Field(description="Paired by item.")
+    p_value: float = Field(description="Two-sided, corrected by Holm over all cells; NaN where there is no test.")
+
+
+class TransferMatrix(Record):
+    """Each task alone, in pairs and with all others, on the same test rows."""
+
+    recipe: str
+    tasks: tuple[str, ...]
+    cells: tuple[TransferCell, ...]
+    runs: dict[str, str] = Field(description="Tasks of a training, joined by ' + ' -> its run folder.")
+
+
+class ClassScore(Record):
+    label: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Mistake(Record):
+    """A misclassified test item; the text is the prepared one, so what was redacted is not in it."""
+
+    line: int
+    text: str
+    expected: str
+    predicted: str
+    probability: float
+
+
+class GeneralText(Record):
+    """Perplexity on a general text that has nothing to do with the task: what was forgotten."""
+
+    source: str
+    num_tokens: int
+    base: Interval
+    tuned: Interval
+    ratio: Interval = Field(description="tuned / base, paired by paragraph.")
+
+
+class TermScore(Record):
+    """A term of the domain, as both models expect it in the held-out documents."""
+
+    term: str
+    occurrences: int
+    base: float = Field(description="Perplexity of its tokens where it stands.")
+    tuned: float
+
+
+class Terms(Record):
+    """Terms of the domain: how well each model expects them where they stand, everything before them given."""
+
+    source: str = Field(description="The glossary, or how the terms were found.")
+    num_terms: int = Field(description="Different terms that occur in the documents.")
+    occurrences: int
+    num_tokens: int
+    unmatched: int = Field(description="Pieces whose tokens could not all be told apart.")
+    base: Interval = Field(description="Perplexity of the terms' tokens.")
+    tuned: Interval
+    ratio: Interval = Field(description="tuned / base, paired by piece, by group.")
+    terms: tuple[TermScore, ...] = Field(description="The commonest of them.")
+
+
+class AllItems(Record):
+    """What the tuned model scores on all test items, those that training has seen included."""
+
+    num_items: int
+    metrics: dict[str, float]
+
+
+class Coverage(Record):
+    """What would be answered, and how well, if a label were given only where it is at least so likely."""
+
+    threshold: float
+    coverage: float = Field(description="Share of the items that get a label.")
+    accuracy: float | None = Field(description="Share of these whose label is right; None where there are none.")
+
+
+class EvalReport(Record):
+    name: str
+    task: Task
+    split: SplitName
+    num_items: int = Field(description="Items that count: no training has seen them.")
+    num_groups: int
+    with_contaminated: AllItems | None = Field(None, description="None where no item is contaminated.")
+    systems: tuple[SystemScore, ...]
+    differences: tuple[Difference, ...]
+    classes: tuple[ClassScore, ...] = Field(description="Of the tuned model.")
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...] = Field(description="[expected][predicted] counts of the tuned model.")
+    mistakes: tuple[Mistake, ...]
+    coverage: tuple[Coverage, ...] = Field((), description="Of the tuned model, where a head chooses.")
+    general: GeneralText
+    terms: Terms | None = Field(None, description="Of documents only, and where terms occur in them.")
+    headline: str = Field(description="One sentence that may be claimed.")
+    resamples: int
+    interval_method: str
+    data_sha256: str
+    weights_sha256: str
+    peak_memory_gib: float
+    seconds: float
