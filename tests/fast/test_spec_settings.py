@@ -81,6 +81,7 @@ BASE: dict[str, Any] = {
     "name": "r",
     "objective": {"targets": {"intent.accuracy": ">= 0.5"}, "non_regression": {"general.perplexity": "<= 1.05x"}},
     "model": {"name": "owner/m"},
+    "method": {"type": "sft"},
     "data": {
         "train": [
             {"path": "data.csv", "name": "intent", "input": "{message}", "label": "intent", "task": "classification"}
@@ -712,7 +713,7 @@ NEEDS = {  # keys that are refused without another
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
 EFFECTS |= {
-    "data.train.0.method": ({"type": "sft"}, through_tables),
+    "data.train.0.method": ({"type": "classify"}, through_tables),
     "data.train.0.validation": EFFECTS["data.validation"],
     "data.train.0.test": EFFECTS["data.test"],
     "data.train.0.split": ({"test": 0.4, "validation": 0.1, "group_by": "customer"}, PREPARE),
@@ -724,7 +725,6 @@ EFFECTS |= {
     "data.train.0.columns": ({"day": "date"}, through_types),
 }
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
-ONLY_ONE_VALUE.add("data.train.0.method")
 _USUAL: dict[Consumer, object] = {}
 
 

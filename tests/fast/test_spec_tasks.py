@@ -115,6 +115,14 @@ def test_what_is_said_of_tasks_is_part_of_the_runs_identity(tmp_path: Path, chan
         (("model: m\n", "model: m\nmulti_task: {sampling: 0.5}\n"), "r.yaml:3: multi_task.sampling: is 'proportional'"),
         (("model: m\n", "model: m\nmulti_task: {losses: x}\n"), "unknown key 'multi_task.losses'"),
         (("  train:\n", "  test: t.csv\n  train:\n"), "test is one file, and there are several tasks"),
+        (
+            ("model: m\n", "model: m\nlaunch: {strategy: fsdp}\nmulti_task: {loss: pcgrad}\n"),
+            "pcgrad compares whole gradients; with it launch.strategy is ddp",
+        ),
+        (
+            ("data:\n", "data:\n  privacy: {action: pseudonymise, keep_mapping: m.enc}\n"),
+            "keep_mapping is the file of one task's pseudonyms",
+        ),
         (("weight: 3", "weight: 0"), "r.yaml:15: data.train.1.weight: Input should be greater than 0"),
     ],
 )
@@ -128,6 +136,41 @@ def test_what_does_not_go_with_several_tasks_is_refused(tmp_path: Path, change: 
 def test_one_task_has_nothing_to_share(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.train has one entry"):
         load(tmp_path, "name: r\nmodel: m\nmulti_task: {}\ndata: d.csv\n")
+
+
+def test_what_one_task_counts_beside_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml:3: data\.train\.0\.weight is what a task counts beside others"):
+        load(tmp_path, "name: r\nmodel: m\ndata: {train: [{path: d.csv, weight: 2}]}\n")
+
+
+def test_a_method_of_an_entry_may_be_its_name_alone(tmp_path: Path) -> None:
+    loaded = load(tmp_path, TWO.replace("weight: 3", "method: sft"))
+    assert [part.recipe.method.type for part in resolved(loaded).parts] == ["sft", "sft"]
+    assert loaded.recipe.data.train[1].method.type == "sft"
+
+
+def test_what_an_entry_says_has_to_fit_the_rest(tmp_path: Path) -> None:
+    loaded = load(tmp_path, TWO.replace("weight: 3", "columns: {day: date}"))
+    with pytest.raises(RecipeError, match="columns are types for the expressions of features") as caught:
+        task_loaded(loaded, 1)
+    assert "r.yaml:" in caught.value.what
+
+
+def test_the_order_of_the_tasks_decides_no_shared_setting(tmp_path: Path) -> None:
+    loaded = load(tmp_path, TWO)
+    a, b = resolved(loaded).tasks
+    small = b.model_copy(
+        update={"recipe": b.recipe.model_copy(update={"train": b.recipe.train.model_copy(
+            update={"batch_size": 4, "learning_rate": 1e-5, "gradient_checkpointing": True})})}
+    )  # fmt: skip
+    one, other = joined(loaded, [a, small]), joined(loaded, [small, a])
+    assert one.recipe.train == other.recipe.train
+    assert (one.recipe.train.batch_size, one.recipe.train.gradient_checkpointing) == (4, True)
+    for whole in (one, other):
+        assert all(part.recipe.train == whole.recipe.train for part in whole.parts)
+        assert {part.reasons["train.batch_size"] for part in whole.parts} == {
+            "the smallest of those that the tasks would have"
+        }
 
 
 def test_a_target_of_no_task_is_named_with_its_line(tmp_path: Path) -> None:

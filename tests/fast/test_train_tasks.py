@@ -77,7 +77,7 @@ def left_by_loop(rows: tuple[int, ...], inputs: Inputs, budget: int) -> dict[str
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad} | weighting.parameters()
     settings = SETTINGS.model_copy(update={"micro_batch_tokens": budget})
     made = loop._Loop(
-        model, inputs, settings, parameters, make_optimizer(parameters.values(), settings), weighting,
+        model, inputs, settings, parameters, make_optimizer(parameters, settings), weighting,
         total=4, watch=test_train_loop.silent,
     )  # fmt: skip
     turns = turns_of(rows, inputs, max_tokens=budget, ranks=made.ranks.size)
@@ -247,6 +247,15 @@ def test_training_ends_when_no_task_gets_better(tmp_path: Path) -> None:
     assert result.best_metric == "mean of many.f1, few.f1"
 
 
+def test_a_task_that_nobody_judges_goes_on_when_all_others_have_stopped(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"validations": 5, "patience": 1, "num_train_epochs": 3})
+    validation = replace(judged({"few": [0.5, 0.4, 0.3, 0.2, 0.1]}), unjudged=1)
+    result = test_train_loop.run(tmp_path, inputs=two(), settings=settings, validation=validation)
+    assert result.stopped_tasks == ("few",)
+    assert not result.stopped_early
+    assert {"many.loss"} == set(result.history[-2].metrics)
+
+
 def test_what_is_kept_is_best_over_all_tasks_by_their_weights() -> None:
     by = (
         Judged("a", "a.f1", higher_is_better=True, tiebreak="a.loss", weight=3.0),
@@ -268,7 +277,7 @@ def test_steps_of_stopped_tasks_alone_are_passed_over() -> None:
     model, weighting = fresh(), Weighting(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     made = loop._Loop(
-        model, inputs, SETTINGS, parameters, make_optimizer(parameters.values(), SETTINGS), weighting,
+        model, inputs, SETTINGS, parameters, make_optimizer(parameters, SETTINGS), weighting,
         total=4, watch=test_train_loop.silent,
     )  # fmt: skip
     before = {name: p.detach().clone() for name, p in parameters.items()}

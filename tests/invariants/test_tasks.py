@@ -16,6 +16,9 @@ from luthier.data.shards import Shard
 from luthier.errors import RunError
 from luthier.eval_records import TransferMatrix
 from luthier.govern.gate import verify_seal
+from luthier.pipeline.answers import choose
+from luthier.pipeline.context import Context
+from luthier.pipeline.progress import Progress
 from luthier.pipeline.verdict import checked_gate
 from luthier.records import GateDecision, TrainResult
 from luthier.store.files import sha256_file
@@ -152,7 +155,7 @@ def test_predict_says_what_the_evaluation_saw_and_asks_which_task(world: World) 
 def test_the_server_lists_a_model_a_task(world: World) -> None:
     from fastapi.testclient import TestClient
 
-    from luthier.pipeline.answers import choose, open_askers
+    from luthier.pipeline.answers import open_askers
     from luthier.serve.app import create_app
 
     chosen = choose("two@1", out=world.folder / "runs")
@@ -178,6 +181,38 @@ def test_the_server_lists_a_model_a_task(world: World) -> None:
 
 def test_a_step_is_done_for_all_tasks_or_for_none(world: World) -> None:
     world.luthier("evaluate", world.run.task("kind").path).fails(2, "is one task of a run", str(world.run.path))
+    world.luthier("evaluate", world.run.path, "--against", world.run.task("kind").path).fails(
+        2, "a run of 2 tasks", "tasks/kind"
+    )
+    world.luthier("doctor", "resume", world.run.path).fails(2, "has several tasks")
+
+
+def test_one_task_is_asked_by_its_own_name(world: World) -> None:
+    chosen = choose("two@1/kind", out=world.folder / "runs")
+    assert chosen.model_id == "two@1/kind"
+    assert {"two@1/kind", "two/kind"} <= chosen.names
+
+
+def test_a_gate_of_one_task_that_was_forged_is_not_shown(world: World) -> None:
+    path = world.run.task("kind").gate
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace("tuned ", "tuned 0.99 FORGED "), encoding="utf-8")
+    try:
+        world.luthier("report", world.run.path).fails(2, "is not made of what the gate.json of its tasks say")
+    finally:
+        path.write_text(before, encoding="utf-8")
+    world.luthier("report", world.run.path).succeeds()
+
+
+def test_the_recipe_of_the_run_decides_what_a_task_trains(world: World) -> None:
+    """What stands in a task's folder is for looking at: its weight there changes nothing."""
+    copy = world.run.task("reply").resolved
+    before = copy.read_text(encoding="utf-8")
+    copy.write_text(before.replace('"weight": 0.5', '"weight": 50.0'), encoding="utf-8")
+    try:
+        assert [task.resolved.recipe.entry.weight for task in Context(world.run, Progress()).tasks] == [1.0, 0.5]
+    finally:
+        copy.write_text(before, encoding="utf-8")
 
 
 def test_a_report_of_one_task_that_was_edited_takes_the_decision_away(world: World, tmp_path: Path) -> None:

@@ -118,13 +118,15 @@ def evaluate(
     refuse_short_text(base, material.general_text, source=material.general_source)
     baselines, resamples, level = _resolved(settings)
     started = clock()
+    places: Places | None = None
     if material.contract.task == "preference":
         _refuse_baselines(baselines, material.contract, ("length", "base"))
         systems = _preferences(material, base, tuned, baselines, progress, clock)
     else:
         _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
         systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
-        places = _places(material, base) if is_text(material.contract.task) else None
+        if is_text(material.contract.task):
+            places = _places(material, base)
         systems += [
             _ask("base", base, material, places, progress, clock),
             _ask("tuned", tuned, material, places, progress, clock),

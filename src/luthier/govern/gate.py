@@ -78,6 +78,21 @@ def combine(
         artifacts_sha256: hash of artifacts/index.json.
         now: with a time zone.
     """
+    lines = joined_lines(decisions)
+    decision = GateDecision(
+        passed=all(line.passed for line in lines),
+        lines=lines,
+        decided_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        recipe_sha256=recipe_sha256,
+        eval_sha256=eval_sha256,
+        artifacts_sha256=artifacts_sha256,
+        seal="",
+    )
+    return decision.model_copy(update={"seal": _seal(decision)})
+
+
+def joined_lines(decisions: Mapping[str, GateDecision]) -> tuple[GateLine, ...]:
+    """The lines of all tasks: what is of the model itself once, what is of a task with its name."""
     lines: dict[tuple[str, str], GateLine] = {}
     for task, decision in decisions.items():
         for line in decision.lines:
@@ -87,16 +102,7 @@ def combine(
                 name = line.line if line.line.startswith(f"{task}.") else f"{task}: {line.line}"
             where = line.evidence if line.kind == "parity" else f"tasks/{task}/{line.evidence}"
             lines.setdefault((name, line.observed), line.model_copy(update={"line": name, "evidence": where}))
-    decision = GateDecision(
-        passed=all(line.passed for line in lines.values()),
-        lines=tuple(lines.values()),
-        decided_at=now.astimezone(UTC).isoformat(timespec="seconds"),
-        recipe_sha256=recipe_sha256,
-        eval_sha256=eval_sha256,
-        artifacts_sha256=artifacts_sha256,
-        seal="",
-    )
-    return decision.model_copy(update={"seal": _seal(decision)})
+    return tuple(lines.values())
 
 
 def verify_seal(decision: GateDecision) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.data.shards import Shard
+from luthier.errors import RunError
 from luthier.eval_records import RunComparison
 from luthier.evals.against import Stored, compare_runs
 from luthier.evals.headline import WORDS
@@ -17,6 +18,8 @@ def compare(run: RunFolder, other: RunFolder) -> RunComparison:
     Raises:
         RunError: see `luthier.evals.against.compare_runs`.
     """
+    for one in (run, other):
+        _refuse_several(one)
     recipe = ResolvedRecipe.read(run.resolved).recipe
     assert recipe.evaluate.resamples is not None  # resolved
     assert recipe.evaluate.level is not None  # resolved
@@ -27,6 +30,15 @@ def compare(run: RunFolder, other: RunFolder) -> RunComparison:
         level=recipe.evaluate.level,
         seed=recipe.train.seed,
     )
+
+
+def _refuse_several(run: RunFolder) -> None:
+    names = ResolvedRecipe.read(run.resolved).names
+    if len(names) > 1:
+        raise RunError(
+            f"{run.path} is a run of {len(names)} tasks, and one task is compared at a time",
+            way_out=f"name the folder of one: {', '.join(str(folder.path) for folder in run.tasks(names))}",
+        )
 
 
 def _stored(run: RunFolder) -> Stored:

@@ -39,13 +39,16 @@ class Chosen:
     def names(self) -> frozenset[str]:
         """Names that clients may ask for: the listed one, the bare name, and the aliases it had when it was opened."""
         aliases = self.version.aliases if self.version else ()
-        return frozenset({self.model_id, self.run.name, *(f"{self.run.name}@{alias}" for alias in aliases)})
+        task = "" if self.run.whole == self.run else f"/{self.run.path.name}"
+        known = {self.run.name, *(f"{self.run.name}@{alias}" for alias in aliases)}
+        return frozenset({self.model_id, *(f"{name}{task}" for name in known)})
 
     @property
     def model_id(self) -> str:
         """The name under which clients ask for it."""
         whole = self.run.whole
-        return f"{self.version.name}@{self.version.version}" if self.version else f"{whole.name}/{whole.id}"
+        named = f"{self.version.name}@{self.version.version}" if self.version else f"{whole.name}/{whole.id}"
+        return named if whole == self.run else f"{named}/{self.run.path.name}"
 
     @property
     def tasks(self) -> dict[str, RunFolder]:

@@ -29,10 +29,12 @@ class Context:
 
     run: RunFolder
     progress: Progress
+    part: ResolvedRecipe | None = None
+    """Of a task of a run: what the run's own recipe says of it."""
 
     @cached_property
     def resolved(self) -> ResolvedRecipe:
-        return ResolvedRecipe.read(self.run.resolved)
+        return self.part or ResolvedRecipe.read(self.run.resolved)
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -71,7 +73,11 @@ class Context:
     def tasks(self) -> tuple[Context, ...]:
         """The same for each task; one task alone is the whole."""
         folders = self.run.tasks(self.resolved.names)
-        return (self,) if len(folders) == 1 else tuple(Context(folder, self.progress) for folder in folders)
+        if len(folders) == 1:
+            return (self,)
+        return tuple(
+            Context(folder, self.progress, part) for folder, part in zip(folders, self.resolved.parts, strict=True)
+        )
 
     @property
     def data_sha256(self) -> str:

@@ -51,6 +51,11 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
     _refuse_several(session.resolved.recipe.launch)
+    if session.resolved.tasks:
+        raise RunError(
+            f"{session.run.path} has several tasks, and this certificate is made for one",
+            way_out="certify a recipe of one of its entries alone",
+        )
     with lock(session.run) as fd:
         _refuse_too_many(kills, steps=_most_steps(session))
         whole_folder, cut_folder = (beside(session.run.path / name, "tmp") for name in ("whole", "killed"))

@@ -18,11 +18,12 @@ from luthier.store.runs import RunFolder
 def explained(resolved: ResolvedRecipe) -> list[str]:
     """Every value of the resolved recipe with the reason for it, one a line; then the steps of the data in order."""
     if resolved.tasks:
-        return [
-            line
-            for name, part in zip(resolved.names, resolved.parts, strict=True)
-            for line in (f"task {name}:", *(f"  {one}" for one in explained(part)))
-        ]
+        mix = leaves(resolved.recipe.multi_task.model_dump(mode="json") if resolved.recipe.multi_task else {})
+        lines = [f"multi_task.{key} = {_plain(value)}" for key, value in mix]
+        for place, (name, part) in enumerate(zip(resolved.names, resolved.parts, strict=True)):
+            own = (line.replace("data.train.0.", f"data.train.{place}.", 1) for line in explained(part))
+            lines += [f"task {name}:", *(f"  {line}" for line in own)]
+        return lines
     shown = [
         (f"{key} = {_plain(value)}", resolved.reasons[key])
         for key, value in leaves(resolved.recipe.model_dump(mode="json"))

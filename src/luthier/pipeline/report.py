@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.errors import RunError
+from luthier.govern.gate import joined_lines
 from luthier.pipeline.verdict import checked_gate, gather
 from luthier.records import GateDecision
 from luthier.report.evidence import Evidence
@@ -25,9 +27,16 @@ def write_report(where: str) -> tuple[Path, tuple[Evidence, ...], GateDecision]:
     run = RunFolder.open(where).whole
     with lock(run):
         resolved, gate = ResolvedRecipe.read(run.resolved), checked_gate(run, None)
+        folders = run.tasks(resolved.names)
+        decisions = {name: GateDecision.read(folder.gate) for name, folder in zip(resolved.names, folders, strict=True)}
+        if resolved.tasks and joined_lines(decisions) != gate.lines:
+            raise RunError(
+                f"{run.gate} is not made of what the gate.json of its tasks say",
+                way_out=f"luthier gate {run.path} decides anew",
+            )
         evidence = []
-        for folder, part in zip(run.tasks(resolved.names), resolved.parts, strict=True):
-            evidence.append(gather(folder, part, GateDecision.read(folder.gate)))
+        for folder, part, decision in zip(folders, resolved.parts, decisions.values(), strict=True):
+            evidence.append(gather(folder, part, decision))
             write_atomic(folder.report, render(evidence[-1]))
         if resolved.tasks:
             write_atomic(run.report, render_tasks(evidence, gate))

@@ -40,15 +40,28 @@ def base(context: Context) -> None:
 
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
+    from luthier.data.across import mark_seen_elsewhere
     from luthier.data.prepare import prepare as prepare_data
+    from luthier.data_report import DataReport
     from luthier.launch.crew import ProcessCrew
     from luthier.report.data import render_data
 
-    for task in context.tasks:
+    for name, task in zip(context.resolved.names, context.tasks, strict=True):
         task.run.data.mkdir(exist_ok=True)
-        with ProcessCrew() as crew:
-            report = prepare_data(task.resolved, tokenizer_folder=context.base, out=task.run.data, crew=crew)
-        write_atomic(task.run.data / "report.html", render_data(report))
+        try:
+            with ProcessCrew() as crew:
+                prepare_data(task.resolved, tokenizer_folder=context.base, out=task.run.data, crew=crew)
+        except DataError as error:
+            if len(context.tasks) == 1:
+                raise
+            raise DataError(f"task {name}: {error.what}", way_out=error.way_out) from error
+    if len(context.tasks) > 1:
+        folders = [task.run.data for task in context.tasks]
+        for name, rows in mark_seen_elsewhere(dict(zip(context.resolved.names, folders, strict=True))).items():
+            if rows:
+                context.progress.say(f"{name}: {rows} test rows are learned by another task; they do not count")
+    for task in context.tasks:
+        write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
 
 def evaluate(context: Context) -> None:

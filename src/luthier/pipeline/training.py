@@ -229,6 +229,10 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
         rows = Shard(task.run.data / "validation.arrow")
         examples = rows if most is None else [rows[place] for place in range(min(most, len(rows)))]
         if not examples:
+            if several:
+                context.progress.say(
+                    f"task {task.contract.name} has no validation rows: it has no say in which weights are kept"
+                )
             continue
         name = task.contract.name
         prefix = f"{name}." if several else ""
@@ -256,7 +260,8 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
         return {f"{prefix}{metric}": value for prefix, ask in asked for metric, value in ask(asking).items()}
 
     settle = settling(context, rows_of[0]) if rows_of and not several else None
-    return Validation(measure, tuple(judged), settle) if judged else None
+    unjudged = len(context.tasks) - len(judged)
+    return Validation(measure, tuple(judged), settle, unjudged) if judged else None
 
 
 def _stop_on_signal() -> Callable[[], bool]:

@@ -18,12 +18,16 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
     first, *others = plans.values()
     if not others:
         return first
+    tokens = sum(plan.prediction.trained_tokens for plan in plans.values())
+    limit = resolved.recipe.train.max_tokens
+    share = min(1.0, limit / tokens) if limit is not None and tokens else 1.0  # of all tasks together, not of each
+    training = sum(plan.prediction.train_seconds for plan in plans.values())
     prediction = Prediction(
-        train_seconds=sum(plan.prediction.train_seconds for plan in plans.values()),
+        train_seconds=share * training,
         evaluate_seconds=sum(plan.prediction.evaluate_seconds for plan in plans.values()),
-        total_seconds=sum(plan.prediction.total_seconds for plan in plans.values()),
+        total_seconds=sum(plan.prediction.total_seconds for plan in plans.values()) - (1.0 - share) * training,
         peak_memory_gib=max(plan.prediction.peak_memory_gib for plan in plans.values()),
-        trained_tokens=sum(plan.prediction.trained_tokens for plan in plans.values()),
+        trained_tokens=int(share * tokens),
         matmul_gflops=first.prediction.matmul_gflops,
         rates=first.prediction.rates,
         train_memory_gib=max(plan.prediction.train_memory_gib for plan in plans.values()),

@@ -105,7 +105,7 @@ def load_recipe(
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _translate(error, places) from error
+        raise translate(error, places) from error
     _refuse_unknown_values(recipe, places)
     return LoadedRecipe(recipe, path, text, tuple(notes), places)
 
@@ -330,6 +330,9 @@ def _normalise(tree: dict[str, Any]) -> None:
             train = [train]
         if isinstance(train, list):
             data["train"] = [{"path": item} if isinstance(item, str) else item for item in train]
+            for item in data["train"]:
+                if isinstance(item, dict) and isinstance(item.get("method"), str):
+                    item["method"] = {"type": item["method"]}
 
 
 def without_environment(text: str) -> str:
@@ -465,7 +468,8 @@ class _Tagged(BaseModel):
     """One of several sections; no key is known before its `type` is."""
 
 
-def _translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError:
+def translate(error: ValidationError, places: Mapping[str, str]) -> RecipeError:
+    """A validation error in words, with the place of its key."""
     first = error.errors()[0]
     key = key_of(first["loc"])
     where = _place(places, key)
@@ -494,6 +498,12 @@ def _refuse_unknown_types(tree: Mapping[str, Any], places: Mapping[str, str]) ->
 
 def _refuse_unknown_values(recipe: Recipe, places: Mapping[str, str]) -> None:
     """Names that are in no table, and lines of the objective that cannot be read."""
+    if len(recipe.data.train) == 1 and "weight" in recipe.data.train[0].model_fields_set:
+        raise RecipeError(
+            f"{_place(places, 'data.train.0.weight')}: data.train.0.weight is what a task counts beside others, and "
+            "there is one entry",
+            way_out="leave it out",
+        )
     for index, entry in enumerate(recipe.data.train):
         if entry.format is not None:
             with _at(places, f"data.train.{index}.format"):

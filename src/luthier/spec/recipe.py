@@ -551,6 +551,12 @@ class Recipe(Section):
             if self.multi_task is not None:
                 raise ValueError("multi_task is how several tasks share a training; data.train has one entry")
             return self
+        if self.data.privacy is not None and self.data.privacy.keep_mapping is not None:
+            raise ValueError(
+                "data.privacy.keep_mapping is the file of one task's pseudonyms, and there are several tasks"
+            )
+        if self.launch.strategy == "fsdp" and self.multi_task is not None and self.multi_task.loss == "pcgrad":
+            raise ValueError("multi_task.loss: pcgrad compares whole gradients; with it launch.strategy is ddp")
         if self.train.sampler != "shuffle":
             raise ValueError(
                 "train.sampler draws by label, and of several tasks multi_task.sampling draws; leave one of them out"

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from luthier.errors import RecipeError
-from luthier.spec.load import LoadedRecipe
+from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Recipe
@@ -42,7 +44,11 @@ def task_recipe(recipe: Recipe, place: int) -> Recipe:
 
 
 def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
-    """The same of a recipe with its places, so that an error names the line where its key stands."""
+    """The same of a recipe with its places, so that an error names the line where its key stands.
+
+    Raises:
+        RecipeError: what the entry says for itself does not go with the rest.
+    """
     places: dict[str, str] = {}
     for key, where in loaded.places.items():
         match = re.fullmatch(r"data\.train\.(\d+)(?:\.(.*))?", key)
@@ -53,7 +59,12 @@ def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
             section = own.partition(".")[0]
             moved = f"data.{own}" if section in OWN_KEYS else own if section == "method" else f"data.train.0.{own}"
             places[moved.rstrip(".")] = where
-    return LoadedRecipe(task_recipe(loaded.recipe, place), loaded.path, loaded.text, loaded.notes, places)
+    recipe = task_recipe(loaded.recipe, place)
+    try:  # what an entry says for itself has to fit what is said for all
+        Recipe.model_validate(recipe.model_dump(mode="json", exclude_unset=True))
+    except ValidationError as error:
+        raise translate(error, {"": str(loaded.path), **places}) from error
+    return LoadedRecipe(recipe, loaded.path, loaded.text, loaded.notes, places)
 
 
 def of_tasks(loaded: LoadedRecipe, names: Sequence[str]) -> LoadedRecipe:
@@ -98,7 +109,7 @@ def refuse_strange_targets(loaded: LoadedRecipe) -> None:
 def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRecipe:
     """One resolved recipe of those of its tasks; what they share is the first one's.
 
-    The learning rate is the smallest of the tasks' where the recipe leaves it open.
+    Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
 
     Raises:
         RecipeError: a task has a classification head.
@@ -115,10 +126,9 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     reasons = {
         key: why for key, why in first.reasons.items() if key.partition(".")[0] in (*_SHARED, "objective", "model")
     }
-    rates = [task.recipe.train.learning_rate or 0.0 for task in tasks]
-    if min(rates) < rates[0]:
-        shared["train"] = first.recipe.train.model_copy(update={"learning_rate": min(rates)})
-        reasons["train.learning_rate"] = "the smallest of those that the tasks' methods have"
+    settings, why_settings = _shared_settings(loaded, tasks)
+    shared["train"] = first.recipe.train.model_copy(update=settings)
+    reasons |= why_settings
     entries = []
     for place, task in enumerate(tasks):
         entries.append(task.recipe.entry.model_copy(update={"method": task.recipe.method}))
@@ -143,8 +153,30 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
         },
         model_sha256=first.model_sha256,
         luthier_version=first.luthier_version,
-        tasks=tuple(task.model_copy(update={"recipe": task.recipe.model_copy(update=shared)}) for task in tasks),
+        tasks=tuple(
+            task.model_copy(
+                update={
+                    "recipe": task.recipe.model_copy(update=shared),
+                    "reasons": {**task.reasons, **why_settings},
+                }
+            )
+            for task in tasks
+        ),
     )
+
+
+def _shared_settings(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> tuple[dict[str, object], dict[str, str]]:
+    """Where tasks would have different settings of the one loop: what serves all of them, and why."""
+    given, values, reasons = loaded.recipe.train.model_fields_set, dict[str, object](), dict[str, str]()
+    for key in ("learning_rate", "batch_size"):
+        found = [getattr(task.recipe.train, key) for task in tasks]
+        if key not in given and len(set(found)) > 1:
+            values[key], reasons[f"train.{key}"] = min(found), "the smallest of those that the tasks would have"
+    found = [task.recipe.train.gradient_checkpointing for task in tasks]
+    if "gradient_checkpointing" not in given and len(set(found)) > 1:
+        values["gradient_checkpointing"] = True
+        reasons["train.gradient_checkpointing"] = "a task needs it to fit objective.budget.ram_gib"
+    return values, reasons
 
 
 def _without(section: AnySection, *names: str) -> AnySection:

@@ -291,6 +291,7 @@ def _validate(
     event = last.model_copy(
         update={
             "kind": "validation",
+            "step": state.step,
             "metrics": metrics,
             "seconds": time.monotonic() - began,
             "memory_gib": memory,

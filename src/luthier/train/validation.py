@@ -45,6 +45,8 @@ class Validation:
     judged: tuple[Judged, ...]
     settle: Callable[[Any], Calibration | None] | None = None
     """Told of the weights that are kept, before they are written, which it may calibrate; same weights, same result."""
+    unjudged: int = 0
+    """Tasks without validation rows: they never stop, so training goes on for them."""
 
     @property
     def metric(self) -> str:
@@ -88,7 +90,7 @@ class Validation:
                 "reached": reached,
                 "worse_in_a_row": worse,
                 "stopped_tasks": stopped,
-                "stopped_early": len(stopped) == len(self.judged),
+                "stopped_early": len(stopped) == len(self.judged) + self.unjudged,
             }
         )
 
