@@ -295,7 +295,7 @@ def test_files_of_words(tmp_path: Path) -> None:
 def recipe_with(folder: Path, augment: str, *, task: str = "classification") -> Any:
     write(folder / "data.csv", tickets())
     (folder / "r.yaml").write_text(
-        "name: r\nmodel: {name: m}\ndata:\n  train: [{path: data.csv, input: '{message}', label: intent, "
+        "name: r\nmodel: {name: m}\nmethod: sft\ndata:\n  train: [{path: data.csv, input: '{message}', label: intent, "
         f"task: {task}}}]\n{augment}",
         encoding="utf-8",
     )
