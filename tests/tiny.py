@@ -124,6 +124,7 @@ def write_recipe(folder: Path, model: Path, **train: Any) -> Path:
         "name": "tiny",
         "objective": {"targets": {"kind.accuracy": ">= 0.2"}, "non_regression": {"general.perplexity": "<= 9x"}},
         "model": {"name": str(model)},
+        "method": {"type": "sft"},
         "data": {
             "train": [
                 {

@@ -16,6 +16,7 @@ from test_data_cut import made
 
 from luthier.data.imbalance import balance, drawn_epoch, label_weights, quotas, row_weights
 from luthier.data.prepare import prepare
+from luthier.data.shards import Example
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RecipeError
 from luthier.spec.fill_training import EFFECTIVE_BETA
@@ -23,7 +24,8 @@ from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe, Sampler, Train
 from luthier.spec.resolve import resolve
-from luthier.train.batches import plan_steps
+from luthier.train.batches import steps_of
+from rows_kit import inputs_of
 
 COUNTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 400), min_size=1, max_size=8)
 SAMPLERS: tuple[Sampler, ...] = ("balanced", "sqrt", 1.0, 3.5)
@@ -102,13 +104,12 @@ def test_no_row_comes_twice_before_all_of_its_label_have_come(labels: list[str],
 
 
 def test_a_sampler_draws_as_many_rows_an_epoch_so_that_the_plan_holds() -> None:
-    lengths, labels = [3] * 40, ["a"] * 36 + ["b"] * 4
+    labels = ["a"] * 36 + ["b"] * 4
+    rows = [Example(n, "", "", label, 1, [1, 2, 3], [False, True, True]) for n, label in enumerate(labels)]
     plans = [
-        plan_steps(
-            lengths, batch_size=8, num_epochs=3, max_tokens=None, seed=5, labels=labels, sampler=sampler
-        )
+        steps_of(inputs_of(rows), Train(batch_size=8, num_train_epochs=3, seed=5, sampler=sampler))
         for sampler in ("shuffle", "balanced", "balanced")
-    ]  # fmt: skip
+    ]
     assert [len(step.rows) for step in plans[0]] == [len(step.rows) for step in plans[1]]
     assert [step.epoch for step in plans[0]] == [step.epoch for step in plans[1]]
     assert plans[1] == plans[2]

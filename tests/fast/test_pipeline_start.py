@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import samples
 from data_kit import encoder_folder
 
 from command import call
@@ -110,3 +111,15 @@ def test_activations_are_computed_twice_where_memory_asks_for_it_and_nobody_has_
     assert prepared.resolved.recipe.train.gradient_checkpointing is (True if given is None else given)
     reason = "without it training would not fit objective.budget.ram_gib" if given is None else "given in the recipe"
     assert prepared.resolved.reasons[key] == reason
+
+
+def test_a_recipe_that_is_begun_again_keeps_its_first_reasons(tmp_path: Path) -> None:
+    run, first = RunFolder(tmp_path), samples.resolved()
+    again = first.model_copy(update={"reasons": {**first.reasons, "method.type": "measured since then"}})
+    assert start._with_first_reasons(run, again) == again
+    run.resolved.write_text(first.to_json(), encoding="utf-8")
+    assert start._with_first_reasons(run, again) == first
+    other = samples.resolved(train={"seed": 3})
+    assert start._with_first_reasons(run, other) == other
+    run.resolved.write_text("{}", encoding="utf-8")
+    assert start._with_first_reasons(run, again) == again

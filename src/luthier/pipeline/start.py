@@ -28,7 +28,7 @@ from luthier.data.privacy.ner import missing_package
 from luthier.data.read import Row, rows
 from luthier.data.replay import replay_of
 from luthier.data.source import fingerprint
-from luthier.errors import DataError, MissingExtra, RecipeError
+from luthier.errors import DataError, MissingExtra, RecipeError, RunError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource, locate, weights_sha256
@@ -378,7 +378,8 @@ def open_run(prepared: Prepared, *, out: Path) -> RunFolder:
 def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
     """Write recipe, profile, shape, plan and, last, the resolved recipe; hold the run's lock.
 
-    The plan is kept where it exists already: a prediction made after the fact would be none.
+    The plan is kept where it exists already: a prediction made after the fact would be none. So are the reasons of the
+    first time, where the same recipe is begun again: what has been measured since gives others for the same choice.
     """
     write_atomic(run.recipe, prepared.loaded.text)
     write_atomic(run.shape, prepared.shape.to_json())
@@ -390,10 +391,26 @@ def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomic(folder.profile, profile.to_json())
         if folder != run:
-            write_atomic(folder.resolved, part.to_json())
-    write_atomic(run.resolved, resolved.to_json())
+            write_atomic(folder.resolved, _with_first_reasons(folder, part).to_json())
+    write_atomic(run.resolved, _with_first_reasons(run, resolved).to_json())
     for folder in folders if len(folders) > 1 else ():
         folder.link_shared()
+
+
+def _with_first_reasons(run: RunFolder, resolved: ResolvedRecipe) -> ResolvedRecipe:
+    """The recipe with the reasons that stand in the run folder, if it is the same recipe there."""
+    if not run.resolved.is_file():
+        return resolved
+    try:
+        before = ResolvedRecipe.read(run.resolved)
+    except RunError:  # of another version; it is written anew
+        return resolved
+    if before.recipe != resolved.recipe or before.sha256 != resolved.sha256:
+        return resolved
+    tasks = tuple(
+        now.model_copy(update={"reasons": then.reasons}) for now, then in zip(resolved.tasks, before.tasks, strict=True)
+    )
+    return resolved.model_copy(update={"reasons": before.reasons, "tasks": tasks})
 
 
 def model_source(shape: ModelShape) -> ModelSource:
