@@ -10,7 +10,8 @@ import samples
 from data_kit import shape
 
 from luthier.errors import RecipeError
-from luthier.plan.make import lines, make_plan
+from luthier.plan.lines import lines
+from luthier.plan.make import make_plan
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.methods.pretrain import Pretrain
