@@ -141,7 +141,7 @@ def test_training_tells_the_loss_of_each_task_and_validates_each(world: World) -
 
 
 def test_predict_says_what_the_evaluation_saw_and_asks_which_task(world: World) -> None:
-    world.luthier("predict", world.run.path, "messages.csv").fails(2, "has 2 tasks", "tasks/kind")
+    world.luthier("predict", world.run.path, "messages.csv").fails(2, "has 2 tasks", "two@1/kind")
     world.luthier("predict", "two@1", "messages.csv").fails(2, "two@1/kind, two@1/reply")
     world.luthier("predict", "two@1/nothing", "messages.csv").fails(2, "has no task 'nothing'", "kind, reply")
     world.luthier("predict", "two@1/kind", "messages.csv", "-o", "kind.jsonl").succeeds()
