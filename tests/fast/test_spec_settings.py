@@ -367,7 +367,8 @@ def through_simpo(tree: dict[str, Any], folder: Path) -> object:
 def paired(tree: dict[str, Any]) -> dict[str, Any]:
     """The recipe over the same file, taken as one of preferences."""
     entry = {"path": "data.csv", "name": "intent", "task": "preference", "input": "{message}", "label": "note"}
-    return {**tree, "objective": {}, "data": {**tree["data"], "train": [entry | {"rejected": "mood"}]}}
+    data = {**tree["data"], "train": [entry | {"rejected": "mood"}]}
+    return {**tree, "objective": {}, "method": {"type": "dpo"}, "data": data}
 
 
 def through_rejected(tree: dict[str, Any], folder: Path) -> object:

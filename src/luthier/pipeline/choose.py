@@ -134,7 +134,8 @@ def _take(trainable: Sequence[Candidate], begun: str) -> tuple[str, str]:
 
 def _with(loaded: LoadedRecipe, method: str, adapter: str | None) -> LoadedRecipe:
     given = loaded.recipe.model_dump(mode="json", exclude_unset=True)
-    given["method"] = {"type": method}
+    if loaded.recipe.method.type != method:  # settings that the recipe gives of a method stay with it
+        given["method"] = {"type": method}
     if adapter is not None:
         given["adapter"] = {"type": adapter}
     return replace(loaded, recipe=Recipe.model_validate(given))

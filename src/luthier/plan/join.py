@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from luthier.plan.make import LIMITED, budget_notes
 from luthier.plan.rank import price_of, within
 from luthier.records import Candidate, Plan, Prediction
 from luthier.spec.resolve import ResolvedRecipe
@@ -21,12 +23,15 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
     tokens = sum(plan.prediction.trained_tokens for plan in plans.values())
     limit = resolved.recipe.train.max_tokens
     share = min(1.0, limit / tokens) if limit is not None and tokens else 1.0  # of all tasks together, not of each
-    training = sum(plan.prediction.train_seconds for plan in plans.values())
+    predicted = [plan.prediction for plan in plans.values()]
+    training = sum(one.train_seconds for one in predicted)
     prediction = Prediction(
         train_seconds=share * training,
         evaluate_seconds=sum(plan.prediction.evaluate_seconds for plan in plans.values()),
-        total_seconds=sum(plan.prediction.total_seconds for plan in plans.values()) - (1.0 - share) * training,
-        peak_memory_gib=max(plan.prediction.peak_memory_gib for plan in plans.values()),
+        total_seconds=share * training
+        + sum(p.evaluate_seconds for p in predicted)
+        + max(map(_rest_seconds, predicted)),
+        peak_memory_gib=max(one.peak_memory_gib for one in predicted) + _apart_gib(plans, resolved),
         trained_tokens=int(share * tokens),
         matmul_gflops=first.prediction.matmul_gflops,
         rates=first.prediction.rates,
@@ -39,15 +44,16 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         technique=f"multi-task: {', '.join(f'{name} ({one.technique})' for name, one in chosen.items())}",
         trainable_parameters=max(one.trainable_parameters for one in chosen.values()),
         peak_memory_gib=prediction.peak_memory_gib,
-        trains="an adapter for all",
+        trains=f"{next(iter(chosen.values())).trains} for all",
         train_seconds=prediction.train_seconds,
         total_seconds=prediction.total_seconds,
         money=price_of(budget, seconds=prediction.total_seconds),
         fits=fits,
-        speaks_for="one adapter to serve for all tasks; what tasks have in common is learned once",
+        speaks_for="one model to serve for all tasks; what tasks have in common is learned once",
         speaks_against="tasks can take from each other; `luthier transfer` measures which",
     )
-    weakest = max(plans, key=lambda name: plans[name].detectable.smallest_difference)
+    # Of documents it is not known, which says nothing about the others.
+    weakest = max(plans, key=lambda name: _or_least(plans[name].detectable.smallest_difference))
     detectable = plans[weakest].detectable
     return Plan(
         recipe_sha256=resolved.sha256,
@@ -68,5 +74,38 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         budget=first.budget,
         currency=first.currency,
         detectable=detectable.model_copy(update={"assumption": f"task {weakest}: {detectable.assumption}"}),
-        notes=tuple(dict.fromkeys(f"{name}: {note}" for name, plan in plans.items() for note in plan.notes)),
+        notes=(*budget_notes(resolved, prediction), *_limit_note(resolved, share), *_own_notes(plans, resolved)),
     )
+
+
+def _rest_seconds(one: Prediction) -> float:
+    """Starting stages, exporting and the like, which several tasks have once; preparing is the smaller part."""
+    return one.total_seconds - one.train_seconds - one.evaluate_seconds
+
+
+def _apart_gib(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> float:
+    """One gradient a task, in float32, which pcgrad holds."""
+    if resolved.recipe.multi_task is None or resolved.recipe.multi_task.loss != "pcgrad":
+        return 0.0
+    trainable = max(one.trainable_parameters for plan in plans.values() for one in plan.candidates)
+    return len(plans) * trainable * 4 / 2**30
+
+
+def _or_least(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf
+
+
+def _limit_note(resolved: ResolvedRecipe, share: float) -> list[str]:
+    if share >= 1.0:
+        return []
+    epochs = share * (resolved.recipe.train.num_train_epochs or 1)
+    return [f"{LIMITED} after {epochs:.1f} of {resolved.recipe.train.num_train_epochs} epochs of all tasks."]
+
+
+def _own_notes(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> list[str]:
+    """What is said of one task alone; budget and limit are those of all together."""
+    notes = []
+    for (name, plan), part in zip(plans.items(), resolved.parts, strict=True):
+        of_all = budget_notes(part, plan.prediction)
+        notes += [f"{name}: {note}" for note in plan.notes if note not in of_all and not note.startswith(LIMITED)]
+    return list(dict.fromkeys(notes))

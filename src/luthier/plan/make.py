@@ -27,6 +27,9 @@ USUAL_METRICS = ("macro_f1", "exact_match")
 TIGHT = 0.8
 """Share of a budget above which the plan calls it tight."""
 
+LIMITED = "train.max_tokens stops training"
+"""How the note on that limit begins."""
+
 FEW_TEST_ROWS = 5
 """Test rows of a label below which its F1 is mostly chance."""
 
@@ -99,7 +102,7 @@ def make_plan(
         detectable=detectable,
         notes=(
             *_technique_notes(candidates, tuning.technique),
-            *_budget_notes(resolved, prediction),
+            *budget_notes(resolved, prediction),
             *_trunk_notes(resolved, shape, work),
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
@@ -166,7 +169,8 @@ def _technique_notes(candidates: tuple[Candidate, ...], chosen: str) -> list[str
     ]
 
 
-def _budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]:
+def budget_notes(resolved: ResolvedRecipe, prediction: Prediction) -> list[str]:
+    """What does not fit the budget, or hardly."""
     budget, notes = resolved.recipe.objective.budget, []
     if budget.ram_gib is None and budget.hours is None and budget.money is None:
         notes.append("No budget is stated (objective.budget), so everything fits.")
@@ -235,9 +239,7 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
             else f"What must be seen for {detectable.target} cannot be said before training."
         )
     if recipe.train.max_tokens is not None and work.whole_epochs < (recipe.train.num_train_epochs or 0):
-        notes.append(
-            f"train.max_tokens stops training after {work.whole_epochs:.1f} of {recipe.train.num_train_epochs} epochs."
-        )
+        notes.append(f"{LIMITED} after {work.whole_epochs:.1f} of {recipe.train.num_train_epochs} epochs.")
     rarest = work.rarest_share * work.test_rows
     if is_closed(resolved.recipe.entry.task) and 0 < rarest < FEW_TEST_ROWS:
         notes.append(f"The rarest label has about {rarest:.0f} test rows: its F1, and so macro-F1, is uncertain.")

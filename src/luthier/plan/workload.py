@@ -140,7 +140,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
     labels = labels_of(entry.task, entry.label, profile)
-    learned_rows = train_rows + made_rows(recipe.data, train_rows, labels)
+    learned_rows = float(train_rows + made_rows(recipe.data, train_rows, labels))
+    if (replay := getattr(recipe.method, "replay", None)) is not None:  # a share of all tokens that are learned
+        learned_rows /= 1.0 - replay.share
 
     turns = 3 if entry.system else 2
     prompt = TURN_TOKENS * turns - CLOSING_TOKENS + (len(entry.system or "") + input_chars) * tokens_per_char

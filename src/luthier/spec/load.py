@@ -97,7 +97,7 @@ def load_recipe(
     _normalise(tree)
     for override in overrides:
         notes += _override(tree, override, places)
-    _normalise(tree)
+        _normalise(tree)  # so that the next may go on below a short form
     _refuse_credentials(tree, places)
     tree = _substitute(tree, environment, "", places)
     _refuse_unknown_types(tree, places)
