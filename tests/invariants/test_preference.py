@@ -46,6 +46,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Training:
     folder = tmp_path_factory.mktemp("pairs")
     path = write_recipe(folder, write_model(folder / "model"), batch_size=4, save_steps=2, validations=2)
     recipe = yaml.safe_load(path.read_text())
+    del recipe["method"]  # the plan takes what is made for pairs
     rows = [
         {"prompt": f"the {NAMES[n % 8]} {n} is late", "chosen": f"sorry, order {n} is here", "rejected": f"no {n * 3}"}
         for n in range(60)
