@@ -143,7 +143,6 @@ _FICTION: dict[str, Surrogate] = {
     "49": lambda rest, draw: "17139200" + draw.digits(2) if rest[:1] == "1" else "3023125" + draw.digits(3),
     "61": lambda rest, draw: "49157" + draw.digits(4) if rest[:1] == "4" else "25550" + draw.digits(4),
 }  # fmt: skip
-_COUNTRY = re.compile(r"\+?(?:00)?(1|44|33|49|61)")
 
 
 def _phone(value: str, draw: Draw) -> str:
