@@ -599,3 +599,11 @@ def test_a_launch_that_cannot_be_is_refused(tmp_path: Path, launch: str, key: st
     error = refusal(tmp_path, f"{HEAD}launch: {launch}\n")
     assert key in str(error)
     assert words in str(error)
+
+
+def test_an_override_may_go_on_below_the_short_form_that_another_gave(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(HEAD, encoding="utf-8")
+    method = load_recipe(
+        tmp_path / "r.yaml", overrides=["method=classify", "method.abstain_below=0.9"], environment={}
+    ).recipe.method
+    assert method.model_dump(include={"type", "abstain_below"}) == {"type": "classify", "abstain_below": 0.9}

@@ -100,3 +100,12 @@ def test_the_plan_counts_pieces_and_promises_no_accuracy() -> None:
     assert "pieces of held-out documents" in said
     assert "McNemar" not in said
     assert "learns words and subjects from" in said
+
+
+def test_replayed_texts_are_a_share_of_all_tokens_that_the_plan_counts() -> None:
+    settings = {"max_length": 100, "num_train_epochs": 1}
+    plain = resolved(train=settings)
+    mixed = resolved(train=settings, method={"type": "pretrain", "replay": {"path": "general.csv", "share": 0.6}})
+    profile = samples.profile(**PROFILE, num_rows=10, mean_input_chars=4000.0)
+    tokens = [make_plan(one, profile, shape(), matmul_gflops=10.0).prediction.trained_tokens for one in (plain, mixed)]
+    assert tokens[1] == pytest.approx(tokens[0] / 0.4, abs=3)
