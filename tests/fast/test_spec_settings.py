@@ -56,6 +56,8 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
+from luthier.pipeline.taught import open_teacher
+from luthier.pipeline.teacher import find_teacher
 from luthier.pipeline.training import spread, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
@@ -70,12 +72,13 @@ from luthier.store.events import EventLog
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
+from luthier.train.methods.distill import Taught
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer
 from luthier.train.reference import Referring
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
-from tiny import llama
+from tiny import llama, write_model
 
 BASE: dict[str, Any] = {
     "name": "r",
@@ -364,6 +367,24 @@ def through_simpo(tree: dict[str, Any], folder: Path) -> object:
     return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
 
 
+def through_teacher(tree: dict[str, Any], folder: Path) -> object:
+    """What rows are learned with from one of two models that stand in the folder."""
+    for number, name in enumerate(("teacher", "teacher2")):
+        if not (folder / name).exists():
+            write_model(folder / name, seed=number + 5)
+    method = {"type": "distill", "teacher": "teacher", **(tree["method"] if "teacher" in tree["method"] else {})}
+    loaded = LoadedRecipe(Recipe.model_validate({**tree, "method": method}), folder / "r.yaml", "", ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", str(folder / "home"))
+        teacher = find_teacher(loaded, out=folder, offline=True, say=print)
+        assert teacher is not None
+        model = test_train_preference.tuned()
+        ready = cast(Taught, load_method(loaded.recipe.method, classify_kit.contract())).under(
+            open_teacher(teacher, model, bf16=False)
+        )
+    return [float(ready.loss_sum(model, test_train_loop.EXAMPLES[:3]).detach())]
+
+
 def paired(tree: dict[str, Any]) -> dict[str, Any]:
     """The recipe over the same file, taken as one of preferences."""
     entry = {"path": "data.csv", "name": "intent", "task": "preference", "input": "{message}", "label": "note"}
@@ -615,6 +636,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.loss": ("ipo", through_dpo),
     "method.beta": (0.7, through_dpo),
     "method.gamma": (0.2, through_simpo),
+    "method.teacher": ("teacher2", through_teacher),
+    "method.alpha": (0.9, through_teacher),
+    "method.temperature": (3.0, through_teacher),
+    "method.divergence": ("reverse_kl", through_teacher),  # beta of jsd: test_train_distill.py
     "method.replay.path": ("general2.csv", through_replay),
     "method.replay.share": (0.1, through_replay),
     "method.replay.input": ("{heading}: {text}", through_replay),
@@ -686,6 +711,7 @@ REFUSED = {
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 OF_TEXTS = {"evaluate.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
+TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence")
 NEEDS = {  # keys that are refused without another
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
     "objective.budget.money": ("objective.budget.price_per_hour", 1.0),
@@ -710,6 +736,7 @@ NEEDS = {  # keys that are refused without another
     "method.loss": ("method.type", "dpo"),
     "method.beta": ("method.type", "dpo"),
     "method.gamma": ("method.type", "simpo"),
+    **{key: ("method", {"type": "distill", "teacher": "teacher"}) for key in TAUGHT},
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
@@ -781,5 +808,5 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    usual = TEXTS if key in OF_TEXTS else untold(key) if key in PAIRED else BASE
+    usual = TEXTS if key in OF_TEXTS else untold(key) if key in PAIRED or key in TAUGHT else BASE
     assert (hashed(tree) == hashed(usual)) == (key in NOT_IN_THE_HASH)

@@ -54,7 +54,7 @@ def techniques(
     """
     resolved, left_out = _first(loaded, again, alone=alone)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
-    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
+    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks and not facts.is_taught]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
     others = []
@@ -74,7 +74,8 @@ def _first(loaded: LoadedRecipe, again: Resolve, *, alone: bool) -> tuple[Resolv
     try:
         resolved = again(loaded)
     except RecipeError as error:
-        for method in METHODS.names() if loaded.recipe.method.type == "auto" else ():
+        untaught = [name for name, facts in METHODS.entries().items() if not facts.is_taught]
+        for method in untaught if loaded.recipe.method.type == "auto" else ():
             try:
                 resolved = again(_with(loaded, method, None))
             except RecipeError:  # said of the first
@@ -86,7 +87,11 @@ def _first(loaded: LoadedRecipe, again: Resolve, *, alone: bool) -> tuple[Resolv
     if alone or loaded.recipe.method.type != "auto" or not facts.has_head:
         return resolved, []
     task, why = resolved.recipe.entry.task, "a head trains alone, and there are several tasks"
-    able = [name for name, other in METHODS.entries().items() if task in other.tasks and not other.has_head]
+    able = [
+        name
+        for name, other in METHODS.entries().items()
+        if task in other.tasks and not other.has_head and not other.is_taught
+    ]
     return (_because(again(_with(loaded, able[0], None)), why) if able else resolved), []
 
 

@@ -31,12 +31,13 @@ from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError, RunError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
-from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.models.source import locate
 from luthier.pipeline.choose import Choice, choose, techniques
 from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
+from luthier.pipeline.teacher import find_teacher, refuse_other_vocabulary_if_seen, refuse_short_teacher
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
@@ -45,6 +46,7 @@ from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.tasks import joined, refuse_strange_targets, task_loaded
 from luthier.spec.template import fields
@@ -166,10 +168,12 @@ def look_at(
 
     tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
     gflops, out, alone = matmul_rate(), out or Path(loaded.recipe.output_dir), len(tasks) == 1 and not of_several
-    looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
+    looked = [_look_at(task, shape, out=out, offline=offline, say=say) for task in tasks]
     weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=alone) for one in looked]
     for task, one, choice in zip(tasks, looked, weighed, strict=True):
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
+        refuse_short_teacher(choice.resolved)
+        refuse_other_vocabulary_if_seen(shape(), choice.resolved.teacher)
     parts = [choice.resolved for choice in weighed]
     resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
     profiles = tuple(one.profile for one in looked)
@@ -197,7 +201,9 @@ def _weighed(one: _Looked, shape: ModelShape, *, gflops: float, out: Path, alone
     return choose(found, plan_of(found.resolved, one.profile, shape, found, gflops=gflops))
 
 
-def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say) -> _Looked:
+def _look_at(
+    loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, out: Path, offline: bool, say: Say
+) -> _Looked:
     """One task of the recipe."""
     entry = loaded.recipe.entry
     _refuse_endpoint_elsewhere(loaded, offline=offline)
@@ -208,6 +214,7 @@ def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offlin
     facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
     refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
+    teacher = find_teacher(loaded, out=out, offline=offline, say=say)
     shape = shape_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     copies = {
@@ -217,7 +224,8 @@ def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offlin
 
     def again(loaded: LoadedRecipe) -> ResolvedRecipe:
         made = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
-        return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
+        taught = {"teacher": teacher} if METHODS.get(made.recipe.method.type).is_taught else {}
+        return _with_checkpointing(_with_embeddings(made.model_copy(update={**copies, **taught})), facts, shape)
 
     return _Looked(loaded, facts, machine, again)
 
@@ -411,22 +419,3 @@ def _with_first_reasons(run: RunFolder, resolved: ResolvedRecipe) -> ResolvedRec
         now.model_copy(update={"reasons": then.reasons}) for now, then in zip(resolved.tasks, before.tasks, strict=True)
     )
     return resolved.model_copy(update={"reasons": before.reasons, "tasks": tasks})
-
-
-def model_source(shape: ModelShape) -> ModelSource:
-    """Where the base of a run is; what was located once is not searched for again.
-
-    Raises:
-        RecipeError: it is no longer there, or is another one than the run was made with.
-    """
-    path = Path(shape.path)
-    if not path.exists():
-        raise RecipeError(f"the base model {shape.name!r} is no longer at {path}", way_out="run the recipe again")
-    source = ModelSource(shape.name, shape.kind, path, shape.license)
-    if (found := weights_sha256(source)) != shape.sha256:
-        raise RecipeError(
-            f"the base model at {path} has changed since this run was made: its hash was "
-            f"{shape.sha256[:12]} and is {found[:12]}",
-            way_out="run the recipe again, which makes a new run",
-        )
-    return source

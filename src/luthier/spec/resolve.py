@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record, is_closed, is_text
+from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_text
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
@@ -49,6 +49,7 @@ class ResolvedRecipe(Record):
         default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
     )
 
+    teacher: Teacher | None = Field(None, description="Whom the model learns from, if it is taught.")
     tasks: tuple[ResolvedRecipe, ...] = Field((), description="Of several tasks the recipe of each; else empty.")
 
     @property
@@ -66,7 +67,10 @@ class ResolvedRecipe(Record):
         """Hash over the resolved values and the contents of the inputs; where the files are and how
         processes are started does not count.
         """
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions", "tasks"})
+        aside = {"reasons", "notes", "folder", "fetched", "versions", "tasks", "teacher"}
+        content = self.model_dump(mode="json", exclude=aside)
+        if self.teacher is not None:
+            content["teacher"] = self.teacher.sha256
         content["tasks"] = [task.sha256 for task in self.tasks]
         content["recipe"].pop("output_dir")
         content["recipe"].pop("launch")
