@@ -1,10 +1,10 @@
-"""Students of few weights and few rows, with and without a teacher, on the same test rows; into results/distillation.csv.
+"""Students of few weights and few rows, with and without a teacher, on the same test rows.
 
     LUTHIER_DATA=FOLDER python benchmarks/distillation.py TEACHER [SEEDS [ROWS]]
 
-FOLDER holds trec6/; TEACHER is a finished run of recipes/trec6_teacher.yaml. Each student is an adapter of rank 4 on the
-last six layers. For each seed the rows are drawn anew, and both ways learn from the same ones. Intervals are of the mean
-over seeds, by resampling test rows; the seeds are those that were run. Times are not recorded: the machine is shared.
+FOLDER holds trec6/; TEACHER is a finished run of recipes/trec6_teacher.yaml; the students learn as trec6_student.yaml
+says. For each seed the rows are drawn anew, and all ways learn from the same ones. Intervals are of the mean over
+seeds, by resampling test rows; they go into results/distillation.csv. Times are not recorded: the machine is shared.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from luthier.store.runs import RunFolder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "distillation.csv"
-WAYS: dict[str, list[str]] = {
-    "sft": ["method.type=sft"],
-    "distill, T 1": ["method.type=distill", "method.temperature=1"],
-    "distill, T 2, teacher alone": ["method.type=distill", "method.temperature=2", "method.alpha=1"],
+WAYS = {
+    "sft": "{type: sft}",
+    "distill, T 1": "{type: distill, teacher: TEACHER, temperature: 1}",
+    "distill, T 2, teacher alone": "{type: distill, teacher: TEACHER, temperature: 2, alpha: 1}",
 }
 
 
 def trained(way: str, teacher: str, *, seed: int, rows: int, out: Path) -> RunFolder:
     """A student, up to its weights."""
-    given = [*WAYS[way], f"data.split.seed={seed}", f"train.seed={seed}", f"data.limit.train={rows}"]
-    given += [f"method.teacher={teacher}"] if way != "sft" else []
-    overrides = [part for one in given for part in ("--set", one)]
     name = f"student-{list(WAYS).index(way)}-{seed}-{rows}"
+    given = [f"method={WAYS[way].replace('TEACHER', teacher)}", f"name={name}", f"data.limit.train={rows}"]
+    given += [f"data.split.seed={seed}", f"train.seed={seed}"]
     command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(HERE / "recipes" / "trec6_student.yaml")]
-    subprocess.run([*command, "--out", str(out), *overrides, "--set", f"name={name}"], check=True)
+    subprocess.run([*command, "--out", str(out), *(part for one in given for part in ("--set", one))], check=True)
     return RunFolder.open(name, out=out)
 
 
@@ -57,7 +56,9 @@ def main(teacher: str, seeds: int, rows: int) -> None:
     for way in WAYS:
         found[way] = np.mean([right(runs[way, seed], test) for seed in range(seeds)], axis=0)
     bootstrap = Bootstrap([""] * len(test), resamples=2000, level=0.95, rng=np.random.default_rng(0))
-    head = {"commit": commit(), "processor": processor(), "rows": rows, "seeds": seeds, "n_test": len(test)}
+    revision, dirty = commit()
+    head = {"commit": revision, "dirty": dirty, "processor": processor(), "rows": rows, "seeds": seeds}
+    head["n_test"] = len(test)
     for way, hits in found.items():
         own = bootstrap.interval(hits[:, None], lambda sums: sums[..., 0] / len(test))
         gap = bootstrap.difference(hits[:, None], found["sft"][:, None], lambda sums: sums[..., 0] / len(test))
