@@ -33,7 +33,7 @@ def with_teachers(inputs: Inputs, context: Context, model: Any) -> Inputs:
         if isinstance(task.method, Taught):
             assert part.teacher is not None  # resolved
             if part.teacher.sha256 not in opened:
-                opened[part.teacher.sha256] = open_teacher(part.teacher, model, bf16=part.recipe.train.bf16)
+                opened[part.teacher.sha256] = open_teacher(part.teacher, model, bf16=bool(part.recipe.train.bf16))
             task = replace(task, method=task.method.under(opened[part.teacher.sha256]))
         tasks.append(task)
     return replace(inputs, tasks=tuple(tasks))

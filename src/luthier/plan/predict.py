@@ -180,7 +180,7 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
         tokens=tokens,
         supervised=supervised,
         first=learns.first,
-        bf16=resolved.recipe.train.bf16,
+        bf16=bool(resolved.recipe.train.bf16),
         recomputed=recomputed,
     )
     each += extra + teacher_gib(resolved, shape, supervised=supervised)
