@@ -106,6 +106,8 @@ def _made(data: DataReport) -> str:
     parts += [f"{data.canaries.rows:,} canaries (planted secrets)"] if data.canaries else []
     if replay := data.replay:
         parts.append(f"{replay.rows:,} general texts replayed ({replay.share:.1%} of what is learned)")
+    if taught := data.teacher:
+        parts.append(f"{taught.rows:,} with answers that `{_text(taught.endpoint.model)}` wrote")
     return f"; {data.rows_added:,} were made for training: {', '.join(parts)}" if parts else ""
 
 

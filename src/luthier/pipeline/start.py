@@ -245,15 +245,18 @@ def _refuse_unfit(
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
-    """Offline, only a model on this machine may be asked for paraphrases; said before anything is read."""
-    augment = loaded.recipe.data.augment
-    if not offline or augment is None or augment.paraphrase is None:
-        return
-    if not is_here(urlsplit(augment.paraphrase.endpoint).hostname or ""):
-        raise RecipeError(
-            f"data.augment.paraphrase.endpoint: offline, and {augment.paraphrase.endpoint} is not on this machine",
-            way_out="drop --offline, serve a model here (http://127.0.0.1:...), or leave paraphrase out",
-        )
+    """Offline, only a model on this machine may be asked for anything; said before anything is read."""
+    data = loaded.recipe.data
+    asked = {
+        "data.augment.paraphrase": data.augment.paraphrase if data.augment is not None else None,
+        "data.teacher": data.teacher,
+    }
+    for key, rules in asked.items():
+        if offline and rules is not None and not is_here(urlsplit(rules.endpoint).hostname or ""):
+            raise RecipeError(
+                f"{key}.endpoint: offline, and {rules.endpoint} is not on this machine",
+                way_out=f"drop --offline, serve a model here (http://127.0.0.1:...), or leave {key} out",
+            )
 
 
 def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> None:
@@ -308,6 +311,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
         files["data.privacy.annotations"] = data.privacy.annotations
     if data.augment is not None and isinstance(data.augment.swaps, str):
         files["data.augment.swaps"] = data.augment.swaps
+    if data.teacher is not None:
+        files["data.teacher.path"] = data.teacher.path
     files["evaluate.glossary"] = loaded.recipe.evaluate.glossary
     if (replay := replay_of(loaded.recipe)) is not None:
         files["method.replay.path"] = replay.path

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_text
+from luthier.spec.asking import refuse_unfit_writer
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
@@ -158,6 +159,7 @@ def _resolved(
         model_sha256=shape.sha256,
         luthier_version=luthier_version,
     )
+    refuse_unfit_writer(resolved.recipe)
     refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
