@@ -11,15 +11,23 @@ from typing import Any
 import pytest
 import samples
 from data_kit import tokenizer_folder
+from echo_engine import LABELS as LETTERS
+from echo_engine import asker
 from openai_fake import Fake, serving
 from test_data_prepare import run, shards, tickets, write
+from test_serve_openai import serving as serving_version
 
 from command import call
+from luthier.data.profile import profile
 from luthier.data.shards import Example
 from luthier.data_report import DataReport, TaughtRows
 from luthier.errors import DataError, RecipeError, SecretFound
+from luthier.plan.workload import workload
 from luthier.spec.asking import refuse_unfit_writer
-from luthier.spec.load import load_recipe
+from luthier.spec.filler import Machine
+from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.recipe import Recipe
+from luthier.spec.resolve import resolve
 
 LABELS = {"late": "order", "broken": "refund"}
 
@@ -302,3 +310,41 @@ def test_offline_a_teacher_elsewhere_is_refused_before_anything_is_read(tmp_path
     )
     done = call("check", "r.yaml", cwd=tmp_path)
     done.fails(2, "data.teacher.endpoint: offline", "api.example.com")
+
+
+def test_a_version_that_is_served_here_may_be_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, and under the prompt that it was tuned with."""
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TEACHER_KEY", "sk-teacher")
+    rows = [{**row, "intent": LETTERS[n % 3]} for n, row in enumerate(tickets())]
+    path = unlabelled(tmp_path, "ggg ggg ggg", "kkk kkk kkk kkk")
+    with serving_version(asker(2.0), api_keys=frozenset({"sk-teacher"})) as address:
+        teacher = {"endpoint": f"{address}/v1", "model": "letters@production", "key_env": "TEACHER_KEY"}
+        found = told(run(tmp_path, rows, teacher=teacher | {"path": path, "system": ""}))
+        expected = [asker(2.0).answer_text(text).text for text in ("ggg ggg ggg", "kkk kkk kkk kkk")]
+    assert [row.answer for row in written(tmp_path)] == expected == ["ggg", "kkk"]
+    assert found.endpoint.tokens > 0
+    monkeypatch.delenv("TEACHER_KEY")
+    with pytest.raises(RecipeError, match=r"data\.teacher\.key_env: TEACHER_KEY is not set"):
+        run(tmp_path, rows, teacher=teacher | {"path": path})
+
+
+def test_the_plan_counts_the_rows_that_will_be_answered(tmp_path: Path) -> None:
+    write(tmp_path / "data.csv", tickets(120))
+    write(tmp_path / "more.csv", [{"message": row["message"], "x": "order", "y": "C00"} for row in tickets(60)])
+
+    def tokens(**teacher: Any) -> int:
+        data: dict[str, Any] = {"train": [{"path": "data.csv", "input": "{message}", "label": "intent"}]}
+        if teacher:
+            data["teacher"] = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", **teacher}
+        recipe = Recipe.model_validate({"name": "r", "model": {"name": "m"}, "data": data, "method": {"type": "sft"}})
+        found = profile(tmp_path / "data.csv")
+        made = resolve(
+            LoadedRecipe(recipe, tmp_path / "r.yaml", "", ()), found, samples.shape(), machine=Machine(threads=1),
+            data_sha256={}, luthier_version="0",
+        )  # fmt: skip
+        return workload(made, found, tokens_per_char=0.25).trained_tokens
+
+    plain = tokens()
+    assert tokens(path="more.csv") == pytest.approx(plain * (1 + 60 / 86), rel=0.1)
+    assert tokens(path="more.csv", max_requests=10) == pytest.approx(plain * (1 + 10 / 86), rel=0.05)
