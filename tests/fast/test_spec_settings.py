@@ -76,6 +76,7 @@ from luthier.train.methods import load_method
 from luthier.train.methods.distill import Taught
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer
+from luthier.train.own import with_own_answers
 from luthier.train.reference import Referring
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
@@ -410,7 +411,8 @@ def through_teacher(tree: dict[str, Any], folder: Path) -> object:
         ready = cast(Taught, load_method(loaded.recipe.method, classify_kit.contract())).under(
             open_teacher(teacher, model, bf16=False)
         )
-    return [float(ready.loss_sum(model, test_train_loop.EXAMPLES[:3]).detach())]
+    rows = with_own_answers(model, inputs_of(test_train_loop.EXAMPLES[:3], ready), range(3), seed=0, step=0)
+    return [float(ready.loss_sum(model, rows.all()).detach())]
 
 
 def paired(tree: dict[str, Any]) -> dict[str, Any]:
@@ -678,6 +680,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.teacher": ("teacher2", through_teacher),
     "method.alpha": (0.9, through_teacher),
     "method.temperature": (3.0, through_teacher),
+    "method.on_policy": (1.0, through_teacher),
     "method.divergence": ("reverse_kl", through_teacher),  # beta of jsd: test_train_distill.py
     "method.replay.path": ("general2.csv", through_replay),
     "method.replay.share": (0.1, through_replay),
@@ -751,7 +754,7 @@ REFUSED = {
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 OF_TEXTS = {"evaluate.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
-TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence")
+TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence", "method.on_policy")
 NEEDS = {  # keys that are refused without another
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
     "objective.budget.money": ("objective.budget.price_per_hour", 1.0),

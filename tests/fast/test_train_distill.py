@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import samples
 import test_train_loop
 import torch
 from hypothesis import given, settings
@@ -46,8 +47,12 @@ def other() -> Any:
     return llama(seed=7, hidden_size=48, num_hidden_layers=3, vocab_size=390, tie_word_embeddings=False)
 
 
-def method(name: str, teacher: Any = None) -> Distill:
-    return Distill(METHODS[name]).under(teacher or other())
+CONTRACT = samples.contract(stop_ids=(2,), end_of_turn_ids=(2,), max_new_tokens=6, max_length=64)
+
+
+def method(name: str, teacher: Any = None, **changes: Any) -> Distill:
+    settings = METHODS[name].model_copy(update=changes)
+    return Distill(settings, CONTRACT).under(teacher or other())
 
 
 def gradients(method: Distill, rows: list[Example], budget: int, model: Any = None) -> dict[str, Tensor]:
@@ -150,7 +155,7 @@ def test_neither_the_chunk_nor_the_size_of_a_head_matters(
     learning = (hidden, weight, bias)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taught, "CHUNK", chunk)
-        losses = taught_losses(Reading(*learning), Reading(teacher, None), targets, Distill(METHODS[name]).rule)
+        losses = taught_losses(Reading(*learning), Reading(teacher, None), targets, method(name).rule)
         found = torch.autograd.grad((losses * factors).sum(), learning)
     exact = [one.detach().double().requires_grad_() for one in learning]
     scores = exact[0] @ exact[1].T + exact[2]
@@ -229,7 +234,7 @@ def test_scores_are_held_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(taught, "_of_chunk", counted)
     hidden, head = torch.randn(4096, 8, requires_grad=True), torch.randn(2000, 8)
     own, teacher = Reading(hidden, head), Reading(torch.randn(4096, 8), head)
-    losses = taught_losses(own, teacher, torch.zeros(4096, dtype=torch.long), Distill(METHODS["jsd"]).rule)
+    losses = taught_losses(own, teacher, torch.zeros(4096, dtype=torch.long), method("jsd").rule)
     losses.sum().backward()
     assert max(seen) == 2 * taught.CHUNK * 2000
     assert len(seen) == 4096 // taught.CHUNK
@@ -283,7 +288,7 @@ def test_ranks_share_the_rows_and_each_asks_the_whole_teacher(tmp_path: Path) ->
 
 def test_a_method_learns_only_once_it_has_a_teacher() -> None:
     with pytest.raises(AssertionError, match="the teacher is opened before training"):
-        Distill(METHODS["jsd"]).loss_sum(tuned(), EXAMPLES[:1])
+        Distill(METHODS["jsd"], CONTRACT).loss_sum(tuned(), EXAMPLES[:1])
 
 
 def test_what_a_section_refuses() -> None:

@@ -74,7 +74,7 @@ def read(model: Any, layout: Layout, keep: Tensor) -> Reading:
     return Reading(hidden_states(model, layout)[keep], head.weight, head.bias)
 
 
-def taught_losses(own: Reading, teacher: Reading, targets: Tensor, rule: Rule) -> Tensor:
+def taught_losses(own: Reading, teacher: Reading, targets: Tensor, rule: Rule, *, said: Tensor | None = None) -> Tensor:
     """The loss of each position, in nats and float32, [N]; gradients go to what `own` was made from alone.
 
     Args:
@@ -83,9 +83,11 @@ def taught_losses(own: Reading, teacher: Reading, targets: Tensor, rule: Rule) -
             to round sizes) are left out of the divergence.
         targets: int64 [N], the tokens that stand there.
         rule: see there.
+        said: bool [N], whether the token counts as an answer; of others the divergence alone is learned. None: all do.
     """
+    counts = torch.ones(len(targets), device=targets.device) if said is None else said.to(targets.device).float()
     losses: Tensor = _TaughtLosses.apply(  # type: ignore[no-untyped-call]
-        own.states, own.weight, own.bias, targets, teacher, rule
+        own.states, own.weight, own.bias, targets, counts, teacher, rule
     )
     return losses
 
@@ -98,6 +100,7 @@ class _TaughtLosses(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         targets: Tensor,
+        counts: Tensor,
         teacher: Reading,
         rule: Rule,
     ) -> Tensor:
@@ -105,22 +108,24 @@ class _TaughtLosses(torch.autograd.Function):
         losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
         by_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for chunk in _chunks(targets):
-            losses[chunk], by_scores = _of_chunk(_scores(own, chunk), _scores(teacher, chunk), targets[chunk], rule)
+            scores, theirs = _scores(own, chunk), _scores(teacher, chunk)
+            losses[chunk], by_scores = _of_chunk(scores, theirs, targets[chunk], counts[chunk], rule)
             if by_states is not None:
                 rows = by_scores.to(states.dtype)
                 by_states[chunk] = rows if weight is None else product_back(rows, weight)
-        ctx.save_for_backward(states, weight, bias, targets, by_states)
+        ctx.save_for_backward(states, weight, bias, targets, counts, by_states)
         ctx.teacher, ctx.rule = teacher, rule
         return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, targets, by_states = ctx.saved_tensors
+        states, weight, bias, targets, counts, by_states = ctx.saved_tensors
         grad, own = grads[0], Reading(states, weight, bias)
         by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         by_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
         for chunk in _chunks(targets) if by_weight is not None or by_bias is not None else ():
-            _, rows = _of_chunk(_scores(own, chunk), _scores(ctx.teacher, chunk), targets[chunk], ctx.rule)
+            scores, theirs = _scores(own, chunk), _scores(ctx.teacher, chunk)
+            _, rows = _of_chunk(scores, theirs, targets[chunk], counts[chunk], ctx.rule)
             rows = rows.mul_(grad[chunk, None])
             if by_weight is not None:
                 by_weight += rows.to(states.dtype).T @ states[chunk]
@@ -130,7 +135,7 @@ class _TaughtLosses(torch.autograd.Function):
             None if by_states is None else by_states * grad[:, None].to(by_states.dtype),
             None if by_weight is None else by_weight.to(weight.dtype),
             None if by_bias is None else by_bias.to(bias.dtype),
-            *(None,) * 3,
+            *(None,) * 4,
         )
 
 
@@ -144,7 +149,7 @@ def _scores(reading: Reading, chunk: slice) -> Tensor:
     return (states if reading.weight is None else product(states, reading.weight, reading.bias)).float()
 
 
-def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, counts: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     """Losses [chunk], and their gradient by `scores` [chunk, V]."""
     place = torch.arange(len(targets), device=targets.device)
     known = min(scores.shape[1], taught.shape[1])
@@ -158,10 +163,11 @@ def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, rule: Rule) -> tu
         by_scores[:, :known] = by_known
         return losses, by_scores
     log_own = log_softmax(scores, dim=-1)
-    losses = losses - (1.0 - rule.alpha) * log_own[place, targets]
+    shares = (1.0 - rule.alpha) * counts
+    losses = losses - shares * log_own[place, targets]
     by_scores = log_own.exp_()
     by_scores[place, targets] -= 1.0
-    by_scores.mul_(1.0 - rule.alpha)[:, :known] += by_known
+    by_scores.mul_(shares[:, None])[:, :known] += by_known
     return losses, by_scores
 
 

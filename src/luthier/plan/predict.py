@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from luthier.plan import cost, memory
 from luthier.plan.measured import Probed
 from luthier.plan.parameters import dense_weights, lowest_learning, trainable_parameters
-from luthier.plan.teaching import opening_gib, teacher_flops, teacher_gib
+from luthier.plan.teaching import opening_gib, teacher_flops, teacher_gib, writing_seconds
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape, Prediction
 from luthier.spec.plugins import ADAPTERS, METHODS
@@ -114,6 +114,7 @@ def predict(
         resolved, tokens=work.computed_tokens, supervised=work.supervised_tokens, context=work.row_tokens
     )
     train_seconds = (on_one_machine + taught / (rates.train * 1e9)) / recipe.launch.nnodes
+    train_seconds += writing_seconds(resolved, shape, work, rates)  # each process writes all of them
     evaluate_seconds = cost.evaluation_seconds(shape, work, rates)
     rest = (
         cost.export_seconds(shape, work, rates, forms=len(recipe.export or ()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from luthier.plan import memory
-from luthier.plan.cost import forward_flops
+from luthier.plan.cost import Rates, forward_flops, greedy_seconds, prompt_seconds
+from luthier.plan.workload import Workload
 from luthier.records import ModelShape
 from luthier.spec.plugins import ADAPTERS
 from luthier.spec.resolve import ResolvedRecipe
@@ -20,6 +21,13 @@ def teacher_flops(resolved: ResolvedRecipe, *, tokens: float, supervised: float,
     if resolved.teacher is None:
         return 0.0
     return forward_flops(resolved.teacher.shape, tokens=tokens, context=context, with_logits=supervised)
+
+
+def writing_seconds(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, rates: Rates) -> float:
+    """Answers that the model writes itself while it learns, one row after another."""
+    share = getattr(resolved.recipe.method, "on_policy", 0.0)
+    rows = work.trained_tokens / work.row_tokens
+    return share * rows * (prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)) if share else 0.0
 
 
 def teacher_gib(resolved: ResolvedRecipe, shape: ModelShape, *, supervised: float) -> float:

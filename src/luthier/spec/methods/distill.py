@@ -20,6 +20,10 @@ class Distill(Method):
     )
     beta: float | None = Field(None, gt=0, lt=1, description="Of 'jsd': the nearer 0, the more like forward_kl.")
 
+    on_policy: float = Field(
+        0.0, ge=0, le=1, description="Share of a step's rows whose answers the model writes, for the teacher to judge."
+    )
+
     @model_validator(mode="after")
     def _mixes_for_jsd(self) -> "Distill":
         if self.beta is not None and self.divergence != "jsd":
