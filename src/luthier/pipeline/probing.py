@@ -107,8 +107,8 @@ def work(context: Context) -> None:
 
     recipe = context.resolved.recipe
     device = set_up_device(recipe.train)
-    labels = head_labels(context)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=labels).to(device)
+    heads = head_labels(context)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=heads).to(device)
     inputs = on_trial(open_inputs(context))
     began = time.perf_counter()
     with device_memory_errors(recipe.train):
