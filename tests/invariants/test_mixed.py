@@ -19,6 +19,7 @@ from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.pipeline.answers import choose, open_askers
 from luthier.pipeline.verdict import checked_gate
+from luthier.plan.measured import Tried
 from luthier.records import GateDecision, Plan, TrainResult
 from luthier.store.runs import HEADS, RunFolder, weights_sha256
 from tiny import write_messages, write_model
@@ -193,3 +194,15 @@ def test_heads_that_were_changed_take_the_decision_away(world: World) -> None:
     finally:
         file.write_bytes(before)
     assert checked_gate(world.run, None).passed
+
+
+def test_a_probe_times_each_task_as_it_is_asked(world: World) -> None:
+    plan = world.luthier("plan", "recipe.yaml", "--probe", "--json", "--out", world.folder / "probed").succeeds()
+    tried = Tried.read(RunFolder.open("mixed", out=world.folder / "probed").path / "probe.json")
+    assert len(tried.asked) == len(TASKS)
+    assert all(tried.asked)
+    kept = [json.loads(path.read_text()) for path in (world.folder / "home" / "probes").glob("*.json")]
+    assert {one["technique"] for one in kept} == {"lora classify", "lora sft"}
+    assert len({one["asked"] for one in kept}) == 1
+    assert len({round(one["score_gflops"], 6) for one in kept}) == 1, "one rate, whatever is asked"
+    assert plan.document["prediction"]["rates"] == "probe"
