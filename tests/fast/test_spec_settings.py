@@ -727,7 +727,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.report_to": (["tensorboard"], through_sinks),
     "train.bf16": (True, through_model),
     "train.device": ("cuda", through_device),
-    "train.torch_compile": (False, through_ready),
+    "train.torch_compile": (True, through_ready),
     "train.gradient_checkpointing": (True, through_model),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),

@@ -12,8 +12,7 @@ from luthier.pipeline.bases import model_source
 from luthier.pipeline.context import Context
 from luthier.pipeline.teacher import KEY
 from luthier.records import Teacher
-from luthier.store.files import sha256_file
-from luthier.store.runs import weights_file
+from luthier.store.runs import weights_file, weights_sha256
 
 if TYPE_CHECKING:
     from luthier.train.inputs import Inputs
@@ -55,8 +54,7 @@ def open_teacher(teacher: Teacher, model: Any, *, bf16: bool) -> Any:
         opened: Any = load_base(base)
     else:
         folder = Path(teacher.tuned)
-        file = weights_file(folder)
-        if not file.is_file() or sha256_file(file) != teacher.tuned_sha256:
+        if not weights_file(folder).is_file() or weights_sha256(folder) != teacher.tuned_sha256:
             raise RecipeError(
                 f"{KEY} {teacher.named!r}: its weights in {folder} are gone or have changed since this run was made",
                 way_out="run the recipe again, which makes a new run",

@@ -16,9 +16,9 @@ from luthier.records import ModelShape, Teacher, TrainResult
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_file, sha256_json
+from luthier.store.files import sha256_json
 from luthier.store.registry import registry_of
-from luthier.store.runs import RunFolder, weights_file
+from luthier.store.runs import RunFolder, weights_sha256
 
 KEY = "method.teacher"
 
@@ -74,12 +74,12 @@ def _tuned(named: str, run: RunFolder) -> Teacher:
     Raises:
         RunError: it has learned nothing yet, or a head.
     """
-    for part in ResolvedRecipe.read(run.resolved).parts:
-        if METHODS.get(part.recipe.method.type).has_head:
-            raise RunError(
-                f"it answers by a classification head ({part.recipe.method.type}), and says nothing of words",
-                way_out="name a run of method sft",
-            )
+    parts = ResolvedRecipe.read(run.resolved).parts
+    if all(METHODS.get(part.recipe.method.type).has_head for part in parts):
+        raise RunError(
+            f"it answers by a classification head ({parts[0].recipe.method.type}), and says nothing of words",
+            way_out="name a run of method sft",
+        )
     shape = ModelShape.read(run.shape)
     model_source(shape)  # it must still be there
     return Teacher(named=named, shape=shape, tuned=str(run.tuned.resolve()), tuned_sha256=_weights_sha256(run))
@@ -93,7 +93,7 @@ def _weights_sha256(run: RunFolder) -> str:
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not finished training", way_out=f"luthier train {run.path}")
-    said, found = TrainResult.read(run.train_result).weights_sha256, sha256_file(weights_file(run.tuned))
+    said, found = TrainResult.read(run.train_result).weights_sha256, weights_sha256(run.tuned)
     if said != found:
         raise RunError(f"the weights in {run.tuned} were changed since training", way_out=f"luthier train {run.path}")
     return found

@@ -76,8 +76,8 @@ def _refuse_beside_a_head(filler: Filler) -> None:
     unread = [name for name in filler.tree["adapter"].get("modules_to_save") or () if name.endswith(OUTPUT_HEADS)]
     if unread:
         raise RecipeError(
-            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it, so "
-            "it would learn nothing",
+            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it; "
+            "the model that a head is saved for has none",
             way_out="leave it out (the head learns whole as it is; embeddings are embed_tokens), or set method: sft",
             key="adapter.modules_to_save",
         )
@@ -167,9 +167,8 @@ def _fill_device(filler: Filler, machine: Machine, adapter: AdapterFacts) -> Non
         filler.fill("train.bf16", True, "an accelerator multiplies bfloat16 many times as fast")
     filler.fill("train.bf16", False, "products in float32" if frozen else "no product is one with frozen weights alone")
     fsdp = filler.tree["launch"]["strategy"] == "fsdp"
-    if there and not fsdp:
-        filler.fill("train.torch_compile", True, "a step of many small kernels waits for each of them to be started")
-    compiles = filler.fill("train.torch_compile", False, "layers are divided" if there else "for accelerators")
+    why = "takes as long as some hundred steps, which long runs win back" if there else "for accelerators"
+    compiles = filler.fill("train.torch_compile", False, why)
     if compiles and (fsdp or not there):
         raise RecipeError(
             "train.torch_compile is for whole layers on an accelerator, and "

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.multi_task import MultiTask
-from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.section import Section
@@ -110,17 +109,7 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     """One resolved recipe of those of its tasks; what they share is the first one's.
 
     Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
-
-    Raises:
-        RecipeError: a task has a classification head.
     """
-    for place, task in enumerate(tasks):
-        if METHODS.get(task.recipe.method.type).has_head:
-            raise RecipeError(
-                f"{loaded.where(f'data.train.{place}')}: data.train.{place}: method {task.recipe.method.type!r} has a "
-                "head of its own, which no other task may share",
-                way_out="give this entry method: sft, which learns labels as words, or a recipe of its own",
-            )
     first = tasks[0]
     shared: dict[str, Any] = {name: getattr(first.recipe, name) for name in _SHARED}
     reasons = {
