@@ -31,7 +31,7 @@ def test_every_setting_and_divergence_is_named_and_there_are_no_others() -> None
     divergences = get_args(Distill.model_fields["divergence"].annotation)
     assert tuple(re.findall(r"^\| `(\w+)`", LOGITS, re.MULTILINE)) == divergences
     assert set(taught._DIVERGENCES) == set(divergences)
-    named = set(re.findall(r"`method\.(\w+)`", PAGE)) | set(re.findall(r"`(beta)` near 0", PAGE))
+    named = set(re.findall(r"`method\.(\w+)[`:]", PAGE)) | set(re.findall(r"`(beta)` near 0", PAGE))
     assert named == set(Distill.model_fields) - {"type"}
     assert Distill(teacher="t").divergence == divergences[0]
     assert 0 < EVEN < 1
