@@ -21,7 +21,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 OWN_KEYS = ("validation", "test", "split", "limit", "labels", "filter", "augment", "features", "columns")
 """Keys of a data entry that stand in the place of `data.KEY` for its task."""
 
-_SHARED = ("adapter", "train", "launch", "export")
+_SHARED = ("adapter", "train", "merge", "launch", "export")
 """Sections that the tasks of one training have in common."""
 
 
@@ -153,6 +153,7 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
         },
         model_sha256=first.model_sha256,
         luthier_version=first.luthier_version,
+        parents=first.parents,
         tasks=tuple(
             task.model_copy(
                 update={
