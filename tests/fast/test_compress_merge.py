@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import classify_kit
 import numpy as np
 import pytest
 import torch
@@ -16,12 +17,10 @@ from peft.utils.merge_utils import dare_linear as peft_dare_linear
 from peft.utils.merge_utils import ties as peft_ties
 from torch import Tensor
 
-import classify_kit
 from luthier.compress.merge.arithmetic import Mix, agreed_mean, combine, drop, trim
 from luthier.compress.merge.greedy import greedy_soup
 from luthier.compress.merge.lowrank import LowRank, cut, of_dense, padded, stacked
 from luthier.compress.merge.vectors import (
-    HEAD_WEIGHT,
     Change,
     add_to,
     mean_of,
@@ -233,7 +232,9 @@ def pair(tmp_path: Path) -> list[Path]:
     return [trained(LORA, tmp_path / "one", seed=1), trained(other, tmp_path / "other", seed=2)]
 
 
-def test_a_linear_merge_is_the_weighted_sum_and_opens_in_plain_peft(pair: list[Path], base: Path, tmp_path: Path) -> None:
+def test_a_linear_merge_is_the_weighted_sum_and_opens_in_plain_peft(
+    pair: list[Path], base: Path, tmp_path: Path
+) -> None:
     assert as_adapter(pair, tmp_path / "merged", Mix("linear", (0.7, -0.4)), 6) == 1.0
     plain = PeftModel.from_pretrained(llama(), tmp_path / "merged").eval()
     expected = logits(weighted(pair, (0.7, -0.4)))
@@ -266,9 +267,7 @@ def test_halves_of_one_adapter_are_that_adapter(tmp_path: Path) -> None:
         ("ties_svd", Mix("ties", (0.8, 0.8), 0.5), 5),
     ],
 )
-def test_merges_are_pefts_where_it_merges_products(
-    theirs: str, mix: Mix, rank: int, tmp_path: Path
-) -> None:
+def test_merges_are_pefts_where_it_merges_products(theirs: str, mix: Mix, rank: int, tmp_path: Path) -> None:
     plain = [LORA, LORA.model_copy(update={"r": 2, "alpha": 3.0})]
     folders = [trained(one, tmp_path / f"{place}", seed=place) for place, one in enumerate(plain)]
     as_adapter(folders, tmp_path / "merged", mix, rank)
@@ -304,7 +303,10 @@ def test_weights_and_adapter_of_one_merge_say_the_same(pair: list[Path], base: P
     changed = write_weights(merged.vector, base, before, tmp_path / "model")
     assert changed == sum(before[name].numel() for name in merged.vector)
     torch.testing.assert_close(
-        logits(load_tuned(base, tmp_path / "model")), logits(load_tuned(base, tmp_path / "adapter")), rtol=1e-4, atol=1e-4
+        logits(load_tuned(base, tmp_path / "model")),
+        logits(load_tuned(base, tmp_path / "adapter")),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

@@ -26,6 +26,7 @@ from luthier.store.runs import ADAPTER, WEIGHTS, weights_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.compress.merge.arithmetic import Mix
     from luthier.compress.merge.greedy import Tried
     from luthier.compress.merge.vectors import Merged, TaskVector
     from luthier.evals.evaluate import Beside
@@ -78,7 +79,7 @@ def merge(context: Context) -> None:
     context.run.train.mkdir(exist_ok=True)
     work = _Work(context, settings, [tuned_of(parent) for parent in parents])
     tried = work.choose() if settings.method == "greedy" else ()
-    merged = work.merge([one.place for one in tried if one.weight] or range(len(parents)), tried)
+    merged = work.merge([one.place for one in tried if one.weight] or range(len(parents)))
     number = work.write(merged)
     calibration = work.calibrate(merged)
     best = [one for one in tried if one.weight]
@@ -129,6 +130,15 @@ def _told(parents: Sequence[Parent], settings: Merge, tried: Sequence[Tried]) ->
         )
         for place, weight, value in rows
     )
+
+
+def mix_of(settings: Merge, count: int) -> Mix:
+    """How `count` task vectors are added up; what a greedy soup has chosen counts alike."""
+    from luthier.compress.merge.arithmetic import Mix
+
+    method = "linear" if settings.method == "greedy" else settings.method
+    weights = settings.weights or (1.0 / count,) * count
+    return Mix(method, weights, settings.density or 1.0, settings.seed or 0)
 
 
 class _Work:
@@ -183,14 +193,11 @@ class _Work:
 
         return greedy_soup(len(self.vectors), judge, sign=validation.sign)
 
-    def merge(self, places: Sequence[int], tried: Sequence[Tried]) -> Merged:
-        from luthier.compress.merge.arithmetic import Mix
+    def merge(self, places: Sequence[int]) -> Merged:
         from luthier.compress.merge.vectors import merge_dense, merge_low_rank
 
         settings, vectors = self.settings, [self.vectors[place] for place in places]
-        weights = settings.weights or (1.0 / len(places),) * len(places)
-        method = "linear" if tried else settings.method
-        mix = Mix(method, tuple(weights), settings.density or 1.0, settings.seed or 0)
+        mix = mix_of(settings, len(places))
 
         def tick(done: int, total: int) -> None:
             self.context.progress("merging", done, total)

@@ -88,7 +88,7 @@ def _lora_of(parents: Sequence[Parent], rank: int) -> Lora:
     layers = [parent.adapter.get("layers_to_transform") for parent in parents]
     named = [name for target in targets if isinstance(target, list) for name in target]
     joined: Any = targets[0] if all(target == targets[0] for target in targets) else list(dict.fromkeys(named))
-    if any(isinstance(target, str) for target in targets) and joined != targets[0]:
+    if any(isinstance(target, str) for target in targets) and any(target != targets[0] for target in targets):
         joined = "all-linear"
     of_layers = None if any(one is None for one in layers) else sorted({n for one in layers for n in one or ()})
     settings = {"r": rank, "alpha": float(rank), "dropout": 0.0, "target_modules": joined}
