@@ -1,4 +1,4 @@
-"""Merging by algebra: the papers' formulas on small matrices, PEFT as the reference where it is exact, soups as means."""
+"""Merging by algebra: the papers' formulas on small matrices, PEFT as the reference where it is exact, soups."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_trim_keeps_the_largest_and_at_least_one() -> None:
 
 
 def test_dare_drops_by_chance_and_rescales() -> None:
-    """Equations 1 and 2 of arXiv 2311.03099: what stays is divided by its chance, so the mean over draws is the vector."""
+    """Equations 1 and 2 of arXiv 2311.03099: what stays is divided by its chance, so the mean is the vector."""
     vector = noise(40, 50, seed=0)
     kept = drop(vector, 0.25, seed=3, run=0, name="w")
     stays = kept != 0
@@ -362,7 +362,7 @@ def test_a_stray_tensor_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_the_base_has_not_is_refused(base: Path) -> None:
-    with pytest.raises(ModelError, match="has no weight model.other"):
+    with pytest.raises(ModelError, match=r"has no weight model\.other"):
         add_to(llama(), parameters_of(base), {"model.other": torch.zeros(1)})
 
 
