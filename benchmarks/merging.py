@@ -23,7 +23,7 @@ from rows import append, commit, processor
 from luthier.evals.intervals import Bootstrap
 
 RESULTS = Path(__file__).parent / "results" / "merging.csv"
-ROWS, TEST, ASKED = 192, 200, 150
+ROWS, TEST, ASKED = 192, 200, 100
 
 TASK = {"task": "classification", "input": "{text}", "label": "label"}
 USUAL: dict[str, Any] = {
@@ -38,12 +38,10 @@ HALVES: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear"},
     "linear, rank 4": {"method": "linear", "rank": 4},
     "ties": {"method": "ties"},
-    "ties, rank 32": {"method": "ties", "rank": 32},
     "dare_linear": {"method": "dare_linear"},
     "greedy": {"method": "greedy"},
 }
 TASKS: dict[str, dict[str, Any]] = {
-    "linear": {"method": "linear"},
     "linear, weights 1": {"method": "linear", "weights": [1.0, 1.0]},
     "ties": {"method": "ties"},
 }

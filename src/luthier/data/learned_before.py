@@ -65,7 +65,9 @@ def set_aside_learned(
         kinds = [
             row.contaminated or kind for row, kind in zip(rows, _kinds(rows, seen, contract, threshold), strict=True)
         ]
-        fresh = Counter(kind for row, kind in zip(rows, kinds, strict=True) if kind and not row.contaminated)
+        fresh: Counter[Contamination] = Counter(
+            kind for row, kind in zip(rows, kinds, strict=True) if kind and not row.contaminated
+        )
         if not fresh:
             continue
         counts[split] = fresh.total()
