@@ -88,8 +88,18 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Bloc
         seen = (key <= query) & (query < there_until[key])
         return seen if window is None else seen & (there_positions[query] - there_positions[key] < window)
 
-    lists = [one.to(device)[None, None] for one in (*_listed(partial), *_listed(full))]
-    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=BLOCK, mask_mod=may_look, seq_lengths=(length, length))
+    counts, places, full_counts, full_places = (
+        one.to(device)[None, None] for one in (*_listed(partial), *_listed(full))
+    )
+    return BlockMask.from_kv_blocks(
+        counts,
+        places,
+        full_counts,
+        full_places,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=may_look,
+        seq_lengths=(length, length),
+    )
 
 
 def _over_blocks(numbers: Tensor, by: str) -> Tensor:
