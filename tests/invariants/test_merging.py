@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]
 
+PAGE = (Path(__file__).parents[2] / "docs" / "merging.md").read_text(encoding="utf-8")
+
 
 @dataclass(frozen=True)
 class World:
-    """A folder with runs a and b, which split one file in two ways, and their merge."""
+    """A folder with runs half-a and half-b, which split one file in two ways, and their merge, as the page shows it."""
 
     folder: Path
     merged: Done
@@ -60,45 +63,46 @@ def merging(name: str, tree: dict[str, Any], **merge: Any) -> dict[str, Any]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("merging")
     path = write_recipe(folder, write_model(folder / "model"))
-    tree = yaml.safe_load(path.read_text())
+    tree, shown = yaml.safe_load(path.read_text()), yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
     other = {**tree["data"], "split": {**tree["data"]["split"], "seed": 1}}
     recipes = {
-        "a": {**tree, "name": "a"},
-        "b": {**tree, "name": "b", "data": other, "adapter": {"type": "lora", "r": 2, "use_rslora": True}},
-        "m": merging("m", tree, runs=["a", "b"], weights=[0.75, 0.5]),
-        "t": merging("t", {**tree, "export": ["merged"]}, runs=["a", "b"], method="ties", density=0.5),
-        "g": merging("g", tree, runs=["a", "b"], method="greedy"),
-        "deeper": merging("deeper", tree, runs=["m", "a"]),
-        "elsewhere": {**merging("elsewhere", tree, runs=["a"]), "model": {"name": str(folder / "model2")}},
+        "half-a": {**tree, "name": "half-a"},
+        "half-b": {**tree, "name": "half-b", "data": other, "adapter": {"type": "lora", "r": 2, "use_rslora": True}},
+        "merged": merging("merged", tree, **shown["merge"]),
+        "t": merging("t", {**tree, "export": ["merged"]}, runs=["half-a", "half-b"], method="ties", density=0.5),
+        "g": merging("g", tree, runs=["half-a", "half-b"], method="greedy"),
+        "deeper": merging("deeper", tree, runs=["merged", "half-a"]),
+        "elsewhere": {**merging("elsewhere", tree, runs=["half-a"]), "model": {"name": str(folder / "model2")}},
     }
     write_model(folder / "model2", seed=5)
     for name, recipe in recipes.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     home = {"cwd": folder, "LUTHIER_HOME": str(folder / "home")}
-    for name in ("a", "b"):
-        luthier("train", f"{name}.yaml", **home).succeeds()
-    return World(folder, luthier("run", "m.yaml", **home).succeeds())
+    commands = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].splitlines()
+    assert len(commands) == 3
+    done = [luthier(*command.removeprefix("luthier ").split(), **home).succeeds() for command in commands]
+    return World(folder, done[-1])
 
 
 def test_the_merge_is_the_weighted_sum_and_opens_in_plain_peft(world: World) -> None:
     plain = AutoModelForCausalLM.from_pretrained
     base = dict(plain(world.folder / "model").named_parameters())
     expected = {name: parameter.detach().clone() for name, parameter in base.items()}
-    for name, weight in (("a", 0.75), ("b", 0.5)):
+    for name, weight in (("half-a", 0.75), ("half-b", 0.5)):
         tuned = PeftModel.from_pretrained(plain(world.folder / "model"), world.run(name).tuned).merge_and_unload()
         for key, parameter in tuned.named_parameters():
             expected[key] += weight * (parameter.detach() - base[key].detach())
-    merged = PeftModel.from_pretrained(plain(world.folder / "model"), world.run("m").artifacts / "adapter")
+    merged = PeftModel.from_pretrained(plain(world.folder / "model"), world.run("merged").artifacts / "adapter")
     for key, parameter in merged.merge_and_unload().named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[key], rtol=1e-4, atol=1e-5)
-    train = TrainResult.read(world.run("m").train_result)
+    train = TrainResult.read(world.run("merged").train_result)
     assert train.merge is not None
     assert (train.steps, train.merge.rank, train.merge.kept, train.merge.into) == (0, 6, 1.0, "adapter")
 
 
 def test_rows_that_a_parent_has_met_do_not_count(world: World) -> None:
-    """b split the file otherwise, so it learned some of the rows that test the merge."""
-    run, b = world.run("m"), world.run("b")
+    """half-b split the file otherwise, so it learned some of the rows that test the merge."""
+    run, b = world.run("merged"), world.run("half-b")
     met = {text_key(row.text) for split in ("train", "validation") for row in Shard(b.data / f"{split}.arrow")}
     learned = {text_key(row.text) for row in Shard(b.data / "train.arrow")}
     test = list(Shard(run.data / "test.arrow"))
@@ -120,9 +124,9 @@ def test_rows_that_a_parent_has_met_do_not_count(world: World) -> None:
 
 
 def test_it_is_judged_beside_the_base_and_each_parent(world: World) -> None:
-    run = world.run("m")
+    run = world.run("merged")
     report = EvalReport.read(run.eval_report)
-    parents = [f"parent {name}/{world.run(name).id}" for name in ("a", "b")]
+    parents = [f"parent {name}/{world.run(name).id}" for name in ("half-a", "half-b")]
     assert [one.system for one in report.systems][-4:] == ["base", *parents, "tuned"]
     against = {one.against for one in report.differences if one.metric == "accuracy"}
     assert {"base", *parents} <= against
@@ -133,12 +137,12 @@ def test_it_is_judged_beside_the_base_and_each_parent(world: World) -> None:
 
 
 def test_card_and_lineage_name_the_parents_by_hash_and_the_settings(world: World) -> None:
-    run = world.run("m")
+    run = world.run("merged")
     card, graph = run.card.read_text(), Lineage.model_validate_json(run.lineage.read_bytes())
     assert "Nothing was trained: 2 trained runs of this base were merged by `linear`, rank 6" in card
     weights = next(node for node in graph.nodes if node.node == "trained weights")
     assert "data/train.arrow" not in weights.made_from
-    for name, weight in (("a", "0.75"), ("b", "0.5")):
+    for name, weight in (("half-a", "0.75"), ("half-b", "0.5")):
         parent = world.run(name)
         sha256 = TrainResult.read(parent.train_result).weights_sha256
         assert sha256 in card
@@ -151,13 +155,13 @@ def test_card_and_lineage_name_the_parents_by_hash_and_the_settings(world: World
 
 
 def test_it_is_an_ordinary_run(world: World) -> None:
-    gate = GateDecision.read(world.run("m").gate)
+    gate = GateDecision.read(world.run("merged").gate)
     assert {"parity of adapter", "parity of merged", "leakage"} <= {line.line for line in gate.lines}
     assert all(line.passed for line in gate.lines if line.kind == "parity")
-    again = world.luthier("run", "m.yaml").succeeds()
+    again = world.luthier("run", "merged.yaml").succeeds()
     assert again.err.count("unchanged, not run again") == 5
     (world.folder / "asked.csv").write_text("text\nmy cello is late\nthe bow snapped\n")
-    world.luthier("predict", world.run("m").path, "asked.csv", "--output", "said.jsonl").succeeds()
+    world.luthier("predict", world.run("merged").path, "asked.csv", "--output", "said.jsonl").succeeds()
     assert len((world.folder / "said.jsonl").read_text().splitlines()) == 2
 
 
@@ -170,7 +174,7 @@ def test_ties_is_written_as_whole_weights_and_a_greedy_soup_says_what_it_tried(w
     assert len(moved) == 14  # the linear layers of two blocks
     greedy = world.luthier("train", "g.yaml", "--json").succeeds().document
     tried = greedy["merge"]["runs"]
-    assert {one["run"].partition("/")[0] for one in tried} == {"a", "b"}
+    assert {one["run"].partition("/")[0] for one in tried} == {"half-a", "half-b"}
     assert tried[0]["weight"] in (0.5, 1.0)
     assert sum(one["weight"] for one in tried) == 1.0
     assert greedy["best_metric"] == "macro_f1"
@@ -181,19 +185,19 @@ def test_what_cannot_be_merged_is_refused(world: World) -> None:
     def check(recipe: str, *overrides: str) -> Done:
         return world.call("check", recipe, *(part for one in overrides for part in ("--set", one)))
 
-    a = world.run("a")
-    check("elsewhere.yaml").fails(2, "elsewhere.yaml:", "merge.runs: a was trained on another base")
-    check("m.yaml", "merge.runs=[a, nowhere]").fails(2, "'nowhere' is not a run", "runs in runs:")
-    check("m.yaml", f"merge.runs=[a, a/{a.id}]").fails(2, f"is a/{a.id}, which is named before")
-    check("m.yaml", "train.learning_rate=0.1").fails(2, "with merge nothing learns")
-    check("m.yaml", "merge.runs=[a, m@production]").fails(2, "production")
-    check("m.yaml", "merge.runs=[a, m@1]").succeeds()
-    world.call("plan", "m.yaml", "--probe").fails(2, "--probe trains some steps")
-    world.call("doctor", "resume", "m.yaml").fails(2, "merges runs")
+    a = world.run("half-a")
+    check("elsewhere.yaml").fails(2, "elsewhere.yaml:", "merge.runs: half-a was trained on another base")
+    check("merged.yaml", "merge.runs=[half-a, nowhere]").fails(2, "'nowhere' is not a run", "runs in runs:")
+    check("merged.yaml", f"merge.runs=[half-a, half-a/{a.id}]").fails(2, f"is half-a/{a.id}, which is named before")
+    check("merged.yaml", "train.learning_rate=0.1").fails(2, "with merge nothing learns")
+    check("merged.yaml", "merge.runs=[half-a, merged@production]").fails(2, "production")
+    check("merged.yaml", "merge.runs=[half-a, merged@1]").succeeds()
+    world.call("plan", "merged.yaml", "--probe").fails(2, "--probe trains some steps")
+    world.call("doctor", "resume", "merged.yaml").fails(2, "merges runs")
 
 
 def test_a_run_that_was_tampered_with_is_refused(world: World) -> None:
-    b = world.run("b")
+    b = world.run("half-b")
     parent = describe(b)
     for file in (b.tuned / "adapter_config.json", b.tuned / "adapter_model.safetensors", b.data / "train.arrow"):
         whole = file.read_bytes()
@@ -201,7 +205,7 @@ def test_a_run_that_was_tampered_with_is_refused(world: World) -> None:
         ask = (lambda: learned_folders([parent])) if file.suffix == ".arrow" else (lambda: tuned_of(parent))
         try:
             file.write_bytes(other)
-            world.call("check", "m.yaml").fails(2, "is not what was trained", file.name)
+            world.call("check", "merged.yaml").fails(2, "is not what was trained", file.name)
             with pytest.raises(RunError, match=file.name):
                 ask()
         finally:
@@ -210,7 +214,7 @@ def test_a_run_that_was_tampered_with_is_refused(world: World) -> None:
 
 
 def test_runs_that_are_asked_in_other_ways_are_refused(world: World) -> None:
-    contract = RequestContract.read(world.run("a").contract)
+    contract = RequestContract.read(world.run("half-a").contract)
     for key, value in (("tokenizer_sha256", "0" * 64), ("system", "Other."), ("input", "{text}!"), ("transforms", ())):
         with pytest.raises(RunError, match=f"with another {key}"):
             refuse_other_contract(contract, "a", contract.model_copy(update={key: value}), "b")
@@ -225,9 +229,9 @@ def test_runs_that_are_asked_in_other_ways_are_refused(world: World) -> None:
 
 def test_what_a_merge_was_merged_from_is_known_when_it_is_merged_again(world: World) -> None:
     world.call("check", "deeper.yaml").succeeds()
-    parent = describe(world.run("m"))
-    assert [one.run.partition("/")[0] for one in parent.everyone()] == ["m", "a", "b"]
+    parent = describe(world.run("merged"))
+    assert [one.run.partition("/")[0] for one in parent.everyone()] == ["merged", "half-a", "half-b"]
     assert len(learned_folders([parent])) == 3
-    assert ResolvedRecipe.read(world.run("m").resolved).parents[1].weights_sha256 == sha256_file(
-        world.run("b").tuned / "adapter_model.safetensors"
+    assert ResolvedRecipe.read(world.run("merged").resolved).parents[1].weights_sha256 == sha256_file(
+        world.run("half-b").tuned / "adapter_model.safetensors"
     )
