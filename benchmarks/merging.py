@@ -149,11 +149,11 @@ def main(arguments: list[str]) -> None:
     write(out)
     for name, task in (("half-a", "sentiment"), ("half-b", "sentiment"), ("questions", "question")):
         judge(out, "parent", name, name, task, name)
+    for case in HALVES:
+        judge(out, "halves", case, _name("halves", case), "sentiment", "half-a")
     for case in TASKS:
         for task, parent in (("sentiment", "half-a"), ("question", "questions")):
             judge(out, "tasks", case, _name("tasks", case), task, parent)
-    for case in HALVES:
-        judge(out, "halves", case, _name("halves", case), "sentiment", "half-a")
     judge(out, "yardstick", "both", "both", "sentiment", "half-a")
 
 

@@ -302,6 +302,10 @@ def test_weights_and_adapter_of_one_merge_say_the_same(pair: list[Path], base: P
     merged = merge_dense([read_low_rank(folder) for folder in pair], mix, silent)
     changed = write_weights(merged.vector, base, before, tmp_path / "model")
     assert changed == sum(before[name].numel() for name in merged.vector)
+    again = read_dense(base, tmp_path / "model", before)
+    assert again.keys() == merged.vector.keys()
+    for name, change in again.items():
+        torch.testing.assert_close(change, merged.vector[name], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(
         logits(load_tuned(base, tmp_path / "model")),
         logits(load_tuned(base, tmp_path / "adapter")),

@@ -47,11 +47,9 @@ def test_every_method_is_told_with_its_settings() -> None:
 def test_the_numbers_shown_are_those_that_were_measured() -> None:
     with (ROOT / "benchmarks" / "results" / "merging.csv").open(encoding="utf-8", newline="") as file:
         measured = {(row["kind"], row["case"], row["task"]): row for row in csv.DictReader(file)}
-    shown = re.findall(
-        r"^\| (\w+) \| ([\w ,-]+?) \| (\w+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| ([+−][\d.]+) \[([+−][\d.]+), ([+−][\d.]+)\] \|",
-        PAGE,
-        re.MULTILINE,
-    )  # fmt: skip
+    number, signed = r"([\d.]+)", r"([+−][\d.]+)"
+    interval, gap = rf"{number} \[{number}, {number}\]", rf"{signed} \[{signed}, {signed}\]"
+    shown = re.findall(rf"^\| (\w+) \| ([\w ,-]+?) \| (\w+) \| {interval} \| {gap} \|", PAGE, re.MULTILINE)
     assert len(shown) >= 8
     for kind, case, task, *numbers in shown:
         row = measured[kind, case, task]
