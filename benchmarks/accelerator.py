@@ -5,8 +5,8 @@
     python benchmarks/accelerator.py profile BASE DATA CASE
 
 BASE is a folder of a transformers model with its tokenizer; where it holds no weights they are drawn (speed does not
-depend on them). Cases are those of trainer.py. Both systems stand on the accelerator in one process and compute in
-turn, a stretch of steps each; steps before it, in which both compile and choose kernels, do not count. Rows of
+depend on them). Cases are those of trainer.py. Both systems stand on the accelerator, a process each, and compute in
+turn, a stretch of steps each; the first stretch and the first steps of each do not count. Rows of
 results/accelerator.csv.
 
 TRL gets bf16 (autocast), Liger's kernels, SDPA, no gradient checkpointing, losses read every tenth step, rows of like
@@ -158,38 +158,53 @@ def work(model: Any) -> float:
     return 4.0 * frozen + 6.0 * learned
 
 
+def serve(system: str, base: Path, data: Path, case: str, pipe: Any) -> None:
+    """A process of its own, since Liger changes transformers' classes for whoever shares them: a stretch when asked."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    batch = CASES[case][1]
+    made = rows_of(case, data, base, batch * (WARM + COUNTED))
+    rate = matrix_rate() if system == "ours" else 0.0
+    side: Any = Ours(base, made, batch) if system == "ours" else Theirs(base, made, case, batch)
+    while pipe.recv():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        told: dict[str, float] = {}
+        if system == "ours":
+            told["seconds"], events = side.stretch()
+            told["share"] = sum(e.computed_tokens for e in events[WARM:]) * work(side.model) / told["seconds"] / rate
+        else:
+            told["seconds"] = side.stretch()
+        told["peak"] = torch.cuda.max_memory_allocated() - before
+        pipe.send(told)
+
+
 def pairs(base: Path, data: Path, cases: str, count: int) -> None:
-    """Runs in turn; of each case the medians of the ratios as a row."""
+    """Stretches in turn, a first one of each not counted; of each case the medians of the ratios as a row."""
     from importlib.metadata import version
+    from multiprocessing import get_context
 
     from rows import append, commit
 
-    rate = matrix_rate()
+    context = get_context("spawn")
     for case in cases.split(","):
-        batch = CASES[case][1]
-        made = rows_of(case, data, base, batch * (WARM + COUNTED))
-        torch.cuda.empty_cache()
-        ours, theirs = Ours(base, made, batch), Theirs(base, made, case, batch)
-        ratios, peaks, shares, losses = [], [], [], 0.0
-        for number in range(count):
-            seconds: dict[str, float] = {}
-            peak: dict[str, float] = {}
+        pipes = {}
+        for system in ("ours", "theirs"):
+            here, there = context.Pipe()
+            context.Process(target=serve, args=(system, base, data, case, there)).start()
+            pipes[system] = here
+        ratios, peaks, shares = [], [], []
+        for number in range(count + 1):
+            told = {}
             for system in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-                if system == "ours":
-                    torch.use_deterministic_algorithms(True)
-                    seconds[system], events = ours.stretch()
-                    tokens = sum(event.computed_tokens for event in events[WARM:])
-                    shares.append(tokens * work(ours.model) / seconds[system] / rate)
-                    losses = events[-1].loss
-                else:
-                    seconds[system] = theirs.stretch()
-                peak[system] = torch.cuda.max_memory_allocated() - before
-            ratios.append(seconds["theirs"] / seconds["ours"])
-            peaks.append(peak["ours"] / peak["theirs"])
-            print(case, "rows/s", {k: round(batch * COUNTED / s, 1) for k, s in seconds.items()}, "GiB above weights",
-                  {k: round(p / 2**30, 2) for k, p in peak.items()}, "loss", round(losses, 4), flush=True)  # fmt: skip
+                pipes[system].send(True)
+                told[system] = pipes[system].recv()
+            print(case, number, told, flush=True)
+            if number:
+                ratios.append(told["theirs"]["seconds"] / told["ours"]["seconds"])
+                peaks.append(told["ours"]["peak"] / told["theirs"]["peak"])
+                shares.append(told["ours"]["share"])
+        for pipe in pipes.values():
+            pipe.send(False)
         head, dirty = commit()
         row = {
             "commit": head, "dirty": dirty, "device": torch.cuda.get_device_name(), "torch": version("torch"),
@@ -201,7 +216,6 @@ def pairs(base: Path, data: Path, cases: str, count: int) -> None:
         }  # fmt: skip
         append(Path(__file__).parent / "results" / "accelerator.csv", row)
         print(row, flush=True)
-        del ours, theirs
 
 
 def exact(base: Path) -> None:
@@ -266,6 +280,7 @@ def profile(base: Path, data: Path, case: str) -> None:
         tokens = statistics.mean(event.computed_tokens for event in events)
         print(f"{case} compiled {compiled}: first stretch {first:.1f} s, a step {seconds / COUNTED * 1e3:.1f} ms, "
               f"{tokens:.0f} tokens a step", flush=True)  # fmt: skip
+        ours.examples = ours.examples[: batch * (WARM + 3)]  # the tables of a long stretch take minutes
         with torch.profiler.profile(activities=kinds) as seen:
             ours.stretch()
         table = seen.key_averages()

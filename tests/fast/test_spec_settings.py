@@ -687,7 +687,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.report_to": (["tensorboard"], through_sinks),
     "train.bf16": (True, through_model),
     "train.device": ("cuda", through_device),
-    "train.torch_compile": (False, through_ready),
+    "train.torch_compile": (True, through_ready),
     "train.gradient_checkpointing": (True, through_model),
     "merge.runs": (["a", "c"], through_merge),
     "merge.method": ("ties", through_merge),

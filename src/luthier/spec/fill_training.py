@@ -161,9 +161,8 @@ def _fill_device(filler: Filler, machine: Machine, adapter: AdapterFacts) -> Non
         filler.fill("train.bf16", True, "an accelerator multiplies bfloat16 many times as fast")
     filler.fill("train.bf16", False, "products in float32" if frozen else "no product is one with frozen weights alone")
     fsdp = filler.tree["launch"]["strategy"] == "fsdp"
-    if there and not fsdp:
-        filler.fill("train.torch_compile", True, "a step of many small kernels waits for each of them to be started")
-    compiles = filler.fill("train.torch_compile", False, "layers are divided" if there else "for accelerators")
+    why = "takes as long as some hundred steps, which long runs win back" if there else "for accelerators"
+    compiles = filler.fill("train.torch_compile", False, why)
     if compiles and (fsdp or not there):
         raise RecipeError(
             "train.torch_compile is for whole layers on an accelerator, and "
