@@ -447,7 +447,12 @@ class TrainResult(Record):
     model_sha256: str
     threads: int
     ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
-    calibration: Calibration | None = Field(None, description="None where nothing was calibrated.")
+    calibration: Calibration | None = Field(
+        None, description="Of a run of one task; None where nothing was calibrated."
+    )
+    calibrations: dict[str, Calibration] = Field(
+        default_factory=dict, description="Of a run of several: task -> what its head's scores were divided by."
+    )
     merge: MergeResult | None = Field(None, description="None where the weights were trained.")
 
 
@@ -464,7 +469,9 @@ class ParityCheck(Record):
     greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
-    answered_by: AnsweredBy = "words"
+    answered_by: AnsweredBy | Literal["both"] = Field(
+        "words", description="'both': some tasks in words, some by a head."
+    )
 
 
 class Artifact(Record):

@@ -11,6 +11,7 @@ import yaml
 from luthier.spec.load import load_recipe
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.tasks import OWN_KEYS, of_tasks, task_recipe
+from luthier.store.runs import HEADS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "multi-task.md").read_text(encoding="utf-8")
 
@@ -52,3 +53,16 @@ def test_some_of_the_tasks_are_a_recipe_with_their_lines(tmp_path: Path, names: 
         before = [entry.name for entry in loaded.recipe.data.train].index(name)
         assert some.where(f"data.train.{place}.path") == loaded.where(f"data.train.{before}.path")
     assert (some.recipe.multi_task is None) == (len(names) == 1)
+
+
+def test_the_recipe_with_heads_is_read_and_says_how_each_task_is_learned(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")
+    recipe = load_recipe(path).recipe
+    methods = [task_recipe(recipe, place).method for place in range(3)]
+    assert [method.type for method in methods] == ["classify", "classify", "sft"]
+    assert methods[1].abstain_below == 0.8
+
+
+def test_files_of_heads_are_called_what_the_page_calls_them() -> None:
+    assert f"`{HEADS}`" in PAGE

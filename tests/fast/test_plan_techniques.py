@@ -88,9 +88,9 @@ def test_auto_follows_rows_and_labels(made: dict[str, Any]) -> None:
     assert all(made[case]["by_rule"] == technique for case, technique in chosen.items())
 
 
-def test_a_head_is_not_taken_for_one_task_of_several(made: dict[str, Any]) -> None:
-    assert plan(made, "one of several").chosen == SFT
-    assert made["one of several"]["reasons"]["method.type"] == "a head trains alone, and there are several tasks"
+def test_one_task_of_several_has_the_method_that_suits_its_rows(made: dict[str, Any]) -> None:
+    assert plan(made, "one of several").chosen == HEAD
+    assert made["one of several"]["reasons"]["method.type"] == made["enough"]["reasons"]["method.type"]
     assert "full sft" not in order(made, "one of several"), "tasks share an adapter"
 
 

@@ -91,9 +91,9 @@ def test_settings_of_a_head_are_part_of_what_prepare_depends_on(tmp_path: Path) 
     assert inputs(type="auto") == inputs(type="classify")  # which these rows suit
 
 
-def test_a_head_is_refused_beside_other_tasks(tmp_path: Path) -> None:
+def test_a_head_stands_beside_other_tasks_each_with_its_own_method(tmp_path: Path) -> None:
     alone = recipe(tmp_path)
     loaded = load_recipe(tmp_path / "r.yaml")
-    with pytest.raises(RecipeError, match=r"data.train.0: method 'classify' has a head of its own") as caught:
-        joined(loaded, [alone, recipe(tmp_path, method="sft")])
-    assert "method: sft" in caught.value.way_out
+    whole = joined(loaded, [alone, recipe(tmp_path, method="sft")])
+    assert [part.recipe.method.type for part in whole.parts] == ["classify", "sft"]
+    assert [entry.method.type for entry in whole.recipe.data.train] == ["classify", "sft"]

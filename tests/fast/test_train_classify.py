@@ -179,7 +179,7 @@ def calibrating(values: list[float]) -> Validation:
     return Validation(
         lambda model: {"score": next(rest), "loss": 1.0},
         (Judged("task", "score", higher_is_better=True, tiebreak="loss"),),
-        settle=lambda model: calibrate_head(model, contract(), EXAMPLES * 2),
+        settle=lambda model: {"task": calibrate_head(model, contract(), EXAMPLES * 2)},
     )
 
 

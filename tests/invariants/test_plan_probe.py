@@ -31,7 +31,7 @@ def test_a_probe_measures_and_later_plans_and_the_run_rest_on_it(tmp_path: Path,
     assert probed.prediction.rates == "probe"
     run = RunFolder.open("tiny", out=tmp_path / "runs")
     tried = Tried.read(run.path / "probe.json")
-    assert (tried.asked, tried.steps > 0, tried.step_seconds > 0) == (8, True, True)
+    assert (tried.asked, tried.steps > 0, tried.step_seconds > 0) == ((8,), True, True)
     assert Plan.read(run.plan).prediction == probed.prediction
     assert not run.train_result.exists(), "nothing that was tried is kept"
 

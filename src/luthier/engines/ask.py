@@ -164,7 +164,7 @@ class Asker:
                 f"engine {self.engine.name!r} has no classification head, and this version's labels are chosen by one",
                 way_out="serve its adapter or its merged weights with transformers",
             )
-        scores = self.engine.class_logits(prompt).astype(np.float64)
+        scores = self.engine.class_logits(prompt, self.contract.name).astype(np.float64)
         weights = np.exp(scores - scores.max())
         probabilities = weights / weights.sum()
         best = int(probabilities.argmax())

@@ -28,8 +28,8 @@ class ClassifierEngine:
         return cls(open_classifier(folder, adapter=adapter, num_labels=num_labels))
 
     @torch.inference_mode()
-    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Score of each label after the prompt; [C]."""
+    def class_logits(self, prompt_ids: Sequence[int], task: str = "") -> NDArray[np.float32]:
+        """Score of each label after the prompt; [C]. There is one head, whatever the task."""
         scores: NDArray[np.float32] = self.model(input_ids=torch.tensor([list(prompt_ids)])).logits[0].numpy()
         return scores
 

@@ -44,7 +44,7 @@ def check_parity(
         """Scores, and what follows from them."""
         if contract.answered_by == "head":
             assert isinstance(engine, HeadEngine)
-            scores = engine.class_logits(ids)
+            scores = engine.class_logits(ids, contract.name)
             return scores, f"label {contract.labels[int(scores.argmax())]!r}"
         writer = cast(LogitsEngine, engine)
         return writer.logits(ids), writer.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
@@ -87,6 +87,7 @@ def together(checks: Sequence[ParityCheck]) -> ParityCheck:
         greedy_equal=sum(check.greedy_equal for check in checks),
         passed=all(check.passed for check in checks),
         first_difference=next((check.first_difference for check in checks if check.first_difference), ""),
+        answered_by=checks[0].answered_by if len({check.answered_by for check in checks}) == 1 else "both",
     )
 
 

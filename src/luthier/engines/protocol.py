@@ -56,13 +56,18 @@ class Engine(Protocol):
 
 @runtime_checkable
 class HeadEngine(Protocol):
-    """An engine whose model may have a classification head."""
+    """An engine whose model may have classification heads."""
 
-    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+    def class_logits(self, prompt_ids: Sequence[int], task: str = "") -> NDArray[np.float32]:
         """Score of each label after the prompt, in the order of the contract's labels; [C].
 
+        Args:
+            prompt_ids: the prompt.
+            task: whose labels, where the model has a head for each of several tasks; else it has one for whatever it is
+                asked.
+
         Raises:
-            ModelError: the model has no head.
+            ModelError: the model has no such head.
         """
         ...
 

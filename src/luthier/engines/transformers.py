@@ -111,10 +111,10 @@ class TransformersEngine:
         return scores
 
     @torch.inference_mode()
-    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Scores of the labels by the model's head; [C]."""
+    def class_logits(self, prompt_ids: Sequence[int], task: str = "") -> NDArray[np.float32]:
+        """Scores of the labels by the head of the task; [C]."""
         layout = lay_out([Segment(prompt_ids)])
-        scores = class_scores(self.model, layout, torch.tensor([len(prompt_ids) - 1]))
+        scores = class_scores(self.model, layout, torch.tensor([len(prompt_ids) - 1]), task)
         found: NDArray[np.float32] = scores[0].cpu().numpy()
         return found
 
@@ -186,6 +186,6 @@ class _WithoutAdapter(TransformersEngine):
         with self._adapter_off():
             return super().logits(ids)
 
-    def class_logits(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+    def class_logits(self, prompt_ids: Sequence[int], task: str = "") -> NDArray[np.float32]:
         """Refused: a head was learned, so the base has none."""
         raise ModelError("the base has no classification head", way_out="ask it in words, see `in_words`")

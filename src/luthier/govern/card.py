@@ -177,7 +177,7 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         if train.best_metric
         else "the last: there were no validation rows to choose a better one by"
     )
-    sure = train.calibration
+    sure = train.calibration or train.calibrations.get(resolved.recipe.entry.name or "")
     calibrated = (
         f" The head's scores were divided by a temperature of {sure.temperature:.3f}, fitted on {sure.num_items} "
         "validation rows."

@@ -17,6 +17,8 @@ from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
 
+_SAID = {"words": "greedy text", "head": "chosen label", "both": "greedy text or chosen label"}
+
 
 def decide(
     *,
@@ -182,7 +184,7 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
     evidence = "artifacts/index.json"
     for artifact in artifacts:
         parity = artifact.parity
-        said = "chosen label" if parity.answered_by == "head" else "greedy text"
+        said = _SAID[parity.answered_by]
         same_weights = artifact.made_from == report.weights_sha256
         observed = (
             f"token ids {'equal' if parity.ids_equal else 'differ'} on {parity.prompts} prompts, largest logit error "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,11 +14,10 @@ import torch
 from safetensors import SafetensorError
 
 from luthier.errors import ModelError
-from luthier.models import classifier
+from luthier.models import classifier, head_files
 from luthier.models.tuners import load_tuner
 from luthier.models.wrap import tied_ends
 from luthier.spec.adapter_section import Adapter
-from luthier.store.files import write_atomic
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,8 +57,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         )
     way_out = "use the base model that the adapter was trained on, and both of its files"
     try:
-        tensors = load_file(weights)
-        found, config = set(tensors), PeftConfig.from_pretrained(str(folder))
+        tensors, heads = load_file(weights), head_files.read_heads(folder)
+        found, config = set(tensors) | set(map(classifier.stored_as, heads)), PeftConfig.from_pretrained(str(folder))
+        classifier.take_up_heads(model, heads)
         if classifier.STORED in found:  # beside the adapter, not within it, as it was trained
             classifier.put_head(model, len(tensors[classifier.STORED])).requires_grad_(False)
             whole = [name for name in config.modules_to_save or () if name != classifier.NAME]
@@ -84,12 +83,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors, and those of a classification head, under PEFT's file names, in sorted order."""
+    """The adapter's tensors, and those of classification heads, under PEFT's names of tensors, in sorted order."""
     from peft import get_peft_model_state_dict
 
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if (head := classifier.head_of(model)) is not None:
-        state = {**state, classifier.STORED: head.weight}
+    state, _ = head_files.apart(state)  # a task may be called what PEFT looks for
+    state |= {classifier.stored_as(task): head.weight for task, head in classifier.heads_of(model).items()}
     return {name: state[name] for name in sorted(state)}
 
 
@@ -113,7 +112,8 @@ def safetensors_disk_errors(path: Path) -> Iterator[None]:
 
 
 def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder).
+    """Write adapter_config.json and adapter_model.safetensors into `folder` (an existing, private folder), and the
+    heads of several tasks beside them.
 
     `state` are the adapter's tensors where the model itself holds them only in part.
     """
@@ -121,21 +121,17 @@ def save_adapter(model: PeftModel, folder: Path, state: Mapping[str, torch.Tenso
 
     from luthier.models.converted import for_plain_base
 
-    tensors, adapted = for_plain_base(model, adapter_state(model) if state is None else state)
+    whole, adapted = for_plain_base(model, adapter_state(model) if state is None else state)
+    tensors, heads = head_files.apart(whole)
     held = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     with safetensors_disk_errors(folder):
-        save_file(held, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: dict[str, Any] = adapted.to_dict()
-    config["inference_mode"] = True
-    if classifier.STORED in tensors:
-        whole = [*(config["modules_to_save"] or ()), classifier.NAME]
-        config |= {"task_type": "SEQ_CLS", "modules_to_save": whole}
-        if "ensure_weight_tying" in config:  # there the output head is gone, to which the embeddings may be tied here
-            config["ensure_weight_tying"] = False
-    readable = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    write_atomic(folder / "adapter_config.json", json.dumps(readable, indent=2, sort_keys=True, default=str) + "\n")
+        save_file(held, folder / head_files.TENSORS, metadata={"format": "pt"})
+        head_files.write_heads(folder, heads)
+    config: dict[str, Any] = {**adapted.to_dict(), "inference_mode": True}
+    with_head = classifier.STORED in tensors
+    head_files.write_config(folder, head_files.as_sequence_classification(config) if with_head else config)
 
 
 def merge(model: PeftModel) -> PreTrainedModel:

@@ -1,14 +1,15 @@
-"""A classification head beside the output head: scores of C labels from the last state of a prompt's last token.
+"""Classification heads beside the output head: scores of C labels from the last state of a prompt's last token.
 
 It is transformers' own (`GenericForSequenceClassification`): z = W h, W [C, hidden], no bias, h behind the final norm.
 In memory the model stays a causal language model, so that what it forgets of language is measured on what was trained;
-what is written is PEFT's and transformers' sequence classification, which plain tools open.
+what is written is PEFT's and transformers' sequence classification, which plain tools open. The head of one of several
+tasks of a training is a module of its own, named by the task; those of all tasks stand over the same layers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,26 @@ from luthier.models.forward import hidden_states
 from luthier.models.packing import Layout
 
 NAME = "score"
-"""Of the head within the transformers module."""
+"""Of the head within the transformers module; of one of several tasks followed by `_TASK`."""
 
 STORED = f"base_model.model.{NAME}.weight"
 """Of its weight in PEFT's files."""
 
+_OF_TASK = re.compile(rf"(?:base_model\.model\.)?{NAME}_([A-Za-z][A-Za-z0-9_-]*)\.weight")
 
-def put_head(model: Any, num_labels: int) -> Any:
+
+def put_head(model: Any, num_labels: int, *, task: str = "", beside_words: bool = False) -> Any:
     """Give a model, with or without an adapter, a fresh head that learns fully; the model, changed in place.
 
     The head starts at zero: every label is then equally likely, the first loss is log C, and no seed matters. The
     adapter moves from the second step on. An output head with weights of its own, which no label is read off, stays as
-    it is where all weights learn.
+    it is where all weights learn, unless another task writes words.
+
+    Args:
+        model: a causal language model.
+        num_labels: C.
+        task: whose head it is, where a training has several tasks.
+        beside_words: whether one of them is answered in words.
 
     Raises:
         ModelError: transformers has no sequence classification for this family, or one with another kind of head.
@@ -43,26 +52,52 @@ def put_head(model: Any, num_labels: int) -> Any:
     _check_family(model)
     head = Linear(model.config.get_text_config().hidden_size, num_labels, bias=False)
     torch.nn.init.zeros_(head.weight)
-    setattr(model, NAME, head.to(model.device, torch.float32))
+    setattr(model, _module(task), head.to(model.device, torch.float32))
     output = model.get_output_embeddings()
-    if output is not None and output.weight is not model.get_input_embeddings().weight:
+    if not beside_words and output is not None and output.weight is not model.get_input_embeddings().weight:
         output.requires_grad_(False)
     return model
 
 
-def head_of(model: Any) -> Linear | None:
-    """The head that `put_head` gave; None where there is none."""
-    head = getattr(_inner(model), NAME, None)
-    return head if isinstance(head, Linear) else None
+def heads_of(model: Any) -> dict[str, Linear]:
+    """Task -> its head, in the order of putting; '' for the head of a model that was trained for one task alone."""
+    found = {}
+    for name, module in _inner(model).named_children():
+        task = "" if name == NAME else name.removeprefix(f"{NAME}_")
+        if isinstance(module, Linear) and name == _module(task):
+            found[task] = module
+    return found
 
 
-def class_scores(model: Any, layout: Layout, last: Tensor) -> Tensor:
-    """Scores of the labels after the tokens at the indices `last` [K] of the packed row; float32 [K, C].
+def head_of(model: Any, task: str = "") -> Linear | None:
+    """The head of a task; of a model that was trained for one task its only one; None where there is none."""
+    heads = heads_of(model)
+    return heads.get(task, heads.get(""))
+
+
+def stored_as(task: str) -> str:
+    """Name of a head's weight among the tensors of an adapter."""
+    return f"base_model.model.{_module(task)}.weight"
+
+
+def stored_head(name: str) -> str | None:
+    """The task whose head's weight a tensor of this name is; None where it is no head of one of several."""
+    match = _OF_TASK.fullmatch(name)
+    return match[1] if match else None
+
+
+def class_scores(model: Any, layout: Layout, last: Tensor, task: str = "") -> Tensor:
+    """Scores of a task's labels after the tokens at the indices `last` [K] of the packed row; float32 [K, C].
 
     Raises:
-        ModelError: the model has no head.
+        ModelError: the model has no such head.
     """
-    head = head_of(model)
+    head = head_of(model, task)
+    if head is None and (others := heads_of(model)):
+        raise ModelError(
+            f"this model has no classification head for task {task!r}, only for {', '.join(others)}",
+            way_out="give the adapter that was trained for that task",
+        )
     if head is None:
         raise ModelError(
             "this model has no classification head, so no label can be chosen by it",
@@ -73,12 +108,13 @@ def class_scores(model: Any, layout: Layout, last: Tensor) -> Tensor:
     return scores
 
 
-def as_classifier(model: Any, labels: Sequence[str], *, pad_token_id: int) -> Any:
+def as_classifier(model: Any, labels: Sequence[str], *, pad_token_id: int, task: str = "") -> Any:
     """The same weights as transformers' sequence classification: decoder and head, without the output head.
 
     Args:
         model: without an adapter (merged), with its head.
         labels: names of the head's rows.
+        task: whose head, see `head_of`.
         pad_token_id: that no prompt ends with: the last token that is another one is the one that is scored.
     """
     config = model.config.__class__.from_dict(model.config.to_dict())
@@ -87,7 +123,9 @@ def as_classifier(model: Any, labels: Sequence[str], *, pad_token_id: int) -> An
     config.problem_type = "single_label_classification"
     config.get_text_config().pad_token_id = config.pad_token_id = pad_token_id
     classifier = _class_of(model)(config).to(torch.float32)
-    held = model.state_dict()
+    head = head_of(model, task)
+    assert head is not None, "a model without a head is no classifier"
+    held = {**model.state_dict(), f"{NAME}.weight": head.weight}
     classifier.load_state_dict({name: held[name] for name in classifier.state_dict()}, strict=True)
     classifier.eval()
     return classifier
@@ -108,13 +146,34 @@ def open_classifier(folder: Path, *, adapter: Path | None = None, num_labels: in
     return model.eval()
 
 
+def take_off_heads(model: Any) -> None:
+    """Leave a model that writes words without the heads that stand beside."""
+    for task in heads_of(model):
+        delattr(_inner(model), _module(task))
+
+
 def take_up_head(model: Any, weights: Path) -> None:
     """Give a model the frozen head that a safetensors file with its weights has too; nothing where it has none."""
     with safe_open(weights, "pt") as file:
         held = file.get_tensor(f"{NAME}.weight") if f"{NAME}.weight" in file.keys() else None  # noqa: SIM118
     if held is not None:
-        put_head(model, len(held)).requires_grad_(False)
-        model.get_parameter(f"{NAME}.weight").copy_(held)
+        take_up_heads(model, {"": held})
+
+
+def take_up_heads(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give a model frozen heads: task -> weight [C, hidden].
+
+    Raises:
+        ModelError: see `put_head`.
+        RuntimeError: a weight is of another base.
+    """
+    for task, weight in weights.items():
+        put_head(model, len(weight), task=task).requires_grad_(False)
+        model.get_parameter(f"{_module(task)}.weight").copy_(weight)
+
+
+def _module(task: str) -> str:
+    return f"{NAME}_{task}" if task else NAME
 
 
 @contextmanager

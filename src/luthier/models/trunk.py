@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from luthier.errors import ModelError
 from luthier.models.adapters import bare
-from luthier.models.classifier import head_of
+from luthier.models.classifier import heads_of
 from luthier.models.forward import draws, drops_out_by_config, hidden_states, in_evaluation
 from luthier.models.packing import Layout, lay_out_rows
 
@@ -91,11 +91,11 @@ def _layers(model: Any, layers: Sequence[nn.Module]) -> Iterator[None]:
 def lowest_learning(model: Any) -> int:
     """Number of the lowest layer that learns; 0 where none does, or where something outside the layers learns too.
 
-    A classification head is above all of them.
+    Classification heads are above all of them.
     """
     layers = getattr(bare(model).get_decoder(), "layers", ())
     learning = [{id(p) for p in layer.parameters() if p.requires_grad} for layer in layers]
-    above = {id(p) for p in head.parameters()} if (head := head_of(model)) is not None else set()
+    above = {id(p) for head in heads_of(model).values() for p in head.parameters()}
     outside = {id(p) for p in bare(model).parameters() if p.requires_grad}.difference(above, *learning)
     return 0 if outside else next((number for number, found in enumerate(learning) if found), 0)
 

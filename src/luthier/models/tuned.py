@@ -10,8 +10,9 @@ from torch import Tensor
 
 from luthier.models.adapters import adapter_state, load_adapter, safetensors_disk_errors, save_adapter
 from luthier.models.base import load_base
-from luthier.models.classifier import head_of, take_up_head, unwarned
+from luthier.models.classifier import heads_of, take_up_head, take_up_heads, unwarned
 from luthier.models.converted import began_in_base
+from luthier.models.head_files import apart, read_heads, write_heads
 from luthier.store.runs import ADAPTER, WEIGHTS
 
 
@@ -35,16 +36,18 @@ def tuned_state(model: Any) -> dict[str, Tensor]:
 def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write what was learned into an existing, private folder; it opens in plain PEFT, or in plain transformers.
 
-    Whole weights with a head open there as a causal language model and as a sequence classification. `state` are the
-    tensors, each whole, where the model itself holds them only in part.
+    Whole weights with a head open there as a causal language model and as a sequence classification; the heads of
+    several tasks stand beside. `state` are the tensors, each whole, where the model itself holds them only in part.
     """
     if is_adapted(model):
         save_adapter(model, folder, state)
         return
-    if (head := head_of(model)) is not None:
+    if (head := heads_of(model).get("")) is not None:
         model.config.num_labels = head.out_features
+    tensors, heads = apart(state)
     with safetensors_disk_errors(folder):  # one file, so that one hash names the weights
-        model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True, max_shard_size="1000TB")
+        model.save_pretrained(folder, state_dict=tensors, safe_serialization=True, max_shard_size="1000TB")
+        write_heads(folder, heads)
 
 
 def load_tuned(base: Path, folder: Path) -> Any:
@@ -57,6 +60,7 @@ def load_tuned(base: Path, folder: Path) -> Any:
         with unwarned():  # of the head, which no causal language model has
             model = load_base(folder)
         take_up_head(model, folder / "model.safetensors")
+        take_up_heads(model, read_heads(folder))
         return model
     return load_adapter(load_base(base), folder)
 

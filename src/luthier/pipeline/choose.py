@@ -54,7 +54,7 @@ def techniques(
     """
     if loaded.recipe.merge is not None:  # nothing is trained, so no technique is weighed
         return Choice(again(loaded), ())
-    resolved, left_out = _first(loaded, again, alone=alone)
+    resolved, left_out = _first(loaded, again)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
     methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
@@ -71,7 +71,7 @@ def techniques(
     return Choice(resolved, tuple(others), before.known, before.begun, tuple(left_out))
 
 
-def _first(loaded: LoadedRecipe, again: Resolve, *, alone: bool) -> tuple[ResolvedRecipe, list[str]]:
+def _first(loaded: LoadedRecipe, again: Resolve) -> tuple[ResolvedRecipe, list[str]]:
     """The recipe as it names its method; where the plan may choose, with the first that its other settings go with."""
     try:
         resolved = again(loaded)
@@ -81,19 +81,10 @@ def _first(loaded: LoadedRecipe, again: Resolve, *, alone: bool) -> tuple[Resolv
                 resolved = again(_with(loaded, method, None))
             except RecipeError:  # said of the first
                 continue
-            why = "the first that the recipe's other settings go with"
-            return _because(resolved, why), [f"What suits best is not weighed: {error.what}"]
+            reasons = {**resolved.reasons, "method.type": "the first that the recipe's other settings go with"}
+            return resolved.model_copy(update={"reasons": reasons}), [f"What suits best is not weighed: {error.what}"]
         raise
-    facts = METHODS.get(resolved.recipe.method.type)
-    if alone or loaded.recipe.method.type != "auto" or not facts.has_head:
-        return resolved, []
-    task, why = resolved.recipe.entry.task, "a head trains alone, and there are several tasks"
-    able = [name for name, other in METHODS.entries().items() if task in other.tasks and not other.has_head]
-    return (_because(again(_with(loaded, able[0], None)), why) if able else resolved), []
-
-
-def _because(resolved: ResolvedRecipe, why: str) -> ResolvedRecipe:
-    return resolved.model_copy(update={"reasons": {**resolved.reasons, "method.type": why}})
+    return resolved, []
 
 
 def choose(found: Choice, plan: Plan) -> Choice:

@@ -1,8 +1,8 @@
-"""A classification head within a training: for how many labels, and how its scores are calibrated at the end."""
+"""Classification heads within a training: whose, for how many labels, and how their scores are calibrated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.data.shards import Example
@@ -11,11 +11,14 @@ from luthier.records import Calibration, RequestContract
 from luthier.spec.recipe import Recipe
 
 
-def head_labels(context: Context) -> int:
-    """Labels among which a head is to choose; 0 where answers are words. A head trains alone (see `joined`)."""
-    contracts = [task.contract for task in context.tasks if task.contract.answered_by == "head"]
-    assert len(contracts) <= 1, "a head is refused beside other tasks"
-    return len(contracts[0].labels) if contracts else 0
+def head_labels(context: Context) -> dict[str, int]:
+    """Task -> labels among which a head is to choose, of those whose labels are not words; '' for a task alone."""
+    several = len(context.tasks) > 1
+    return {
+        task.contract.name if several else "": len(task.contract.labels)
+        for task in context.tasks
+        if task.contract.answered_by == "head"
+    }
 
 
 def calibrates(recipe: Recipe, contract: RequestContract) -> bool:
@@ -23,11 +26,28 @@ def calibrates(recipe: Recipe, contract: RequestContract) -> bool:
     return contract.answered_by == "head" and bool(getattr(recipe.method, "calibrate", False))
 
 
-def settling(context: Context, examples: Sequence[Example]) -> Callable[[Any], Calibration | None] | None:
-    """What is done to the weights that are kept, before they are written; None for nothing."""
-    if not calibrates(context.resolved.recipe, context.contract):
+def settling(
+    context: Context, examples: Mapping[str, Sequence[Example]]
+) -> Callable[[Any], dict[str, Calibration]] | None:
+    """What is done to the weights that are kept, before they are written; None for nothing.
+
+    Args:
+        context: of the run.
+        examples: task -> its validation rows, where it has some.
+    """
+    asked = [
+        task.contract
+        for task in context.tasks
+        if task.contract.name in examples and calibrates(task.resolved.recipe, task.contract)
+    ]
+    if not asked:
         return None
-    return lambda model: calibrate_head(model, context.contract, examples)
+
+    def settle(model: Any) -> dict[str, Calibration]:
+        found = {one.name: calibrate_head(model, one, examples[one.name]) for one in asked}
+        return {name: calibration for name, calibration in found.items() if calibration is not None}
+
+    return settle
 
 
 def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Example]) -> Calibration | None:
@@ -43,12 +63,13 @@ def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Exa
     from luthier.models.classifier import head_of
     from luthier.train.shard import is_sharded
 
-    head = head_of(model)
+    head = head_of(model, contract.name)
     if len(examples) < MIN_ITEMS or head is None:
         return None
     engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
-    scores = np.stack(list(engine.each(lambda example: engine.class_logits(example.prompt_ids), examples)))
-    found = calibrate(scores.astype(np.float64), [contract.labels.index(example.answer) for example in examples])
+    asked = engine.each(lambda example: engine.class_logits(example.prompt_ids, contract.name), examples)
+    scores = np.stack(list(asked)).astype(np.float64)
+    found = calibrate(scores, [contract.labels.index(example.answer) for example in examples])
     with torch.no_grad():
         head.weight.div_(found.temperature)
     return found

@@ -20,8 +20,8 @@ from luthier.pipeline.parents import learned_folders, tuned_of
 from luthier.pipeline.training import open_validation
 from luthier.records import Calibration, MergedRun, MergeResult, TrainResult
 from luthier.spec.merge import Merge, Parent
-from luthier.store.files import sha256_file, write_atomic
-from luthier.store.runs import ADAPTER, WEIGHTS, weights_file
+from luthier.store.files import write_atomic
+from luthier.store.runs import ADAPTER, WEIGHTS, weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ def merge(context: Context) -> None:
         / (2**30 if sys.platform == "darwin" else 2**20),
         resumed_from=(),
         history=(),
-        weights_sha256=sha256_file(weights_file(work.out)),
+        weights_sha256=weights_sha256(work.out),
         data_sha256=context.data_sha256,
         model_sha256=context.shape.sha256,
         threads=context.resolved.recipe.train.threads or 0,

@@ -14,7 +14,7 @@ from luthier.spec.merge import Parent, refuse_learning, why_no_rank
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 from luthier.store.registry import Registry
-from luthier.store.runs import ADAPTER, RunFolder, weights_file
+from luthier.store.runs import ADAPTER, HEADS, RunFolder, weights_file, weights_sha256
 from luthier.store.stages import Stages
 
 _SAME = ("tokenizer_sha256", "chat_template", "bos_token", "eos_token", "end_of_turn")
@@ -78,10 +78,16 @@ def describe(run: RunFolder) -> Parent:
     result, resolved = TrainResult.read(run.train_result), ResolvedRecipe.read(run.resolved)
     config = _config_file(run)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
-    if changed or not config.is_file() or sha256_file(weights_file(run.tuned)) != result.weights_sha256:
+    there = config.is_file() and weights_file(run.tuned).is_file()
+    if changed or not there or weights_sha256(run.tuned) != result.weights_sha256:
         raise RunError(
             f"{run.path} is not what was trained: {', '.join(changed) or weights_file(run.tuned).name} has changed",
             way_out=f"restore it, or train it again: luthier train {run.path}",
+        )
+    if (run.tuned / HEADS).is_file():
+        raise RunError(
+            f"{run.path} has classification heads of several tasks, which are not merged",
+            way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
         )
     adapted = run.tuned.name == ADAPTER
     said = json.loads(config.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from luthier.pipeline.start import Prepared, Say, open_run, write_down
 from luthier.plan import cost
 from luthier.plan.measured import Probed, Tried
 from luthier.plan.predict import key_of, steps_flops, technique_of
-from luthier.plan.workload import workload
+from luthier.plan.workload import Workload, workload
 from luthier.records import Plan
 from luthier.spec.trunk import TOKENS_PER_CHAR
 from luthier.store.files import write_atomic
@@ -72,7 +72,7 @@ def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> 
     """Rates from times, by the plan's own count of operations; of several tasks each has the rates of all together."""
     resolved, shape = prepared.resolved.parts[place], prepared.shape
     alone = len(prepared.profiles) == 1
-    work = workload(resolved, prepared.profiles[place], tokens_per_char=TOKENS_PER_CHAR)
+    work = _works(prepared)[place]
     usual = cost.usual_rates(prepared.gflops)
     supervised = 0 if work.head else 1  # positions with logits of the vocabulary, of those supervised
     flops = steps_flops(
@@ -80,8 +80,9 @@ def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> 
     )
     train = flops / tried.step_seconds / 1e9
     factor = train / usual.train  # where nothing was asked, asking is taken to be off as much as training
-    if tried.asked:
-        factor = cost.tuned_seconds(shape, work, usual) * tried.asked / tried.ask_seconds
+    if any(tried.asked):
+        pairs = zip(_works(prepared), tried.asked, strict=True)
+        factor = sum(cost.tuned_seconds(shape, one, usual) * rows for one, rows in pairs) / tried.ask_seconds
     return Probed(
         key=key_of(resolved) if alone else "",
         machine=machine_of(resolved),
@@ -92,11 +93,17 @@ def _probed(prepared: Prepared, place: int, tried: Tried, *, seconds: float) -> 
         greedy_gflops=usual.greedy * factor,
         start_seconds=max(0.0, seconds - tried.work_seconds),
         steps=tried.steps,
-        asked=tried.asked,
+        asked=sum(tried.asked),
         computed_tokens=tried.all_computed,
         supervised_tokens=supervised * tried.all_supervised,
         peak_memory_gib=tried.peak_memory_gib,
     )
+
+
+def _works(prepared: Prepared) -> list[Workload]:
+    """Of each task."""
+    pairs = zip(prepared.resolved.parts, prepared.profiles, strict=True)
+    return [workload(part, profile, tokens_per_char=TOKENS_PER_CHAR) for part, profile in pairs]
 
 
 def work(context: Context) -> None:
@@ -112,8 +119,8 @@ def work(context: Context) -> None:
 
     recipe = context.resolved.recipe
     device = set_up_device(recipe.train)
-    labels = head_labels(context)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=labels).to(device)
+    heads = head_labels(context)
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=heads).to(device)
     if recipe.train.torch_compile:
         compile_layers(model)
     inputs = on_trial(open_inputs(context))
@@ -135,7 +142,7 @@ def work(context: Context) -> None:
         all_computed=made.all_computed,
         all_supervised=made.all_supervised,
         peak_memory_gib=peak,
-        asked=sum(min(ASKED, len(Shard(task.run.data / "validation.arrow"))) for task in context.tasks),
+        asked=tuple(min(ASKED, len(Shard(task.run.data / "validation.arrow"))) for task in context.tasks),
         ask_seconds=ask_seconds,
         work_seconds=time.perf_counter() - began,
     )

@@ -39,7 +39,7 @@ from luthier.pipeline.parents import open_parents
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
-from luthier.plan.join import joined_plan
+from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
@@ -78,7 +78,7 @@ class Prepared:
                 self.resolved.names, self.resolved.parts, self.profiles, self.choices, strict=True
             )
         }
-        return joined_plan(plans, self.resolved)
+        return joined_plan(plans, self.resolved, heads=head_parameters(self.resolved, self.profiles, self.shape))
 
 
 def plan_of(

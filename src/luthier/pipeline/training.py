@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.shards import Example, Shard
@@ -52,9 +52,8 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
     run.train.mkdir(exist_ok=True)
-    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, labels=head_labels(context)).to(
-        device
-    )
+    model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=head_labels(context))
+    model.to(device)
     make_ready(model, recipe, ranks)
     loaded = open_inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
@@ -150,10 +149,10 @@ def open_inputs(context: Context) -> Inputs:
     )
 
 
-def with_adapter(base: Any, recipe: Recipe, *, base_name: str, labels: int = 0) -> Any:
+def with_adapter(base: Any, recipe: Recipe, *, base_name: str, heads: Mapping[str, int] = MappingProxyType({})) -> Any:
     """What learns: the base, changed in place, its weights or a fresh adapter, computed as the recipe asks for.
 
-    With `labels` it has a classification head for so many, which learns too.
+    With `heads` it has classification heads too, task -> for how many labels (see `head_labels`).
 
     Raises:
         ModelError: the base has no such modules, its layers cannot be computed again going backward, or its family has
@@ -165,8 +164,8 @@ def with_adapter(base: Any, recipe: Recipe, *, base_name: str, labels: int = 0) 
     from luthier.models.neftune import add_noise
 
     model = attach(base, recipe.adapter, base_name=base_name, seed=recipe.train.seed)
-    if labels:
-        put_head(model, labels)
+    for task, labels in heads.items():
+        put_head(model, labels, task=task, beside_words=len(heads) < len(recipe.data.train))
     if recipe.train.bf16:
         halve(model)
     if recipe.train.neftune_noise_alpha is not None:
@@ -226,7 +225,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
 
     several = len(context.tasks) > 1
     asked: list[tuple[str, Callable[[Engine], dict[str, float]]]] = []
-    rows_of: list[Sequence[Example]] = []
+    rows_of: dict[str, Sequence[Example]] = {}
     judged = []
     for task in context.tasks:
         rows = Shard(task.run.data / "validation.arrow")
@@ -241,7 +240,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
         prefix = f"{name}." if several else ""
         metric = "macro_f1" if task.contract.labels else "perplexity"
         tiebreak = "log_loss" if task.contract.answered_by == "head" else "perplexity"
-        rows_of.append(examples)
+        rows_of[name] = examples
         if task.contract.task == "preference":
             metric, tiebreak = "preference_accuracy", "preference_loss"
             with in_evaluation(model):
@@ -262,7 +261,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
         asking = engine(model)
         return {f"{prefix}{metric}": value for prefix, ask in asked for metric, value in ask(asking).items()}
 
-    settle = settling(context, rows_of[0]) if rows_of and not several else None
+    settle = settling(context, rows_of)
     unjudged = len(context.tasks) - len(judged)
     return Validation(measure, tuple(judged), settle, unjudged) if judged else None
 

@@ -23,7 +23,7 @@ from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
 from luthier.store.files import sha256_file, sha256_json, write_atomic
 from luthier.store.registry import Registry
-from luthier.store.runs import RunFolder, weights_file
+from luthier.store.runs import RunFolder, weights_sha256
 from luthier.store.stages import Stages
 
 
@@ -223,6 +223,6 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return f"is about files that have changed since: {', '.join(changed)}"
     if gate.eval_sha256 != _eval_sha256(run) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
-    weights = sha256_file(weights_file(run.tuned))
+    weights = weights_sha256(run.tuned)
     evaluated = EvalReport.read(run.tasks(ResolvedRecipe.read(run.resolved).names)[0].eval_report).weights_sha256
     return "" if weights == evaluated else "is about weights that have changed since"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from luthier.plan.make import LIMITED, budget_notes
+from luthier.plan.predict import BESIDE_HEAD
 from luthier.plan.rank import price_of, within
-from luthier.records import Candidate, Plan, Prediction
+from luthier.records import Candidate, DataProfile, ModelShape, Plan, Prediction
+from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.spec.suits import labels_of
 
 
-def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
-    """One plan; of one task it is that task's.
+def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe, *, heads: Mapping[str, int]) -> Plan:
+    """One plan; of one task it is that task's. `heads` are the parameters of the head of each task that has one.
 
     Times add up: an epoch has as many rows as the tasks have together, whatever their shares. Memory is that of the
     task that takes most, because a micro-batch holds rows of one task.
@@ -42,9 +45,11 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
     chosen = {name: next(c for c in plan.candidates if c.technique == plan.chosen) for name, plan in plans.items()}
     together = Candidate(
         technique=f"multi-task: {', '.join(f'{name} ({one.technique})' for name, one in chosen.items())}",
-        trainable_parameters=max(one.trainable_parameters for one in chosen.values()),
+        trainable_parameters=max(one.trainable_parameters - heads.get(name, 0) for name, one in chosen.items())
+        + sum(heads.values()),
         peak_memory_gib=prediction.peak_memory_gib,
-        trains=f"{next(iter(chosen.values())).trains} for all",
+        trains=f"{next(iter(chosen.values())).trains.removesuffix(BESIDE_HEAD)} for all"
+        + (f", a head for each of {', '.join(heads)}" if heads else ""),
         train_seconds=prediction.train_seconds,
         total_seconds=prediction.total_seconds,
         money=price_of(budget, seconds=prediction.total_seconds),
@@ -76,6 +81,15 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> Plan:
         detectable=detectable.model_copy(update={"assumption": f"task {weakest}: {detectable.assumption}"}),
         notes=(*budget_notes(resolved, prediction), *_limit_note(resolved, share), *_own_notes(plans, resolved)),
     )
+
+
+def head_parameters(resolved: ResolvedRecipe, profiles: Sequence[DataProfile], shape: ModelShape) -> dict[str, int]:
+    """Task -> parameters of its head, of those that have one."""
+    return {
+        name: shape.hidden_size * len(labels_of(part.recipe.entry.task, part.recipe.entry.label, profile))
+        for name, part, profile in zip(resolved.names, resolved.parts, profiles, strict=True)
+        if METHODS.get(part.recipe.method.type).has_head
+    }
 
 
 def _rest_seconds(one: Prediction) -> float:

@@ -17,7 +17,7 @@ class Tried(Record):
     all_computed: int = Field(description="Of the whole training, counted from the rows as they will be batched.")
     all_supervised: int
     peak_memory_gib: float = Field(description="Of the process: the largest micro-batch and the optimizer.")
-    asked: int = Field(description="Rows of the validation split that were asked; 0 where there are none.")
+    asked: tuple[int, ...] = Field(description="Of each task the rows of the validation split that were asked.")
     ask_seconds: float
     work_seconds: float = Field(description="Of all of this; the rest of the child's time was its start.")
 

@@ -14,6 +14,9 @@ from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
 
+BESIDE_HEAD = " and a head"
+"""What words for what is trained end with, where a head is trained too."""
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -62,7 +65,7 @@ def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) 
     """
     adapter = resolved.recipe.adapter
     has_head = METHODS.get(resolved.recipe.method.type).has_head
-    head, beside = (shape.hidden_size * num_labels, " and a head") if has_head else (0, "")
+    head, beside = (shape.hidden_size * num_labels, BESIDE_HEAD) if has_head else (0, "")
     of_base = ADAPTERS.get(adapter.type or "").trains_base
     every = getattr(adapter, "layers_to_transform", None) is None
     # Of all weights, the output head is then the only one that learns nothing, where it is not tied to the embeddings.

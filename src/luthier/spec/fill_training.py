@@ -70,8 +70,8 @@ def _refuse_beside_a_head(filler: Filler) -> None:
     unread = [name for name in filler.tree["adapter"].get("modules_to_save") or () if name.endswith(OUTPUT_HEADS)]
     if unread:
         raise RecipeError(
-            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it, so "
-            "it would learn nothing",
+            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it; "
+            "the model that a head is saved for has none",
             way_out="leave it out (the head learns whole as it is; embeddings are embed_tokens), or set method: sft",
             key="adapter.modules_to_save",
         )

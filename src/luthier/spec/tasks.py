@@ -112,14 +112,13 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
 
     Raises:
-        RecipeError: a task has a classification head.
+        RecipeError: runs are merged, and a task has a classification head.
     """
-    for place, task in enumerate(tasks):
+    for place, task in enumerate(tasks if loaded.recipe.merge is not None else ()):
         if METHODS.get(task.recipe.method.type).has_head:
             raise RecipeError(
-                f"{loaded.where(f'data.train.{place}')}: data.train.{place}: method {task.recipe.method.type!r} has a "
-                "head of its own, which no other task may share",
-                way_out="give this entry method: sft, which learns labels as words, or a recipe of its own",
+                f"{loaded.where(f'data.train.{place}')}: data.train.{place}: heads of several tasks are not merged",
+                way_out="merge the runs of one task at a time, or runs that learned labels as words (method: sft)",
             )
     first = tasks[0]
     shared: dict[str, Any] = {name: getattr(first.recipe, name) for name in _SHARED}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from luthier.errors import RunError
-from luthier.store.files import beside, disk_errors, process_exists, recover, write_all
+from luthier.store.files import beside, disk_errors, process_exists, recover, sha256_file, sha256_json, write_all
 
 LATEST = "latest"
 TASKS = "tasks"
@@ -21,6 +21,9 @@ _POLL_SECONDS = 0.1
 
 ADAPTER, WEIGHTS = "adapter", "model"
 """Folder below train/ with what was learned: a PEFT adapter, or all weights as a transformers folder."""
+
+HEADS = "heads.safetensors"
+"""Beside them, the classification heads of several tasks: 'TASK.weight'."""
 
 
 class _At:
@@ -147,6 +150,12 @@ def tuned_in(train: Path) -> Path:
 def weights_file(tuned: Path) -> Path:
     """The tensors in a folder with what was learned."""
     return tuned / ("model.safetensors" if tuned.name == WEIGHTS else "adapter_model.safetensors")
+
+
+def weights_sha256(tuned: Path) -> str:
+    """Hash of all tensors in a folder with what was learned."""
+    own, heads = sha256_file(weights_file(tuned)), tuned / HEADS
+    return sha256_json([own, sha256_file(heads)]) if heads.is_file() else own
 
 
 def _ids(folder: Path) -> list[str]:

@@ -60,18 +60,21 @@ class Ranks:
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Replace each gradient by its sum over all ranks; one that a rank has not computed counts as zero there.
 
-        Those of weights that are divided between ranks have been summed on the way (train/shard.py).
+        What no rank has computed stays without one, as in one process: the optimizer leaves it alone. Those of weights
+        that are divided between ranks have been summed on the way (train/shard.py).
         """
         held = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         if self.size == 1 or not held:
             return
         flat = torch.cat([_flat(p.grad if p.grad is not None else torch.zeros_like(p)) for p in held])
+        computed = torch.tensor([float(p.grad is not None) for p in held], device=flat.device)
+        flat = torch.cat([flat, computed])
         self._sum(flat)
         start = 0
-        for parameter in held:
+        for parameter, ranks in zip(held, flat[-len(held) :].tolist(), strict=True):
             part = flat[start : start + parameter.numel()]
             start += parameter.numel()
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = part.view_as(parameter).to(parameter.dtype) if ranks else None
 
     def sum_numbers(self, *numbers: float) -> list[float]:
         """Each number's sum over all ranks, in float64."""

@@ -33,8 +33,8 @@ from luthier.models.forward import is_noisy
 from luthier.models.tuned import kind_of, save_tuned, tuned_state
 from luthier.records import Calibration, LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
-from luthier.store.files import sha256_file, write_atomic_dir
-from luthier.store.runs import tuned_in, weights_file
+from luthier.store.files import write_atomic_dir
+from luthier.store.runs import tuned_in, weights_sha256
 from luthier.train import checkpoint
 from luthier.train.batches import MicroBatch, Step, Turn, dealt, steps_of, turns_of
 from luthier.train.checkpoint import LoopState, Writer
@@ -45,7 +45,7 @@ from luthier.train.optim import learning_rate, make_optimizer
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 from luthier.train.validation import Validation
-from luthier.train.weighting import Weighting, flat_gradient, set_gradient, without_conflict
+from luthier.train.weighting import Apart, Weighting
 
 
 class Watcher(Protocol):
@@ -105,7 +105,7 @@ def train(
                 )
             if state.step % (settings.save_steps or len(steps)) == 0 or state.step == len(steps) or state.stopped_early:
                 save(state, best=best)
-    calibration = _keep(model, parameters, best, out, ranks, validation)
+    found = _keep(model, parameters, best, out, ranks, validation)
     if not validation:
         state = state.model_copy(update={"best_step": state.step, "best_value": float("nan")})
     return _result(
@@ -116,7 +116,9 @@ def train(
         parameters=parameters,
         out=out,
         validation=validation,
-    ).model_copy(update={"calibration": calibration})
+    ).model_copy(
+        update={"calibrations": found} if len(inputs.tasks) > 1 else {"calibration": found.get(inputs.tasks[0].name)}
+    )
 
 
 def _refuse_strangers(inputs: Inputs, ranks: Ranks) -> None:
@@ -224,7 +226,7 @@ class _Loop:
             Of each turn its losses on this rank; read later, so that no accelerator is waited for here.
         """
         shares = self.weighting.shares(turns)
-        apart: list[Tensor] | None = [] if self.inputs.mix.loss == "pcgrad" and len(turns) > 1 else None
+        apart = Apart(self.parameters.values()) if self.inputs.mix.loss == "pcgrad" and len(turns) > 1 else None
         sums = []
         hands = dealt([part for turn in turns for part in turn.parts], self.ranks.size)
         for turn in turns:
@@ -235,12 +237,11 @@ class _Loop:
             sums.append(losses)
             if apart is not None:
                 self.ranks.sum_gradients(self.parameters.values())
-                apart.append(flat_gradient(self.parameters.values()))
-                self.optimizer.zero_grad(set_to_none=True)
+                apart.take()
         if apart is None:
             self.ranks.sum_gradients(self.parameters.values())
         else:
-            set_gradient(self.parameters.values(), without_conflict(apart, seed=(self.settings.seed, 3, step)))
+            apart.add(seed=(self.settings.seed, 3, step))
         return sums
 
     def _losses(self, turn: Turn, hands: Sequence[Sequence[MicroBatch]], *, is_last: bool) -> Iterator[Tensor]:
@@ -316,20 +317,20 @@ def _keep(
     out: Path,
     ranks: Ranks,
     validation: Validation | None,
-) -> Calibration | None:
+) -> dict[str, Calibration]:
     """Write the best weights, or where none were ever better than nothing (a metric that stays NaN) the last."""
     with torch.no_grad():
         for name, tensor in best.items():
             parameters[name].copy_(tensor)
     model.eval()
-    asked = validation is not None and validation.settle is not None and (ranks.is_first or is_sharded(model))
-    calibration = validation.settle(model) if asked and validation and validation.settle else None
+    settle = validation.settle if validation is not None and (ranks.is_first or is_sharded(model)) else None
+    found = settle(model) if settle is not None else {}
     state = whole(tuned_state(model))
     if ranks.is_first:
         with write_atomic_dir(out / kind_of(model)) as folder:
             save_tuned(model, folder, state)
     ranks.meet()
-    return calibration
+    return found
 
 
 def _result(
@@ -358,7 +359,7 @@ def _result(
         resumed_from=state.resumed_from,
         history=state.history,
         spikes=state.spikes,
-        weights_sha256=sha256_file(weights_file(tuned_in(out))),
+        weights_sha256=weights_sha256(tuned_in(out)),
         data_sha256=inputs.data_sha256,
         model_sha256=inputs.model_sha256,
         threads=settings.threads or 0,

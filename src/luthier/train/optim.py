@@ -61,7 +61,7 @@ def rate_factors(parameters: Iterable[str], settings: Train) -> dict[str, float]
             name in layers or (ends and not any(head in name for head in ("lm_head", "embed_out")))
         ):
             factor = settings.layer_lr_decay ** (top - layers.get(name, -1))
-        if settings.loraplus_lr_ratio is not None and "lora_B" in name:
+        if settings.loraplus_lr_ratio is not None and ".lora_B." in name:
             factor *= settings.loraplus_lr_ratio
         made[name] = factor
     return made

@@ -43,8 +43,11 @@ class Validation:
 
     measure: Callable[[Any], dict[str, float]]
     judged: tuple[Judged, ...]
-    settle: Callable[[Any], Calibration | None] | None = None
-    """Told of the weights that are kept, before they are written, which it may calibrate; same weights, same result."""
+    settle: Callable[[Any], dict[str, Calibration]] | None = None
+    """Told of the weights that are kept, before they are written, which it may calibrate; same weights, same result.
+
+    It says what was done for each task.
+    """
     unjudged: int = 0
     """Tasks without validation rows: they never stop, so training goes on for them."""
 

@@ -10,7 +10,8 @@ it is S / C. `weight` of a data entry is w_k.
 - uncertainty: loss = sum_k w_k (r_k / R) (exp(-s_k) L_k + s_k / 2) with a learned s_k = log sigma_k^2 for each task
   (Kendall, Gal and Cipolla 2018, arXiv:1705.07115, eq. 10 with eq. 7's factor for likelihoods left out of L_k);
 - pcgrad: of the gradients g_k of the parts, each is freed of what goes against another before they are added (Yu et al.
-  2020, arXiv:2001.06782, algorithm 1).
+  2020, arXiv:2001.06782, algorithm 1), by those parameters that several tasks of the step share: a task's own head has
+  nothing to go against.
 """
 
 from __future__ import annotations
@@ -73,6 +74,37 @@ class Weighting:
         )
 
 
+class Apart:
+    """The gradients of a step's tasks, one after the other, until they are added without their conflicts."""
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self._parameters = tuple(parameters)
+        self._found: list[list[Tensor | None]] = []
+
+    def take(self) -> None:
+        """Take the gradient that a task has left; nothing is left then."""
+        self._found.append([p.grad for p in self._parameters])
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def add(self, *, seed: Sequence[int]) -> None:
+        """Leave the sum without conflicts; a parameter that no task has computed is left without a gradient."""
+        places = range(len(self._parameters))
+        shared = [place for place in places if sum(own[place] is not None for own in self._found) > 1]
+        for place in set(places).difference(shared):
+            self._parameters[place].grad = next((own[place] for own in self._found if own[place] is not None), None)
+        if not shared:
+            return
+        flat = []  # [K][P]
+        for own in self._found:
+            flat.append(torch.cat([_flat(own[place], self._parameters[place]) for place in shared]))
+            own.clear()  # held once
+        freed = torch.split(without_conflict(flat, seed=seed), [self._parameters[place].numel() for place in shared])
+        for place, part in zip(shared, freed, strict=True):
+            parameter = self._parameters[place]
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
 def without_conflict(gradients: Sequence[Tensor], *, seed: Sequence[int]) -> Tensor:
     """The sum of the gradients, each freed of its part against any other; in random order, as the method asks.
 
@@ -94,16 +126,6 @@ def without_conflict(gradients: Sequence[Tensor], *, seed: Sequence[int]) -> Ten
     return total
 
 
-def flat_gradient(parameters: Iterable[Parameter]) -> Tensor:
-    """The gradients of all parameters as one float32 tensor [P], 0 where there is none."""
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    return torch.cat([part.detach().flatten().float() for part in parts])
-
-
-def set_gradient(parameters: Iterable[Parameter], flat: Tensor) -> None:
-    """Give each parameter its part of `flat_gradient`."""
-    start = 0
-    for parameter in parameters:
-        part = flat[start : start + parameter.numel()]
-        start += parameter.numel()
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+def _flat(gradient: Tensor | None, parameter: Parameter) -> Tensor:
+    """In float32, [size of the parameter]; 0 where there is none."""
+    return (torch.zeros_like(parameter) if gradient is None else gradient).detach().flatten().float()

@@ -1,4 +1,8 @@
-"""Exports: one module a form, of the same name as its descriptor in `luthier.spec.exports`; each is held to parity."""
+"""Exports: one module a form, of the same name as its descriptor in `luthier.spec.exports`; each is held to parity.
+
+Of several tasks each head has a folder of its own within the artifact, a sequence classification as of a head that was
+trained alone; what all share stands above them, as a language model.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +34,11 @@ class Asked:
 class Form(Protocol):
     """One form of export."""
 
-    def write(self, *, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
-        """Write weights and config into the existing folder `out`."""
+    def write(self, *, base: Path, adapter: Path, out: Path, head: RequestContract | None) -> None:
+        """Write weights and config into the existing folder `out`; of a task that is answered by a head, for that."""
         ...
 
-    def reopen(self, *, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
+    def reopen(self, *, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
         """Load what was written, from disk, the way a user of it would."""
         ...
 
@@ -68,35 +72,23 @@ def export(
     facts = EXPORTS.get(kind)
     form = cast(Form, importlib.import_module(f"luthier.compress.export.{kind}"))
     folder = run / "artifacts" / kind
+    parts = parts_of(asked)
     with write_atomic_dir(folder) as partial:
-        form.write(base=base, adapter=adapter, out=partial, contract=asked[0].contract)
-        for name in _TOKENIZER_FILES:
-            if (base / name).is_file() and not (partial / name).exists():
-                shutil.copyfile(base / name, partial / name)
-        chats = [one.contract for one in asked if not is_text(one.contract.task)]
-        if chats:
-            write_atomic(partial / "chat_template.jinja", chats[0].chat_template)
-        elif (base / "chat_template.jinja").is_file():  # nothing was learned about turns: what the base knows of them
-            shutil.copyfile(base / "chat_template.jinja", partial / "chat_template.jinja")
-        if readme:
-            write_atomic(partial / "README.md", readme)
-        for one in asked:
-            name = "contract.json" if len(asked) == 1 else f"contract.{one.contract.name}.json"
-            write_atomic(partial / name, one.contract.to_json())
-    candidate = form.reopen(base=base, folder=folder, contract=asked[0].contract)
-    parity = together(
-        [
-            check_parity(
-                reference,
-                candidate,
-                one.goldens,
-                contract=one.contract,
-                encode=plain_encoder(folder, one.contract),
-                bound=facts.logit_bound,
+        for part in parts:
+            place = partial / part.name
+            place.mkdir(exist_ok=True)
+            form.write(base=base, adapter=adapter, out=place, head=part.head)
+            _write_beside(place, part, base=base, readme=readme)
+    checks = []
+    for part in parts:
+        place = folder / part.name
+        candidate = form.reopen(base=base, folder=place, head=part.head)
+        for one in part.asked:
+            encode, bound = plain_encoder(place, one.contract), facts.logit_bound
+            checks.append(
+                check_parity(reference, candidate, one.goldens, contract=one.contract, encode=encode, bound=bound)
             )
-            for one in asked
-        ]
-    )
+    parity = together(checks)
     if not parity.passed:
         shutil.rmtree(folder)
         raise ParityError(
@@ -108,6 +100,49 @@ def export(
     return Artifact(
         kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of an artifact."""
+
+    name: str
+    """Folder within the artifact; '' for the artifact's own."""
+    asked: Sequence[Asked]
+    """The tasks that it is asked for; none where it is only what others stand over."""
+    head: RequestContract | None
+    """Of the task that is answered by a head; None for a language model."""
+    alone: bool
+    """Whether it is for one task and no other."""
+
+
+def parts_of(asked: Sequence[Asked]) -> list[Part]:
+    """Of one task one model; of several a language model, and one for each head."""
+    by_head = [one for one in asked if one.contract.answered_by == "head"]
+    if len(asked) == 1:
+        return [Part("", asked, by_head[0].contract if by_head else None, alone=True)]
+    in_words = [one for one in asked if one not in by_head]
+    return [
+        Part("", in_words, None, alone=False),
+        *(Part(one.contract.name, [one], one.contract, alone=True) for one in by_head),
+    ]
+
+
+def _write_beside(place: Path, part: Part, *, base: Path, readme: str) -> None:
+    """What belongs to a model beside its weights: tokenizer, chat template, contracts."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file() and not (place / name).exists():
+            shutil.copyfile(base / name, place / name)
+    chats = [one.contract for one in part.asked if not is_text(one.contract.task)]
+    if chats:
+        write_atomic(place / "chat_template.jinja", chats[0].chat_template)
+    elif (base / "chat_template.jinja").is_file():  # nothing was learned about turns: what the base knows of them
+        shutil.copyfile(base / "chat_template.jinja", place / "chat_template.jinja")
+    if readme:
+        write_atomic(place / "README.md", readme)
+    for one in part.asked:
+        name = "contract.json" if part.alone else f"contract.{one.contract.name}.json"
+        write_atomic(place / name, one.contract.to_json())
 
 
 def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tuple[str, list[int]]]:

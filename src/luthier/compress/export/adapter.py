@@ -1,4 +1,4 @@
-"""PEFT adapter folder, as trained."""
+"""PEFT adapter folder, as trained; of one of several heads the adapter of its sequence classification."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from pathlib import Path
 from luthier.engines.classifier import ClassifierEngine
 from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.engines.transformers import TransformersEngine
+from luthier.models.head_files import CONFIG, TENSORS, write_head_adapter
 from luthier.records import RequestContract
+from luthier.store.runs import HEADS
 
 
-def write(*, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
-    """Copy the trained adapter."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter / name, out / name)
+def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None) -> None:
+    """Copy the trained adapter with all its heads, or make that of one of several."""
+    if head is not None and (adapter / HEADS).is_file():
+        write_head_adapter(adapter, head.name, out)
+        return
+    for name in (CONFIG, TENSORS, HEADS):
+        if name != HEADS or (adapter / name).is_file():
+            shutil.copyfile(adapter / name, out / name)
 
 
-def reopen(*, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
+def reopen(*, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
     """Base and adapter through PEFT."""
-    if contract.answered_by == "head":
-        return ClassifierEngine.open(base, folder, num_labels=len(contract.labels))
+    if head is not None:
+        return ClassifierEngine.open(base, folder, num_labels=len(head.labels))
     return TransformersEngine.open(base, folder)

@@ -11,32 +11,34 @@ from luthier.engines.protocol import HeadEngine, LogitsEngine
 from luthier.engines.transformers import TransformersEngine
 from luthier.errors import ModelError
 from luthier.models.adapters import merge, safetensors_disk_errors
-from luthier.models.classifier import as_classifier
+from luthier.models.classifier import as_classifier, take_off_heads
 from luthier.models.tuned import is_adapted, load_tuned
 from luthier.records import RequestContract
 from luthier.store.files import write_atomic
 
 
-def write(*, base: Path, adapter: Path, out: Path, contract: RequestContract) -> None:
-    """Merge and save, weights that were trained themselves as they are; with a head, as a sequence classification
-    model whose batches may be padded.
+def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None) -> None:
+    """Merge and save, weights that were trained themselves as they are; for a head as a sequence classification model
+    whose batches may be padded, else as a language model.
     """
     tuned = load_tuned(base, adapter)
     merged = merge(tuned) if is_adapted(tuned) else tuned
-    if contract.answered_by == "head":
-        pad_token_id, pad_token = padding(base, contract)
-        merged = as_classifier(merged, contract.labels, pad_token_id=pad_token_id)
+    if head is not None:
+        pad_token_id, pad_token = padding(base, head)
+        merged = as_classifier(merged, head.labels, pad_token_id=pad_token_id, task=head.name)
         path = base / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         write_atomic(out / path.name, json.dumps({**config, "pad_token": pad_token}, ensure_ascii=False, indent=2))
+    else:
+        take_off_heads(merged)
     with safetensors_disk_errors(out):
         merged.save_pretrained(out, safe_serialization=True)
 
 
-def reopen(*, base: Path, folder: Path, contract: RequestContract) -> LogitsEngine | HeadEngine:
+def reopen(*, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
     """The folder alone, without PEFT and without the base."""
-    if contract.answered_by == "head":
-        return ClassifierEngine.open(folder, num_labels=len(contract.labels))
+    if head is not None:
+        return ClassifierEngine.open(folder, num_labels=len(head.labels))
     return TransformersEngine.open(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from luthier.compress.merge.lowrank import LowRank, padded
 from luthier.compress.merge.vectors import HEAD_WEIGHT, PREFIX, TaskVector, add_to
+from luthier.models import head_files
 from luthier.models.adapters import safetensors_disk_errors
 from luthier.models.base import load_base
-from luthier.models.classifier import NAME as HEAD
 from luthier.models.classifier import STORED, put_head
 from luthier.models.tuned import save_tuned
-from luthier.store.files import write_atomic, write_atomic_dir
+from luthier.store.files import write_atomic_dir
 
 
 def write_adapter(vector: TaskVector, folder: Path, *, rank: int, configs: Sequence[Mapping[str, Any]]) -> int:
@@ -51,14 +50,15 @@ def write_adapter(vector: TaskVector, folder: Path, *, rank: int, configs: Seque
         "lora_dropout": 0.0,
         "init_lora_weights": True,
         "inference_mode": True,
-        "modules_to_save": [HEAD] if HEAD_WEIGHT in vector else None,
-        "task_type": "SEQ_CLS" if HEAD_WEIGHT in vector else "CAUSAL_LM",
+        "modules_to_save": None,
+        "task_type": "CAUSAL_LM",
     }
     with write_atomic_dir(folder) as fresh:
         with safetensors_disk_errors(fresh):
             held = {name: tensors[name].contiguous() for name in sorted(tensors)}
-            save_file(held, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_atomic(fresh / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+            save_file(held, fresh / head_files.TENSORS, metadata={"format": "pt"})
+        with_head = HEAD_WEIGHT in vector
+        head_files.write_config(fresh, head_files.as_sequence_classification(config) if with_head else config)
     return sum(tensor.numel() for tensor in tensors.values())
 
 

@@ -37,7 +37,7 @@ class Classify:
     """The method; its unit is the row."""
 
     def __init__(self, settings: Settings, contract: RequestContract) -> None:
-        self.settings = settings
+        self.settings, self.task = settings, contract.name
         self.places = {label: place for place, label in enumerate(contract.labels)}
         rows = torch.tensor(contract.label_rows, dtype=torch.float64)
         self.log_shares = (rows / rows.sum()).log().float()  # [C]
@@ -62,7 +62,7 @@ class Classify:
         layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
         last = torch.stack([place[-1] for place in places])
         with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
-            scores = class_scores(model, layout, last)
+            scores = class_scores(model, layout, last, self.task)
         wanted = torch.tensor([self.places[example.answer] for example in examples], device=scores.device)
         losses = self.losses(scores, wanted)
         if weights is not None:
