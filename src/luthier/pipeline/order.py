@@ -67,6 +67,7 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
         recipe.train.max_length,
         threads,
         *asked,
+        *([[parent.identity() for parent in resolved.parents]] if resolved.parents else []),
         *([replay.model_dump(mode="json")] if replay else []),
         *([resolved.teacher.sha256] if resolved.teacher is not None else []),  # test rows that it has seen are marked
     ]
@@ -86,9 +87,11 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     recipe = resolved.recipe
     tasks = [[part.recipe.method.model_dump(mode="json"), part.recipe.entry.weight] for part in resolved.parts]
     mix = recipe.multi_task.model_dump(mode="json") if recipe.multi_task is not None else None
-    teachers = [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
-    shared = [recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
-    return [tasks, mix, *shared, *teachers]
+    sections: list[object] = [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
+    sections += [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
+    if recipe.merge is None:
+        return sections
+    return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]
 
 
 def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -107,6 +110,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         [part.recipe.evaluate.model_dump(mode="json") for part in resolved.parts],
         sha256_json(general_text()),
         [part.data_sha256.get("evaluate.glossary") for part in resolved.parts],
+        [parent.identity() for parent in resolved.parents],
     ]
 
 
