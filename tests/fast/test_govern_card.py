@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from govern_records import artifact, data, decision, evaluation, interval, parity, resolved, shape, train
 
-from luthier.data_report import Augmentation, PlantedCanaries, Technique
+from luthier.data_report import Augmentation, EndpointUse, PlantedCanaries, TaughtRows, Technique
 from luthier.errors import RunError
 from luthier.eval_records import AllItems
 from luthier.govern.card import model_card
 from luthier.govern.lineage import Lineage, lineage
+from luthier.records import Teacher
+from luthier.spec.methods.distill import Distill
 
 
 def records(**changes: Any) -> dict[str, Any]:
@@ -89,6 +91,35 @@ def test_the_card_tells_of_rows_that_were_made() -> None:
     card = model_card(**records(data=data(rows_out=965, augmentation=made, canaries=planted)))
     told = "Of 1,000 rows, 900 are used; 65 were made for training: 60 by typos, 5 canaries (planted secrets)."
     assert told in " ".join(card.split())
+
+
+@pytest.mark.parametrize(("license_id", "passes"), [("Apache-2.0", True), ("CC-BY-NC-4.0", False)])
+def test_card_gate_and_lineage_know_who_taught(license_id: str, passes: bool) -> None:
+    teacher = Teacher(named="big@1", shape=shape(name="big", license=license_id), tuned="somewhere", tuned_sha256="w")
+    method = Distill(teacher="big@1", divergence="jsd", beta=0.25)
+    usual = resolved()
+    taught = usual.model_copy(update={"teacher": teacher, "recipe": usual.recipe.model_copy(update={"method": method})})
+    gate = decision(resolved=taught)
+    (line,) = [one for one in gate.lines if one.line == "license of the teacher"]
+    assert line.passed is passes
+    card = model_card(**records(resolved=taught, gate=gate))
+    told = f"taught by `big@1` (tuned from `big`, {teacher.sha256[:12]}; alpha 0.5, temperature 1, divergence jsd, "
+    assert f"{told}beta 0.25)." in card
+    assert f"the teacher ({license_id})" in card
+    graph = {node.node: node for node in lineage(**records(resolved=taught, gate=gate)).nodes}
+    assert graph["teacher"].sha256 == teacher.sha256
+    assert "teacher" in graph["trained weights"].made_from
+    assert "teacher" not in {node.node for node in lineage(**records()).nodes}
+
+
+def test_the_card_says_who_wrote_answers() -> None:
+    use = EndpointUse(endpoint="http://h/v1", model="large|1", requests=9, from_cache=0, tokens=9, unanswered=0)
+    rows = TaughtRows(
+        file="more.csv", available=9, rows=7, rewritten=0, kept=0, dropped={"refused": 2}, labels={}, findings={},
+        endpoint=use, examples=(),
+    )  # fmt: skip
+    card = model_card(**records(data=data(rows_out=907, teacher=rows)))
+    assert "7 were made for training: 7 with answers that `large\\|1` wrote." in " ".join(card.split())
 
 
 def test_the_card_says_only_what_is_so() -> None:

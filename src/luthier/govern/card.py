@@ -204,7 +204,7 @@ def _taught_by(resolved: ResolvedRecipe) -> str:
     given = ", ".join(
         f"{key} {_value(value)}"
         for key, value in resolved.recipe.method.model_dump(exclude={"type", "teacher"}).items()
-        if value is not None
+        if value not in (None, 0.0)
     )
     what = f"tuned from `{teacher.shape.name}`" if teacher.tuned else f"`{teacher.shape.name}` as it is"
     return f" It was taught by `{teacher.named}` ({what}, {teacher.sha256[:12]}; {given})."
