@@ -13,10 +13,12 @@ from merge_kit import WHOLE, parent
 from luthier.compress.merge.arithmetic import Mix, combine
 from luthier.errors import RecipeError
 from luthier.pipeline.merging import mix_of
-from luthier.spec.filler import Machine
+from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.merge import MERGES, Parent, refuse_learning, why_no_rank
+from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import joined, task_loaded
 
 TEXT = """\
 name: r
@@ -202,3 +204,34 @@ def test_settings_reach_the_sum_as_they_are(tmp_path: Path) -> None:
     seeds = [Mix("dare_linear", (1.0,), 0.5, seed) for seed in (0, 1)]
     first, second = (combine([torch.ones(9, 9)], mix, name="w") for mix in seeds)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("merge", ["{runs: [a, b]}", "{runs: [a, b], method: ties}", "{runs: [a, b], method: greedy}"])
+def test_every_value_has_its_reason_and_what_is_resolved_resolves_to_itself(merge: str, tmp_path: Path) -> None:
+    made = resolved(tmp_path, merge)
+    assert set(made.reasons) == set(dict(leaves(made.recipe.model_dump(mode="json"))))
+    assert all(made.reasons.values())
+    again = resolve(
+        LoadedRecipe(Recipe.model_validate(made.recipe.model_dump(mode="json")), tmp_path / "r.yaml", "", ()),
+        samples.profile(), samples.shape(), machine=Machine(threads=1),
+        data_sha256={}, luthier_version="0", parents=(parent("a"), parent("b")),
+    )  # fmt: skip
+    assert again.recipe == made.recipe
+    assert again.sha256 == made.sha256
+
+
+def test_heads_of_several_tasks_are_refused_with_the_entrys_line(tmp_path: Path) -> None:
+    entry = '{path: d.csv, task: classification, input: "{message}", label: intent, method: classify, name: '
+    (tmp_path / "r.yaml").write_text(
+        f"name: r\nmodel: m\nmerge: {{runs: [a, b]}}\ndata:\n  train:\n  - {entry}one}}\n  - {entry}two}}\n"
+    )
+    whole = load_recipe(tmp_path / "r.yaml")
+    parts = [
+        resolve(
+            task_loaded(whole, place), samples.profile(), samples.shape(), machine=Machine(threads=1),
+            data_sha256={}, luthier_version="0", parents=(parent("a"), parent("b")),
+        )
+        for place in range(2)
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match=r"r.yaml:6: data.train.0: heads of several tasks are not merged"):
+        joined(whole, parts)

@@ -26,6 +26,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.canaries",
     "data.filter",
     "evaluate.glossary",
+    "merge",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
     "data.dedupe.meaning",

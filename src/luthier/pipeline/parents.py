@@ -71,10 +71,15 @@ def describe(run: RunFolder) -> Parent:
     """What a trained run is.
 
     Raises:
-        RunError: it has not been trained, or its files have changed since.
+        RunError: it has not been trained, its files have changed since, or it has heads of several tasks.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
+    if (run.tuned / HEADS).is_file():
+        raise RunError(
+            f"{run.path} has classification heads of several tasks, which are not merged",
+            way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
+        )
     result, resolved = TrainResult.read(run.train_result), ResolvedRecipe.read(run.resolved)
     config = _config_file(run)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
@@ -83,11 +88,6 @@ def describe(run: RunFolder) -> Parent:
         raise RunError(
             f"{run.path} is not what was trained: {', '.join(changed) or weights_file(run.tuned).name} has changed",
             way_out=f"restore it, or train it again: luthier train {run.path}",
-        )
-    if (run.tuned / HEADS).is_file():
-        raise RunError(
-            f"{run.path} has classification heads of several tasks, which are not merged",
-            way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
         )
     adapted = run.tuned.name == ADAPTER
     said = json.loads(config.read_text(encoding="utf-8"))

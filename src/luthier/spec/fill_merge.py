@@ -24,7 +24,7 @@ def fill_merge(filler: Filler, parents: Sequence[Parent]) -> None:
     """
     section = filler.tree["merge"]
     if section is None:
-        filler.reasons["merge"] = "nothing is merged: the recipe trains"
+        filler.reasons["merge"] = "open on purpose: the recipe trains"
         return
     assert len(parents) == len(section["runs"]), "every run of merge.runs has been opened"
     facts, count = MERGES[section["method"]], len(parents)
