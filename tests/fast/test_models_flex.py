@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from luthier.models.flex import attend, block_mask
+from luthier.models.flex import Looks, attend, block_mask, looks_of
 from luthier.models.packing import Layout, Segment, lay_out
 from luthier.models.tree_attention import attend as attend_here
 
@@ -24,6 +24,10 @@ def layouts(draw: st.DrawFn) -> Layout:
     return lay_out(segments)
 
 
+def looks(layout: Layout, device: str = "cpu") -> Looks:
+    return looks_of(layout, window=None, dtype=None, device=torch.device(device))
+
+
 @settings(max_examples=30, deadline=None)
 @given(layouts(), st.none() | st.integers(1, 30))
 def test_the_pairs_and_the_blocks_are_those_of_the_dense_mask(layout: Layout, window: int | None) -> None:
@@ -33,7 +37,13 @@ def test_the_pairs_and_the_blocks_are_those_of_the_dense_mask(layout: Layout, wi
     padded = torch.zeros(-(-length // 128) * 128, -(-length // 128) * 128, dtype=torch.bool)
     padded[:length, :length] = mask
     inhabited = padded.unfold(0, 128, 128).unfold(1, 128, 128).any(-1).any(-1)
-    assert torch.equal(blocks.to_dense()[0, 0].bool(), inhabited)
+    found = blocks.to_dense()[0, 0].bool()
+    assert torch.equal(found, inhabited) if window is None else bool((found | ~inhabited).all())
+    assert blocks.full_kv_num_blocks is not None
+    assert blocks.full_kv_indices is not None
+    for query, count in enumerate(blocks.full_kv_num_blocks[0, 0]):  # of these the kernel asks for no pair
+        for key in blocks.full_kv_indices[0, 0, query, :count]:
+            assert padded[query * 128 : (query + 1) * 128, key * 128 : (key + 1) * 128].all()
 
 
 def test_it_says_what_the_dense_mask_says() -> None:
@@ -42,7 +52,7 @@ def test_it_says_what_the_dense_mask_says() -> None:
     query, key, value = (torch.randn(1, heads, 148, 16) for heads in (6, 2, 2))
     expected = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=0.3, enable_gqa=True)
     with pytest.warns(UserWarning, match="without torch.compile"):
-        found = attend(query, key, value, layout, scale=0.3, window=None)
+        found = attend(query, key, value, looks(layout), scale=0.3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -62,7 +72,7 @@ def test_gradients_on_an_accelerator_are_those_of_the_processor() -> None:
     there = [one.detach().cuda().transpose(0, 1)[None].requires_grad_() for one in here]
     weight = torch.randn(length, 6, 64)
     (attend_here(*here, layout.blocks, scale=0.125) * weight).sum().backward()
-    (attend(*there, layout, scale=0.125, window=None)[0].transpose(0, 1) * weight.cuda()).sum().backward()
+    (attend(*there, looks(layout, "cuda"), scale=0.125)[0].transpose(0, 1) * weight.cuda()).sum().backward()
     for one, other in zip(here, there, strict=True):
         assert one.grad is not None
         assert other.grad is not None

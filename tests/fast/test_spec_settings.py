@@ -46,6 +46,7 @@ from luthier.errors import DataError, MissingExtra, RunError
 from luthier.evals.evaluate import evaluate
 from luthier.launch.child import stage_environment, start_stage
 from luthier.launch.torchrun import rendezvous, worker_spec
+from luthier.models import compiled
 from luthier.models.adapters import attach
 from luthier.models.neftune import Neftune
 from luthier.models.source import locate
@@ -56,7 +57,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
-from luthier.pipeline.training import spread, with_adapter
+from luthier.pipeline.training import make_ready, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.records import Message, RequestContract
@@ -413,13 +414,14 @@ def through_launch(tree: dict[str, Any], folder: Path) -> object:
     return started, spec.local_world_size, spec.max_restarts, meeting.min_nodes, meeting.endpoint
 
 
-def through_spread(tree: dict[str, Any], folder: Path) -> object:
-    """Which models are divided between two ranks."""
-    divided: list[object] = []
+def through_ready(tree: dict[str, Any], folder: Path) -> object:
+    """Which models are divided between two ranks, and which are compiled."""
+    told: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard, "shard", lambda model, ranks: divided.append((model, ranks)))
-        spread("model", resolved(tree, folder).recipe.launch, Ranks(0, 2))
-    return divided
+        patch.setattr(shard, "shard", lambda model, ranks: told.append((model, ranks)))
+        patch.setattr(compiled, "compile_layers", told.append)
+        make_ready("model", resolved(tree, folder).recipe, Ranks(0, 2))
+    return told
 
 
 def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
@@ -662,6 +664,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.report_to": (["tensorboard"], through_sinks),
     "train.bf16": (True, through_model),
     "train.device": ("cuda", through_device),
+    "train.torch_compile": (True, through_ready),
     "train.gradient_checkpointing": (True, through_model),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
@@ -672,7 +675,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "launch.nnodes": (2, through_launch),
     "launch.rdzv_endpoint": ("127.0.0.1:29401", through_launch),
     "launch.max_restarts": (1, through_launch),
-    "launch.strategy": ("fsdp", through_spread),
+    "launch.strategy": ("fsdp", through_ready),
     "export": (
         ["merged", "adapter"],
         GATE,
@@ -728,6 +731,7 @@ EFFECTS |= {
     "data.train.0.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.train.0.columns": ({"day": "date"}, through_types),
 }
+NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
 _USUAL: dict[Consumer, object] = {}
 

@@ -8,44 +8,111 @@ row, H query heads, G key-value heads, d numbers a head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from luthier.models.packing import Layout
 
+BLOCK = 128
+"""Queries, and keys, that the kernel computes together."""
 
-def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scale: float, window: int | None) -> Tensor:
-    """Softmax(scale q k') v over the pairs of `layout` that may meet.
+
+@dataclass(frozen=True)
+class Looks:
+    """Who may look at whom in one packed row, as the kernel wants it; made before the layers, which only read it."""
+
+    whole: BlockMask
+    windowed: BlockMask | None
+    """For layers with a window, where the row has a line that is longer."""
+    dtype: torch.dtype | None
+    """Of queries, keys and values within the kernel, which sums in float32; None leaves them as they are."""
+
+
+def looks_of(layout: Layout, *, window: int | None, dtype: torch.dtype | None, device: torch.device) -> Looks:
+    """What the kernel needs of `layout`, for a model some of whose layers look back `window` tokens only."""
+    matters = window is not None and layout.longest > window
+    return Looks(block_mask(layout, None, device), block_mask(layout, window, device) if matters else None, dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, looks: Looks, *, scale: float, windowed: bool = False) -> Tensor:
+    """Softmax(scale q k') v over the pairs that may meet.
 
     Args:
         query: [1, H, T, d], on an accelerator; on a processor torch computes it forward alone, and slowly.
         key: [1, G, T, d], H a multiple of G.
         value: [1, G, T, d].
-        layout: of this row.
+        looks: of this row.
         scale: of the products.
-        window: tokens that a layer looks back; None for all.
+        windowed: whether this layer looks back so many tokens only.
 
     Returns:
-        [1, H, T, d].
+        [1, H, T, d], of the type of `query`.
     """
-    blocks = layout.kept(("blocks", window, query.device), lambda: block_mask(layout, window, query.device))
-    found: Tensor = _kernel(query.device.type)(query, key, value, block_mask=blocks, scale=scale, enable_gqa=True)
-    return found
+    blocks = looks.windowed if windowed and looks.windowed is not None else looks.whole
+    given = (query, key, value) if looks.dtype is None else tuple(one.to(looks.dtype) for one in (query, key, value))
+    found: Tensor = _kernel(query.device.type)(*given, block_mask=blocks, scale=scale, enable_gqa=True)
+    return found.to(query.dtype)
 
 
 def block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
-    """Which blocks of queries and keys hold a pair that may meet, and which pairs of these do."""
-    until, positions = layout.until.to(device), layout.position_ids[0].to(device)
+    """Which blocks of queries and keys hold a pair that may meet, and which hold no other.
+
+    Query i may look at key j where j <= i < until[j], so a block of earlier keys is looked at where its largest `until`
+    lies behind the first query, and whole where its smallest lies behind the last. That takes (T / 128)^2 numbers, made
+    beside the accelerator while it computes; torch's own function would write out all T^2 pairs on it. With a window a
+    block may be kept in which nobody looks; the kernel then finds so pair by pair.
+    """
+    until, positions = layout.until, layout.position_ids[0]
+    length = len(until)
+    count = -(-length // BLOCK)
+    last_key, first_key = _over_blocks(until, "max"), _over_blocks(until, "min")
+    first = torch.arange(count) * BLOCK
+    ends = (first + BLOCK).clamp(max=length)
+    earlier = first[:, None] > first[None, :]
+    whole_blocks = first + BLOCK <= length
+    kept = earlier & (last_key[None, :] > first[:, None])
+    full = earlier & (first_key[None, :] >= ends[:, None]) & whole_blocks[:, None] & whole_blocks[None, :]
+    if window is not None:
+        low, high = _over_blocks(positions, "min"), _over_blocks(positions, "max")
+        kept &= low[:, None] - high[None, :] < window
+        full &= high[:, None] - low[None, :] < window
+    partial = (kept & ~full) | torch.eye(count, dtype=torch.bool)
+    there_until, there_positions = until.to(device), positions.to(device)
 
     def may_look(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = (key <= query) & (query < until[key])
-        return seen if window is None else seen & (positions[query] - positions[key] < window)
+        seen = (key <= query) & (query < there_until[key])
+        return seen if window is None else seen & (there_positions[query] - there_positions[key] < window)
 
-    return create_block_mask(may_look, None, None, len(until), len(until), device=device)
+    counts, places, full_counts, full_places = (
+        one.to(device)[None, None] for one in (*_listed(partial), *_listed(full))
+    )
+    return BlockMask.from_kv_blocks(
+        counts,
+        places,
+        full_counts,
+        full_places,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=may_look,
+        seq_lengths=(length, length),
+    )
+
+
+def _over_blocks(numbers: Tensor, by: str) -> Tensor:
+    """The smallest or the largest number of each block of tokens; [T] to [blocks]."""
+    short = -len(numbers) % BLOCK
+    whole = torch.cat([numbers, numbers[-1:].expand(short)]).view(-1, BLOCK)
+    return whole.amin(dim=1) if by == "min" else whole.amax(dim=1)
+
+
+def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row, how many columns are chosen, and which, these first; bool [n, m] to int32 [n] and [n, m]."""
+    order = torch.argsort((~chosen).to(torch.int8), dim=1, stable=True)
+    return chosen.sum(dim=1, dtype=torch.int32), order.to(torch.int32)
 
 
 @cache

@@ -64,3 +64,8 @@ def halve(model: Any) -> int:
             module.__class__ = BFloat16Linear
             halved += 1
     return halved
+
+
+def is_halved(model: Any) -> bool:
+    """Whether `halve` found something to hold so."""
+    return any(type(module) is BFloat16Linear for module in model.modules())

@@ -14,6 +14,7 @@ from luthier.models.half import product, product_back
 from luthier.models.packing import lay_out_rows
 
 _CHUNK = 256  # positions whose scores [chunk, vocabulary] are held at once
+_CHUNK_THERE = 2048  # the same on an accelerator, which takes as long to begin a small product as to make a large one
 _plain: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -53,8 +54,7 @@ class _TokenLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for chunk in _chunks(targets):
             scores = product(hidden[chunk], weight, bias).float()  # [chunk, vocabulary]
             norms = torch.logsumexp(scores, dim=-1)
             losses[chunk] = norms - scores.gather(1, targets[chunk, None])[:, 0]
@@ -70,8 +70,7 @@ class _TokenLosses(torch.autograd.Function):
         by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         by_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
         if by_weight is not None or by_bias is not None:
-            for start in range(0, len(targets), _CHUNK):
-                chunk = slice(start, start + _CHUNK)
+            for chunk in _chunks(targets):
                 scores = product(hidden[chunk], weight, bias).float()
                 rows = _by_scores(scores, torch.logsumexp(scores, dim=-1), targets[chunk]) * grad[chunk, None]
                 if by_weight is not None:
@@ -84,6 +83,11 @@ class _TokenLosses(torch.autograd.Function):
             None if by_bias is None else by_bias.to(bias.dtype),
             None,
         )
+
+
+def _chunks(targets: Tensor) -> list[slice]:
+    size = _CHUNK if targets.device.type == "cpu" else _CHUNK_THERE
+    return [slice(start, start + size) for start in range(0, len(targets), size)]
 
 
 def _by_scores(scores: Tensor, norms: Tensor, targets: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ def _works(prepared: Prepared) -> list[Workload]:
 def work(context: Context) -> None:
     """The child: the largest micro-batch, timed steps, some rows asked; written down for the parent."""
     from luthier.models.base import load_base
+    from luthier.models.compiled import compile_layers
     from luthier.pipeline.heads import head_labels
     from luthier.pipeline.training import open_inputs, open_validation, with_adapter
     from luthier.train.memory import device_memory_errors, device_peak_gib
@@ -116,6 +117,8 @@ def work(context: Context) -> None:
     device = set_up_device(recipe.train)
     heads = head_labels(context)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=heads).to(device)
+    if recipe.train.torch_compile:
+        compile_layers(model)
     inputs = on_trial(open_inputs(context))
     began = time.perf_counter()
     with device_memory_errors(recipe.train):

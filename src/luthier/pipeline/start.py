@@ -414,14 +414,19 @@ def _with_first_reasons(run: RunFolder, resolved: ResolvedRecipe) -> ResolvedRec
 
 
 def model_source(shape: ModelShape) -> ModelSource:
-    """Where the base of a run is; what was located once is not searched for again.
+    """Where the base of a run is; what was located once is not searched for again, but a bundled model that stands
+    elsewhere on this machine than on that where the run was made.
 
     Raises:
         RecipeError: it is no longer there, or is another one than the run was made with.
     """
     path = Path(shape.path)
+    if shape.kind == "bundled" and not path.exists():
+        path = locate(shape.name, folder=path.parent, revision=None, offline=True, say=lambda line: None).path
     if not path.exists():
-        raise RecipeError(f"the base model {shape.name!r} is no longer at {path}", way_out="run the recipe again")
+        raise RecipeError(
+            f"the base model {shape.name!r} is no longer at {path}", way_out="put it there, or run the recipe again"
+        )
     source = ModelSource(shape.name, shape.kind, path, shape.license)
     if (found := weights_sha256(source)) != shape.sha256:
         raise RecipeError(

@@ -21,7 +21,7 @@ from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.records import LossSpike, StepEvent
 from luthier.spec.multi_task import MultiTask
-from luthier.spec.recipe import Launch, Recipe
+from luthier.spec.recipe import Recipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
 
@@ -54,7 +54,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=head_labels(context))
     model.to(device)
-    spread(model, recipe.launch, ranks)
+    make_ready(model, recipe, ranks)
     loaded = open_inputs(context)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
@@ -180,12 +180,15 @@ def with_adapter(base: Any, recipe: Recipe, *, base_name: str, heads: Mapping[st
     return model
 
 
-def spread(model: Any, launch: Launch, ranks: Ranks) -> None:
-    """Give each rank the whole base, which it has, or its part of it."""
+def make_ready(model: Any, recipe: Recipe, ranks: Ranks) -> None:
+    """Give each rank the whole base, which it has, or its part of it; compile its layers where the recipe says so."""
+    from luthier.models import compiled
     from luthier.train import shard
 
-    if launch.strategy == "fsdp":
+    if recipe.launch.strategy == "fsdp":
         shard.shard(model, ranks)
+    if recipe.train.torch_compile:
+        compiled.compile_layers(model)
 
 
 class _Unheard(EventLog):

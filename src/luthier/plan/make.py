@@ -107,7 +107,7 @@ def make_plan(
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_device_notes(resolved),
-            *_model_notes(shape, bf16=recipe.train.bf16),
+            *_model_notes(shape, bf16=bool(recipe.train.bf16)),
         ),
     )
 

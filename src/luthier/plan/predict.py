@@ -178,7 +178,7 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
         tokens=tokens,
         supervised=0.0 if work.head else tokens * work.answer_tokens / work.own_tokens,
         first=learns.first,
-        bf16=resolved.recipe.train.bf16,
+        bf16=bool(resolved.recipe.train.bf16),
         recomputed=recomputed,
     )
     return resolved.recipe.launch.nproc_per_node * (each + extra)

@@ -6,7 +6,7 @@ from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, is_text
 from luthier.spec.adapter_section import OUTPUT_HEADS
 from luthier.spec.filler import GIVEN, Filler, Machine, leaves
-from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.plugins import ADAPTERS, METHODS, AdapterFacts
 from luthier.spec.suits import labels_of, suited
 from luthier.spec.trunk import worth_caching
 
@@ -112,8 +112,11 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
         )
     texts = is_text(filler.tree["data"]["train"][0]["task"])
     filler.fill("train.batch_size", 4 if texts else 16, "rows are long" if texts else "a common middle")
+    _fill_device(filler, machine, adapter)
     ram = filler.tree["objective"]["budget"]["ram_gib"]
     roomy = ram is not None and ram >= 12
+    if filler.tree["train"]["device"] == "cuda":
+        filler.fill("train.micro_batch_tokens", max(length, 4096), "an accelerator wants large products")
     filler.fill(
         "train.micro_batch_tokens",
         max(length, 2048 if roomy else 1024),
@@ -141,9 +144,32 @@ def fill_train(filler: Filler, shape: ModelShape, machine: Machine) -> None:
     for key, why in open_keys.items():
         if filler.tree["train"][key] is None:
             filler.reasons[f"train.{key}"] = f"open on purpose: {why}"
+    filler.fill("train.threads", machine.threads, "processors that this process may use")
+
+
+def _fill_device(filler: Filler, machine: Machine, adapter: AdapterFacts) -> None:
+    """Where is computed, and what pays there.
+
+    Raises:
+        RecipeError: layers cannot be compiled there.
+    """
     device = machine.accelerator or "cpu"
     filler.fill("train.device", device, "an accelerator is there" if machine.accelerator else "no accelerator is seen")
-    filler.fill("train.threads", machine.threads, "processors that this process may use")
+    there = filler.tree["train"]["device"] == "cuda"
+    frozen = not adapter.trains_base and adapter.name != "oft"
+    if there and frozen:
+        filler.fill("train.bf16", True, "an accelerator multiplies bfloat16 many times as fast")
+    filler.fill("train.bf16", False, "products in float32" if frozen else "no product is one with frozen weights alone")
+    fsdp = filler.tree["launch"]["strategy"] == "fsdp"
+    why = "takes as long as some hundred steps, which long runs win back" if there else "for accelerators"
+    compiles = filler.fill("train.torch_compile", False, why)
+    if compiles and (fsdp or not there):
+        raise RecipeError(
+            "train.torch_compile is for whole layers on an accelerator, and "
+            + ("launch.strategy fsdp divides them" if fsdp else "train.device is cpu"),
+            way_out="leave it out",
+            key="train.torch_compile",
+        )
 
 
 def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None:

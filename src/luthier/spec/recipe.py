@@ -429,8 +429,11 @@ class Train(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, description="Processor threads; part of what makes a run repeatable.")
     device: Literal["cpu", "cuda"] | None = Field(None, description="Where training and evaluation compute.")
-    bf16: bool = Field(
-        False, description="Products with frozen weights in bfloat16; adapter, attention and loss stay float32."
+    bf16: bool | None = Field(
+        None, description="Products with frozen weights in bfloat16; adapter and loss stay float32."
+    )
+    torch_compile: bool | None = Field(
+        None, description="Compile the layers before the first step; for accelerators, no effect on the result."
     )
     gradient_checkpointing: bool | None = Field(
         None, description="Compute activations again going backward: less memory, about a third more time."

@@ -160,7 +160,8 @@ class _Loop:
     def step(self, state: LoopState, step: Step) -> LoopState:
         began = time.monotonic()
         assert self.settings.micro_batch_tokens is not None
-        self.model.train()
+        if not self.model.training:  # after a validation; a walk over a thousand modules costs a small step a tenth
+            self.model.train()
         _seed(self.settings.seed, state.step, self.ranks.rank)
         rows = [row for row in step.rows if self.inputs.tasks[self.inputs.task_of(row)].name not in state.stopped_tasks]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)

@@ -28,13 +28,15 @@ def make_optimizer(parameters: Mapping[str, Parameter], settings: Train) -> torc
     for name, parameter in parameters.items():
         groups.setdefault((is_part(parameter), parameter.ndim > 1, factors[name]), []).append(parameter)
     decay = settings.weight_decay or 0.0
+    there = all(parameter.device.type == "cuda" for parameter in parameters.values())  # one kernel for all of them
     return torch.optim.AdamW(
         [
             {"params": group, "weight_decay": decay if decays else 0.0, "rate_factor": factor}
             for (_, decays, factor), group in groups.items()
         ],
         lr=0.0,
-        foreach=True,
+        foreach=not there,
+        fused=there,
     )
 
 
