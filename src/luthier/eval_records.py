@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from luthier.records import Interval, Record, SplitName, Task
+
+PARENT = "parent "
+"""How the system of a merged run begins; its name follows."""
 
 
 class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""
 
-    system: Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
+    system: str = Field(
+        description="majority, tfidf_logreg, length, base, base_per_token, tuned; 'parent RUN' of a merged run."
+    )
     title: str
     metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
     seconds: float

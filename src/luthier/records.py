@@ -401,6 +401,32 @@ class Calibration(Record):
     log_loss_after: float
 
 
+class MergedRun(Record):
+    """A run that was merged."""
+
+    run: str = Field(description="NAME/ID.")
+    weights_sha256: str
+    recipe_sha256: str
+    weight: float = Field(description="What its task vector was multiplied by; 0 where a greedy soup left it out.")
+    validation: float | None = Field(
+        None, description="Of a greedy soup: the metric of the mean that this run would have made, it included."
+    )
+
+
+class MergeResult(Record):
+    """How trained runs became the weights of this one."""
+
+    method: str
+    runs: tuple[MergedRun, ...] = Field(description="In the recipe's order; of a greedy soup in the order tried.")
+    into: Literal["adapter", "weights"]
+    density: float | None
+    seed: int | None
+    rank: int | None = Field(description="Of the adapter; None for whole weights.")
+    kept: float = Field(
+        description="Share of the sum of squares of the exact merge that an adapter of this rank holds; else 1."
+    )
+
+
 class TrainResult(Record):
     method: str
     steps: int
@@ -430,6 +456,7 @@ class TrainResult(Record):
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, description="Of a run of several: task -> what its head's scores were divided by."
     )
+    merge: MergeResult | None = Field(None, description="None where the weights were trained.")
 
 
 # --- step 6: artifacts, gate, versions -------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from echo_engine import LABELS, TOKENIZER, asker, chat_example, contract, exampl
 
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import EvalReport
-from luthier.evals.evaluate import Material, evaluate
+from luthier.eval_records import PARENT, EvalReport
+from luthier.evals.evaluate import Beside, Material, evaluate
 from luthier.evals.general import paragraph_losses, paragraphs
 from luthier.evals.score import score, validation_metrics
 from luthier.records import Answer, Message
@@ -414,3 +414,32 @@ def test_label_baselines_of_an_open_task_are_refused(tmp_path):
             out=tmp_path,
             progress=silent,
         )
+
+
+def test_merged_runs_answer_the_same_items_and_are_compared_with_the_tuned_model(tmp_path):
+    opened: list[str] = []
+
+    def beside(name: str, strength: float) -> Beside:
+        return Beside(f"{PARENT}{name}", lambda: opened.append(name) or asker(strength))
+
+    report = evaluate(
+        material(),
+        base=asker(0.0),
+        tuned=asker(2.0),
+        settings=SETTINGS.model_copy(update={"baselines": ("base",)}),
+        seed=0,
+        out=tmp_path,
+        progress=silent,
+        beside=[beside("weak/1", 0.0), beside("strong/2", 2.0)],
+    )
+    assert opened == ["weak/1", "strong/2"]
+    names = ["base", "parent weak/1", "parent strong/2", "tuned"]
+    assert [system.system for system in report.systems] == names
+    assert metric(report, "parent weak/1", "accuracy") == metric(report, "base", "accuracy")
+    assert metric(report, "parent strong/2", "accuracy") == metric(report, "tuned", "accuracy")
+    gaps = {one.against: one for one in report.differences if one.metric == "accuracy"}
+    assert gaps["parent strong/2"].interval.point == 0
+    assert gaps["parent weak/1"].interval == gaps["base"].interval
+    assert "the best of the merged runs, strong/2, reaches" in report.headline
+    line = json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(line["predicted"]) == set(names)

@@ -16,9 +16,9 @@ from test_evals_evaluate import material, metric, silent
 from luthier.data.contract import Renderer
 from luthier.data.shards import Example
 from luthier.errors import DataError
-from luthier.eval_records import EvalReport
+from luthier.eval_records import PARENT, EvalReport
 from luthier.evals.against import Stored, compare_runs
-from luthier.evals.evaluate import evaluate
+from luthier.evals.evaluate import Beside, evaluate
 from luthier.evals.preference import length_baseline, margins, observed, pair_metrics, read_pairs
 from luthier.spec.plugins import Reward
 from luthier.spec.recipe import Evaluate
@@ -157,3 +157,15 @@ def test_baselines_of_other_tasks_are_refused(tmp_path: Path) -> None:
         evaluate(
             material(), base=asker(0.0), tuned=asker(1.0), settings=SETTINGS, seed=0, out=tmp_path, progress=silent
         )
+
+
+def test_a_merged_run_is_judged_by_the_reward_of_the_tuned_model(tmp_path: Path) -> None:
+    made = material(PAIRED, train=TRAIN, validation=[], test=TEST, reward="implicit")
+    report = evaluate(
+        made, base=BASE, tuned=TUNED, settings=SETTINGS, seed=0, out=tmp_path, progress=silent,
+        beside=[Beside(f"{PARENT}a/1", lambda: TUNED), Beside(f"{PARENT}b/2", lambda: BASE)],
+    )  # fmt: skip
+    assert [one.system for one in report.systems][-3:] == ["parent a/1", "parent b/2", "tuned"]
+    gaps = {(one.against, one.metric): one.interval.point for one in report.differences}
+    assert gaps["parent a/1", "preference_margin"] == gaps["parent a/1", "preference_accuracy"] == 0.0
+    assert metric(report, "parent b/2", "preference_accuracy") == 0.0  # the base has gained nothing on itself

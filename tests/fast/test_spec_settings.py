@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import classify_kit
 import govern_records
 import huggingface_hub
+import merge_kit
 import pytest
 import samples
 import test_evals_evaluate
@@ -33,6 +34,8 @@ from openai_fake import serving
 from pydantic import BaseModel
 from torch.distributed.elastic.rendezvous import registry
 
+from luthier.compress.merge.lowrank import LowRank
+from luthier.compress.merge.vectors import merge_dense, merge_low_rank
 from luthier.data.documents import pieces
 from luthier.data.items import Item
 from luthier.data.masks import Supervision, mask
@@ -53,6 +56,7 @@ from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
 from luthier.pipeline.heads import calibrates
+from luthier.pipeline.merging import mix_of
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.stages import glossary_of
@@ -63,6 +67,7 @@ from luthier.plan.make import make_plan
 from luthier.records import Message, RequestContract
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
+from luthier.spec.merge import Parent
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
@@ -174,8 +179,28 @@ def resolved(tree: dict[str, Any], folder: Path) -> ResolvedRecipe:
     loaded = task_loaded(LoadedRecipe(recipe, folder / "r.yaml", "", ()), 0)
     return resolve(
         loaded, profile(folder / recipe.entry.path), shape().model_copy(update={"num_layers": 2}),
-        machine=Machine(threads=1), data_sha256={}, luthier_version="0",
+        machine=Machine(threads=1), data_sha256={}, luthier_version="0", parents=parents_of(recipe),
     )  # fmt: skip
+
+
+def parents_of(recipe: Recipe) -> tuple[Parent, ...]:
+    """The runs that a recipe merges, as they would be found."""
+    return tuple(merge_kit.parent(name) for name in (recipe.merge.runs if recipe.merge else ()))
+
+
+def through_merge(tree: dict[str, Any], folder: Path) -> object:
+    """What comes out of two runs, or three, and in which form."""
+    settings = resolved(with_("merge", {"runs": ["a", "b"], **(tree.get("merge") or {})}, tree), folder).recipe.merge
+    assert settings is not None
+    rngs = [torch.Generator().manual_seed(ord(run[0])) for run in settings.runs]
+    vectors = [{"w": LowRank(torch.randn(4, 9, generator=rng), torch.randn(7, 4, generator=rng))} for rng in rngs]
+    mix = mix_of(settings, len(vectors))
+    if settings.into == "weights":
+        return "weights", str(merge_dense(vectors, mix, lambda done, total: None).vector["w"])
+    merged = merge_low_rank(vectors, mix, rank=settings.rank or 0, tick=lambda done, total: None)
+    change = merged.vector["w"]
+    assert isinstance(change, LowRank)
+    return settings.rank, str(change.dense()), merged.kept
 
 
 def through_prepare(tree: dict[str, Any], folder: Path) -> object:
@@ -666,6 +691,13 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "train.device": ("cuda", through_device),
     "train.torch_compile": (True, through_ready),
     "train.gradient_checkpointing": (True, through_model),
+    "merge.runs": (["a", "c"], through_merge),
+    "merge.method": ("ties", through_merge),
+    "merge.weights": ([1.0, -0.5], through_merge),
+    "merge.density": (0.7, through_merge),
+    "merge.into": ("weights", through_merge),
+    "merge.rank": (2, through_merge),
+    "merge.seed": (1, through_merge),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
@@ -704,6 +736,9 @@ NEEDS = {  # keys that are refused without another
     },
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
+    **{key: ("merge", {"runs": ["a", "b"]}) for key in EFFECTS if key.startswith("merge.")},
+    "merge.density": ("merge", {"runs": ["a", "b"], "method": "ties"}),
+    "merge.seed": ("merge", {"runs": ["a", "b"], "method": "dare_linear"}),  # tells seeds apart: test_spec_merge.py
     "train.cache_trunk": ("adapter.layers_to_transform", [1]),
     "train.embedding_learning_rate": ("adapter.type", "full"),
     "adapter.feedforward_modules": ("adapter", {"type": "ia3", "target_modules": "all-linear"}),
@@ -781,7 +816,7 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
         loaded = LoadedRecipe(Recipe.model_validate(tree), Path("r.yaml"), "", ())
         return resolve(
             loaded, samples.profile(), samples.shape(), machine=Machine(threads=1),
-            data_sha256={}, luthier_version="0",
+            data_sha256={}, luthier_version="0", parents=parents_of(loaded.recipe),
         ).sha256  # fmt: skip
 
     tree = told(key)

@@ -120,8 +120,9 @@ def train(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Train the adapter; after an interruption the same command goes on, exact to the bit."""
+    """Train, or merge runs; after an interruption the same command goes on, exact to the bit."""
     from luthier.records import TrainResult
+    from luthier.report.evidence import merged_words
 
     launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
     session = work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)
@@ -130,7 +131,7 @@ def train(
         f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
     )
     lines = [
-        f"{result.steps} steps, {result.trained_tokens} tokens{best}",
+        merged_words(result.merge) if result.merge else f"{result.steps} steps, {result.trained_tokens} tokens{best}",
         f"{session.run.tuned.name}: {session.run.tuned}",
     ]
     emit(result.model_dump(mode="json"), lines, as_json=as_json)

@@ -16,7 +16,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import AllItems, EvalReport, GeneralText, SystemScore, Terms
+from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, SystemScore, Terms
 from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
@@ -39,8 +39,7 @@ Progress = Callable[[str, int, int], None]
 GeneralLosses = tuple[Floats, Floats]
 """Of base and tuned model: `paragraph_losses`."""
 
-SystemName = Literal["majority", "tfidf_logreg", "length", "base", "base_per_token", "tuned"]
-_TITLES: dict[SystemName, str] = {"base": "base model, not tuned", "tuned": "tuned model"}
+_TITLES = {"base": "base model, not tuned", "tuned": "tuned model"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,22 @@ class Material:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another model that answers the same items: a run that was merged into the tuned one."""
+
+    name: str
+    """As a system of the report."""
+    open: Callable[[], Asker]
+    """Loads it, once, when it is asked."""
+
+    @property
+    def title(self) -> str:
+        return f"merged run {self.name.removeprefix(PARENT)}"
+
+
+@dataclass(frozen=True)
 class _System:
-    name: SystemName
+    name: str
     title: str
     observed: Observed
     seconds: float
@@ -82,6 +95,7 @@ def evaluate(
     seed: int,
     out: Path,
     progress: Progress,
+    beside: Sequence[Beside] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> EvalReport:
     """Judge the tuned model on the test split; also writes `out/predictions.jsonl`, one line an item.
@@ -98,6 +112,7 @@ def evaluate(
         seed: of the resamples.
         out: existing folder for the predictions.
         progress: told of each item.
+        beside: other models, which are asked behind the tuned one's contract.
         clock: seconds, for durations only.
 
     Raises:
@@ -121,15 +136,16 @@ def evaluate(
     places: Places | None = None
     if material.contract.task == "preference":
         _refuse_baselines(baselines, material.contract, ("length", "base"))
-        systems = _preferences(material, base, tuned, baselines, progress, clock)
+        systems = _preferences(material, base, tuned, beside, baselines, progress, clock)
     else:
         _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
         systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
         if is_text(material.contract.task):
             places = _places(material, base)
         systems += [
-            _ask("base", base, material, places, progress, clock),
-            _ask("tuned", tuned, material, places, progress, clock),
+            _ask("base", _TITLES["base"], base, material, places, progress, clock),
+            *(_ask(one.name, one.title, one.open(), material, places, progress, clock) for one in beside),
+            _ask("tuned", _TITLES["tuned"], tuned, material, places, progress, clock),
         ]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
@@ -262,7 +278,8 @@ def _baseline(
 
 
 def _ask(
-    name: Literal["base", "tuned"],
+    name: str,
+    title: str,
     asker: Asker,
     material: Material,
     places: Places | None,
@@ -271,24 +288,25 @@ def _ask(
 ) -> _System:
     started = clock()
     if places is not None:
-        read = read_texts(asker, material.test, places, tick=_titled(progress, _TITLES[name]))
-        return _System(name, _TITLES[name], read.observed, clock() - started, read.terms)
-    said = score(asker, material.test, tick=_titled(progress, _TITLES[name]))
+        read = read_texts(asker, material.test, places, tick=_titled(progress, title))
+        return _System(name, title, read.observed, clock() - started, read.terms)
+    said = score(asker, material.test, tick=_titled(progress, title))
     if material.contract.answered_by == "head":
         nothing = np.empty(0, dtype=np.float64)
         said = replace(said, free_text=(), answer_nll=nothing, answer_tokens=nothing)
-    return _System(name, _TITLES[name], said, clock() - started)
+    return _System(name, title, said, clock() - started)
 
 
 def _preferences(
     material: Material,
     base: Asker,
     tuned: Asker,
+    beside: Sequence[Beside],
     baselines: Sequence[str],
     progress: Progress,
     clock: Callable[[], float],
 ) -> list[_System]:
-    """Which answer of each pair is preferred: by length, by the base in two ways, and by the tuned model."""
+    """Which answer of each pair is preferred: by length, by the base in two ways, by what learned, the tuned last."""
     test, systems = material.test, list[_System]()
     if "length" in baselines:
         started = clock()
@@ -296,15 +314,18 @@ def _preferences(
         systems.append(_System("length", made.title, made.observed, clock() - started))
     started = clock()
     before = read_pairs(base, test, tick=_titled(progress, _TITLES["base"]))
-    took, started = clock() - started, clock()
-    after = read_pairs(tuned, test, tick=_titled(progress, _TITLES["tuned"]))
-    leads = margins(after, material.reward, before)
-    return [
-        *systems,
+    took = clock() - started
+    systems += [
         _System("base", BASE_TITLE, _without_leads(observed(test, margins(before, "sum"), before)), took),
         _System("base_per_token", PER_TOKEN_TITLE, observed(test, margins(before, "per_token")), took),
-        _System("tuned", REWARD_TITLES[material.reward], observed(test, leads, after), clock() - started),
     ]
+    others = [(one.name, one.title, one.open) for one in beside]
+    for name, title, opened in (*others, ("tuned", REWARD_TITLES[material.reward], lambda: tuned)):
+        started = clock()
+        after = read_pairs(opened(), test, tick=_titled(progress, title))
+        seen = observed(test, margins(after, material.reward, before), after)
+        systems.append(_System(name, title, seen, clock() - started))
+    return systems
 
 
 def _without_leads(seen: Observed) -> Observed:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from luthier.eval_records import Difference, SystemScore
+from luthier.eval_records import PARENT, Difference, SystemScore
 from luthier.records import Interval
 
 WORDS = {
@@ -48,7 +48,8 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
         f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
     )
-    return sentence + (_labelled(systems) if closed else _perplexity(systems, differences)) + "."
+    sentence += _labelled(systems) if closed else _perplexity(systems, differences)
+    return sentence + against_parent(values, gaps, higher_is_better=True) + "."
 
 
 def _labelled(systems: Sequence[SystemScore]) -> str:
@@ -68,6 +69,19 @@ def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference
     return (
         f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "
         f"(difference {gap.low:+.2f} to {gap.high:+.2f})"
+    )
+
+
+def against_parent(values: Mapping[str, Interval], gaps: Mapping[str, Interval], *, higher_is_better: bool) -> str:
+    """What the best of the merged runs reaches alone."""
+    parents = [name for name in values if name.startswith(PARENT)]
+    if not parents:
+        return ""
+    best = (max if higher_is_better else min)(parents, key=lambda name: values[name].point)
+    gap = gaps[best]
+    return (
+        f"; the best of the merged runs, {best.removeprefix(PARENT)}, reaches {values[best].point:.3f} (the merge "
+        f"{gap.point:+.3f}, {gap.low:+.3f} to {gap.high:+.3f})"
     )
 
 

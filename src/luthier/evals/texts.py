@@ -11,6 +11,7 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.eval_records import Difference, SystemScore, Terms, TermScore
 from luthier.evals.glossary import Places
+from luthier.evals.headline import against_parent
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.metrics import perplexity
 from luthier.evals.observed import Floats, Observed
@@ -123,8 +124,10 @@ def text_headline(
         if terms is not None
         else ""
     )
+    gaps = {one.against: one.interval for one in differences if one.metric == "bits_per_byte"}
+    of_parents = against_parent(values, gaps, higher_is_better=False)
     return (
         f"On {num_items} pieces of held-out documents in {num_groups} groups the tuned model needs {tuned.point:.3f} "
         f"bits per byte ({tuned.level:.0%} interval {tuned.low:.3f} to {tuned.high:.3f}), {against} "
-        f"({gap.low:+.3f} to {gap.high:+.3f}; base model {base.point:.3f}){of_terms}."
+        f"({gap.low:+.3f} to {gap.high:+.3f}; base model {base.point:.3f}){of_terms}{of_parents}."
     )

@@ -10,7 +10,7 @@ from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
-from luthier.records import Artifact, GateDecision, Interval, ModelShape, TrainResult, is_text
+from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
@@ -134,7 +134,43 @@ def _data(data: DataReport) -> list[str]:
     ]
 
 
+def _merging(merge: MergeResult, train: TrainResult) -> list[str]:
+    """Of a version that was not trained but merged: from what, by which settings."""
+    settings = {"density": merge.density, "seed": merge.seed, "rank": merge.rank}
+    said = "".join(f", {key} {value:g}" for key, value in settings.items() if value is not None)
+    form = "an adapter" if merge.into == "adapter" else "whole weights"
+    lines = [
+        f"Nothing was trained: {len(merge.runs)} trained runs of this base were merged by `{merge.method}`{said} into "
+        f"{form}. What they learned was multiplied by the weights below.",
+        "",
+        *_table(
+            ("run", "weight", "weights, SHA-256", "recipe, SHA-256", *(("validation",) if _tried(merge) else ())),
+            [
+                (one.run, f"{one.weight:g}", f"`{one.weights_sha256}`", f"`{one.recipe_sha256}`")
+                + ((f"{one.validation:.3f}" if one.validation is not None else "",) if _tried(merge) else ())
+                for one in merge.runs
+            ],
+        ),
+    ]
+    if _tried(merge):
+        lines.append(
+            f"Runs were tried in this order; one was taken in where the mean with it was no worse on the validation "
+            f"split by {train.best_metric}."
+        )
+    if merge.kept < 1.0 - 1e-9:
+        lines.append(f"The adapter's rank holds {100 * merge.kept:.2f} % of the squares of the exact merge.")
+    if (sure := train.calibration) is not None:
+        lines.append(f"The head's scores were divided by a temperature of {sure.temperature:.3f} after merging.")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _tried(merge: MergeResult) -> bool:
+    return any(one.validation is not None for one in merge.runs)
+
+
 def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
+    if train.merge is not None:
+        return _merging(train.merge, train)
     adapter, settings = resolved.recipe.adapter, resolved.recipe.train
     kept = (
         f"the best on the validation split by {train.best_metric} ({train.best_value:.3f})"
@@ -331,6 +367,9 @@ def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha2
     """What an exported folder says of itself, so that whoever takes it as a base finds license and origin."""
     recipes = [part.recipe for part in resolved.parts]
     learned = "; ".join(f"task `{recipe.entry.task}` by method `{recipe.method.type}`" for recipe in recipes)
+    if resolved.parents:
+        parents = ", ".join(f"{one.run} ({one.weights_sha256[:12]})" for one in resolved.parents)
+        learned += f"; merged from {parents}"
     return "\n".join(
         [
             "---",

@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
-from luthier.records import Artifact, GateDecision, ModelShape, Record, TrainResult
+from luthier.records import Artifact, GateDecision, MergedRun, ModelShape, Record, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
 
@@ -59,6 +59,11 @@ def lineage(
     ]
     learned = [shard.node for shard in shards if shard.node != "data/test.arrow"]
     tested = [shard.node for shard in shards]  # the baselines learn from the training split during evaluation
+    parents = [LineageNode(node=f"merged run: {one.run}", sha256=one.weights_sha256) for one in _merged(train)]
+    if train.merge is not None:  # the rows only chose, or calibrated, or did nothing
+        used = train.merge.method == "greedy" or train.calibration is not None
+        learned = [name for name in learned if used and name == "data/validation.arrow"]
+    learned = [*(parent.node for parent in parents), *learned]
     files = [
         LineageNode(node=f"{artifact.path}/{file}", sha256=sha256, made_from=(BASE, WEIGHTS, CONTRACT))
         for artifact in artifacts
@@ -72,6 +77,7 @@ def lineage(
             LineageNode(node=RECIPE, sha256=resolved.sha256, made_from=outside),
             LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
             *shards,
+            *parents,
             LineageNode(node=WEIGHTS, sha256=train.weights_sha256, made_from=(RECIPE, BASE, CONTRACT, *learned)),
             LineageNode(node=EVALUATION, sha256=gate.eval_sha256, made_from=(RECIPE, BASE, WEIGHTS, CONTRACT, *tested)),
             *files,
@@ -81,6 +87,10 @@ def lineage(
             LineageNode(node="gate.json", sha256=gate.seal, made_from=(RECIPE, EVALUATION, ARTIFACTS)),
         ),
     )
+
+
+def _merged(train: TrainResult) -> tuple[MergedRun, ...]:
+    return train.merge.runs if train.merge is not None else ()
 
 
 def _check(

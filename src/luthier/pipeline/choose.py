@@ -52,6 +52,8 @@ def techniques(
     Raises:
         RecipeError: the recipe itself cannot be resolved.
     """
+    if loaded.recipe.merge is not None:  # nothing is trained, so no technique is weighed
+        return Choice(again(loaded), ())
     resolved, left_out = _first(loaded, again)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
     methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]

@@ -51,6 +51,10 @@ def certify_resume(session: Session, *, kills: int, seed: int) -> ResumeCertific
         StageFailed, OutOfMemory, Stopped: as training ended.
     """
     _refuse_several(session.resolved.recipe.launch)
+    if session.resolved.recipe.merge is not None:
+        raise RunError(
+            f"{session.run.path} merges runs, and no training of it could be killed", way_out="certify one of its runs"
+        )
     if session.resolved.tasks:
         raise RunError(
             f"{session.run.path} has several tasks, and this certificate is made for one",

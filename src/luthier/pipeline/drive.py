@@ -149,14 +149,15 @@ def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     stages.clear(stage.name)
     events = EventLog(run.events)
     events.append("stage_started", stage=stage.name, key=key)
-    say(f"{stage.name}: {stage.doing}")
+    merges = stage.name == SHARED and session.resolved.recipe.merge is not None
+    say(f"{stage.name}: {'merging runs' if merges else stage.doing}")
     use = run_stage(
         stage.name,
         run.path,
         lock_fd=lock_fd,
         threads=session.resolved.recipe.train.threads or 1,
         offline=session.offline,
-        less_memory=stage.less_memory,
+        less_memory="merge fewer runs" if merges else stage.less_memory,
         launch=session.resolved.recipe.launch if stage.name == SHARED else None,
     )
     peak = use.peak_memory_gib

@@ -65,7 +65,7 @@ def _newest(out: Path, pattern: str, *, above: int) -> list[RunFolder]:
 def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
     """What a run on the same rows, asked in the same way, measured of each system."""
     other = ResolvedRecipe.read(run.resolved)
-    if _question(other) != _question(resolved):
+    if _question(other) != _question(resolved) or other.recipe.merge is not None:  # merging is no technique to weigh
         return
     report = EvalReport.read(run.eval_report)
     same_base = other.model_sha256 == resolved.model_sha256

@@ -65,6 +65,7 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
         recipe.train.max_length,
         threads,
         *asked,
+        *([[parent.identity() for parent in resolved.parents]] if resolved.parents else []),
         *([replay.model_dump(mode="json")] if replay else []),
     ]
 
@@ -83,7 +84,10 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     recipe = resolved.recipe
     tasks = [[part.recipe.method.model_dump(mode="json"), part.recipe.entry.weight] for part in resolved.parts]
     mix = recipe.multi_task.model_dump(mode="json") if recipe.multi_task is not None else None
-    return [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
+    sections: list[object] = [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
+    if recipe.merge is None:
+        return sections
+    return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]
 
 
 def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -102,6 +106,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
         [part.recipe.evaluate.model_dump(mode="json") for part in resolved.parts],
         sha256_json(general_text()),
         [part.data_sha256.get("evaluate.glossary") for part in resolved.parts],
+        [parent.identity() for parent in resolved.parents],
     ]
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from luthier.data.shards import Shard
+from luthier.errors import RecipeError
 from luthier.launch.child import run_stage
 from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.drive import Session, bring_up_to_date
@@ -34,9 +35,12 @@ def probe(prepared: Prepared, *, out: Path | None, offline: bool, say: Say) -> P
     The base is made ready and the data prepared in the run's folder, where `luthier run` finds them.
 
     Raises:
+        RecipeError: the recipe trains nothing.
         StageFailed, OutOfMemory, Stopped: as the child ended.
     """
     resolved = prepared.resolved
+    if resolved.recipe.merge is not None:
+        raise RecipeError("--probe trains some steps, and a recipe with merge trains none", way_out="leave it out")
     run = open_run(prepared, out=out or Path(resolved.recipe.output_dir))
     session = Session(run, resolved, offline, say)
     with lock(run) as fd:

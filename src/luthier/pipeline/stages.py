@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
 from luthier.pipeline import probing
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
+from luthier.pipeline.merging import keep_off_learned, merge, parents_beside
+from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import model_source
 from luthier.pipeline.training import train
@@ -26,7 +28,7 @@ from luthier.store.runs import RunFolder
 
 if TYPE_CHECKING:
     from luthier.engines.transformers import TransformersEngine
-    from luthier.evals.evaluate import GeneralLosses
+    from luthier.evals.evaluate import Beside, GeneralLosses
 
 
 def base(context: Context) -> None:
@@ -60,6 +62,9 @@ def prepare(context: Context) -> None:
         for name, rows in mark_seen_elsewhere(dict(zip(context.resolved.names, folders, strict=True))).items():
             if rows:
                 context.progress.say(f"{name}: {rows} test rows are learned by another task; they do not count")
+    if context.resolved.parents:
+        refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
+        keep_off_learned(context)
     for task in context.tasks:
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
@@ -77,11 +82,14 @@ def evaluate(context: Context) -> None:
         base, learned = (context.tasks[0].asker(engine) for engine in engines)
         general = ask_general(base, learned, general_text(), context.progress)
     for task in context.tasks:
-        _evaluate(task, engines, general)
+        _evaluate(task, engines, general, parents_beside(task, device=device))
 
 
 def _evaluate(
-    context: Context, engines: tuple[TransformersEngine, TransformersEngine], general: GeneralLosses | None
+    context: Context,
+    engines: tuple[TransformersEngine, TransformersEngine],
+    general: GeneralLosses | None,
+    beside: Sequence[Beside],
 ) -> None:
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
@@ -109,6 +117,7 @@ def _evaluate(
         seed=recipe.train.seed,
         out=run.eval,
         progress=context.progress,
+        beside=beside,
     )
     write_atomic(run.eval_report, report.to_json())
 
@@ -161,10 +170,15 @@ def export(context: Context) -> None:
     write_atomic(run.artifacts_index, json.dumps([one.model_dump(mode="json") for one in made], indent=2) + "\n")
 
 
+def train_or_merge(context: Context) -> None:
+    """Where the weights of a run come from."""
+    (train if context.resolved.recipe.merge is None else merge)(context)
+
+
 WORK: dict[str, Callable[[Context], None]] = {
     "base": base,
     "prepare": prepare,
-    "train": train,
+    "train": train_or_merge,
     "evaluate": evaluate,
     "export": export,
     "probe": probing.work,

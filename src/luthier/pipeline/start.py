@@ -35,6 +35,7 @@ from luthier.models.source import ModelSource, locate, weights_sha256
 from luthier.pipeline.choose import Choice, choose, techniques
 from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
+from luthier.pipeline.parents import open_parents
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.plan.cost import matmul_rate
@@ -45,6 +46,7 @@ from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.merge import Parent
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.tasks import joined, refuse_strange_targets, task_loaded
 from luthier.spec.template import fields
@@ -164,10 +166,15 @@ def look_at(
     def shape() -> ModelShape:  # asked for once the data has been looked at, which may cost a download less
         return read_shape(locate(model.name, folder=loaded.folder, revision=model.revision, offline=offline, say=say))
 
+    @functools.cache
+    def parents() -> tuple[Parent, ...]:
+        return open_parents(loaded, shape(), out=runs)
+
+    runs = out or Path(loaded.recipe.output_dir)
     tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
-    gflops, out, alone = matmul_rate(), out or Path(loaded.recipe.output_dir), len(tasks) == 1 and not of_several
-    looked = [_look_at(task, shape, offline=offline, say=say) for task in tasks]
-    weighed = [_weighed(one, shape(), gflops=gflops, out=out, alone=alone) for one in looked]
+    gflops, alone = matmul_rate(), len(tasks) == 1 and not of_several
+    looked = [_look_at(task, shape, parents, offline=offline, say=say) for task in tasks]
+    weighed = [_weighed(one, shape(), gflops=gflops, out=runs, alone=alone) for one in looked]
     for task, one, choice in zip(tasks, looked, weighed, strict=True):
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
     parts = [choice.resolved for choice in weighed]
@@ -197,7 +204,14 @@ def _weighed(one: _Looked, shape: ModelShape, *, gflops: float, out: Path, alone
     return choose(found, plan_of(found.resolved, one.profile, shape, found, gflops=gflops))
 
 
-def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offline: bool, say: Say) -> _Looked:
+def _look_at(
+    loaded: LoadedRecipe,
+    shape_of: Callable[[], ModelShape],
+    parents_of: Callable[[], tuple[Parent, ...]],
+    *,
+    offline: bool,
+    say: Say,
+) -> _Looked:
     """One task of the recipe."""
     entry = loaded.recipe.entry
     _refuse_endpoint_elsewhere(loaded, offline=offline)
@@ -208,7 +222,7 @@ def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offlin
     facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
     refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
-    shape = shape_of()
+    shape, parents = shape_of(), parents_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     copies = {
         "fetched": {named: str(one.path) for named, one in fetched.items()},
@@ -216,7 +230,9 @@ def _look_at(loaded: LoadedRecipe, shape_of: Callable[[], ModelShape], *, offlin
     }
 
     def again(loaded: LoadedRecipe) -> ResolvedRecipe:
-        made = resolve(loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__)
+        made = resolve(
+            loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__, parents=parents
+        )
         return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
 
     return _Looked(loaded, facts, machine, again)
@@ -258,7 +274,8 @@ def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> Non
 def _with_checkpointing(resolved: ResolvedRecipe, facts: DataProfile, shape: ModelShape) -> ResolvedRecipe:
     """Activations are computed twice only where the recipe says so or the memory budget asks for it."""
     key = "train.gradient_checkpointing"
-    if resolved.reasons[key] == GIVEN or not memory_asks_for_checkpointing(resolved, facts, shape):
+    merges = resolved.recipe.merge is not None
+    if merges or resolved.reasons[key] == GIVEN or not memory_asks_for_checkpointing(resolved, facts, shape):
         return resolved
     train = resolved.recipe.train.model_copy(update={"gradient_checkpointing": True})
     return resolved.model_copy(

@@ -40,7 +40,7 @@ def transfer(
         The matrix, and the folder that holds it as transfer.json and transfer.html.
 
     Raises:
-        RecipeError: the recipe has one task.
+        RecipeError: the recipe has one task, or trains nothing.
         StageFailed, OutOfMemory, Stopped: as a training ended.
     """
     loaded = load_recipe(recipe_path(recipe), overrides=overrides)
@@ -50,6 +50,11 @@ def transfer(
         raise RecipeError(
             f"{loaded.path}: transfer is measured between tasks, and data.train has one entry",
             way_out="add an entry with a name of its own",
+        )
+    if loaded.recipe.merge is not None:
+        raise RecipeError(
+            f"{loaded.path}: transfer compares trainings, and a recipe with merge trains nothing",
+            way_out="leave merge out",
         )
     place = out or Path(loaded.recipe.output_dir)
     runs: dict[tuple[str, ...], RunFolder] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from luthier.plan import cost, memory
 from luthier.plan.measured import Probed
+from luthier.plan.merging import asking_seconds, merging_gib, merging_seconds, technique
 from luthier.plan.parameters import dense_weights, lowest_learning, trainable_parameters
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape, Prediction
@@ -43,7 +44,9 @@ class Estimate:
 
 
 def technique_of(resolved: ResolvedRecipe) -> str:
-    """What the plan calls it: adapter and method, 'lora sft'."""
+    """What the plan calls it: adapter and method, 'lora sft', or that runs are merged."""
+    if resolved.recipe.merge is not None:
+        return technique(resolved)
     return f"{resolved.recipe.adapter.type} {resolved.recipe.method.type}"
 
 
@@ -113,7 +116,7 @@ def predict(
         course=course_of(resolved, learns),
     )
     train_seconds = on_one_machine / recipe.launch.nnodes
-    evaluate_seconds = cost.evaluation_seconds(shape, work, rates)
+    evaluate_seconds = cost.evaluation_seconds(shape, work, rates) + asking_seconds(resolved, shape, work, rates)
     rest = (
         cost.export_seconds(shape, work, rates, forms=len(recipe.export or ()))
         + cost.other_seconds(shape, work, rates)
@@ -123,7 +126,11 @@ def predict(
     if probed is not None and same:
         copied = learns.parameters * memory.CHECKPOINT_COPIES * memory.FLOAT_BYTES / memory.GIB
         train_gib = recipe.launch.nproc_per_node * (probed.peak_memory_gib + copied)
-    evaluate_gib = memory.evaluation_gib(
+    another = 0.0
+    if recipe.merge is not None:
+        train_seconds, train_gib = merging_seconds(resolved, shape, work, rates), merging_gib(resolved, shape)
+        another = memory.weights_gib(shape) * (1 + any(parent.kind == "model" for parent in resolved.parents))
+    evaluate_gib = another + memory.evaluation_gib(
         shape,
         # Weights that learned stand beside those of the base.
         adapter=shape.num_parameters if learns.whole_base else learns.parameters,
@@ -136,7 +143,7 @@ def predict(
         evaluate_seconds=evaluate_seconds,
         total_seconds=train_seconds + evaluate_seconds + rest,
         peak_memory_gib=max(train_gib, evaluate_gib, memory.export_gib(shape)),
-        trained_tokens=work.trained_tokens,
+        trained_tokens=0 if recipe.merge is not None else work.trained_tokens,
         matmul_gflops=gflops,
         rates="product" if probed is None else "probe",
         train_memory_gib=train_gib,

@@ -146,6 +146,8 @@ def _fits(one: Estimate, budget: Budget) -> bool:
 
 
 def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
+    if one.resolved.recipe.merge is not None:
+        return _merging(one, ground)
     shape, work = ground.shape, ground.work
     what = "to tell the labels apart" if one.work.head else "words and subjects" if work.is_text else "the answers"
     learns = f"learns {what}"
@@ -175,6 +177,25 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         why=why,
         speaks_for=speaks_for,
         speaks_against=against,
+    )
+
+
+def _merging(one: Estimate, ground: Ground) -> Candidate:
+    count, recipe = len(one.resolved.parents), one.resolved.recipe
+    form = "an adapter" if recipe.adapter.type == "lora" else "whole weights"
+    return Candidate(
+        technique=one.technique,
+        trains=f"nothing, {form} from {count} runs",
+        trainable_parameters=one.learner.parameters,
+        peak_memory_gib=one.prediction.peak_memory_gib,
+        train_seconds=one.prediction.train_seconds,
+        total_seconds=one.prediction.total_seconds,
+        money=price_of(ground.budget, seconds=one.prediction.total_seconds),
+        expected=None,
+        fits=_fits(one, ground.budget),
+        why="the recipe merges runs",
+        speaks_for=f"one model in the place of {count}, without training, judged beside each of them",
+        speaks_against="what runs learned can cancel; a run trained on all rows together is the yardstick",
     )
 
 

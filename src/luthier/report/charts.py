@@ -10,7 +10,7 @@ from markupsafe import Markup
 from luthier.eval_records import ClassScore, Difference, SystemScore
 from luthier.plan.words import p_value
 from luthier.records import Interval, LossSpike, StepEvent
-from luthier.report.evidence import SYSTEM_TITLES, is_proportion, minus, number, signed, title
+from luthier.report.evidence import is_proportion, minus, number, signed, system_title, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
 
 WIDTH = 860.0
@@ -22,6 +22,11 @@ _SHORT = {
     "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base",
     "base_per_token": "base, a token", "tuned": "tuned",
 }  # fmt: skip
+
+
+def _short(system: str) -> str:
+    return _SHORT.get(system) or _fit(system_title(system), 14)
+
 
 MOST_LABELS = 40
 """Labels up to which a confusion matrix can be read."""
@@ -40,7 +45,7 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
     for row, score in enumerate(scores):
         kind = "strong" if score.system == "tuned" else ""
         y = top + ROW * (row + 0.5) + 5
-        parts.append(text(LABELS - 18, y, SYSTEM_TITLES[score.system], anchor="end", kind=kind))
+        parts.append(text(LABELS - 18, y, _fit(system_title(score.system), 28), anchor="end", kind=kind))
     for column, metric in enumerate(metrics):
         start = LABELS + column * (panel + gap)
         shown = [score.metrics[metric].high for score in scores if metric in score.metrics]
@@ -66,7 +71,7 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
                     shown=number(score.metrics[metric].point),
                 )
     spoken = "; ".join(
-        f"{SYSTEM_TITLES[score.system]}: "
+        f"{system_title(score.system)}: "
         + ", ".join(f"{title(name)} {number(score.metrics[name].point)}" for name in metrics if name in score.metrics)
         for score in scores
     )
@@ -106,7 +111,7 @@ def differences(found: Sequence[Difference]) -> Markup:
     parts.append(text(end + 18, bottom + 18, "points", kind="small"))
     for row, difference in enumerate(shown):
         y, interval = top + ROW * (row + 0.5), difference.interval
-        label = f"over {_SHORT[difference.against]}, {title(difference.metric)}"
+        label = f"over {_short(difference.against)}, {title(difference.metric)}"
         parts.append(text(LABELS - 18, y + 5, label, anchor="end"))
         parts += _whisker(interval, y, scale, kind="tuned" if interval.low > 0 else "other", shown="")
         p = p_value(difference.p_value)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from luthier.data_report import DataReport
-from luthier.eval_records import Difference, EvalReport, SystemScore
+from luthier.eval_records import PARENT, Difference, EvalReport, SystemScore
 from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
@@ -15,6 +15,7 @@ from luthier.records import (
     GateDecision,
     GateLine,
     Interval,
+    MergeResult,
     ModelShape,
     Plan,
     TrainResult,
@@ -123,6 +124,11 @@ class Evidence:
         return tuple(line for line in self.gate.lines if not line.passed)
 
 
+def system_title(system: str) -> str:
+    """Short name of a system; a merged run goes by its own."""
+    return SYSTEM_TITLES.get(system, system.removeprefix(PARENT))
+
+
 def title(metric: str) -> str:
     """What people call a metric."""
     return METRIC_TITLES.get(metric, metric)
@@ -163,7 +169,7 @@ def signed(interval: Interval, metric: str) -> str:
 
 def minus(difference: Difference) -> str:
     """'tuned model − base model'."""
-    return f"{SYSTEM_TITLES[difference.system]} − {SYSTEM_TITLES[difference.against]}"
+    return f"{system_title(difference.system)} − {system_title(difference.against)}"
 
 
 def bits(quantisation: str) -> str:
@@ -172,13 +178,30 @@ def bits(quantisation: str) -> str:
     return f"{match[1]} bits" if match else ""
 
 
+def merged_words(merge: MergeResult) -> str:
+    """How runs were merged, in a sentence or two."""
+    runs = ", ".join(
+        f"{one.run} ({'left out' if one.weight == 0 and merge.method == 'greedy' else f'weight {one.weight:g}'}"
+        f"{'' if one.validation is None else f', validation with it {number(one.validation)}'})"
+        for one in merge.runs
+    )
+    settings = {"density": merge.density, "seed": merge.seed, "rank": merge.rank}
+    said = ", ".join(f"{key} {value:g}" for key, value in settings.items() if value is not None)
+    held = (
+        "exactly" if merge.kept >= 1.0 - 1e-9 else f"which holds {100 * merge.kept:.2f} % of the exact merge's squares"
+    )
+    form = "an adapter" if merge.into == "adapter" else "whole weights"
+    return f"Merged by {merge.method}{f' ({said})' if said else ''} into {form}, {held}: {runs}. Nothing was trained."
+
+
 def warnings(evidence: Evidence) -> list[str]:
     """What must be said before anything else, strongest first: whoever beats the tuned model, and the plan's advice."""
     metric = evidence.metric
     tuned = evidence.system("tuned").metrics[metric].point
     higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
     said = []
-    for system in ("tfidf_logreg", "length", "base_per_token", "base", "majority"):
+    parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
+    for system in ("tfidf_logreg", "length", *parents, "base_per_token", "base", "majority"):
         for score in evidence.evaluation.systems:
             if score.system != system or metric not in score.metrics:
                 continue
@@ -199,9 +222,8 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
         "length": "Choosing by length alone",
         "base_per_token": "The base model, by likelihood a token,",
     }
-    sentence = (
-        f"{names[score.system]} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"
-    )
+    name = names.get(score.system) or f"The merged run {score.system.removeprefix(PARENT)}"
+    sentence = f"{name} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"
     difference = evidence.difference(score.system)
     if difference is None:
         return sentence + "."

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.data_report import DataReport
+from luthier.eval_records import PARENT
 from luthier.plan.words import count, duration, loss_spike, memory, millions, p_value, size
 from luthier.report import charts
 from luthier.report.evidence import (
@@ -21,10 +22,12 @@ from luthier.report.evidence import (
     budgets,
     contaminated_line,
     is_proportion,
+    merged_words,
     minus,
     not_looked_for,
     number,
     signed,
+    system_title,
     title,
     verdict,
     warnings,
@@ -55,6 +58,7 @@ def environment() -> Environment:
         duration=duration,
         loss_spike=loss_spike,
         memory=memory,
+        merged_words=merged_words,
         number=number,
         p_value=p_value,
         size=size,
@@ -107,7 +111,9 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             bound = "" if line.bound is None else f", bound {number(line.bound)}"
             asked = f"asked {_symbols(line.asked)}{bound}"
             figures.append((f"target {line.line}", "met" if line.passed else "not met", asked))
-    for against, name in (("base", "the base model"), ("tfidf_logreg", "TF-IDF"), ("length", "length alone")):
+    others = [("base", "the base model"), ("tfidf_logreg", "TF-IDF"), ("length", "length alone")]
+    others += [(one.system, system_title(one.system)) for one in evaluation.systems if one.system.startswith(PARENT)]
+    for against, name in others:
         difference = evidence.difference(against)
         if difference is not None:
             point, _, ends = signed(difference.interval, metric).partition(" [")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.eval_records import PARENT
 from luthier.plan.words import duration, memory, p_value
 from luthier.records import GateDecision
 from luthier.report.evidence import (
@@ -48,7 +49,8 @@ def summary(evidence: Evidence) -> list[str]:
     items = f"{evaluation.num_items:,} items of the {evaluation.split} split"
     lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
     lines += [*filter(None, [contaminated_line(evidence)]), ""]
-    for against in ("base", "tfidf_logreg", "length", "base_per_token"):
+    parents = [score.system for score in evaluation.systems if score.system.startswith(PARENT)]
+    for against in ("base", *parents, "tfidf_logreg", "length", "base_per_token"):
         difference = evidence.difference(against)
         if difference is not None:
             p = p_value(difference.p_value)

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
-from luthier.report.evidence import Evidence, brackets, budgets, contaminated_line, signed, title, verdict_of, warnings
+from luthier.report.evidence import (
+    Evidence,
+    brackets,
+    budgets,
+    contaminated_line,
+    merged_words,
+    signed,
+    title,
+    verdict_of,
+    warnings,
+)
 from luthier.report.html import environment
 from luthier.report.summary import columns, gate_lines_of
 from luthier.report.task_charts import task_losses
@@ -109,12 +119,15 @@ def _targets(one: Evidence) -> dict[str, float]:
 
 def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision) -> str:
     """The card of a run of several tasks: what it can do in each, and where the card of each is."""
+    form = "Whole weights" if resolved.recipe.adapter.type == "full" else "One adapter"
     lines = [
         f"# {resolved.recipe.name}",
         "",
-        f"One adapter of `{evidence[0].shape.name}` for {len(evidence)} tasks.",
+        f"{form} of `{evidence[0].shape.name}` for {len(evidence)} tasks.",
         "",
     ]
+    if (merge := evidence[0].train.merge) is not None:
+        lines += [merged_words(merge), ""]
     for one in evidence:
         name = one.evaluation.name
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]

@@ -48,13 +48,13 @@ def fill_adapter(filler: Filler) -> None:
     """What is usual of its type."""
     section = filler.tree["adapter"]
     facts = ADAPTERS.get(section["type"])
-    if filler.reasons["adapter.type"] != GIVEN:
+    if filler.reasons["adapter.type"] != GIVEN and filler.tree["merge"] is None:
         filler.reasons["adapter.type"] = "near the quality of full tuning at a fraction of the memory"
     for key, value, reason in facts.usual:
         if section[key] is None:
             value, reason = value(section) if callable(value) else (value, reason)
             filler.fill(f"adapter.{key}", value, reason)
-    if "modules_to_save" in section and section["modules_to_save"] is None:
+    if "modules_to_save" in section and section["modules_to_save"] is None and filler.tree["merge"] is None:
         filler.reasons["adapter.modules_to_save"] = "open on purpose: nothing learns but the adapter"
 
 

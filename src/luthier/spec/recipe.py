@@ -15,6 +15,7 @@ from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Tas
 from luthier.spec.adapter_rules import refuse_unfit_cache, refuse_unfit_settings
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
+from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, union_of
@@ -537,6 +538,7 @@ class Recipe(Section):
     adapter: AnyAdapter = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
     multi_task: MultiTask | None = Field(None, description="Only where data.train has several entries.")
+    merge: Merge | None = Field(None, description="Trained runs that become one model, in the place of training.")
     evaluate: Evaluate = Field(default_factory=Evaluate)
     launch: Launch = Field(default_factory=Launch)
     export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record, is_closed, is_text
+from luthier.spec.fill_merge import fill_merge, say_unused
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
+from luthier.spec.merge import KEPT_SETTINGS, Parent
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
@@ -49,6 +51,7 @@ class ResolvedRecipe(Record):
         default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
     )
 
+    parents: tuple[Parent, ...] = Field((), description="The runs that are merged.")
     tasks: tuple[ResolvedRecipe, ...] = Field((), description="Of several tasks the recipe of each; else empty.")
 
     @property
@@ -66,8 +69,10 @@ class ResolvedRecipe(Record):
         """Hash over the resolved values and the contents of the inputs; where the files are and how
         processes are started does not count.
         """
-        content = self.model_dump(mode="json", exclude={"reasons", "notes", "folder", "fetched", "versions", "tasks"})
+        apart = {"reasons", "notes", "folder", "fetched", "versions", "tasks", "parents"}
+        content = self.model_dump(mode="json", exclude=apart)
         content["tasks"] = [task.sha256 for task in self.tasks]
+        content["parents"] = [parent.identity() for parent in self.parents]
         content["recipe"].pop("output_dir")
         content["recipe"].pop("launch")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -90,6 +95,7 @@ def resolve(
     machine: Machine,
     data_sha256: dict[str, str],
     luthier_version: str,
+    parents: Sequence[Parent] = (),
 ) -> ResolvedRecipe:
     """Fill in every open field of the recipe.
 
@@ -100,12 +106,13 @@ def resolve(
         machine: threads of this machine.
         data_sha256: key of the recipe (e.g. 'data.train.0.path') -> hash of the file.
         luthier_version: part of the identity of a run.
+        parents: the runs of `merge.runs`, in their order.
 
     Raises:
         RecipeError: a needed value is neither given nor to be found in the data.
     """
     try:
-        return _resolved(loaded, profile, shape, machine, data_sha256, luthier_version)
+        return _resolved(loaded, profile, shape, machine, data_sha256, luthier_version, parents)
     except RecipeError as error:
         if not error.key:
             raise
@@ -119,6 +126,7 @@ def _resolved(
     machine: Machine,
     data_sha256: dict[str, str],
     luthier_version: str,
+    parents: Sequence[Parent],
 ) -> ResolvedRecipe:
     filler = Filler(loaded.recipe)
     _fill_data(filler, loaded, profile)
@@ -126,10 +134,13 @@ def _resolved(
     _fill_likeness(filler)
     _fill_augment(filler)
     _fill_embeddings(filler)
+    fill_merge(filler, parents)
     fill_method(filler, profile)
     fill_train(filler, shape, machine)
     fill_layers(filler, profile, shape)
     fill_launch(filler)
+    if filler.tree["merge"] is not None:
+        say_unused(filler, KEPT_SETTINGS)
     task = filler.tree["data"]["train"][0]["task"]
     baselines = ["majority", "tfidf_logreg", "base"] if is_closed(task) else ["base"]
     baselines = ["length", *baselines] if task == "preference" else baselines
@@ -153,6 +164,7 @@ def _resolved(
         data_sha256=data_sha256,
         model_sha256=shape.sha256,
         luthier_version=luthier_version,
+        parents=tuple(parents),
     )
     refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.multi_task import MultiTask
+from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.section import Section
@@ -20,7 +21,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 OWN_KEYS = ("validation", "test", "split", "limit", "labels", "filter", "augment", "features", "columns")
 """Keys of a data entry that stand in the place of `data.KEY` for its task."""
 
-_SHARED = ("adapter", "train", "launch", "export")
+_SHARED = ("adapter", "train", "merge", "launch", "export")
 """Sections that the tasks of one training have in common."""
 
 
@@ -109,7 +110,16 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     """One resolved recipe of those of its tasks; what they share is the first one's.
 
     Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
+
+    Raises:
+        RecipeError: runs are merged, and a task has a classification head.
     """
+    for place, task in enumerate(tasks if loaded.recipe.merge is not None else ()):
+        if METHODS.get(task.recipe.method.type).has_head:
+            raise RecipeError(
+                f"{loaded.where(f'data.train.{place}')}: data.train.{place}: heads of several tasks are not merged",
+                way_out="merge the runs of one task at a time, or runs that learned labels as words (method: sft)",
+            )
     first = tasks[0]
     shared: dict[str, Any] = {name: getattr(first.recipe, name) for name in _SHARED}
     reasons = {
@@ -142,6 +152,7 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
         },
         model_sha256=first.model_sha256,
         luthier_version=first.luthier_version,
+        parents=first.parents,
         tasks=tuple(
             task.model_copy(
                 update={
