@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import yaml
 
 from command import Done, luthier
 from luthier.data.shards import Shard
+from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import TransferMatrix
 from luthier.govern.gate import verify_seal
@@ -89,6 +91,42 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     transfer = luthier("transfer", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
     done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
     return World(folder, transfer, done)
+
+
+def test_test_rows_that_another_task_learns_do_not_count(tmp_path: Path) -> None:
+    """Every fourth message is asked about in the rows of the other task, too."""
+    write_model(tmp_path / "model")
+    write_messages(tmp_path / "messages.csv")
+    with (tmp_path / "messages.csv").open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    asked = [{"question": text, "reply": f"it is {len(text)}"} for text in texts[::4]]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    recipe = {
+        "name": "two",
+        "model": {"name": str(tmp_path / "model")},
+        "data": {
+            "train": [
+                {"name": "kind", "path": "messages.csv", "task": "classification", "input": "{text}", "label": "kind"},
+                {"name": "reply", "path": "replies.jsonl", "task": "generation", "input": "{question}",
+                 "label": "reply"},
+            ],
+            "split": {"test": 0.4, "validation": 0.1},
+            "privacy": {"profile": "fast"},
+            "leakage": {"near": False},
+        },
+        "train": {"max_length": 96},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    luthier("prepare", "recipe.yaml", cwd=tmp_path, LUTHIER_HOME=str(tmp_path / "home")).succeeds()
+    run = RunFolder((tmp_path / "runs/two/latest").resolve())
+    learned = {one.text for one in Shard(run.task("reply").data / "train.arrow")}
+    test = list(Shard(run.task("kind").data / "test.arrow"))
+    assert learned & {one.text for one in test}, "some of them have to meet for this test to say anything"
+    assert {one.text: one.contaminated for one in test} == {
+        one.text: "exact" if one.text in learned else "" for one in test
+    }
+    report = DataReport.read(run.task("kind").data / "report.json")
+    assert report.splits["test"].contaminated == sum(one.text in learned for one in test)
 
 
 def test_each_task_is_compared_with_its_training_alone(world: World) -> None:
