@@ -332,6 +332,21 @@ class Replayed(Record):
     findings: dict[str, int] = Field(description="Kind -> count, of the texts that were taken.")
 
 
+class TaughtRows(Record):
+    """Rows with the answers of a teacher (`data.teacher`); the new ones stand in the shard with `made_by`."""
+
+    file: str = Field(description="Of rows without answers; '' for none.")
+    available: int = Field(description="Rows of the file that could be read.")
+    rows: int = Field(description="Of them, those in the training split.")
+    rewritten: int = Field(description="Training rows that have the teacher's answer in the place of their own.")
+    kept: int = Field(description="Training rows that were to get it and keep their own.")
+    dropped: dict[str, int] = Field(description="Reason -> rows that got no answer of it.")
+    labels: dict[str, int] = Field(description="Of a closed set: label -> new rows.")
+    findings: dict[str, int] = Field(description="Kind -> count, of the file's rows that were asked about.")
+    endpoint: EndpointUse
+    examples: tuple[TextChange, ...] = Field(description="Question and answer.")
+
+
 class LabelBalance(Record):
     """What a label counts in training where train.class_weight or train.sampler makes up for unequal numbers."""
 
@@ -387,10 +402,11 @@ class DataReport(Record):
     contract_sha256: str
     source_sha256: dict[str, str] = Field(description="File -> hash.")
     augmentation: Augmentation | None = Field(None, description="None where data.augment is absent.")
+    teacher: TaughtRows | None = Field(None, description="None where data.teacher is absent.")
     canaries: PlantedCanaries | None = Field(None, description="None where data.canaries is absent.")
     replay: Replayed | None = Field(None, description="None where method.replay is absent.")
 
     @property
     def rows_added(self) -> int:
         """Rows of train that stand in no file of the entry: offspring, canaries, replayed texts."""
-        return sum(one.rows for one in (self.augmentation, self.canaries, self.replay) if one is not None)
+        return sum(one.rows for one in (self.augmentation, self.teacher, self.canaries, self.replay) if one)

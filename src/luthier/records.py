@@ -5,6 +5,7 @@ Floor 2: no room knows another room, all rooms know these.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
@@ -167,6 +168,20 @@ class ModelShape(Record):
     quantisation: str = Field(description="e.g. 'Q4_1'; '' where the weights are float.")
     license: str = Field(description="SPDX id, or 'unknown'.")
     license_source: str = Field(description="Where the license was read: file, model card, package metadata.")
+
+
+class Teacher(Record):
+    """A model that another one learns from."""
+
+    named: str = Field(description="As the recipe has it.")
+    shape: ModelShape = Field(description="Of the base.")
+    tuned: str = Field("", description="Folder with what a run learned on that base; '' for the base as it is.")
+    tuned_sha256: str = Field("", description="Hash of the weights there.")
+
+    @property
+    def sha256(self) -> str:
+        """Of all its weights; where they are does not count."""
+        return hashlib.sha256(f"{self.shape.sha256}:{self.tuned_sha256}".encode()).hexdigest()
 
 
 class Detectable(Record):

@@ -25,6 +25,7 @@ class Fake:
     statuses: list[int] = field(default_factory=list)
     """Of the next answers; 200 once they are used up."""
     finish: str = "stop"
+    refusal: str | None = None
     usage: bool = True
     body: bytes | None = None
     url: str = ""
@@ -37,7 +38,9 @@ def _refuse(body: dict[str, Any]) -> str:
             return f"unknown field {name}"
         if not isinstance(value, FIELDS[name]):
             return f"{name} is a {type(value).__name__}"
-    if [message.get("role") for message in body["messages"]] != ["system", "user"]:
+    roles = [message.get("role") for message in body["messages"]]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if turns != [*["user", "assistant"] * (len(turns) // 2), "user"]:
         return "roles"
     return "" if all(set(message) == {"role", "content"} for message in body["messages"]) else "message"
 
@@ -74,8 +77,10 @@ def serving(reply: Callable[[str, str], str]) -> Iterator[Fake]:
         def _answer(self, body: dict[str, Any]) -> bytes:
             if fake.body is not None:
                 return fake.body
-            text = fake.reply(*(message["content"] for message in body["messages"]))
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": fake.finish}
+            system = next((one["content"] for one in body["messages"] if one["role"] == "system"), "")
+            text = fake.reply(system, body["messages"][-1]["content"])
+            message = {"role": "assistant", "content": None if fake.refusal else text, "refusal": fake.refusal}
+            choice = {"index": 0, "message": message, "finish_reason": fake.finish}
             usage = {"usage": {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}} if fake.usage else {}
             return json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], **usage}).encode()
 

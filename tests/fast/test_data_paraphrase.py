@@ -16,13 +16,14 @@ from test_data_augment import balanced, offspring
 from test_data_prepare import run, shards, tickets, write
 
 from command import call
+from luthier.data.endpoint import Endpoint
 from luthier.data.items import Item
-from luthier.data.paraphrase import Endpoint, Paraphraser, asked_text
+from luthier.data.paraphrase import Paraphraser, asked_text
 from luthier.data_report import EndpointUse, Technique
 from luthier.errors import DataError, RecipeError
 from luthier.launch.offline import NetworkRefused
 from luthier.records import Message
-from luthier.spec.recipe import Paraphrase
+from luthier.spec.asking import Paraphrase
 
 
 @pytest.fixture
@@ -193,10 +194,10 @@ def test_a_key_comes_from_the_environment_only(tmp_path: Path, fake: Fake, monke
 
 def test_faults_that_may_pass_are_waited_for(fake: Fake) -> None:
     waited: list[float] = []
-    endpoint = Endpoint(fake.url, "", sleep=waited.append)
+    endpoint = Endpoint(fake.url, "", named="data.teacher", sleep=waited.append)
     body = {"model": "m", "messages": [{"role": r, "content": "x"} for r in ("system", "user")]}
     fake.statuses = [503, 429]
-    assert endpoint.complete(body, counted=True) == ("in other words, x", True, 30)
+    assert endpoint.complete(body, counted=True) == ("in other words, x", True, False, 30)
     assert waited == [1.0, 7.0]
     fake.statuses = [500] * 4
     with pytest.raises(DataError, match="does not answer: 500 Internal Server Error"):
@@ -212,7 +213,7 @@ def test_faults_that_may_pass_are_waited_for(fake: Fake) -> None:
         with pytest.raises(DataError):
             endpoint.complete(body, counted=False)
     endpoint.close()
-    nobody = Endpoint("http://127.0.0.1:9/v1", "", sleep=waited.append)
+    nobody = Endpoint("http://127.0.0.1:9/v1", "", named="data.teacher", sleep=waited.append)
     with pytest.raises(DataError, match="does not answer: ConnectionRefusedError"):
         nobody.complete(body, counted=False)
     assert waited == [1.0, 2.0, 4.0]

@@ -24,6 +24,7 @@ OF_SEVERAL = {"multi_task", "data.train.0.method", *(f"data.train.0.{key}" for k
 OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.augment",
     "data.canaries",
+    "data.teacher",
     "data.filter",
     "evaluate.glossary",
     "data.privacy.annotations",

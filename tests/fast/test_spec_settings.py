@@ -61,6 +61,8 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
+from luthier.pipeline.taught import open_teacher
+from luthier.pipeline.teacher import find_teacher
 from luthier.pipeline.training import make_ready, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
@@ -76,12 +78,14 @@ from luthier.store.events import EventLog
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
+from luthier.train.methods.distill import Taught
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer
+from luthier.train.own import with_own_answers
 from luthier.train.reference import Referring
 from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
-from tiny import llama
+from tiny import llama, write_model
 
 BASE: dict[str, Any] = {
     "name": "r",
@@ -274,6 +278,33 @@ def through_paraphrase(tree: dict[str, Any], folder: Path) -> object:
         return fake.asked, fake.paths, fake.keys, made.techniques
 
 
+def answering(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe over the same file, with free answers."""
+    answers = {**tree["data"]["train"][0], "task": "generation", "label": "note"}
+    return dict(with_("data.train", [answers], {**tree, "objective": {}, "method": {"type": "sft"}}))
+
+
+def through_writer(tree: dict[str, Any], folder: Path) -> object:
+    """What a teacher elsewhere is asked, where, with which key, and what is learned of what it says."""
+    usual = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "path": "general.csv", "send_personal_data": True}
+    given = usual | (tree["data"].get("teacher") or {})
+    tree = answering(tree)
+    for name in ("general.csv", "general2.csv"):
+        rows = [{"message": f"{name} {number} ana@example.org"} for number in range(4)]
+        (folder / f"of_{name}").write_text("message\n" + "".join(f"{row['message']}\n" for row in rows))
+    given["path"] = f"of_{given['path']}"
+    with serving(lambda system, user: f"said of {user[:12]}") as fake, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", tempfile.mkdtemp(dir=folder))
+        patch.setenv("SECRET_KEY", "k")
+        given["endpoint"] = fake.url.removesuffix("/v1") + urlsplit(given["endpoint"]).path
+        seen = through_prepare(with_("data.teacher", given, tree), folder)
+        if isinstance(seen, str):
+            return seen
+        made = cast(tuple[DataReport, str], seen)[0].teacher
+        assert made is not None
+        return fake.asked, fake.paths, fake.keys, made.rows, made.rewritten
+
+
 def through_meaning(tree: dict[str, Any], folder: Path) -> object:
     """What becomes of rows compared by meaning; a likeness of nearly 1 is asked for where the tree asks for none."""
     data = tree["data"]
@@ -388,6 +419,25 @@ def through_dpo(tree: dict[str, Any], folder: Path) -> object:
 
 def through_simpo(tree: dict[str, Any], folder: Path) -> object:
     return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
+
+
+def through_teacher(tree: dict[str, Any], folder: Path) -> object:
+    """What rows are learned with from one of two models that stand in the folder."""
+    for number, name in enumerate(("teacher", "teacher2")):
+        if not (folder / name).exists():
+            write_model(folder / name, seed=number + 5)
+    method = {"type": "distill", "teacher": "teacher", **(tree["method"] if "teacher" in tree["method"] else {})}
+    loaded = LoadedRecipe(Recipe.model_validate({**tree, "method": method}), folder / "r.yaml", "", ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", str(folder / "home"))
+        teacher = find_teacher(loaded, out=folder, offline=True, say=print)
+        assert teacher is not None
+        model = test_train_preference.tuned()
+        ready = cast(Taught, load_method(loaded.recipe.method, classify_kit.contract())).under(
+            open_teacher(teacher, model, bf16=False)
+        )
+    rows = with_own_answers(model, inputs_of(test_train_loop.EXAMPLES[:3], ready), range(3), seed=0, step=0)
+    return [float(ready.loss_sum(model, rows.all()).detach())]
 
 
 def paired(tree: dict[str, Any]) -> dict[str, Any]:
@@ -627,6 +677,16 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.augment.paraphrase.max_tokens": (60, through_paraphrase),
     "data.augment.paraphrase.temperature": (0.1, through_paraphrase),
     "data.augment.paraphrase.send_personal_data": (False, through_paraphrase),
+    "data.teacher.endpoint": ("http://127.0.0.1:1/v2", through_writer),
+    "data.teacher.model": ("other", through_writer),
+    "data.teacher.key_env": ("SECRET_KEY", through_writer),
+    "data.teacher.max_requests": (3, through_writer),
+    "data.teacher.max_tokens": (60, through_writer),
+    "data.teacher.temperature": (0.1, through_writer),
+    "data.teacher.send_personal_data": (False, through_writer),
+    "data.teacher.path": ("general2.csv", through_writer),
+    "data.teacher.rewrite": (True, through_writer),
+    "data.teacher.system": ("Be brief.", through_writer),
     "data.canaries.count": (2, through_canaries),
     "data.canaries.copies": ([0, 1, 2], through_canaries),
     "data.canaries.prompt": ("PIN of {name}?", through_canaries),
@@ -644,6 +704,11 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.loss": ("ipo", through_dpo),
     "method.beta": (0.7, through_dpo),
     "method.gamma": (0.2, through_simpo),
+    "method.teacher": ("teacher2", through_teacher),
+    "method.alpha": (0.9, through_teacher),
+    "method.temperature": (3.0, through_teacher),
+    "method.on_policy": (1.0, through_teacher),
+    "method.divergence": ("reverse_kl", through_teacher),  # beta of jsd: test_train_distill.py
     "method.replay.path": ("general2.csv", through_replay),
     "method.replay.share": (0.1, through_replay),
     "method.replay.input": ("{heading}: {text}", through_replay),
@@ -719,10 +784,11 @@ ONLY_ONE_VALUE: set[str] = set()  # keys of tables with a single entry today
 REFUSED = {
     "data.train.0.format", "data.train.0.sheet", "data.train.0.query", "data.privacy.secrets", "data.bad_rows",
     "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
-    "data.embeddings.max_rows",
+    "data.embeddings.max_rows", "data.teacher.send_personal_data",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
 OF_TEXTS = {"evaluate.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
+TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence", "method.on_policy")
 NEEDS = {  # keys that are refused without another
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
     "objective.budget.money": ("objective.budget.price_per_hour", 1.0),
@@ -733,6 +799,11 @@ NEEDS = {  # keys that are refused without another
         key: ("data.augment.paraphrase", {"endpoint": "http://127.0.0.1:1/v1", "model": "m"})
         for key in EFFECTS
         if key.startswith("data.augment.paraphrase.")
+    },
+    **{
+        key: ("data.teacher", {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "path": "general.csv"})
+        for key in EFFECTS
+        if key.startswith("data.teacher.")
     },
     "data.embeddings.model": ("data.leakage.meaning", 0.9999),
     "data.embeddings.max_rows": ("data.leakage.meaning", 0.9999),
@@ -751,6 +822,7 @@ NEEDS = {  # keys that are refused without another
     "method.loss": ("method.type", "dpo"),
     "method.beta": ("method.type", "dpo"),
     "method.gamma": ("method.type", "simpo"),
+    **{key: ("method", {"type": "distill", "teacher": "teacher"}) for key in TAUGHT},
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
 }
@@ -775,9 +847,13 @@ PAIRED = {"data.train.0.rejected", "method.loss", "method.beta", "method.gamma"}
 """Keys that are refused for other tasks than preferences."""
 
 
+ANSWERING = {"data.teacher.rewrite"}
+"""Keys that are refused where answers are labels."""
+
+
 def untold(key: str) -> dict[str, Any]:
     """The recipe that the key's other value is put into."""
-    base = paired(BASE) if key in PAIRED else BASE
+    base = paired(BASE) if key in PAIRED else answering(BASE) if key in ANSWERING else BASE
     return dict(with_(*NEEDS[key], base)) if key in NEEDS else base
 
 
@@ -823,5 +899,5 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    usual = TEXTS if key in OF_TEXTS else untold(key) if key in PAIRED else BASE
+    usual = TEXTS if key in OF_TEXTS else untold(key) if key in {*PAIRED, *TAUGHT, *ANSWERING} else BASE
     assert (hashed(tree) == hashed(usual)) == (key in NOT_IN_THE_HASH)

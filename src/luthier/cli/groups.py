@@ -85,7 +85,7 @@ def recipes_cp(
 @registry_app.command("ls")
 def registry_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
     """All versions with gate and aliases."""
-    from luthier.pipeline.verdict import registry_of
+    from luthier.store.registry import registry_of
 
     versions = registry_of(out).versions()
     lines = [

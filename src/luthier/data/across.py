@@ -1,8 +1,8 @@
-"""Several tasks in one training: a test row whose text another task learns has been seen too."""
+"""A test row whose text another task of the same training learns, or the teacher has learned, has been seen too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,18 +23,27 @@ def mark_seen_elsewhere(folders: Mapping[str, Path]) -> dict[str, int]:
     Returns:
         Task -> rows that were marked.
     """
-    learned = {name: set(Shard(folder / "train.arrow").column("text")) for name, folder in folders.items()}
-    marked = {}
-    for name, folder in folders.items():
-        path = folder / "test.arrow"
-        rows = list(Shard(path))
-        elsewhere: set[str] = set().union(*(texts for other, texts in learned.items() if other != name))
-        seen = [not row.contaminated and row.text in elsewhere for row in rows]
-        marked[name] = sum(seen)
-        if marked[name]:
-            write_shard(path, [replace(r, contaminated="exact") if s else r for r, s in zip(rows, seen, strict=True)])
-            _tell(folder / "report.json", path, marked[name])
-    return marked
+    learned = {name: learned_texts(folder) for name, folder in folders.items()}
+    return {
+        name: mark_seen(folder, frozenset[str]().union(*(texts for other, texts in learned.items() if other != name)))
+        for name, folder in folders.items()
+    }
+
+
+def learned_texts(folder: Path) -> frozenset[str]:
+    """The texts of the training rows in a data folder."""
+    return frozenset(Shard(folder / "train.arrow").column("text"))
+
+
+def mark_seen(folder: Path, learned: Set[str]) -> int:
+    """Mark the test rows of a data folder whose text stands, word for word, in `learned`; gives how many that are."""
+    path = folder / "test.arrow"
+    rows = list(Shard(path))
+    seen = [not row.contaminated and row.text in learned for row in rows]
+    if any(seen):
+        write_shard(path, [replace(r, contaminated="exact") if s else r for r, s in zip(rows, seen, strict=True)])
+        _tell(folder / "report.json", path, sum(seen))
+    return sum(seen)
 
 
 def _tell(report_json: Path, shard: Path, marked: int) -> None:

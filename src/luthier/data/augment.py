@@ -112,7 +112,7 @@ def set_orphans_aside(items: Sequence[Item], ledger: Ledger) -> list[Item]:
     """Offspring whose parent was set aside, as too long say, go too: what is learned can be traced to a learned row."""
     if not any(item.parent for item in items):
         return list(items)
-    there = {_place(item) for item in items if not item.made_by}
+    there = {_place(item) for item in items if not item.parent}
     lost: Verdict = ("parent_set_aside", "the row that it was made from is not used")
     verdicts = [lost if item.parent and item.parent not in there else None for item in items]
     return ledger.sift("offspring of rows set aside", items, verdicts)

@@ -49,7 +49,7 @@ def prepare(
     """Make the shards, the request contract, the golden prompts and the report of a recipe's data.
 
     The same recipe, files and tokenizer give the same bytes, but for findings.jsonl, whose hashes are keyed anew, and
-    for paraphrases that are asked for anew.
+    for paraphrases and answers that are asked for anew.
 
     Rows that cannot be read are kept in quarantine.jsonl, which is not left where there are none.
 
@@ -128,10 +128,12 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
     files = [file for file in (entry.path, data.validation, data.test) if file is not None]
     replay = replay_of(resolved.recipe)
     read = [*files, *data.leakage.benchmarks, *([replay.path] if replay else [])]
+    read += [data.teacher.path] if data.teacher is not None and data.teacher.path is not None else []
     facts: dict[str, Any] = {"conflicts": 0, **found}  # of free text there are none
-    if facts.get("replay") is not None:
-        kinds = Counter(facts["findings"]) + Counter(facts["replay"].findings)
-        facts["findings"] = dict(sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
+    for added in (facts.get("replay"), facts.get("teacher")):
+        if added is not None:
+            kinds = Counter(facts["findings"]) + Counter(added.findings)
+            facts["findings"] = dict(sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
     report = DataReport(
         name=entry.name,
         task=entry.task,

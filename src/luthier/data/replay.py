@@ -61,7 +61,7 @@ def replayed(flow: Flow, rules: Replay) -> tuple[list[Item], Replayed]:
             dropped["nearly_in_the_data"] += 1
         elif 0 < length <= budget - tokens:
             taken_digests.add(item.digest)
-            reason, kinds = _guarded(item, flow)
+            reason, kinds = guarded(item, flow)
             if not reason and digest_of(item.key) in held:  # as it stands there, what was found in it redacted
                 reason = "stands_in_the_data"
             if reason:
@@ -122,8 +122,8 @@ def _near(read: Sequence[Item], flow: Flow) -> set[int]:
     return {id(read[place - len(held)]) for place in pairs.later.tolist()}
 
 
-def _guarded(item: Item, flow: Flow) -> tuple[str, dict[str, int]]:
-    """Why a text may not be taken, or '', and what was found in it, which is treated as in the domain's texts."""
+def guarded(item: Item, flow: Flow) -> tuple[str, dict[str, int]]:
+    """Why a text may not be taken, or '', and what was found in it, which is treated as in the rows of the data."""
     rules = flow.resolved.recipe.data.privacy
     assert rules is not None  # resolved
     key = pseudonym_key(rules)

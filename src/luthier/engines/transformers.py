@@ -20,6 +20,7 @@ from luthier.models.adapters import bare
 from luthier.models.base import load_base
 from luthier.models.classifier import class_scores
 from luthier.models.forward import forward_logits
+from luthier.models.generate import go_on, greedy
 from luthier.models.packing import Segment, lay_out, lay_out_rows
 from luthier.models.tuned import can_switch_off, load_tuned
 
@@ -77,17 +78,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
         """Greedy continuation with a key-value cache."""
-        stop, cache = set(stop_ids), None
-        out: list[int] = []
-        step = torch.tensor([list(prompt_ids)], device=self.device)
-        while len(out) < max_new_tokens:
-            output = self.model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
-            token = int(output.logits[0, -1].argmax())
-            if token in stop:
-                break
-            out.append(token)
-            cache, step = output.cache, torch.tensor([[token]], device=self.device)
-        return out
+        return go_on(self.model, prompt_ids, max_new_tokens=max_new_tokens, stop_ids=stop_ids, choose=greedy).ids
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ def model_card(
         ["## Evaluation", "", *_evaluation(evaluation)],
         ["## Limits", "", *_limits(shape, data, evaluation, getattr(resolved.recipe.method, "abstain_below", None))],
         ["## Gate", "", *_gate(gate)],
-        ["## Licenses", "", *_licenses(shape, data)],
+        ["## Licenses", "", *_licenses(resolved, shape, data)],
         ["## How to use", "", *_how_to_use(resolved, artifacts, gate)],
         ["## Lineage", "", *_table(("what", "SHA-256"), [(one.node, f"`{one.sha256}`") for one in graph.nodes])[:-1]],
     )
@@ -106,6 +106,8 @@ def _made(data: DataReport) -> str:
     parts += [f"{data.canaries.rows:,} canaries (planted secrets)"] if data.canaries else []
     if replay := data.replay:
         parts.append(f"{replay.rows:,} general texts replayed ({replay.share:.1%} of what is learned)")
+    if taught := data.teacher:
+        parts.append(f"{taught.rows:,} with answers that `{_text(taught.endpoint.model)}` wrote")
     return f"; {data.rows_added:,} were made for training: {', '.join(parts)}" if parts else ""
 
 
@@ -187,12 +189,25 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
     return [
         f"Method `{train.method}` with adapter `{adapter.type}`{_settings(adapter)}: "
         f"{train.trainable_parameters:,} trained parameters, learning rate {settings.learning_rate:g}, "
-        f"seed {settings.seed}.",
+        f"seed {settings.seed}.{_taught_by(resolved)}",
         "",
         f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
         f"{train.best_step}, {kept}.{calibrated}",
     ]
+
+
+def _taught_by(resolved: ResolvedRecipe) -> str:
+    teacher = resolved.teacher
+    if teacher is None:
+        return ""
+    given = ", ".join(
+        f"{key} {_value(value)}"
+        for key, value in resolved.recipe.method.model_dump(exclude={"type", "teacher"}).items()
+        if value is not None
+    )
+    what = f"tuned from `{teacher.shape.name}`" if teacher.tuned else f"`{teacher.shape.name}` as it is"
+    return f" It was taught by `{teacher.named}` ({what}, {teacher.sha256[:12]}; {given})."
 
 
 def _settings(adapter: Adapter) -> str:
@@ -320,9 +335,13 @@ def _gate(gate: GateDecision) -> list[str]:
     ][:-1]
 
 
-def _licenses(shape: ModelShape, data: DataReport) -> list[str]:
+def _licenses(resolved: ResolvedRecipe, shape: ModelShape, data: DataReport) -> list[str]:
     base, rows = assess(shape.license, "the base model"), assess(data.license, "the data")
-    return [f"- {_text(base.observed)} (read in: {_text(shape.license_source)}).", f"- {_text(rows.observed)}."]
+    lines = [f"- {_text(base.observed)} (read in: {_text(shape.license_source)}).", f"- {_text(rows.observed)}."]
+    if (teacher := resolved.teacher) is not None:
+        theirs = assess(teacher.shape.license, "the teacher")
+        lines.append(f"- {_text(theirs.observed)} (read in: {_text(teacher.shape.license_source)}).")
+    return lines
 
 
 def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact], gate: GateDecision) -> list[str]:

@@ -50,6 +50,7 @@ def decide(
         *_data_lines(report, data),
         _license_line("license of the base", shape.license, "the base model", "shape.json: license"),
         _license_line("license of the data", data.license, "the data", "data/report.json: license"),
+        *_teacher_lines(resolved),
     )
     decision = GateDecision(
         passed=all(line.passed for line in lines),
@@ -281,6 +282,14 @@ def _findings_line(what: str, findings: dict[str, int], action: str, removing: s
         passed=passed,
         evidence="data/report.json: findings",
     )
+
+
+def _teacher_lines(resolved: ResolvedRecipe) -> list[GateLine]:
+    """A model that learned what another one says is made from that one."""
+    if resolved.teacher is None:
+        return []
+    where = "recipe.resolved.json: teacher"
+    return [_license_line("license of the teacher", resolved.teacher.shape.license, "the teacher", where)]
 
 
 def _license_line(line: str, license_id: str, subject: str, evidence: str) -> GateLine:

@@ -27,6 +27,7 @@ class Lineage(Record):
 
 
 BASE = "base model"
+TEACHER = "teacher"
 RECIPE = "recipe.resolved.json"
 CONTRACT = "data/contract.json"
 WEIGHTS = "trained weights"
@@ -52,12 +53,13 @@ def lineage(
     _check(resolved, train, evaluation, artifacts, gate)
     sources = [LineageNode(node=f"source: {file}", sha256=sha256) for file, sha256 in data.source_sha256.items()]
     outside = (*(source.node for source in sources), BASE)
+    taught_by = [LineageNode(node=TEACHER, sha256=resolved.teacher.sha256)] if resolved.teacher is not None else []
     shards = [
         LineageNode(node=f"data/{name}.arrow", sha256=split.sha256, made_from=(*outside, RECIPE, CONTRACT))
         for name, split in data.splits.items()
         if split.sha256
     ]
-    learned = [shard.node for shard in shards if shard.node != "data/test.arrow"]
+    learned = [*(shard.node for shard in shards if shard.node != "data/test.arrow"), *(one.node for one in taught_by)]
     tested = [shard.node for shard in shards]  # the baselines learn from the training split during evaluation
     parents = [LineageNode(node=f"merged run: {one.run}", sha256=one.weights_sha256) for one in _merged(train)]
     if train.merge is not None:  # the rows only chose, or calibrated, or did nothing
@@ -74,6 +76,7 @@ def lineage(
         nodes=(
             *sources,
             LineageNode(node=BASE, sha256=shape.sha256),
+            *taught_by,
             LineageNode(node=RECIPE, sha256=resolved.sha256, made_from=outside),
             LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
             *shards,

@@ -18,10 +18,11 @@ from luthier.pipeline.context import Context, set_up_torch
 from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.start import Say
-from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
+from luthier.pipeline.verdict import audit_of, checked_gate
 from luthier.records import RequestContract, Version
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
+from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder
 
 if TYPE_CHECKING:

@@ -56,7 +56,7 @@ def techniques(
         return Choice(again(loaded), ())
     resolved, left_out = _first(loaded, again)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
-    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks]
+    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks and not facts.is_taught]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
     others = []
@@ -76,7 +76,8 @@ def _first(loaded: LoadedRecipe, again: Resolve) -> tuple[ResolvedRecipe, list[s
     try:
         resolved = again(loaded)
     except RecipeError as error:
-        for method in METHODS.names() if loaded.recipe.method.type == "auto" else ():
+        untaught = [name for name, facts in METHODS.entries().items() if not facts.is_taught]
+        for method in untaught if loaded.recipe.method.type == "auto" else ():
             try:
                 resolved = again(_with(loaded, method, None))
             except RecipeError:  # said of the first

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from luthier.data.contract import Renderer
 from luthier.errors import RunError
+from luthier.pipeline.bases import model_source
 from luthier.pipeline.order import tokens
 from luthier.pipeline.progress import Progress
-from luthier.pipeline.start import model_source
 from luthier.records import ModelShape, RequestContract
 from luthier.spec.recipe import Train
 from luthier.spec.resolve import ResolvedRecipe

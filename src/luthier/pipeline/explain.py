@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.features import freeze
-from luthier.data_report import DataReport, MeaningReport, SplitReport
+from luthier.data_report import DataReport, EndpointUse, MeaningReport, SplitReport
 from luthier.eval_records import EvalReport
 from luthier.pipeline.start import Prepared
 from luthier.spec.filler import leaves
@@ -158,12 +158,15 @@ def _added(report: DataReport) -> list[str]:
             lines.append(f"  {one.technique}: {one.rows} offspring{short}" + (f" (set aside: {gone})" if gone else ""))
         if made.short:
             lines.append(f"  {len(made.short)} labels have fewer than {made.goal} rows all the same")
-        if asked := made.endpoint:
-            left = f"; the budget did not reach for {asked.unanswered} rows" if asked.unanswered else ""
-            lines.append(
-                f"  {asked.model} was asked {asked.requests} times ({asked.tokens} tokens), "
-                f"{asked.from_cache} answers were kept from before{left}"
-            )
+        if made.endpoint:
+            lines.append(_asked(made.endpoint))
+    if (taught := report.teacher) is not None:
+        gone = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in taught.dropped.items())
+        both = taught.rewritten + taught.kept
+        own = f", {taught.rewritten} of {both} training rows rewritten" if both else ""
+        new = f"{taught.rows} of {taught.available} rows of {taught.file} answered" if taught.file else "no new rows"
+        without = f" (without its answer: {gone})" if gone else ""
+        lines += [f"  teacher: {new}{own}{without}", _asked(taught.endpoint)]
     if general := report.replay:
         lines.append(
             f"  replayed: {general.rows} of {general.available} texts of {general.file}, {general.tokens} tokens, "
@@ -172,6 +175,14 @@ def _added(report: DataReport) -> list[str]:
     if report.canaries:
         lines.append(f"  canaries: {report.canaries.rows} rows")
     return lines
+
+
+def _asked(use: EndpointUse) -> str:
+    left = f"; the budget did not reach for {use.unanswered} rows" if use.unanswered else ""
+    return (
+        f"  {use.model} was asked {use.requests} times ({use.tokens} tokens), "
+        f"{use.from_cache} answers were kept from before{left}"
+    )
 
 
 def _meaning_lines(meaning: MeaningReport) -> list[str]:

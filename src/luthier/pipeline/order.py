@@ -10,7 +10,7 @@ from luthier import __version__
 from luthier.data.replay import replay_of
 from luthier.data_report import DataReport
 from luthier.models.base import is_imported
-from luthier.pipeline.start import model_source
+from luthier.pipeline.bases import model_source
 from luthier.recipes import general_text
 from luthier.records import ModelShape, TrainResult
 from luthier.spec.plugins import METHODS
@@ -40,11 +40,13 @@ class Stage:
 
 
 def _base_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
-    return resolved.model_sha256
+    teachers = [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
+    return [resolved.model_sha256, *teachers] if teachers else resolved.model_sha256
 
 
 def _base_is_ready(run: RunFolder) -> bool:
-    return is_imported(model_source(ModelShape.read(run.shape)))
+    shapes = [part.teacher.shape for part in ResolvedRecipe.read(run.resolved).parts if part.teacher is not None]
+    return all(is_imported(model_source(shape)) for shape in (ModelShape.read(run.shape), *shapes))
 
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -67,6 +69,7 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
         *asked,
         *([[parent.identity() for parent in resolved.parents]] if resolved.parents else []),
         *([replay.model_dump(mode="json")] if replay else []),
+        *([resolved.teacher.sha256] if resolved.teacher is not None else []),  # test rows that it has seen are marked
     ]
 
 
@@ -85,6 +88,7 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     tasks = [[part.recipe.method.model_dump(mode="json"), part.recipe.entry.weight] for part in resolved.parts]
     mix = recipe.multi_task.model_dump(mode="json") if recipe.multi_task is not None else None
     sections: list[object] = [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
+    sections += [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
     if recipe.merge is None:
         return sections
     return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]

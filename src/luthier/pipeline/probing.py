@@ -13,6 +13,7 @@ from luthier.pipeline.drive import Session, bring_up_to_date
 from luthier.pipeline.order import up_to
 from luthier.pipeline.rates import keep_probe, machine_of
 from luthier.pipeline.start import Prepared, Say, open_run, write_down
+from luthier.pipeline.taught import with_teachers
 from luthier.plan import cost
 from luthier.plan.measured import Probed, Tried
 from luthier.plan.predict import key_of, steps_flops, technique_of
@@ -123,7 +124,7 @@ def work(context: Context) -> None:
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=heads).to(device)
     if recipe.train.torch_compile:
         compile_layers(model)
-    inputs = on_trial(open_inputs(context))
+    inputs = on_trial(with_teachers(open_inputs(context), context, model))
     began = time.perf_counter()
     with device_memory_errors(recipe.train):
         try_largest(model, inputs, recipe.train, ram_gib=None)

@@ -9,7 +9,8 @@ from pathlib import Path
 from luthier.errors import GateRefused, RunError
 from luthier.pipeline.answers import admit, choose, open_askers
 from luthier.pipeline.start import Say
-from luthier.pipeline.verdict import audit_of, checked_gate, registry_of
+from luthier.pipeline.verdict import audit_of, checked_gate
+from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder
 
 

@@ -13,11 +13,12 @@ from luthier.data.shards import Shard
 from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
 from luthier.pipeline import probing
+from luthier.pipeline.bases import model_source
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
 from luthier.pipeline.merging import keep_off_learned, merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
-from luthier.pipeline.start import model_source
+from luthier.pipeline.teacher import refuse_other_vocabulary, taught_texts
 from luthier.pipeline.training import train
 from luthier.recipes import general_text
 from luthier.records import TrainResult
@@ -32,17 +33,21 @@ if TYPE_CHECKING:
 
 
 def base(context: Context) -> None:
-    """Make the base folder: dequantise a GGUF file once."""
-    from luthier.models.base import is_imported
+    """Make the base folder, and that of a teacher, which must have the same vocabulary: dequantise a GGUF file once."""
+    from luthier.models.base import import_base, is_imported
 
-    if not is_imported(model_source(context.shape)):
-        quiet_libraries()
-    _ = context.base
+    teachers = [part.teacher for part in context.resolved.parts if part.teacher is not None]
+    for shape in (context.shape, *(teacher.shape for teacher in teachers)):
+        if not is_imported(model_source(shape)):
+            quiet_libraries()
+        import_base(model_source(shape))
+    for teacher in teachers:
+        refuse_other_vocabulary(context.shape, teacher)
 
 
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
-    from luthier.data.across import mark_seen_elsewhere
+    from luthier.data.across import mark_seen, mark_seen_elsewhere
     from luthier.data.prepare import prepare as prepare_data
     from luthier.data_report import DataReport
     from luthier.launch.crew import ProcessCrew
@@ -66,6 +71,9 @@ def prepare(context: Context) -> None:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
         keep_off_learned(context)
     for task in context.tasks:
+        teacher = task.resolved.teacher
+        if teacher is not None and (rows := mark_seen(task.run.data, taught_texts(teacher))):
+            context.progress.say(f"{task.contract.name}: its teacher has learned {rows} test rows; they do not count")
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
 

@@ -31,22 +31,24 @@ from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError, RunError
 from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
-from luthier.models.source import ModelSource, locate, weights_sha256
+from luthier.models.source import locate
 from luthier.pipeline.choose import Choice, choose, techniques
 from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.parents import open_parents
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
+from luthier.pipeline.teacher import find_teacher, refuse_other_vocabulary_if_seen, refuse_short_teacher
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
-from luthier.records import DataProfile, Feature, ModelShape, Plan
+from luthier.records import DataProfile, Feature, ModelShape, Plan, Teacher
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.merge import Parent
+from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.tasks import joined, refuse_strange_targets, task_loaded
 from luthier.spec.template import fields
@@ -173,10 +175,21 @@ def look_at(
     runs = out or Path(loaded.recipe.output_dir)
     tasks = [task_loaded(loaded, place) for place in range(len(loaded.recipe.data.train))]
     gflops, alone = matmul_rate(), len(tasks) == 1 and not of_several
-    looked = [_look_at(task, shape, parents, offline=offline, say=say) for task in tasks]
+    looked = [
+        _look_at(
+            task,
+            shape,
+            parents,
+            functools.partial(find_teacher, task, out=runs, offline=offline, say=say),
+            offline=offline,
+        )
+        for task in tasks
+    ]
     weighed = [_weighed(one, shape(), gflops=gflops, out=runs, alone=alone) for one in looked]
     for task, one, choice in zip(tasks, looked, weighed, strict=True):
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
+        refuse_short_teacher(choice.resolved)
+        refuse_other_vocabulary_if_seen(shape(), choice.resolved.teacher)
     parts = [choice.resolved for choice in weighed]
     resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
     profiles = tuple(one.profile for one in looked)
@@ -208,9 +221,9 @@ def _look_at(
     loaded: LoadedRecipe,
     shape_of: Callable[[], ModelShape],
     parents_of: Callable[[], tuple[Parent, ...]],
+    teacher_of: Callable[[], Teacher | None],
     *,
     offline: bool,
-    say: Say,
 ) -> _Looked:
     """One task of the recipe."""
     entry = loaded.recipe.entry
@@ -222,7 +235,7 @@ def _look_at(
     facts = Opened(Named(called, entry.format, entry.sheet, entry.query), path).profile()
     refuse_bad_rows(called, facts.faults, facts.num_rows, loaded.recipe.data)
     _refuse_missing_columns(loaded, facts)
-    shape, parents = shape_of(), parents_of()
+    teacher, shape, parents = teacher_of(), shape_of(), parents_of()
     machine = Machine(threads=usable_threads(), accelerator=usable_accelerator(), missing_for_privacy=missing_package())
     copies = {
         "fetched": {named: str(one.path) for named, one in fetched.items()},
@@ -233,7 +246,8 @@ def _look_at(
         made = resolve(
             loaded, facts, shape, machine=machine, data_sha256=hashes, luthier_version=__version__, parents=parents
         )
-        return _with_checkpointing(_with_embeddings(made.model_copy(update=copies)), facts, shape)
+        taught = {"teacher": teacher} if METHODS.get(made.recipe.method.type).is_taught else {}
+        return _with_checkpointing(_with_embeddings(made.model_copy(update={**copies, **taught})), facts, shape)
 
     return _Looked(loaded, facts, machine, again)
 
@@ -253,15 +267,18 @@ def _refuse_unfit(
 
 
 def _refuse_endpoint_elsewhere(loaded: LoadedRecipe, *, offline: bool) -> None:
-    """Offline, only a model on this machine may be asked for paraphrases; said before anything is read."""
-    augment = loaded.recipe.data.augment
-    if not offline or augment is None or augment.paraphrase is None:
-        return
-    if not is_here(urlsplit(augment.paraphrase.endpoint).hostname or ""):
-        raise RecipeError(
-            f"data.augment.paraphrase.endpoint: offline, and {augment.paraphrase.endpoint} is not on this machine",
-            way_out="drop --offline, serve a model here (http://127.0.0.1:...), or leave paraphrase out",
-        )
+    """Offline, only a model on this machine may be asked for anything; said before anything is read."""
+    data = loaded.recipe.data
+    asked = {
+        "data.augment.paraphrase": data.augment.paraphrase if data.augment is not None else None,
+        "data.teacher": data.teacher,
+    }
+    for key, rules in asked.items():
+        if offline and rules is not None and not is_here(urlsplit(rules.endpoint).hostname or ""):
+            raise RecipeError(
+                f"{key}.endpoint: offline, and {rules.endpoint} is not on this machine",
+                way_out=f"drop --offline, serve a model here (http://127.0.0.1:...), or leave {key} out",
+            )
 
 
 def _refuse_missing_detectors(resolved: ResolvedRecipe, machine: Machine) -> None:
@@ -317,6 +334,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
         files["data.privacy.annotations"] = data.privacy.annotations
     if data.augment is not None and isinstance(data.augment.swaps, str):
         files["data.augment.swaps"] = data.augment.swaps
+    if data.teacher is not None:
+        files["data.teacher.path"] = data.teacher.path
     files["evaluate.glossary"] = loaded.recipe.evaluate.glossary
     if (replay := replay_of(loaded.recipe)) is not None:
         files["method.replay.path"] = replay.path
@@ -428,27 +447,3 @@ def _with_first_reasons(run: RunFolder, resolved: ResolvedRecipe) -> ResolvedRec
         now.model_copy(update={"reasons": then.reasons}) for now, then in zip(resolved.tasks, before.tasks, strict=True)
     )
     return resolved.model_copy(update={"reasons": before.reasons, "tasks": tasks})
-
-
-def model_source(shape: ModelShape) -> ModelSource:
-    """Where the base of a run is; what was located once is not searched for again, but a bundled model that stands
-    elsewhere on this machine than on that where the run was made.
-
-    Raises:
-        RecipeError: it is no longer there, or is another one than the run was made with.
-    """
-    path = Path(shape.path)
-    if shape.kind == "bundled" and not path.exists():
-        path = locate(shape.name, folder=path.parent, revision=None, offline=True, say=lambda line: None).path
-    if not path.exists():
-        raise RecipeError(
-            f"the base model {shape.name!r} is no longer at {path}", way_out="put it there, or run the recipe again"
-        )
-    source = ModelSource(shape.name, shape.kind, path, shape.license)
-    if (found := weights_sha256(source)) != shape.sha256:
-        raise RecipeError(
-            f"the base model at {path} has changed since this run was made: its hash was "
-            f"{shape.sha256[:12]} and is {found[:12]}",
-            way_out="run the recipe again, which makes a new run",
-        )
-    return source

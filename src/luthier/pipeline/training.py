@@ -18,6 +18,7 @@ from luthier.pipeline.order import learning
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.reference import pair_measure, with_reference
 from luthier.pipeline.sinks import Feeds
+from luthier.pipeline.taught import with_teachers
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
 from luthier.records import LossSpike, StepEvent
 from luthier.spec.multi_task import MultiTask
@@ -55,7 +56,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=head_labels(context))
     model.to(device)
     make_ready(model, recipe, ranks)
-    loaded = open_inputs(context)
+    loaded = with_teachers(open_inputs(context), context, model)
     events = EventLog(run.events) if ranks.is_first else _Unheard(run.events)
     if ranks.size > 1:
         events.append("ranks", ranks=ranks.size, here=ranks_here())

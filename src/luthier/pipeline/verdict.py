@@ -22,14 +22,9 @@ from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
 from luthier.store.files import sha256_file, sha256_json, write_atomic
-from luthier.store.registry import Registry
+from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder, weights_sha256
 from luthier.store.stages import Stages
-
-
-def registry_of(out: Path) -> Registry:
-    """The registry beside the runs in `out`."""
-    return Registry(out / "registry.sqlite")
 
 
 def audit_of(out: Path) -> AuditLog:

@@ -185,7 +185,7 @@ def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
         read = forward_flops(shape, tokens=work.row_tokens, context=work.row_tokens, with_logits=work.row_tokens)
         return read / (rates.score * 1e9)
     if not work.num_labels:
-        return _prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)
+        return prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)
     nodes = scored_nodes(work)
     tokens = work.prompt_tokens + nodes
     flops = forward_flops(shape, tokens=tokens, context=tokens, with_logits=nodes + 1)
@@ -194,10 +194,11 @@ def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
 
 def tuned_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
     """One item that what was tuned is asked: a head needs the prompt alone."""
-    return _prompt_seconds(shape, work, rates) if work.head else answer_seconds(shape, work, rates)
+    return prompt_seconds(shape, work, rates) if work.head else answer_seconds(shape, work, rates)
 
 
-def _prompt_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+def prompt_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+    """One prompt read once."""
     flops = forward_flops(shape, tokens=work.prompt_tokens, context=work.prompt_tokens, with_logits=1)
     return flops / (rates.score * 1e9)
 

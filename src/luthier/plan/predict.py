@@ -8,6 +8,7 @@ from luthier.plan import cost, memory
 from luthier.plan.measured import Probed
 from luthier.plan.merging import asking_seconds, merging_gib, merging_seconds, technique
 from luthier.plan.parameters import dense_weights, lowest_learning, trainable_parameters
+from luthier.plan.teaching import opening_gib, teacher_flops, teacher_gib, writing_seconds
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape, Prediction
 from luthier.spec.plugins import ADAPTERS, METHODS
@@ -115,7 +116,11 @@ def predict(
         validations=train.validations or 0,
         course=course_of(resolved, learns),
     )
-    train_seconds = on_one_machine / recipe.launch.nnodes
+    taught = teacher_flops(
+        resolved, tokens=work.computed_tokens, supervised=work.supervised_tokens, context=work.row_tokens
+    )
+    train_seconds = (on_one_machine + taught / (rates.train * 1e9)) / recipe.launch.nnodes
+    train_seconds += writing_seconds(resolved, shape, work, rates)  # each process writes all of them
     evaluate_seconds = cost.evaluation_seconds(shape, work, rates) + asking_seconds(resolved, shape, work, rates)
     rest = (
         cost.export_seconds(shape, work, rates, forms=len(recipe.export or ()))
@@ -169,13 +174,14 @@ def steps_flops(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, 
         context=work.row_tokens,
         backward_factor=METHODS.get(resolved.recipe.method.type).backward_factor + learns.whole_base,
         course=replace(course, cache_trunk=False),
-    )
+    ) + teacher_flops(resolved, tokens=tokens, supervised=supervised, context=work.row_tokens)
 
 
 def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
     """Peak of training, all processes of this machine together, each with all of it."""
     learns = learner_of(resolved, shape, num_labels=work.num_labels)
     tokens = round(work.largest_micro_batch)
+    supervised = 0.0 if work.head else tokens * work.answer_tokens / work.own_tokens
     extra = memory.whole_weights_gib(learns.parameters) if learns.whole_base else 0.0
     extra += dense_weights(shape, resolved.recipe.adapter) * memory.FLOAT_BYTES / memory.GIB
     each = memory.training_gib(
@@ -183,9 +189,10 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
         adapter=learns.parameters,
         r=learns.r,
         tokens=tokens,
-        supervised=0.0 if work.head else tokens * work.answer_tokens / work.own_tokens,
+        supervised=supervised,
         first=learns.first,
         bf16=bool(resolved.recipe.train.bf16),
         recomputed=recomputed,
     )
-    return resolved.recipe.launch.nproc_per_node * (each + extra)
+    each += extra + teacher_gib(resolved, shape, supervised=supervised)
+    return resolved.recipe.launch.nproc_per_node * max(each, opening_gib(resolved, shape))

@@ -115,7 +115,12 @@ def _rows(work: Workload) -> str:
 
 def _tunings(tunings: Sequence[Estimate], ground: Ground) -> dict[str, Candidate]:
     """What could be trained, by rule: adapters before all weights unless rows are many, then what suits the task."""
-    methods = suited(ground.task, num_labels=ground.work.num_labels, train_rows=ground.work.train_rows)
+    methods = suited(
+        ground.task,
+        num_labels=ground.work.num_labels,
+        train_rows=ground.work.train_rows,
+        given=tunings[0].resolved.recipe.method.type,
+    )
     places = {one.facts.name: place for place, one in enumerate(methods)}
     full_first = ground.work.train_rows >= FULL_ROWS
 
@@ -158,6 +163,9 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         speaks_for += "; so few rows favor a pre-trained model over one that counts words"
     took = duration(one.prediction.train_seconds)
     against = f"{took} of training, and a model to serve; can forget what is not in the data"
+    if (teacher := one.resolved.teacher) is not None:
+        speaks_for = f"{speaks_for}, and from what {teacher.named} finds likely there"
+        against = f"{against}; repeats the teacher's errors, and its license counts"
     if one.learner.whole_base:
         against = f"{took} of training, and a whole model to keep for each version; forgets more than an adapter"
     if work.num_labels and work.rows_per_label > MANY_ROWS_PER_LABEL:

@@ -141,6 +141,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     train_rows = max(1, min(train_rows, limit.train or train_rows))
     labels = labels_of(entry.task, entry.label, profile)
     learned_rows = float(train_rows + made_rows(recipe.data, train_rows, labels))
+    if recipe.data.teacher is not None and recipe.data.teacher.path is not None:
+        written = _rows_like(resolved, profile, recipe.data.teacher.path, rows=profile.num_rows)
+        learned_rows += min(written, recipe.data.teacher.max_requests)
     if (replay := getattr(recipe.method, "replay", None)) is not None:  # a share of all tokens that are learned
         learned_rows /= 1.0 - replay.share
 

@@ -42,7 +42,6 @@ NOT_BUILT: dict[str, str] = {
     "search": "search over candidates",
     "serve": "serving options (use the flags of `luthier serve`)",
     "track": "MLflow, TensorBoard and W&B sinks",
-    "distill": "distillation",
 }
 """Sections of the design that this version refuses rather than ignores."""
 
@@ -50,6 +49,8 @@ _PROMPT = "data.train[0].roles_to_train: [user, assistant]; answers alone are le
 _ANSWERS = "the default: answers alone are learned, of a conversation the last one only with mask_history: true"
 
 ELSEWHERE: dict[str, str] = {
+    "distill": "method: {type: distill, teacher: NAME@1}",
+    "teacher_model": "method.teacher of type distill",
     "assistant_only_loss": _ANSWERS,
     "completion_only_loss": _ANSWERS,
     "train_on_inputs": _PROMPT,

@@ -39,6 +39,12 @@ def fill_method(filler: Filler, profile: DataProfile) -> None:
             way_out=f"its tasks: {', '.join(facts.tasks)}",
             key="method.type",
         )
+    if method.get("on_policy") and is_text(task):
+        raise RecipeError(
+            "method.on_policy lets the model write answers, and documents have none",
+            way_out="leave it out",
+            key="method.on_policy",
+        )
     if facts.has_head:
         _refuse_beside_a_head(filler)
     fill_adapter(filler)
@@ -196,6 +202,15 @@ def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None
     )
     if tree["train"]["neftune_noise_alpha"] is not None:
         caches, reason = False, "noise on the embeddings makes what frozen layers say new each time"
+    elif tree["method"].get("on_policy"):
+        caches, reason = False, "answers that the model writes itself are others in every step"
+        if tree["train"]["cache_trunk"]:
+            raise RecipeError(
+                "train.cache_trunk keeps what frozen layers say of the rows, and with method.on_policy the model "
+                "writes answers of its own in every step",
+                way_out="leave one of them out",
+                key="train.cache_trunk",
+            )
     elif tree["adapter"].get("modules_to_save"):
         caches, reason = False, "modules that learn whole may stand in the layers below"
     filler.fill("train.cache_trunk", caches, reason)

@@ -25,7 +25,9 @@ from luthier.spec.steps import refuse_impossible
 _MOST_NODES = 10_000  # of a recipe once its YAML aliases are written out; the longest real one has some hundred
 _ENVIRONMENT = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-_FILE_KEY = re.compile(r"data\.(?:train\.\d+\.path|validation|test|leakage\.benchmarks\.\d+|privacy\.annotations)")
+_FILE_KEY = re.compile(
+    r"data\.(?:train\.\d+\.path|validation|test|leakage\.benchmarks\.\d+|privacy\.annotations|teacher\.path)"
+)
 _CREDENTIAL = re.compile(
     r"://[^/@:]*:([^/]*)@"
     r"|[?&;][\w.-]*(?:password|passwd|pwd|token|secret|sig|signature|key|credential)=([^&;]*)",

@@ -42,6 +42,8 @@ class MethodFacts:
     """
     reward: Reward = ""
     """What it makes larger for the answer that is preferred, and is judged by; '' where it learns no preferences."""
+    is_taught: bool = False
+    """Whether it learns from a teacher that the recipe names; it is weighed only where a recipe asks for it."""
 
 
 ALL_LINEAR = "every linear layer of the base but the output head"

@@ -15,6 +15,7 @@ from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Tas
 from luthier.spec.adapter_rules import refuse_unfit_cache, refuse_unfit_settings
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
+from luthier.spec.asking import Paraphrase, Writer
 from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
@@ -168,29 +169,6 @@ class LeakageRules(_Near):
     )
 
 
-class Paraphrase(Section):
-    """Rows said in other words by a model behind an OpenAI-compatible endpoint."""
-
-    endpoint: str = Field(description="Base URL, such as 'http://127.0.0.1:8080/v1'.")
-    model: str = Field(min_length=1, description="What the endpoint calls the model.")
-    share: float = Field(0.1, gt=0, le=1, description="Offspring as a share of the training rows; see `balance`.")
-    via: str | None = Field(None, min_length=2, description="Language to translate to and back from; none: rephrase.")
-    key_env: str | None = Field(
-        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the environment's variable with the API key."
-    )
-    max_requests: int = Field(1000, gt=0, description="What was asked before and is kept does not count.")
-    max_tokens: int | None = Field(None, gt=0, description="Stop asking once the endpoint has counted so many.")
-    temperature: float = Field(0.7, ge=0, le=2)
-    send_personal_data: bool = Field(False, description="Whether rows with personal data may be sent as they are.")
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_plain_url(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
-            raise ValueError("is a URL such as 'https://host/v1', without user, password or query; a key is `key_env`")
-        return value
-
-
 class Augment(Section):
     """Offspring of training rows. What is open is filled in: a little of each where no technique is named."""
 
@@ -339,6 +317,7 @@ class Data(Section):
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unreadable rows above which a file is refused.")
     augment: Augment | None = Field(None, description="Offspring of training rows; `off` for none.")
     canaries: Canaries | None = Field(None, description="Planted secrets; `off` for none.")
+    teacher: Writer | None = Field(None, description="A model elsewhere that writes answers to learn.")
     embeddings: Embeddings | None = None
 
     @property
@@ -572,6 +551,8 @@ class Recipe(Section):
             if self.multi_task is not None:
                 raise ValueError("multi_task is how several tasks share a training; data.train has one entry")
             return self
+        if self.data.teacher is not None:
+            raise ValueError("data.teacher writes the answers of one task, and there are several")
         if self.data.privacy is not None and self.data.privacy.keep_mapping is not None:
             raise ValueError(
                 "data.privacy.keep_mapping is the file of one task's pseudonyms, and there are several tasks"

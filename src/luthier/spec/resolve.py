@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record, is_closed, is_text
+from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_text
+from luthier.spec.asking import refuse_unfit_writer
 from luthier.spec.fill_merge import fill_merge, say_unused
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
@@ -51,6 +52,7 @@ class ResolvedRecipe(Record):
         default_factory=dict, description="URL as in the recipe -> what its place calls the content: a commit, a tag."
     )
 
+    teacher: Teacher | None = Field(None, description="Whom the model learns from, if it is taught.")
     parents: tuple[Parent, ...] = Field((), description="The runs that are merged.")
     tasks: tuple[ResolvedRecipe, ...] = Field((), description="Of several tasks the recipe of each; else empty.")
 
@@ -69,8 +71,10 @@ class ResolvedRecipe(Record):
         """Hash over the resolved values and the contents of the inputs; where the files are and how
         processes are started does not count.
         """
-        apart = {"reasons", "notes", "folder", "fetched", "versions", "tasks", "parents"}
+        apart = {"reasons", "notes", "folder", "fetched", "versions", "tasks", "teacher", "parents"}
         content = self.model_dump(mode="json", exclude=apart)
+        if self.teacher is not None:
+            content["teacher"] = self.teacher.sha256
         content["tasks"] = [task.sha256 for task in self.tasks]
         content["parents"] = [parent.identity() for parent in self.parents]
         content["recipe"].pop("output_dir")
@@ -166,6 +170,7 @@ def _resolved(
         luthier_version=luthier_version,
         parents=tuple(parents),
     )
+    refuse_unfit_writer(resolved.recipe)
     refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)
     _refuse_order_without_labels(resolved.recipe)

@@ -69,6 +69,9 @@ _USUAL = (
     StepFacts("labels", "set rows aside whose label cannot be learned", "data.train.0.task", _has_labels),
     StepFacts("leakage", "find what training has seen of validation and test", "", _always),
     StepFacts("limit", "draw the rows that may stay", "data.limit", lambda r: any(r.data.limit.model_dump().values())),
+    StepFacts(
+        "teacher", "let a model elsewhere write answers", "data.teacher", lambda r: r.data.teacher is not None
+    ),
     StepFacts("augment", "make offspring of training rows", "data.augment", lambda r: r.data.augment is not None),
     StepFacts("canaries", "plant secrets", "data.canaries", lambda r: r.data.canaries is not None),
     StepFacts(
@@ -87,11 +90,12 @@ _ROOM = "a prompt leaves room for the longest answer that will be learned"
 _FINAL = "rows are drawn, and compared across the splits, as they will be learned"
 _DRAWN = "before it no row has a split"
 _RESEMBLE = "offspring resemble their parents on purpose, and are checked by themselves"
+_ASKED = "it is asked about rows that will be learned alone, and its new rows keep off all others by themselves"
 _SHARED = "they are a share of what is learned, and none of them may stand in validation or test"
 _PLANTED = "canaries are secrets, and their copies equal, on purpose"
 
 _BEFORE_SPLIT = ("rename", "clean", "privacy", "cut")
-_AFTER_SPLIT = ("benchmarks", "labels", "leakage", "limit", "augment", "canaries", "replay")
+_AFTER_SPLIT = ("benchmarks", "labels", "leakage", "limit", "teacher", "augment", "canaries", "replay")
 RULES: tuple[tuple[str, str, str], ...] = (
     *(("features", name, "they are what the input is filled with") for name in STEPS if name != "features"),
     ("clean", "privacy", _UNCOVERS),
@@ -101,6 +105,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("rename", "cut", _ROOM),
     *((name, "split", _FINAL) for name in _BEFORE_SPLIT),
     *(("split", name, _DRAWN) for name in _AFTER_SPLIT),
+    *((name, "teacher", _ASKED) for name in ("benchmarks", "labels", "leakage", "limit")),
     *(
         (name, "augment", _RESEMBLE)
         for name in STEPS

@@ -34,19 +34,27 @@ def labels_of(task: str | None, label: str | None, profile: DataProfile) -> Mapp
     return {str(number): profile.num_rows // max(1, distinct) for number in range(distinct)}
 
 
-def suited(task: str, *, num_labels: int, train_rows: float) -> tuple[Suited, ...]:
+TAUGHT = "a teacher says more of each token than the answer alone"
+"""Why a method with one goes before the same without (Hinton et al. 2015, arXiv 1503.02531, section 1)."""
+
+
+def suited(task: str, *, num_labels: int, train_rows: float, given: str = "") -> tuple[Suited, ...]:
     """The methods of the table that do a task, the one that suits best first.
+
+    A method that is taught is there only where it is `given`, for nobody else can name a teacher.
 
     A head goes before writing labels out where there are rows enough for it, or labels so many that none could be
     written well. What nothing tells apart stands in the order of names.
     """
     able = [facts for facts in METHODS.entries().values() if task in facts.tasks]
+    able = [facts for facts in able if not facts.is_taught or facts.name == given]
     if len(able) == 1:
         return (Suited(able[0], f"the only method of this version for {task}"),)
     head, why = prefers_head(num_labels, train_rows / num_labels) if num_labels else (False, f"made for {task}")
     others = "not as good as the first by what is known of such data" if num_labels else f"made for {task} too"
-    order = sorted(able, key=lambda facts: (facts.has_head is not head, facts.name))
-    return tuple(Suited(facts, why if facts.has_head is head else others) for facts in order)
+    order = sorted(able, key=lambda facts: (facts.has_head is not head, not facts.is_taught, facts.name))
+    whys = {facts.name: why if facts.has_head is head else others for facts in able}
+    return tuple(Suited(facts, TAUGHT if facts.is_taught else whys[facts.name]) for facts in order)
 
 
 def prefers_head(num_labels: int, rows_per_label: float) -> tuple[bool, str]:

@@ -201,5 +201,10 @@ class Registry:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
+def registry_of(out: Path) -> Registry:
+    """The registry beside the runs in `out`."""
+    return Registry(out / "registry.sqlite")
+
+
 def _numbers(versions: list[Version]) -> str:
     return ", ".join(str(version.version) for version in versions)

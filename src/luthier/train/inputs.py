@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -33,6 +33,8 @@ class Inputs:
     data_sha256: str
     recipe_sha256: str
     mix: MultiTask = field(default_factory=MultiTask)
+    own: Mapping[int, Example] = field(default_factory=dict)
+    """Rows as one step sees them, whose answers the model wrote itself."""
 
     @property
     def key(self) -> str:
@@ -52,6 +54,8 @@ class Inputs:
 
     def example(self, row: int) -> Example:
         """The row itself."""
+        if row in self.own:
+            return self.own[row]
         place = self.task_of(row)
         return self.tasks[place].examples[row - self.starts[place]]
 
@@ -67,7 +71,7 @@ class Inputs:
 
     def all(self) -> list[Example]:
         """Every row, in the order of the numbers."""
-        return [example for task in self.tasks for example in task.examples]
+        return self.examples(range(len(self)))
 
     @cached_property
     def lengths(self) -> list[int]:

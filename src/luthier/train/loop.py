@@ -42,6 +42,7 @@ from luthier.train.dist import Ranks, present
 from luthier.train.inputs import Inputs
 from luthier.train.memory import device_peak_gib
 from luthier.train.optim import learning_rate, make_optimizer
+from luthier.train.own import with_own_answers
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 from luthier.train.validation import Validation
@@ -152,9 +153,12 @@ class _Loop:
         watch: Watcher,
     ) -> None:
         self.model, self.inputs, self.settings = model, inputs, settings
+        self.seen = inputs
+        """As the step at work sees them."""
         self.parameters, self.optimizer, self.weighting = parameters, optimizer, weighting
         self.total, self.watch = total, watch
         self.ranks = present()
+        model.train()  # PEFT's wrapper says that it trains though what it wraps was opened to evaluate
         self.weights = [row_weights([example.answer for example in task.examples], settings) for task in inputs.tasks]
 
     def step(self, state: LoopState, step: Step) -> LoopState:
@@ -165,7 +169,8 @@ class _Loop:
         _seed(self.settings.seed, state.step, self.ranks.rank)
         rows = [row for row in step.rows if self.inputs.tasks[self.inputs.task_of(row)].name not in state.stopped_tasks]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
-        turns = turns_of(rows, self.inputs, max_tokens=budget, share=share, ranks=self.ranks.size)
+        self.seen = with_own_answers(self.model, self.inputs, rows, seed=self.settings.seed, step=state.step)
+        turns = turns_of(rows, self.seen, max_tokens=budget, share=share, ranks=self.ranks.size)
         if not turns:  # of tasks alone that have stopped
             return state.model_copy(update={"step": state.step + 1})
         sums = self._backward(turns, state.step)
@@ -190,7 +195,7 @@ class _Loop:
             grad_norm=norm,
             num_tokens=sum(self.inputs.lengths[row] for row in rows),
             computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
-            supervised_tokens=sum(map(self.inputs.learned, rows)),
+            supervised_tokens=sum(map(self.seen.learned, rows)),
             seconds=time.monotonic() - began,
             memory_gib=memory,
             metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},
@@ -258,7 +263,7 @@ class _Loop:
                 first = self.inputs.starts[turn.task]
                 weights = None if weights_of is None else [weights_of[row - first] for row in rows]
             sum_on_backward(self.model, last=is_last and number == times - 1)
-            yield task.method.loss_sum(self.model, self.inputs.examples(rows), weights)
+            yield task.method.loss_sum(self.model, self.seen.examples(rows), weights)
 
     def _refuse_non_finite(self, loss: float, norm: float, number: int, rows: Sequence[int]) -> None:
         if loss - loss == 0.0 and norm - norm == 0.0:  # false for infinities and NaN

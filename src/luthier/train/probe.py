@@ -17,6 +17,7 @@ from luthier.train.batches import Step, Turn, steps_of, turns_of
 from luthier.train.inputs import Inputs
 from luthier.train.memory import peak_memory_gib, resident_gib
 from luthier.train.optim import make_optimizer
+from luthier.train.own import with_own_answers
 
 _LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
 
@@ -125,7 +126,8 @@ def pace(
     order, timed = _spread(len(counted)), list[int]()
     begun, least = clock(), min(3, len(counted))
     for number, place in enumerate([order[0], *order]):
-        _step(model, inputs, settings, counted[place])
+        seen = with_own_answers(model, inputs, counted[place].rows, seed=settings.seed, step=place)
+        _step(model, seen, settings, counted[place])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if number == 0:  # what comes up once has come up

@@ -39,13 +39,19 @@ class Sft:
 
         With weights w of the rows: - sum over rows r of w[r] sum over supervised t of log p(ids[t] | ids[:t]).
         """
-        losses = supervised_losses(model, [Row(one.input_ids, one.supervised) for one in examples], trunk)
-        whole = torch.cat(losses)
-        if weights is not None:
-            counts = torch.tensor([len(own) for own in losses])
-            factors = torch.tensor(weights, dtype=whole.dtype).repeat_interleave(counts)
-            whole = whole * factors.to(whole.device)
-        return whole.sum()
+        return weighted_sum(
+            supervised_losses(model, [Row(one.input_ids, one.supervised) for one in examples], trunk), weights
+        )
+
+
+def weighted_sum(losses: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    """Of the losses of each row, each [its tokens], the sum; where there are weights, each times its row's."""
+    whole = torch.cat(tuple(losses))
+    if weights is not None:
+        counts = torch.tensor([len(own) for own in losses])
+        factors = torch.tensor(weights, dtype=whole.dtype).repeat_interleave(counts)
+        whole = whole * factors.to(whole.device)
+    return whole.sum()
 
 
 def open_method(settings: Settings, contract: RequestContract) -> Sft:

@@ -1,0 +1,65 @@
+"""A text goes on token after token, with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Continuation(NamedTuple):
+    """What a model wrote."""
+
+    ids: list[int]
+    """Without the token that ended it."""
+    ended: bool
+    """Whether it ended by itself."""
+
+
+def go_on(
+    model: Any,
+    prompt_ids: Sequence[int],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    choose: Callable[[Tensor], int],
+) -> Continuation:
+    """Let `model` go on with a prompt.
+
+    Args:
+        model: a transformers module in evaluation mode; call it without gradients.
+        prompt_ids: not empty.
+        max_new_tokens: at most.
+        stop_ids: that end it.
+        choose: the next token from its scores [vocabulary].
+    """
+    stop, cache = set(stop_ids), None
+    out: list[int] = []
+    step = torch.tensor([list(prompt_ids)], device=model.device)
+    while len(out) < max_new_tokens:
+        output = model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
+        token = choose(output.logits[0, -1])
+        if token in stop:
+            return Continuation(out, ended=True)
+        out.append(token)
+        cache, step = output.cache, torch.tensor([[token]], device=model.device)
+    return Continuation(out, ended=False)
+
+
+def greedy(scores: Tensor) -> int:
+    """The likeliest token."""
+    return int(scores.argmax())
+
+
+def sampled(rng: np.random.Generator) -> Callable[[Tensor], int]:
+    """Each token with its chance: the first whose summed chances exceed a number that `rng` draws from 0 to 1."""
+
+    def choose(scores: Tensor) -> int:
+        chances = torch.softmax(scores.double().cpu(), dim=-1).cumsum(dim=-1)
+        drawn = torch.tensor([rng.random()], dtype=torch.float64) * chances[-1]
+        return min(int(torch.searchsorted(chances, drawn, right=True)), len(chances) - 1)
+
+    return choose

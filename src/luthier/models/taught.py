@@ -1,0 +1,224 @@
+"""How far a model's next-token chances are from a teacher's, without holding the scores of all positions at once.
+
+Scores z of the model and y of the teacher over the V tokens that both know, T the temperature, p = softmax(y / T), q =
+softmax(z / T), t the token that stands there (Hinton et al. 2015, arXiv 1503.02531, section 2):
+
+    loss = (1 - a) (- log softmax(z)_t) + a T^2 D(p, q)
+
+with D one of (Agarwal et al. 2024, arXiv 2306.13649, section 2 and equation 1)
+
+    forward_kl   sum p (log p - log q)                                        the model covers all that the teacher says
+    reverse_kl   sum q (log q - log p)                                 the model keeps to what the teacher finds likely
+    jsd          b sum p (log p - log m) + (1 - b) sum q (log q - log m),  m = b p + (1 - b) q
+
+The gradient by z is made in the same pass, chunk by chunk: (1 - a) (softmax(z) - [t]) + a T g, where g is the gradient
+of D by z / T:
+
+    forward_kl   q - p
+    reverse_kl   q (log q - log p - D)
+    jsd          (1 - b) q (log q - log m - sum q (log q - log m))
+
+T^2 keeps the teacher's part of the gradient at one size whatever T is. Names: N positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from luthier.models.adapters import bare
+from luthier.models.forward import forward_logits, hidden_states
+from luthier.models.half import product, product_back
+from luthier.models.head import has_plain_head
+from luthier.models.packing import Layout
+
+CHUNK = 128
+"""Positions whose scores [chunk, V] are held at once, of the model and of the teacher; about five such tensors live."""
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is learned of a teacher."""
+
+    alpha: float
+    """What the teacher counts; the rest is the token that stands there."""
+    temperature: float
+    divergence: Divergence
+    beta: float
+    """Of jsd: what the teacher counts in the mixture."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of N positions: what its output head reads, and the head."""
+
+    states: Tensor
+    """[N, hidden]; where the scores are more than a product (a cap, a scale), the scores themselves, [N, V]."""
+    weight: Tensor | None
+    """[V, hidden]; None where `states` are the scores."""
+    bias: Tensor | None = None
+
+
+def read(model: Any, layout: Layout, keep: Tensor) -> Reading:
+    """Let a model read a packed row, and keep what it makes of the positions `keep` [N]."""
+    if not has_plain_head(model):
+        return Reading(forward_logits(model, layout, keep), None)
+    head = model.get_output_embeddings()
+    return Reading(hidden_states(model, layout)[keep], head.weight, head.bias)
+
+
+def taught_losses(own: Reading, teacher: Reading, targets: Tensor, rule: Rule, *, said: Tensor | None = None) -> Tensor:
+    """The loss of each position, in nats and float32, [N]; gradients go to what `own` was made from alone.
+
+    Args:
+        own: of the model that learns.
+        teacher: of the teacher, at the same positions; tokens that only one of both has a score for (heads are padded
+            to round sizes) are left out of the divergence.
+        targets: int64 [N], the tokens that stand there.
+        rule: see there.
+        said: bool [N], whether the token counts as an answer; of others the divergence alone is learned. None: all do.
+    """
+    counts = torch.ones(len(targets), device=targets.device) if said is None else said.to(targets.device).float()
+    losses: Tensor = _TaughtLosses.apply(  # type: ignore[no-untyped-call]
+        own.states, own.weight, own.bias, targets, counts, teacher, rule
+    )
+    return losses
+
+
+class _TaughtLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        targets: Tensor,
+        counts: Tensor,
+        teacher: Reading,
+        rule: Rule,
+    ) -> Tensor:
+        own = Reading(states, weight, bias)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+        by_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for chunk in _chunks(targets):
+            scores, theirs = _scores(own, chunk), _scores(teacher, chunk)
+            losses[chunk], by_scores = _of_chunk(scores, theirs, targets[chunk], counts[chunk], rule)
+            if by_states is not None:
+                rows = by_scores.to(states.dtype)
+                by_states[chunk] = rows if weight is None else product_back(rows, weight)
+        ctx.save_for_backward(states, weight, bias, targets, counts, by_states)
+        ctx.teacher, ctx.rule = teacher, rule
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets, counts, by_states = ctx.saved_tensors
+        grad, own = grads[0], Reading(states, weight, bias)
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        by_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        for chunk in _chunks(targets) if by_weight is not None or by_bias is not None else ():
+            scores, theirs = _scores(own, chunk), _scores(ctx.teacher, chunk)
+            _, rows = _of_chunk(scores, theirs, targets[chunk], counts[chunk], ctx.rule)
+            rows = rows.mul_(grad[chunk, None])
+            if by_weight is not None:
+                by_weight += rows.to(states.dtype).T @ states[chunk]
+            if by_bias is not None:
+                by_bias += rows.sum(dim=0)
+        return (
+            None if by_states is None else by_states * grad[:, None].to(by_states.dtype),
+            None if by_weight is None else by_weight.to(weight.dtype),
+            None if by_bias is None else by_bias.to(bias.dtype),
+            *(None,) * 4,
+        )
+
+
+def _chunks(targets: Tensor) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, len(targets), CHUNK)]
+
+
+def _scores(reading: Reading, chunk: slice) -> Tensor:
+    """Of the positions of a chunk, [chunk, V] in float32."""
+    states = reading.states[chunk]
+    return (states if reading.weight is None else product(states, reading.weight, reading.bias)).float()
+
+
+def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, counts: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Losses [chunk], and their gradient by `scores` [chunk, V]."""
+    place = torch.arange(len(targets), device=targets.device)
+    known = min(scores.shape[1], taught.shape[1])
+    log_q = log_softmax(scores[:, :known] / rule.temperature, dim=-1)
+    log_p = log_softmax(taught[:, :known] / rule.temperature, dim=-1)
+    apart, gradient = _DIVERGENCES[rule.divergence](log_p, log_q, rule.beta)
+    losses = rule.alpha * rule.temperature**2 * apart
+    by_known = gradient.mul_(rule.alpha * rule.temperature)
+    if rule.alpha == 1.0:
+        by_scores = by_known if known == scores.shape[1] else torch.zeros_like(scores)
+        by_scores[:, :known] = by_known
+        return losses, by_scores
+    log_own = log_softmax(scores, dim=-1)
+    shares = (1.0 - rule.alpha) * counts
+    losses = losses - shares * log_own[place, targets]
+    by_scores = log_own.exp_()
+    by_scores[place, targets] -= 1.0
+    by_scores.mul_(shares[:, None])[:, :known] += by_known
+    return losses, by_scores
+
+
+def _forward_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    p = log_p.exp()
+    apart = log_p.sub_(log_q).mul_(p).sum(dim=-1)
+    return apart, log_q.exp_().sub_(p)
+
+
+def _reverse_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    q = log_q.exp()
+    lead = log_q.sub_(log_p)
+    apart = (q * lead).sum(dim=-1)
+    return apart, lead.sub_(apart[:, None]).mul_(q)
+
+
+def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    of_teacher = log_p.exp().mul_(log_p.sub_(log_m)).sum(dim=-1)
+    q = log_q.exp()
+    lead = log_q.sub_(log_m)
+    of_own = (q * lead).sum(dim=-1)
+    gradient = lead.sub_(of_own[:, None]).mul_(q).mul_(1.0 - beta)
+    return beta * of_teacher + (1.0 - beta) * of_own, gradient
+
+
+_DIVERGENCES = {"forward_kl": _forward_kl, "reverse_kl": _reverse_kl, "jsd": _jsd}
+"""(log p, log q, b), both [N, V] and written over -> D of each position [N], and its gradient by z / T [N, V]."""
+
+
+def share_weights(teacher: Any, model: Any) -> int:
+    """Let frozen weights that a teacher has from the same base as the model be held once; how many tensors that are.
+
+    Weights that differ in a single bit, learn, or lie divided between ranks, stay apart.
+    """
+    frozen = {
+        _base_name(name): parameter
+        for name, parameter in bare(model).named_parameters()
+        if not parameter.requires_grad and type(parameter.data) is Tensor
+    }
+    shared = 0
+    for name, parameter in bare(teacher).named_parameters():
+        own = frozen.get(_base_name(name))
+        if own is None or own.dtype != parameter.dtype or own.device != parameter.device:
+            continue
+        if own.shape == parameter.shape and torch.equal(own, parameter):
+            parameter.data = own.data
+            shared += 1
+    return shared
+
+
+def _base_name(name: str) -> str:
+    """What a weight is called where no adapter stands beside it."""
+    return name.replace(".base_layer.", ".")

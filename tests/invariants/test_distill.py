@@ -1,0 +1,100 @@
+"""A tuned run teaches another one, named by version or by folder; killed while it learns it ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from test_kill import Bench, at_step, interrupt, pytestmark
+
+from command import COMMAND, environment, luthier
+from luthier.records import TrainResult
+from luthier.spec.resolve import ResolvedRecipe
+from luthier.store.files import sha256_files
+from luthier.store.registry import registry_of
+from luthier.store.runs import RunFolder
+from tiny import write_model, write_recipe
+
+__all__ = ["pytestmark"]
+
+BY_FOLDER = ("--set", "method.teacher=whole/tiny")
+
+
+class Learning(Bench):
+    """As far as the weights."""
+
+    def start(self, out: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, "train", "student.yaml", "--out", out, *BY_FOLDER],
+            cwd=self.folder,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=environment(LUTHIER_HOME=str(self.folder / "home")),
+        )
+
+    def run(self, out: str) -> Path:
+        found = list((self.folder / out / "student").glob("[0-9a-f]*"))
+        return found[0] if found else self.folder / out / "none"
+
+
+def command(verb: str, *given: str, folder: Path) -> str:
+    return luthier(verb, *given, cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds().err
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Learning:
+    """A teacher of all layers, and a student of the upper one, whose frozen layer is kept on disk."""
+    folder = tmp_path_factory.mktemp("taught")
+    path = write_recipe(folder, write_model(folder / "model"), batch_size=4, save_steps=2, validations=2)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["export"] = ["adapter"]
+    recipe["data"]["limit"] = {"train": 60}
+    recipe["data"]["split"]["seed"] = 1  # other rows than the student's are tested
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    command("run", "tiny.yaml", "--out", "whole", folder=folder)
+    recipe["name"] = "student"
+    recipe["method"] = {"type": "distill", "teacher": "tiny@1", "temperature": 2.0}
+    recipe["adapter"] = {"type": "lora", "r": 2, "layers_to_transform": [1]}
+    recipe["data"]["split"]["seed"] = 0
+    (folder / "student.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    said = command("run", "student.yaml", "--out", "whole", folder=folder)
+    assert "its teacher has learned" in said
+    return Learning(folder, RunFolder.open("student", out=folder / "whole"))
+
+
+def test_the_records_of_a_taught_version_name_its_teacher(bench: Learning) -> None:
+    teacher = ResolvedRecipe.read(bench.whole.resolved).teacher
+    assert teacher is not None
+    assert teacher.named == "tiny@1"
+    learned = TrainResult.read(RunFolder.open("tiny", out=bench.folder / "whole").train_result)
+    assert teacher.tuned_sha256 == learned.weights_sha256
+    nodes = {node["node"]: node for node in json.loads(bench.whole.lineage.read_text())["nodes"]}
+    assert nodes["teacher"]["sha256"] == teacher.sha256
+    assert "teacher" in nodes["trained weights"]["made_from"]
+    lines = {one["line"]: one for one in json.loads(bench.whole.gate.read_text())["lines"]}
+    assert lines["license of the teacher"]["passed"]
+    card = bench.whole.card.read_text()
+    tuned = f"tuned from `{teacher.shape.name}`, {teacher.sha256[:12]}"
+    assert f"It was taught by `tiny@1` ({tuned}; alpha 0.5, temperature 2, divergence forward_kl)." in card
+    assert registry_of(bench.folder / "whole").get("student@1").name == "student"
+
+
+def test_rows_that_only_the_teacher_has_learned_do_not_count(bench: Learning) -> None:
+    report = json.loads(bench.whole.data_report.read_text())
+    other = json.loads((RunFolder.open("tiny", out=bench.folder / "whole").data_report).read_text())
+    assert report["splits"]["test"]["contaminated"] > other["splits"]["test"]["contaminated"]
+    assert json.loads(bench.whole.eval_report.read_text())["num_items"] < report["splits"]["test"]["rows"]
+
+
+def test_killed_while_it_learns_it_ends_in_the_same_bits_whatever_its_teacher_is_called(bench: Learning) -> None:
+    interrupt(bench, "killed", at_step(3), "child")
+    command("train", "student.yaml", "--out", "killed", *BY_FOLDER, folder=bench.folder)
+    run = RunFolder.open("student", out=bench.folder / "killed")
+    assert TrainResult.read(run.train_result).resumed_from
+    assert sha256_files(run.train / "adapter") == sha256_files(bench.whole.train / "adapter")
+    teachers = [ResolvedRecipe.read(one.resolved).teacher for one in (run, bench.whole)]
+    assert len({teacher.sha256 for teacher in teachers if teacher is not None}) == 1
