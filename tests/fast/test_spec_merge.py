@@ -13,6 +13,7 @@ from merge_kit import WHOLE, parent
 from luthier.compress.merge.arithmetic import Mix, combine
 from luthier.errors import RecipeError
 from luthier.pipeline.merging import mix_of
+from luthier.spec.fill_merge import _untaught
 from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.merge import MERGES, Parent, refuse_learning, why_no_rank
@@ -101,6 +102,15 @@ def test_what_describes_the_adapter_holds_all_that_the_runs_adapt(tmp_path: Path
     assert (every.target_modules, every.layers_to_transform) == ("all-linear", None)  # type: ignore[attr-defined]
 
 
+def test_what_a_teacher_taught_is_asked_as_it_would_be_without_one(tmp_path: Path) -> None:
+    taught = {"methods": {"intent": {"type": "distill", "teacher": "t", "alpha": 0.5}}}
+    made = resolved(tmp_path, "{runs: [a, b]}", parent("a", **taught), parent("b"))
+    assert made.recipe.method.model_dump(mode="json") == {"type": "sft"}
+    replay = {"type": "pretrain", "replay": {"path": "general.csv"}}
+    assert _untaught(replay, "domain") == {"type": "pretrain", "replay": None}
+    assert _untaught({"type": "distill", "teacher": "t"}, "domain")["type"] == "pretrain"
+
+
 def test_the_method_is_that_of_the_runs_or_has_to_be_said(tmp_path: Path) -> None:
     head = {"methods": {"intent": {"type": "classify", "calibrate": False}}}
     made = resolved(tmp_path, "{runs: [a, b]}", parent("a", **head), parent("b", **head))
@@ -149,6 +159,7 @@ def test_what_makes_no_sense_is_refused_with_its_line(merge: str, said: str, tmp
         ("train: {num_train_epochs: 1}", "train.num_train_epochs"),
         ("adapter: {r: 4}", "adapter"),
         ("launch: {nproc_per_node: 2}", "launch.nproc_per_node"),
+        ("method: {type: distill, teacher: t}", "method.teacher"),
     ],
 )
 def test_what_says_how_to_learn_is_refused(more: str, key: str, tmp_path: Path) -> None:
