@@ -314,6 +314,9 @@ class RequestContract(Record):
     answered_by: AnsweredBy = Field("words", description="'head': a classification head chooses among the labels.")
     label_rows: tuple[int, ...] = Field((), description="Training rows of each label, where a head learns them.")
     abstain_below: float | None = Field(None, description="A label that is less likely than this is not given.")
+    label_order: tuple[str, ...] = Field(
+        (), description="The labels from the lowest to the highest; empty where they have no order."
+    )
 
 
 class Golden(Record):

@@ -32,6 +32,7 @@ from luthier.errors import DataError, RecipeError, RunError, SecretFound
 from luthier.pipeline.init import init
 from luthier.pipeline.named import Named
 from luthier.plan.workload import workload
+from luthier.records import RequestContract
 from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
 from luthier.spec.resolve import resolve
@@ -452,6 +453,24 @@ def test_labels_that_cannot_be_learned(tmp_path: Path) -> None:
     rows = [*tickets(), {"message": "word " * 600, "intent": "rare", "customer": "N"}]
     report = run(tmp_path, rows)  # the only row of its label is too long
     assert "rare" not in report.splits["train"].labels
+
+
+def test_labels_with_an_order_stand_in_it_and_each_has_its_place(tmp_path: Path) -> None:
+    order = ["return", "order", "refund"]
+    run(tmp_path, tickets(), labels={"order": order})
+    contract = RequestContract.read(tmp_path / "out" / "contract.json")
+    assert contract.labels == contract.label_order == tuple(order)
+    run(tmp_path, tickets())
+    assert RequestContract.read(tmp_path / "out" / "contract.json").labels == ("order", "refund", "return")
+    with pytest.raises(DataError, match=r"data\.csv:\d+: the label 'refund' is not in data\.labels\.order") as error:
+        run(tmp_path, tickets(), labels={"order": ["return", "order"]})
+    assert "data.labels.rename; there: return, order" in error.value.way_out
+    with pytest.raises(DataError, match=r"names 'gone', and no row to learn from has this label") as error:
+        run(tmp_path, tickets(), labels={"order": [*order, "gone"]})
+    assert "learned: order, refund, return" in error.value.way_out
+    renamed = {"rename": {"return": "1", "order": "2", "refund": "3"}, "order": [3, 2, 1]}
+    run(tmp_path, tickets(), labels=renamed)
+    assert RequestContract.read(tmp_path / "out" / "contract.json").labels == ("3", "2", "1")
 
 
 def test_without_stratification_a_label_may_be_absent_from_train(tmp_path: Path) -> None:

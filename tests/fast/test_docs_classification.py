@@ -42,3 +42,14 @@ def test_numbers_and_names_are_those_of_the_code() -> None:
     for name in ("log_loss", "calibration_error", "coverage", "answered_accuracy"):
         assert f"`{name}`" in PAGE
         assert name in METRICS.names()
+
+
+def test_degrees_are_given_as_shown(tmp_path: Path) -> None:
+    shown = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    entry = {"path": "d.csv", "task": "classification", "input": "{message}", "label": "level"}
+    tree = {"name": "r", "model": "m", **shown, "data": {**shown["data"], "train": [entry]}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    recipe = load_recipe(tmp_path / "r.yaml").recipe
+    assert recipe.data.labels.order == ("low", "medium", "high", "critical")
+    assert recipe.method == Classify(ordered=True)
+    assert {"mae", "quadratic_kappa"} <= set(re.findall(r"`(\w+)`", PAGE)) & set(METRICS.names())

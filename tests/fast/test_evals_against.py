@@ -89,6 +89,12 @@ def test_other_rows_are_not_compared(two: tuple[Stored, Stored, EvalReport]) -> 
         ({"contract": OPEN}, "one is classification, the other generation"),
         ({"contract": contract(labels=("ggg", "hhh"))}, "1 labels are known to one of them only: 'kkk'"),
     ]  # fmt: skip
+    ordered = replace(one, contract=one.contract.model_copy(update={"label_order": one.contract.labels}))
+    turned = other.contract.model_copy(update={"label_order": one.contract.labels[::-1]})
+    with pytest.raises(RunError, match="their labels stand in another order") as error:
+        compare_runs(ordered, replace(other, contract=turned), **AS_JUDGED)  # type: ignore[arg-type]
+    assert "the same data.labels.order" in error.value.way_out
+    assert any(gap.metric == "mae" for gap in compare_runs(ordered, ordered, **AS_JUDGED).differences)
     for change, message in cases:
         with pytest.raises(RunError, match=message) as error:
             compare_runs(one, replace(other, **change), **AS_JUDGED)  # type: ignore[arg-type]

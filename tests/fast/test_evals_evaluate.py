@@ -104,6 +104,28 @@ def test_every_prediction_is_what_the_asker_says(judged):
         assert tuned.answer_text(row.text).probabilities == line["probabilities"]["tuned"]
 
 
+def test_degrees_are_judged_by_their_distance_for_every_system_on_the_same_items(tmp_path):
+    made = contract(label_order=LABELS[::-1], labels=LABELS[::-1])
+    report = evaluate(
+        material(made), base=asker(0.0, made), tuned=asker(2.0, made), settings=SETTINGS, seed=0,
+        out=tmp_path, progress=silent,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    place = {label: number for number, label in enumerate(LABELS[::-1])}
+    for system in ("majority", "tfidf_logreg", "base", "tuned"):
+        steps = [abs(place[line["expected"]] - place[line["predicted"][system]]) for line in lines]
+        assert metric(report, system, "mae") == pytest.approx(np.mean(steps))
+    assert metric(report, "majority", "quadratic_kappa") == pytest.approx(0, abs=1e-9)
+    tuned = next(one for one in report.systems if one.system == "tuned").metrics["quadratic_kappa"]
+    assert 0 < tuned.low <= tuned.point <= tuned.high <= 1
+    gap = next(g for g in report.differences if (g.metric, g.against) == ("mae", "base"))
+    found = metric(report, "tuned", "mae") - metric(report, "base", "mae")
+    assert gap.interval.point == pytest.approx(found)
+    assert found < 0
+    assert report.labels == LABELS[::-1]
+    assert "quadratic_kappa" in validation_metrics(asker(2.0, made), material().validation)
+
+
 def test_confusion_classes_and_mistakes_count_the_same_items(judged):
     report, _, _ = judged
     counts = np.array(report.confusion)

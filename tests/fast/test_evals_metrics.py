@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 import luthier.evals.metrics
 from luthier.errors import RecipeError
@@ -85,3 +85,43 @@ def test_a_hopeless_perplexity_is_infinite_and_warns_of_nothing():
 def test_fields_of_different_lengths_are_our_own_mistake():
     with pytest.raises(AssertionError, match="different lengths"):
         Observed(("a", "b"), ("a",))
+
+
+DEGREES = st.lists(st.tuples(st.sampled_from("dbca"), st.sampled_from("dbca")), min_size=1, max_size=60)
+
+
+def graded(pairs: list[tuple[str, str]]) -> Observed:
+    """Of labels in an order that is not the alphabet's."""
+    expected, predicted = zip(*pairs, strict=True)
+    return Observed(expected, predicted, order=tuple("dbca"))
+
+
+@settings(deadline=None)
+@given(DEGREES)
+def test_degrees_are_judged_as_scikit_learn_does(pairs):
+    x, y = ([list("dbca").index(one) for one in side] for side in zip(*pairs, strict=True))
+    assert point("mae", graded(pairs)) == pytest.approx(np.abs(np.subtract(x, y)).mean(), abs=1e-12)
+    if len({*x, *y}) == 1:
+        assert point("quadratic_kappa", graded(pairs)) == 1.0
+        return
+    reference = cohen_kappa_score(x, y, weights="quadratic", labels=range(4))
+    assert point("quadratic_kappa", graded(pairs)) == pytest.approx(reference, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(DEGREES, st.lists(st.integers(0, 4), min_size=60, max_size=60))
+def test_of_degrees_weighted_sums_are_repeated_items(pairs, times):
+    times = times[: len(pairs)]
+    repeated = [pair for pair, count in zip(pairs, times, strict=True) for _ in range(count)]
+    for name in ("mae", "quadratic_kappa") if repeated else ():
+        metric = load_metric(name)
+        weighted = np.array(times, dtype=np.float64) @ metric.statistics(graded(pairs))
+        assert float(metric.value(weighted)) == pytest.approx(point(name, graded(repeated)), abs=1e-9)
+
+
+def test_degrees_stay_with_their_items():
+    seen = graded([("d", "a"), ("b", "b"), ("c", "d")])
+    assert seen.degrees.tolist() == [[0, 3], [1, 1], [2, 0]]
+    assert seen.only([2, 0]).degrees.tolist() == [[2, 0], [0, 3]]
+    table = np.stack([load_metric("quadratic_kappa").statistics(seen).sum(axis=0)] * 2)
+    assert load_metric("quadratic_kappa").value(table).shape == (2,)

@@ -34,8 +34,8 @@ def recipe(folder: Path, **changes: Any) -> ResolvedRecipe:
 def test_a_name_alone_is_the_method_with_its_usual_settings(tmp_path: Path) -> None:
     method = recipe(tmp_path).recipe.method.model_dump()
     assert method == {
-        "type": "classify", "label_smoothing": 0.0, "focal_gamma": 0.0, "logit_adjustment": 0.0, "calibrate": True,
-        "abstain_below": None,
+        "type": "classify", "label_smoothing": 0.0, "focal_gamma": 0.0, "logit_adjustment": 0.0, "ordered": False,
+        "calibrate": True, "abstain_below": None,
     }  # fmt: skip
 
 
@@ -68,6 +68,21 @@ def test_a_name_alone_is_the_method_with_its_usual_settings(tmp_path: Path) -> N
             {"objective": {"targets": {"intent.coverage": ">= 0.7"}}},
             r"'intent.coverage' is not measured, this version always gives a label", "abstain_below: 0.7",
         ),
+        (
+            {"method": {"type": "classify", "ordered": True}},
+            r"method.ordered learns by the order of the labels, and data.labels.order gives none", "LOWEST",
+        ),
+        (
+            {"data": {"train": [{"path": "d.csv", "task": "generation", "input": "{message}", "label": "intent"}],
+                      "labels": {"order": ["a", "b"]}}, "method": {"type": "sft"}},
+            r"data.labels.order puts labels in order, and generation has none", "leave data.labels.order out",
+        ),
+        (
+            {"objective": {"targets": {"intent.mae": "<= 0.5"}}},
+            r"'intent.mae' is not measured, the labels have no order", "data.labels.order",
+        ),
+        ({"data": {"labels": {"order": ["a"]}}}, r"names at least two labels, each once", ""),
+        ({"data": {"labels": {"order": ["a", "b", "a"]}}}, r"names at least two labels, each once", ""),
         ({"method": {"type": "classify", "abstain_below": 1.5}}, r"abstain_below", ""),
         ({"method": {"type": "sft", "focal_gamma": 1}}, r"focal_gamma", ""),
     ],

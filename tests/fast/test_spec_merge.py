@@ -13,10 +13,13 @@ from merge_kit import WHOLE, parent
 from luthier.compress.merge.arithmetic import Mix, combine
 from luthier.errors import RecipeError
 from luthier.pipeline.merging import mix_of
-from luthier.spec.filler import Machine
+from luthier.spec.fill_merge import _untaught
+from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.merge import MERGES, Parent, refuse_learning, why_no_rank
+from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.tasks import joined, task_loaded
 
 TEXT = """\
 name: r
@@ -99,6 +102,15 @@ def test_what_describes_the_adapter_holds_all_that_the_runs_adapt(tmp_path: Path
     assert (every.target_modules, every.layers_to_transform) == ("all-linear", None)  # type: ignore[attr-defined]
 
 
+def test_what_a_teacher_taught_is_asked_as_it_would_be_without_one(tmp_path: Path) -> None:
+    taught = {"methods": {"intent": {"type": "distill", "teacher": "t", "alpha": 0.5}}}
+    made = resolved(tmp_path, "{runs: [a, b]}", parent("a", **taught), parent("b"))
+    assert made.recipe.method.model_dump(mode="json") == {"type": "sft"}
+    replay = {"type": "pretrain", "replay": {"path": "general.csv"}}
+    assert _untaught(replay, "domain") == {"type": "pretrain", "replay": None}
+    assert _untaught({"type": "distill", "teacher": "t"}, "domain")["type"] == "pretrain"
+
+
 def test_the_method_is_that_of_the_runs_or_has_to_be_said(tmp_path: Path) -> None:
     head = {"methods": {"intent": {"type": "classify", "calibrate": False}}}
     made = resolved(tmp_path, "{runs: [a, b]}", parent("a", **head), parent("b", **head))
@@ -147,6 +159,7 @@ def test_what_makes_no_sense_is_refused_with_its_line(merge: str, said: str, tmp
         ("train: {num_train_epochs: 1}", "train.num_train_epochs"),
         ("adapter: {r: 4}", "adapter"),
         ("launch: {nproc_per_node: 2}", "launch.nproc_per_node"),
+        ("method: {type: distill, teacher: t}", "method.teacher"),
     ],
 )
 def test_what_says_how_to_learn_is_refused(more: str, key: str, tmp_path: Path) -> None:
@@ -202,3 +215,34 @@ def test_settings_reach_the_sum_as_they_are(tmp_path: Path) -> None:
     seeds = [Mix("dare_linear", (1.0,), 0.5, seed) for seed in (0, 1)]
     first, second = (combine([torch.ones(9, 9)], mix, name="w") for mix in seeds)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("merge", ["{runs: [a, b]}", "{runs: [a, b], method: ties}", "{runs: [a, b], method: greedy}"])
+def test_every_value_has_its_reason_and_what_is_resolved_resolves_to_itself(merge: str, tmp_path: Path) -> None:
+    made = resolved(tmp_path, merge)
+    assert set(made.reasons) == set(dict(leaves(made.recipe.model_dump(mode="json"))))
+    assert all(made.reasons.values())
+    again = resolve(
+        LoadedRecipe(Recipe.model_validate(made.recipe.model_dump(mode="json")), tmp_path / "r.yaml", "", ()),
+        samples.profile(), samples.shape(), machine=Machine(threads=1),
+        data_sha256={}, luthier_version="0", parents=(parent("a"), parent("b")),
+    )  # fmt: skip
+    assert again.recipe == made.recipe
+    assert again.sha256 == made.sha256
+
+
+def test_heads_of_several_tasks_are_refused_with_the_entrys_line(tmp_path: Path) -> None:
+    entry = '{path: d.csv, task: classification, input: "{message}", label: intent, method: classify, name: '
+    (tmp_path / "r.yaml").write_text(
+        f"name: r\nmodel: m\nmerge: {{runs: [a, b]}}\ndata:\n  train:\n  - {entry}one}}\n  - {entry}two}}\n"
+    )
+    whole = load_recipe(tmp_path / "r.yaml")
+    parts = [
+        resolve(
+            task_loaded(whole, place), samples.profile(), samples.shape(), machine=Machine(threads=1),
+            data_sha256={}, luthier_version="0", parents=(parent("a"), parent("b")),
+        )
+        for place in range(2)
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match=r"r.yaml:6: data.train.0: heads of several tasks are not merged"):
+        joined(whole, parts)

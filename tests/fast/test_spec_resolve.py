@@ -27,6 +27,7 @@ OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
     "data.teacher",
     "data.filter",
     "evaluate.glossary",
+    "merge",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
     "data.dedupe.meaning",

@@ -646,6 +646,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.filter.languages": (["fr"], PREPARE),
     "data.filter.max_repetition": (0.5, PREPARE),
     "data.labels.rename": ({"ask": "question"}, PREPARE),
+    "data.labels.order": (["sell", "ask", "buy"], PREPARE),
     "data.labels.min_rows": (1000, PREPARE),
     "data.labels.review": (False, PREPARE),
     "data.dedupe.near": (0.6, PREPARE),
@@ -697,6 +698,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.label_smoothing": (0.1, through_head),  # that of dpo: test_train_preference.py
     "method.focal_gamma": (2.0, through_head),
     "method.logit_adjustment": (1.0, through_head),
+    "method.ordered": (True, through_head),
     "method.calibrate": (False, through_head),
     "method.abstain_below": (0.9, through_head),
     "method.loss": ("ipo", through_dpo),
@@ -814,6 +816,7 @@ NEEDS = {  # keys that are refused without another
     "adapter.d_initial": ("adapter.type", "vera"),
     "adapter.oft_block_size": ("adapter.type", "oft"),
     **{key: ("method.type", "classify") for key in EFFECTS if key.startswith("method.") and key != "method.type"},
+    "method.ordered": ("data.labels.order", ["sell", "ask", "buy"]),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
     "method.loss": ("method.type", "dpo"),

@@ -13,7 +13,7 @@ from classify_kit import EXAMPLES, LABELS, ROWS, contract, fresh, method, moved,
 from test_models_trunk import LAYERS, family, tuned
 from test_train_loop import SETTINGS, relative_error
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy, cross_entropy
 
 from luthier.data.shards import Example
 from luthier.errors import RunError, Stopped
@@ -32,12 +32,14 @@ from luthier.train.validation import Judged, Validation
 from rows_kit import inputs_of
 
 PLACES = torch.tensor([LABELS.index(one.answer) for one in EXAMPLES])
-WAYS: dict[str, dict[str, float]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.2},
     "focal": {"focal_gamma": 2.0},
     "adjusted": {"logit_adjustment": 1.0},
     "all": {"label_smoothing": 0.1, "focal_gamma": 0.5, "logit_adjustment": 1.5},
+    "ordered": {"ordered": True},
+    "all, ordered": {"ordered": True, "label_smoothing": 0.1, "focal_gamma": 0.5, "logit_adjustment": 1.5},
 }
 
 
@@ -48,11 +50,18 @@ def _deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-def reference(scores: Tensor, wanted: Tensor, *, label_smoothing=0.0, focal_gamma=0.0, logit_adjustment=0.0) -> Tensor:
+def reference(
+    scores: Tensor, wanted: Tensor, *, label_smoothing=0.0, focal_gamma=0.0, logit_adjustment=0.0, ordered=False
+) -> Tensor:
     """The papers' formulas in torch's own words; [K]."""
     shares = torch.tensor(ROWS, dtype=scores.dtype) / sum(ROWS)
     adjusted = scores + logit_adjustment * shares.log()
     p = adjusted.softmax(dim=-1).gather(1, wanted[:, None])[:, 0]
+    if ordered:  # Cao et al., eq. 4, for each place between two labels
+        held = adjusted.softmax(dim=-1).cumsum(dim=-1)[:, :-1]
+        smooth = label_smoothing / 4 + (1 - label_smoothing) * torch.eye(4, dtype=scores.dtype)[wanted]
+        losses = binary_cross_entropy(held, smooth.cumsum(dim=-1)[:, :-1], reduction="none").mean(dim=-1)
+        return (1 - p) ** focal_gamma * losses
     return (1 - p) ** focal_gamma * cross_entropy(adjusted, wanted, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -106,6 +115,28 @@ def test_the_formulas_say_what_their_papers_say() -> None:
     )
     shifted = [math.exp(z) * (n / sum(ROWS)) ** 1.5 for z, n in zip(scores[0].tolist(), ROWS, strict=True)]
     assert loss(logit_adjustment=1.5) == pytest.approx(-math.log(shifted[1] / sum(shifted)))  # Menon et al., eq. 10
+
+
+def test_an_ordered_loss_grows_with_the_distance_and_is_the_usual_one_of_two_labels() -> None:
+    sure = torch.tensor([[6.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(4, 4)
+    near = method(ordered=True).losses(sure, torch.arange(4))
+    assert near.tolist() == sorted(near.tolist())
+    assert float(near[3] - near[2]) > 1.0
+    plainly = method().losses(sure, torch.arange(4))
+    assert torch.allclose(plainly[1:], plainly[1])  # as far as the usual loss knows
+    two = torch.tensor([[0.3, -1.2], [2.0, 0.5]], dtype=torch.float64)
+    for wanted in (torch.tensor([0, 1]), torch.tensor([1, 0])):
+        ours = method(ordered=True, label_smoothing=0.1).losses(two, wanted)
+        torch.testing.assert_close(ours, cross_entropy(two, wanted, reduction="none", label_smoothing=0.1))
+
+
+def test_an_ordered_loss_of_certain_rows_is_finite() -> None:
+    scores = torch.tensor([[300.0, 0.0, 0.0, -300.0]] * 4, requires_grad=True)
+    losses = method(ordered=True).losses(scores, torch.arange(4))
+    losses.sum().backward()
+    assert torch.isfinite(losses).all()
+    assert scores.grad is not None
+    assert torch.isfinite(scores.grad).all()
 
 
 @pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])

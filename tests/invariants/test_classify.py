@@ -26,8 +26,9 @@ def test_a_head_goes_from_the_recipe_to_answers(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     path = write_recipe(tmp_path, model, num_train_epochs=6, learning_rate=0.01)
     recipe = yaml.safe_load(path.read_text())
-    recipe["method"] = {"type": "classify", "label_smoothing": 0.05, "abstain_below": 0.4}
-    recipe["objective"]["targets"] = {"kind.coverage": ">= 0.02", "kind.accuracy": ">= 0.02"}
+    recipe["method"] = {"type": "classify", "label_smoothing": 0.05, "abstain_below": 0.4, "ordered": True}
+    recipe["data"]["labels"] |= {"order": ["late", "broken", "refund"]}  # not the alphabet's
+    recipe["objective"]["targets"] = {"kind.coverage": ">= 0.02", "kind.accuracy": ">= 0.02", "kind.mae": "<= 1.9"}
     recipe["data"]["split"] = {"test": 0.3, "validation": 0.3, "group_by": ""}  # rows enough to calibrate on
     path.write_text(yaml.safe_dump(recipe))
     home = {"cwd": tmp_path, "LUTHIER_HOME": str(tmp_path / "home")}
@@ -40,13 +41,18 @@ def test_a_head_goes_from_the_recipe_to_answers(tmp_path: Path) -> None:
     assert trained.method == "classify"
     assert trained.calibration is not None
     assert trained.supervised_tokens < trained.trained_tokens / 5  # rows
-    assert trained.history[-1].metrics.keys() == {"accuracy", "macro_f1", "log_loss"}
+    assert trained.history[-1].metrics.keys() == {"accuracy", "macro_f1", "quadratic_kappa", "log_loss"}
+    assert trained.best_metric == "quadratic_kappa"
+    assert judged.labels == ("late", "broken", "refund")
+    for system in judged.systems:
+        assert {"mae", "quadratic_kappa"} <= set(system.metrics)
     tuned = next(one for one in judged.systems if one.system == "tuned")
     assert {"coverage", "answered_accuracy", "log_loss"} <= set(tuned.metrics)
     assert not {"exact_match", "perplexity", "free_text_agreement"} & set(tuned.metrics)
     lines = {line.line: line for line in GateDecision.read(run.gate).lines}
     assert "chosen label equal on" in lines["parity of merged"].observed
     assert "a head learns the label of every row" in lines["supervision"].observed
+    assert lines["kind.mae"].passed
     assert lines["general.perplexity"].passed  # of the language model under the head
     for text in (run.card.read_text(), run.report.read_text()):
         assert "greedy" not in text.lower()
@@ -60,6 +66,7 @@ def test_a_head_goes_from_the_recipe_to_answers(tmp_path: Path) -> None:
     answers = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert all(one["abstained"] == (one["label"] is None) for one in answers)
     assert all(one["abstained"] == (max(one["probabilities"].values()) < 0.4) for one in answers)
+    assert all(list(one["probabilities"]) == ["late", "broken", "refund"] for one in answers)
 
     contract = RequestContract.read(run.contract)
     ours = TransformersEngine.open(model, run.train / "adapter")

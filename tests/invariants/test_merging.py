@@ -192,6 +192,10 @@ def test_what_cannot_be_merged_is_refused(world: World) -> None:
     check("merged.yaml", "train.learning_rate=0.1").fails(2, "with merge nothing learns")
     check("merged.yaml", "merge.runs=[half-a, merged@production]").fails(2, "production")
     check("merged.yaml", "merge.runs=[half-a, merged@1]").succeeds()
+    heads = a.tuned / "heads.safetensors"
+    heads.touch()
+    check("merged.yaml").fails(2, "classification heads of several tasks, which are not merged")
+    heads.unlink()
     world.call("plan", "merged.yaml", "--probe").fails(2, "--probe trains some steps")
     world.call("doctor", "resume", "merged.yaml").fails(2, "merges runs")
 

@@ -24,7 +24,7 @@ from luthier.data.privacy.spans import Span
 from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, TEXT_TEMPLATE, render
 from luthier.errors import ModelError, RunError
-from luthier.records import Message, RequestContract, is_text
+from luthier.records import Message, RequestContract, is_closed, is_text
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
@@ -328,6 +328,7 @@ def make_contract(
         max_length=max_length,
         max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
         too_long=resolved.recipe.data.too_long,
+        label_order=resolved.recipe.data.labels.order if is_closed(entry.task) else (),
         **_by_head(resolved),
         **_computed(resolved),
         **tokens,
@@ -361,8 +362,12 @@ def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:
 
 
 def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:
-    """The renderer's contract over a closed set of answers, with room for the longest of them."""
-    names = tuple(sorted(set(labels)))
+    """The renderer's contract over a closed set of answers, with room for the longest of them.
+
+    They stand in the order that they have, else in that of the alphabet.
+    """
+    order = renderer.contract.label_order
+    names = tuple(sorted(set(labels), key=order.index if order else None))
     longest = max(len(renderer.answer_ids(label)) for label in names)
     return renderer.contract.model_copy(update={"labels": names, "max_new_tokens": longest})
 

@@ -101,6 +101,7 @@ def read_tuned(stored: Stored) -> Observed:
         answer_tokens=tokens,
         answer_bytes=num_bytes,
         prefers=stored.contract.task == "preference",
+        order=stored.contract.label_order,
     )
 
 
@@ -113,10 +114,12 @@ def _refuse_other_items(one: Stored, other: Stored) -> None:
     pair = f"{one.name} and {other.name} cannot be compared"
     if one.contract.task != other.contract.task:
         raise RunError(f"{pair}: one is {one.contract.task}, the other {other.contract.task}", way_out=way_out)
-    if one.contract.labels != other.contract.labels:
+    if set(one.contract.labels) != set(other.contract.labels):
         odd = sorted(set(one.contract.labels) ^ set(other.contract.labels))
         shown = ", ".join(map(repr, odd[:_SHOWN]))
         raise RunError(f"{pair}: {len(odd)} labels are known to one of them only: {shown}", way_out=way_out)
+    if (orders := {one.contract.label_order, other.contract.label_order} - {()}) and len(orders) > 1:
+        raise RunError(f"{pair}: their labels stand in another order", way_out="give both the same data.labels.order")
     mine, its = _items(one.test), _items(other.test)
     if mine == its:
         return

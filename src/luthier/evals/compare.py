@@ -144,7 +144,7 @@ def _measurable(observed: Observed) -> list[str]:
         return ["bits_per_byte", "perplexity"]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
-        names += ["macro_f1", "accuracy"]
+        names += ["macro_f1", "accuracy", *(("quadratic_kappa", "mae") if observed.order else ())]
     if observed.free_text:
         names.append("exact_match")
     if observed.answer_tokens.size:

@@ -273,7 +273,8 @@ def _baseline(
     made = BASELINES[name](material.train, material.validation, material.test)
     progress(f"baseline {name}", 1, 1)
     expected = tuple(example.answer for example in material.test)
-    return _System(name, made.title, Observed(expected, made.predicted), clock() - started)
+    observed = Observed(expected, made.predicted, order=material.contract.label_order)
+    return _System(name, made.title, observed, clock() - started)
 
 
 def _ask(

@@ -38,6 +38,8 @@ class Observed:
     """[N] by how much the expected answer led, in nats; of models that prefer."""
     answer_bytes: Floats = field(default_factory=_nothing)
     """[N] of documents: bytes of the text of these tokens, in UTF-8."""
+    order: tuple[str, ...] = ()
+    """The labels from the lowest to the highest, where they are degrees."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
@@ -58,8 +60,15 @@ class Observed:
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
             numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
-            numbers(self.answer_bytes),
+            numbers(self.answer_bytes), self.order,
         )  # fmt: skip
+
+    @property
+    def degrees(self) -> NDArray[np.float64]:
+        """[N, 2] places of the expected and the predicted label in their order, from 0."""
+        place = {label: float(number) for number, label in enumerate(self.order)}
+        pairs = zip(self.expected, self.predicted, strict=True)
+        return np.array([[place[asked], place[said]] for asked, said in pairs], dtype=np.float64).reshape(-1, 2)
 
     @property
     def correct(self) -> NDArray[np.bool_]:

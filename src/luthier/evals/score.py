@@ -38,6 +38,7 @@ def score(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None
         predicted=tuple(said.predicted for said in asked),
         probabilities=tuple(said.probabilities for said in asked if said.probabilities),
         answered=tuple(said.answered for said in asked) if asker.contract.abstain_below is not None else (),
+        order=asker.contract.label_order,
     )
     if asker.contract.answered_by == "head":  # which writes nothing
         return observed
@@ -77,8 +78,8 @@ def _ask(asker: Asker, example: Example) -> _Said:
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
-    """Point values for choosing a checkpoint: accuracy and macro_f1, exact_match or bits_per_byte; and perplexity, or
-    log loss where a head chooses the labels.
+    """Point values for choosing a checkpoint: accuracy and macro_f1, of degrees quadratic_kappa too, exact_match or
+    bits_per_byte; and perplexity, or log loss where a head chooses the labels.
 
     Raises:
         ValueError: there are no examples.
@@ -91,6 +92,7 @@ def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, f
     else:
         observed = score(asker, examples)
         names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
+        names += ["quadratic_kappa"] if asker.contract.label_order else []
         names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
     values = {}
     for name in names:

@@ -71,10 +71,15 @@ def describe(run: RunFolder) -> Parent:
     """What a trained run is.
 
     Raises:
-        RunError: it has not been trained, or its files have changed since.
+        RunError: it has not been trained, its files have changed since, or it has heads of several tasks.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
+    if (run.tuned / HEADS).is_file():
+        raise RunError(
+            f"{run.path} has classification heads of several tasks, which are not merged",
+            way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
+        )
     result, resolved = TrainResult.read(run.train_result), ResolvedRecipe.read(run.resolved)
     config = _config_file(run)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
@@ -83,11 +88,6 @@ def describe(run: RunFolder) -> Parent:
         raise RunError(
             f"{run.path} is not what was trained: {', '.join(changed) or weights_file(run.tuned).name} has changed",
             way_out=f"restore it, or train it again: luthier train {run.path}",
-        )
-    if (run.tuned / HEADS).is_file():
-        raise RunError(
-            f"{run.path} has classification heads of several tasks, which are not merged",
-            way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
         )
     adapted = run.tuned.name == ADAPTER
     said = json.loads(config.read_text(encoding="utf-8"))
@@ -135,25 +135,36 @@ def tuned_of(parent: Parent) -> Path:
 
 
 def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
-    """Run and task -> its data folder, of all runs and of those that they were merged from.
+    """Run and task -> its data folder, of all runs and of those that they were merged from or taught by.
 
     Raises:
         RunError: shards are gone, or others than those that were learned: what was seen could not be told.
     """
     folders = {}
-    for parent in {one.run: one for direct in parents for one in direct.everyone()}.values():
-        run = RunFolder(Path(parent.path))
+    for name, run in _runs_behind(parents).items():
         for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
             report = DataReport.read(task.data_report)
             for split in ("train", "validation"):
                 shard, sha256 = task.data / f"{split}.arrow", report.splits[split].sha256
                 if not shard.is_file() or (sha256 and sha256_file(shard) != sha256):
                     raise RunError(
-                        f"{shard} is missing or has changed, so what the merged run {parent.run} learned is not known",
+                        f"{shard} is missing or has changed, so what the merged run {name} learned is not known",
                         way_out="restore it, or train that run again",
                     )
-            folders[f"{parent.run} {report.name}"] = task.data
+            folders[f"{name} {report.name}"] = task.data
     return folders
+
+
+def _runs_behind(parents: Sequence[Parent]) -> dict[str, RunFolder]:
+    """Name -> run: those that are merged, what they were merged from, and the runs that taught one of them."""
+    found: dict[str, RunFolder] = {}
+    for parent in (one for direct in parents for one in direct.everyone()):
+        run = found[parent.run] = RunFolder(Path(parent.path))
+        for part in ResolvedRecipe.read(run.resolved).parts:
+            if part.teacher is not None and part.teacher.tuned:
+                taught_by = RunFolder(Path(part.teacher.tuned).parent.parent)
+                found[f"{taught_by.name}/{taught_by.id}"] = taught_by
+    return found
 
 
 def _contracts(parent: Parent) -> dict[str, RequestContract]:

@@ -240,6 +240,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
         name = task.contract.name
         prefix = f"{name}." if several else ""
         metric = "macro_f1" if task.contract.labels else "perplexity"
+        metric = "quadratic_kappa" if task.contract.label_order else metric
         tiebreak = "log_loss" if task.contract.answered_by == "head" else "perplexity"
         rows_of[name] = examples
         if task.contract.task == "preference":

@@ -37,6 +37,8 @@ METRIC_TITLES = {
     "calibration_error": "calibration error",
     "coverage": "share labelled",
     "answered_accuracy": "accuracy of labels given",
+    "mae": "mean absolute error, in steps",
+    "quadratic_kappa": "quadratic weighted kappa",
 }
 """What people call a metric; others go by their key."""
 

@@ -24,7 +24,7 @@ def fill_merge(filler: Filler, parents: Sequence[Parent]) -> None:
     """
     section = filler.tree["merge"]
     if section is None:
-        filler.reasons["merge"] = "nothing is merged: the recipe trains"
+        filler.reasons["merge"] = "open on purpose: the recipe trains"
         return
     assert len(parents) == len(section["runs"]), "every run of merge.runs has been opened"
     facts, count = MERGES[section["method"]], len(parents)
@@ -110,12 +110,10 @@ def _fill_method(filler: Filler, parents: Sequence[Parent]) -> None:
     if filler.tree["method"]["type"] != "auto":
         return
     entry = filler.tree["data"]["train"][0]
-    same_name = [parent.methods[entry["name"]] for parent in parents if entry["name"] in parent.methods]
-    alike = same_name or [
-        section
-        for parent in parents
-        for section in parent.methods.values()
-        if entry["task"] in METHODS.get(section["type"]).tasks
+    named = [parent.methods[entry["name"]] for parent in parents if entry["name"] in parent.methods]
+    every = named or [section for parent in parents for section in parent.methods.values()]
+    alike = [
+        _untaught(section, entry["task"]) for section in every if entry["task"] in METHODS.get(section["type"]).tasks
     ]
     if not alike or any(section != alike[0] for section in alike):
         found = ", ".join(sorted({section["type"] for parent in parents for section in parent.methods.values()}))
@@ -126,10 +124,16 @@ def _fill_method(filler: Filler, parents: Sequence[Parent]) -> None:
             key="method",
         )
     filler.tree["method"] = {**alike[0]}
-    if filler.tree["method"].get("replay") is not None:  # nothing learns, so nothing is replayed
-        filler.tree["method"]["replay"] = None
     filler.reasons = {key: told for key, told in filler.reasons.items() if not key.startswith("method.")}
     filler.reasons |= {f"method.{key}": "of the runs that are merged" for key, _ in leaves(filler.tree["method"])}
+
+
+def _untaught(section: dict[str, Any], task: str) -> dict[str, Any]:
+    """How what a method has learned is asked, without what it learned from: general texts, or a teacher."""
+    if METHODS.get(section["type"]).is_taught:
+        name = next(name for name in ("sft", "pretrain") if task in METHODS.get(name).tasks)
+        return METHODS.get(name).section.model_validate({"type": name}).model_dump(mode="json")
+    return {**section, "replay": None} if "replay" in section else section
 
 
 def say_unused(filler: Filler, kept: Sequence[str]) -> None:

@@ -182,8 +182,11 @@ def refuse_learning(loaded: LoadedRecipe) -> None:
         "launch.nproc_per_node": launch.nproc_per_node * launch.nnodes > 1 or launch.type == "torchrun",
         "data.augment": data.augment is not None or any(entry.augment is not None for entry in data.train),
         "data.canaries": data.canaries is not None,
+        "data.teacher": data.teacher is not None,
         "method.replay": getattr(recipe.method, "replay", None) is not None,
+        "method.teacher": getattr(recipe.method, "teacher", None) is not None,
     }
+    given |= {f"data.train.{n}.method": hasattr(entry.method, "teacher") for n, entry in enumerate(data.train)}
     given |= {f"data.train.{place}.weight": entry.weight != 1.0 for place, entry in enumerate(data.train)}
     for key, is_given in given.items():
         if is_given:

@@ -96,10 +96,26 @@ class Privacy(Section):
 
 class Labels(Section):
     rename: dict[str, str] = Field(default_factory=dict, description="Label in the file -> label to learn.")
+    order: tuple[str, ...] = Field((), description="All labels from the lowest to the highest, where they are degrees.")
     min_rows: int | None = Field(None, ge=0, description="Labels with fewer training rows are named in the report.")
     review: bool | None = Field(
         None, description="List rows whose label a simple model of the other rows contradicts; nothing is changed."
     )
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _numbers_are_labels_too(cls, value: object) -> object:
+        """As they stand in a file: `order: [1, 2, 3]`."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+
+    @field_validator("order")
+    @classmethod
+    def _is_an_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and (len(value) < 2 or len(set(value)) < len(value)):
+            raise ValueError("names at least two labels, each once, from the lowest to the highest")
+        return value
 
 
 CleanStep = Literal[

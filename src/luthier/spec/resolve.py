@@ -173,6 +173,7 @@ def _resolved(
     refuse_unfit_writer(resolved.recipe)
     refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)
+    _refuse_order_without_labels(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
         _refuse_unmeasured(limit, resolved.recipe)
@@ -505,8 +506,25 @@ def _refuse_balance_without_labels(recipe: Recipe) -> None:
             )
 
 
+def _refuse_order_without_labels(recipe: Recipe) -> None:
+    """Degrees are labels; and nothing is learned by an order that nobody gave."""
+    order = recipe.data.labels.order
+    if order and not is_closed(recipe.entry.task):
+        raise RecipeError(
+            f"data.labels.order puts labels in order, and {recipe.entry.task} has none",
+            way_out="leave data.labels.order out, or give it in the data entry of the task that it is of",
+            key="data.labels.order",
+        )
+    if getattr(recipe.method, "ordered", False) and not order:
+        raise RecipeError(
+            "method.ordered learns by the order of the labels, and data.labels.order gives none",
+            way_out="set data.labels.order: [LOWEST, ..., HIGHEST], or leave method.ordered out",
+            key="method.ordered",
+        )
+
+
 def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
-    """What a head does not do, and what is known only of a version that may abstain."""
+    """What a head does not do, and what is known only of a version that may abstain, or of labels in an order."""
     written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
     why, way_out = "", ""
     if limit.metric in written and METHODS.get(recipe.method.type).has_head:
@@ -519,6 +537,8 @@ def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
             "this version always gives a label",
             "set method: {type: classify, abstain_below: 0.7}, or ask for accuracy",
         )
+    elif limit.metric in ("mae", "quadratic_kappa") and not recipe.data.labels.order:
+        why, way_out = "the labels have no order", "set data.labels.order: [LOWEST, ..., HIGHEST]"
     if why and limit.subject != "general":
         raise RecipeError(
             f"objective: {limit.key!r} is not measured, {why}", way_out=way_out, key=f"objective.targets.{limit.key}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from luthier.data.items import Item, Ledger, Verdict, labels_of
 from luthier.data.step import Facts, Flow, WholeStep
@@ -36,6 +36,7 @@ def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
             f"({ledger.rows_in} rows read: {ledger.summary()})",
             way_out="give rows of at least two labels, or set data.train[0].label to another column",
         )
+    _refuse_other_order(resolved, items, learned)
     verdicts: list[Verdict | None] = []
     for item in items:
         if item.answer in learned or item.made_by:
@@ -49,6 +50,23 @@ def check_labels(items: Sequence[Item], resolved: ResolvedRecipe, ledger: Ledger
         else:
             verdicts.append(("label_not_in_train", "no row with its label can be learned from"))
     return ledger.sift(step, items, verdicts)
+
+
+def _refuse_other_order(resolved: ResolvedRecipe, items: Sequence[Item], learned: Collection[str]) -> None:
+    """Where labels have an order, each that occurs has its place, and each place has rows to learn from."""
+    order = resolved.recipe.data.labels.order
+    for item in items if order else ():
+        if item.answer not in order and not item.made_by:
+            raise DataError(
+                f"{resolved.file(item.file)}:{item.line}: the label {item.answer!r} is not in data.labels.order",
+                way_out=f"put it in its place, or give it another name with data.labels.rename; there: "
+                f"{_shortened(order)}",
+            )
+    if missing := [label for label in order if label not in learned]:
+        raise DataError(
+            f"data.labels.order names {missing[0]!r}, and no row to learn from has this label",
+            way_out=f"leave it out, or add such rows; learned: {_shortened(sorted(learned))}",
+        )
 
 
 def _shortened(labels: Sequence[str], most: int = 12) -> str:

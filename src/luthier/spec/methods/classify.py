@@ -18,6 +18,7 @@ class Classify(Method):
         le=10,
         description="Of the log of a label's share, added to its score while learning; 1 is usual.",
     )
+    ordered: bool = Field(False, description="Learn how far off a label is, by data.labels.order.")
     calibrate: bool = Field(True, description="Fit one temperature on the validation rows, so that scores are chances.")
     abstain_below: float | None = Field(None, gt=0, lt=1, description="A label less likely than this is not given.")
 
