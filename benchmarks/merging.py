@@ -147,14 +147,19 @@ def main(arguments: list[str]) -> None:
     """All of it."""
     out = Path(arguments[0] if arguments else "merging-runs").resolve()
     write(out)
-    for name, task in (("half-a", "sentiment"), ("half-b", "sentiment"), ("questions", "question")):
-        judge(out, "parent", name, name, task, name)
+    parents = (
+        ("half-a", "sentiment", "half-b"),
+        ("half-b", "sentiment", "half-a"),
+        ("questions", "question", "questions"),
+    )
+    for name, task, other in parents:
+        judge(out, "parent", name, name, task, other)
     for case in HALVES:
-        judge(out, "halves", case, _name("halves", case), "sentiment", "half-a")
+        judge(out, "halves", case, _name("halves", case), "sentiment", "half-b")
     for case in TASKS:
         for task, parent in (("sentiment", "half-a"), ("question", "questions")):
             judge(out, "tasks", case, _name("tasks", case), task, parent)
-    judge(out, "yardstick", "both", "both", "sentiment", "half-a")
+    judge(out, "yardstick", "both", "both", "sentiment", "half-b")
 
 
 if __name__ == "__main__":

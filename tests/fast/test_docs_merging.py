@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
+
+import pytest
 
 from luthier.compress.merge.arithmetic import Mix, combine
 from luthier.data.learned_before import REASON
@@ -39,3 +42,17 @@ def test_every_method_is_told_with_its_settings() -> None:
     assert kept is not None
     assert tuple(re.findall(r"`(\w+)`", kept[1])) == KEPT_SETTINGS
     assert f"`{REASON}`" in PAGE
+
+
+def test_the_numbers_shown_are_those_that_were_measured() -> None:
+    with (ROOT / "benchmarks" / "results" / "merging.csv").open(encoding="utf-8", newline="") as file:
+        measured = {(row["kind"], row["case"], row["task"]): row for row in csv.DictReader(file)}
+    number, signed = r"([\d.]+)", r"([+−][\d.]+)"
+    interval, gap = rf"{number} \[{number}, {number}\]", rf"{signed} \[{signed}, {signed}\]"
+    shown = re.findall(rf"^\| (\w+) \| ([\w ,-]+?) \| (\w+) \| {interval} \| {gap} \|", PAGE, re.MULTILINE)
+    assert len(shown) >= 8
+    for kind, case, task, *numbers in shown:
+        row = measured[kind, case, task]
+        told = re.findall(r"[+-]?[\d.]+", f"{row['accuracy']} {row['difference']}")
+        values = [float(number.replace("−", "-")) for number in numbers]
+        assert values == pytest.approx([float(number) for number in told], abs=0.0051)
