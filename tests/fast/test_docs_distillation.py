@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import get_args
@@ -60,3 +61,18 @@ def test_every_key_and_reason_of_a_teacher_that_writes_is_named() -> None:
     kept = re.search(r'home\(\) / "(\w+)"', code)
     assert kept is not None
     assert f"`LUTHIER_HOME/{kept[1]}`" in SEQUENCE
+
+
+def test_the_numbers_shown_are_those_that_were_measured() -> None:
+    with (ROOT / "benchmarks" / "results" / "distillation.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 4
+    for row in rows:
+        accuracy, low, high = (float(row[key]) for key in ("accuracy", "low", "high"))
+        line = f"| {accuracy:.3f} [{low:.3f}, {high:.3f}] |"
+        if row["way"].startswith("distill"):
+            gap, below, above = (float(row[key]) for key in ("less_sft", "less_low", "less_high"))
+            line += f" {gap:+.3f} [{below:+.3f}, {above:+.3f}] |"
+        assert line in PAGE, row
+        assert f"{row['n_test']} test questions" in PAGE
+        assert f"{row['rows']} of these questions" in PAGE
