@@ -2,7 +2,7 @@
 
     LUTHIER_DATA=FOLDER python benchmarks/run_recipes.py banking77 sst2
 
-FOLDER holds banking77/ and sst2/. Times are not recorded: the machine is shared;
+FOLDER holds banking77/, sst2/ and trec6/. Times are not recorded: the machine is shared;
 what counts is quality on the same rows.
 """
 
@@ -19,7 +19,13 @@ from rows import append, commit, processor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.csv"
-FLOORS = {"banking77": 0.860, "banking77_classify": 0.860, "sst2": 0.800, "sst2_classify": 0.800}
+FLOORS = {
+    "banking77": 0.860,
+    "banking77_classify": 0.860,
+    "sst2": 0.800,
+    "sst2_classify": 0.800,
+    "trec6_classify": 0.832,
+}
 """Accuracy of naive Bayes on word unigrams and bigrams, fitted on the whole training set, scored on the whole test set
 (as the collection's own notes give it): more data than the cut recipes see."""
 
