@@ -14,11 +14,12 @@ class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""
 
     system: str = Field(
-        description="majority, tfidf_logreg, length, base, base_per_token, tuned; 'parent RUN' of a merged run."
+        description="majority, tfidf_logreg, length, base, few_shot, base_per_token, tuned, 'parent RUN' if merged."
     )
     title: str
     metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")
     seconds: float
+    mean_examples: float | None = Field(None, description="Of few_shot: examples that fit, a counted item.")
 
 
 class Difference(Record):

@@ -131,9 +131,9 @@ class Renderer:
             self._detector = open_detector(self.contract.privacy_profile)
         return self._detector
 
-    def messages(self, user_text: str) -> tuple[Message, ...]:
-        """The conversation that asks for an answer to a prepared text."""
-        return self.with_system((Message(role="user", content=user_text),))
+    def messages(self, user_text: str, *, after: Sequence[Message] = ()) -> tuple[Message, ...]:
+        """The conversation that asks for an answer to a prepared text, `after` other turns if there are any."""
+        return self.with_system((*after, Message(role="user", content=user_text)))
 
     def with_system(self, turns: Sequence[Message]) -> tuple[Message, ...]:
         """A conversation under the contract's system prompt, unless it brings its own."""

@@ -57,9 +57,9 @@ class Asker:
             return self.answer_values(self._row_of(text))
         return self._answer(self.renderer.messages(_something(self.renderer.clean_text(text))))
 
-    def answer_prepared(self, text: str) -> Answer:
-        """Answer a text that prepare has cleaned already."""
-        return self._answer(self.renderer.messages(text))
+    def answer_prepared(self, text: str, *, after: Sequence[Message] = ()) -> Answer:
+        """Answer a text that prepare has cleaned already, `after` answered examples if there are any."""
+        return self._answer(self.renderer.messages(text, after=after))
 
     def answer_messages(self, messages: Sequence[Message]) -> Answer:
         """Answer a conversation. One user turn, with no system prompt or the contract's own, is `answer_text`.
@@ -105,18 +105,22 @@ class Asker:
             )
         return parsed.values
 
-    def free_text(self, prepared: str) -> str:
-        """Greedy text for a prepared user turn, whatever the task."""
-        return self._generate(self._prompt(self.renderer.messages(prepared))[0])[0]
+    def free_text(self, prepared: str, *, after: Sequence[Message] = ()) -> str:
+        """Greedy text for a prepared user turn, whatever the task; `after` answered examples if there are any."""
+        return self._generate(self._prompt(self.renderer.messages(prepared, after=after))[0])[0]
+
+    @property
+    def prompt_room(self) -> int:
+        """Tokens that a prompt may have: all but those of the longest label, or one of free text."""
+        if self.contract.max_prompt_tokens is not None:
+            return self.contract.max_prompt_tokens
+        return self.contract.max_length - max((len(ids) for ids in self._label_ids), default=1)
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """Ids of the prompt, and how many tokens it has lost, which it only may where training cut such texts too."""
         messages, lost = fit(self.renderer, messages)
         prompt = self.renderer.prompt_ids(messages)
-        limit = self.contract.max_length
-        room = limit - max((len(ids) for ids in self._label_ids), default=1)
-        if self.contract.max_prompt_tokens is not None:
-            room = self.contract.max_prompt_tokens
+        limit, room = self.contract.max_length, self.prompt_room
         if len(prompt) > room:
             raise UserError(
                 f"the prompt has {len(prompt)} tokens, {room} fit beside the answer (max_length {limit})",

@@ -19,6 +19,7 @@ from luthier.errors import DataError
 from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, SystemScore, Terms
 from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
+from luthier.evals.few_shot import show
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.glossary import DOCUMENTS, PIECES, Places, find_places, find_terms, read_glossary
 from luthier.evals.headline import headline
@@ -39,6 +40,10 @@ Progress = Callable[[str, int, int], None]
 GeneralLosses = tuple[Floats, Floats]
 """Of base and tuned model: `paragraph_losses`."""
 
+_NEEDS = {
+    "length": ("chooses between two answers", "has none"),
+    "few_shot": ("shows questions with their answers", "has none"),
+}
 _TITLES = {"base": "base model, not tuned", "tuned": "tuned model"}
 
 
@@ -84,6 +89,8 @@ class _System:
     seconds: float
     terms: tuple[Floats, ...] = ()
     """Of documents; see `luthier.evals.texts.Read`."""
+    mean_examples: float | None = None
+    """Of a system that is shown some."""
 
 
 def evaluate(
@@ -138,12 +145,13 @@ def evaluate(
         _refuse_baselines(baselines, material.contract, ("length", "base"))
         systems = _preferences(material, base, tuned, beside, baselines, progress, clock)
     else:
-        _refuse_baselines(baselines, material.contract, ("base", *(BASELINES if material.contract.labels else ())))
+        _refuse_baselines(baselines, material.contract, _fitting(material.contract))
         systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
         if is_text(material.contract.task):
             places = _places(material, base)
         systems += [
             _ask("base", _TITLES["base"], base, material, places, progress, clock),
+            *([_few_shot(base, material, settings, progress, clock)] if "few_shot" in baselines else ()),
             *(_ask(one.name, one.title, one.open(), material, places, progress, clock) for one in beside),
             _ask("tuned", _TITLES["tuned"], tuned, material, places, progress, clock),
         ]
@@ -210,6 +218,7 @@ def _report(
             title=system.title,
             seconds=system.seconds,
             metrics=metrics_of(system.observed, bootstrap),
+            mean_examples=system.mean_examples,
         )
         for system in systems
     )
@@ -253,12 +262,18 @@ def _resolved(settings: Evaluate) -> tuple[tuple[str, ...], int, float]:
     return settings.baselines, settings.resamples, settings.level
 
 
+def _fitting(contract: RequestContract) -> tuple[str, ...]:
+    """Baselines of all tasks but preferences."""
+    if is_text(contract.task):
+        return ("base",)
+    return (*(BASELINES if contract.labels else ()), "few_shot", "base")
+
+
 def _refuse_baselines(given: Sequence[str], contract: RequestContract, fitting: Sequence[str]) -> None:
     """Some need a closed set of labels, others two answers to choose between."""
     odd = [name for name in given if name not in fitting]
     if odd:
-        needs = "chooses between two answers" if odd[0] == "length" else "predicts labels"
-        lacks = "has none" if odd[0] == "length" else "has no closed set"
+        needs, lacks = _NEEDS.get(odd[0], ("predicts labels", "has no closed set"))
         raise DataError(
             f"evaluate.baselines: {odd[0]!r} {needs}, and {contract.task} {lacks}",
             way_out=f"set evaluate.baselines: [{', '.join(sorted(fitting, key='base'.__eq__))}]",
@@ -291,10 +306,27 @@ def _ask(
         read = read_texts(asker, material.test, places, tick=_titled(progress, title))
         return _System(name, title, read.observed, clock() - started, read.terms)
     said = score(asker, material.test, tick=_titled(progress, title))
-    if material.contract.answered_by == "head":
-        nothing = np.empty(0, dtype=np.float64)
-        said = replace(said, free_text=(), answer_nll=nothing, answer_tokens=nothing)
-    return _System(name, title, said, clock() - started)
+    return _System(name, title, _comparable(said, material), clock() - started)
+
+
+def _few_shot(
+    base: Asker, material: Material, settings: Evaluate, progress: Progress, clock: Callable[[], float]
+) -> _System:
+    """The base after examples from the training rows; every other thing of its question is the same."""
+    started, count = clock(), settings.few_shot_examples
+    assert count is not None, "evaluate.few_shot_examples is open"
+    shown = show(base, material.train, material.test, count=count)
+    title = f"base model, few-shot ({count} examples, {shown.mean_examples:.1f} fit on average)"
+    said = score(base, material.test, after=shown.turns, tick=_titled(progress, "base model, few-shot"))
+    return _System("few_shot", title, _comparable(said, material), clock() - started, (), shown.mean_examples)
+
+
+def _comparable(said: Observed, material: Material) -> Observed:
+    """What can be held against a head, which writes nothing."""
+    if material.contract.answered_by != "head":
+        return said
+    nothing = np.empty(0, dtype=np.float64)
+    return replace(said, free_text=(), answer_nll=nothing, answer_tokens=nothing)
 
 
 def _preferences(

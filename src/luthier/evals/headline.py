@@ -15,6 +15,7 @@ WORDS = {
 }
 BASELINES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
+    "few_shot": "The base model with examples in its prompt",
     "length": "Choosing by length alone",
     "base_per_token": "The base model, by likelihood a token,",
 }

@@ -14,22 +14,30 @@ from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Observed
 from luthier.evals.texts import read_texts
-from luthier.records import Answer, is_text
+from luthier.records import Answer, Message, is_text
 
 Tick = Callable[[int, int], None]
 """Called after each item with (done, all)."""
 
 
-def score(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None) -> Observed:
+def score(
+    asker: Asker,
+    examples: Sequence[Example],
+    *,
+    after: Sequence[Sequence[Message]] | None = None,
+    tick: Tick | None = None,
+) -> Observed:
     """Predictions of a model for prepared examples, and how likely it finds the expected answers.
 
     Args:
         asker: the model.
         examples: N rows of a shard.
+        after: N times the turns that stand before the question, which then is the text of the row; None for none.
         tick: told of progress.
     """
     asked = []
-    for said in asker.engine.each(lambda example: _ask(asker, example), examples):
+    questions = list(zip(examples, after if after is not None else ((),) * len(examples), strict=True))
+    for said in asker.engine.each(lambda question: _ask(asker, *question), questions):
         asked.append(said)
         if tick is not None:
             tick(len(asked), len(examples))
@@ -61,18 +69,20 @@ class _Said(NamedTuple):
     answered: bool = True
 
 
-def _ask(asker: Asker, example: Example) -> _Said:
+def _ask(asker: Asker, example: Example, after: Sequence[Message]) -> _Said:
     prompt = example.prompt_ids
-    answer_part = slice(len(prompt), None)
+    if after:
+        prompt = asker.renderer.prompt_ids(asker.renderer.messages(example.text, after=after))
+    answer_part = slice(example.prompt_tokens, None)
     ids_and_marks = zip(example.input_ids[answer_part], example.supervised[answer_part], strict=True)
     expected_ids = [token for token, supervised in ids_and_marks if supervised]
     if asker.contract.labels:
-        answer = asker.answer_prepared(example.text)
+        answer = asker.answer_prepared(example.text, after=after)
         if asker.contract.answered_by == "head":
             return _Said(answer.label, answer.probabilities, "", 0.0, 0, not answer.abstained)
         nll = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
         return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, len(expected_ids))
-    text = _open_text(asker, example, prompt)
+    text = asker.free_text(example.text, after=after) if after else _open_text(asker, example, prompt)
     nll = -asker.engine.score(prompt, [expected_ids])[0].logprob
     return _Said(text, {}, text, nll, len(expected_ids))
 

@@ -10,15 +10,16 @@ from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
-from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
 from luthier.records import Plan
+from luthier.spec.fill_baselines import examples_of
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 
 MOST_RUNS = 100
 """Evaluated runs that are looked at, the newest first."""
 
-_UNTRAINED = {"majority": MAJORITY, "tfidf_logreg": TFIDF, "base": ZERO_SHOT}
+_UNTRAINED = {"majority": MAJORITY, "tfidf_logreg": TFIDF, "base": ZERO_SHOT, "few_shot": FEW_SHOT}
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
     report = EvalReport.read(run.eval_report)
     same_base = other.model_sha256 == resolved.model_sha256
     for score in report.systems:
+        if score.system == "few_shot" and examples_of(other.recipe) != examples_of(resolved.recipe):
+            continue
         name = _UNTRAINED.get(score.system, technique_of(other))
         if same_base or score.system in ("majority", "tfidf_logreg"):
             yield Known(

@@ -242,8 +242,9 @@ def training_seconds(
 
 
 def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
-    """Time to ask base and tuned model every test item, fit the baseline, read the general text."""
+    """Time to ask base and tuned model every test item, fit the baseline, read the general text; and few-shot."""
     asking = work.test_rows * (answer_seconds(shape, work, rates) + tuned_seconds(shape, work, rates))
+    asking += work.test_rows * answer_seconds(shape, work.few_shot, rates) if work.asks_few_shot else 0.0
     general = forward_flops(shape, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS)
     return asking + linear_seconds(work) + 2 * general / (rates.score * 1e9)
 

@@ -139,7 +139,7 @@ def predict(
         shape,
         # Weights that learned stand beside those of the base.
         adapter=shape.num_parameters if learns.whole_base else learns.parameters,
-        tokens=work.prompt_tokens,
+        tokens=(work.few_shot if work.asks_few_shot else work).prompt_tokens,
         scored=max(cost.scored_nodes(work), memory.GENERAL_POSITIONS),
         threads=train.threads or 1,
     )

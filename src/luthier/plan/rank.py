@@ -17,6 +17,7 @@ from luthier.spec.suits import THIN_ROWS_PER_LABEL, suited
 
 TFIDF = "do not fine-tune: TF-IDF + logistic regression"
 ZERO_SHOT = "do not fine-tune: zero-shot"
+FEW_SHOT = "do not fine-tune: few-shot"
 MAJORITY = "do not fine-tune: majority class"
 
 HARDLY_ANY_ROWS = 16
@@ -79,6 +80,8 @@ def rank(tunings: Sequence[Estimate], ground: Ground) -> tuple[Candidate, ...]:
     candidates = _tunings(tunings, ground)
     tuned = tuple(candidates)
     candidates[ZERO_SHOT] = _zero_shot(ground)
+    if ground.work.shown_tokens:
+        candidates[FEW_SHOT] = _few_shot(ground)
     if ground.work.num_labels:
         candidates[TFIDF] = _tfidf(ground)
         candidates[MAJORITY] = _majority(ground)
@@ -96,12 +99,13 @@ def rank(tunings: Sequence[Estimate], ground: Ground) -> tuple[Candidate, ...]:
 
 def _order(tuned: Sequence[str], work: Workload) -> tuple[str, ...]:
     if not work.num_labels:
-        return (*tuned, ZERO_SHOT) if work.train_rows >= HARDLY_ANY_ROWS else (ZERO_SHOT, *tuned)
+        prompted = (ZERO_SHOT, FEW_SHOT)
+        return (*tuned, *prompted) if work.train_rows >= HARDLY_ANY_ROWS else (*prompted, *tuned)
     if work.rows_per_label < FEW_ROWS_PER_LABEL:
-        return (ZERO_SHOT, *tuned, TFIDF, MAJORITY)
+        return (ZERO_SHOT, FEW_SHOT, *tuned, TFIDF, MAJORITY)
     if work.rows_per_label > MANY_ROWS_PER_LABEL:
-        return (TFIDF, *tuned, ZERO_SHOT, MAJORITY)
-    return (*tuned, TFIDF, ZERO_SHOT, MAJORITY)
+        return (TFIDF, *tuned, ZERO_SHOT, FEW_SHOT, MAJORITY)
+    return (*tuned, TFIDF, ZERO_SHOT, FEW_SHOT, MAJORITY)
 
 
 def _rows(work: Workload) -> str:
@@ -254,6 +258,29 @@ def _zero_shot(ground: Ground) -> Candidate:
         words=(
             f"{_rows(work)} teach hardly anything" if few else f"{_rows(work)} are enough to learn from",
             "nothing to train, nothing forgotten; evaluated as the base model in every run",
+            against,
+        ),
+    )
+
+
+def _few_shot(ground: Ground) -> Candidate:
+    shape, work = ground.shape, ground.work.few_shot
+    scored = max(1, work.num_labels) * work.answer_tokens
+    peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored, threads=ground.threads)
+    seconds = cost.answer_seconds(shape, work, ground.rates)
+    longer = seconds / cost.answer_seconds(shape, ground.work, ground.rates)
+    against = f"each request reads {work.shown_tokens:,.0f} tokens more and takes {longer:.1f} times as long"
+    if not ground.work.asks_few_shot:
+        against += "; only evaluated where evaluate.few_shot_examples asks for it"
+    return _untrained(
+        ground,
+        FEW_SHOT,
+        seconds=ground.rates.start_seconds + work.test_rows * seconds,
+        peak=peak,
+        expected=expected_of(FEW_SHOT, ground.metric, ground.known),
+        words=(
+            "after zero-shot, which costs less, until it was measured to be better",
+            f"nothing to train; the nearest of {work.train_rows:,} training rows show each request what is wanted",
             against,
         ),
     )

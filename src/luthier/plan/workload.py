@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile, is_text
+from luthier.spec.fill_baselines import examples_of, shows_examples
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Data, DataEntry, RowLimit
 from luthier.spec.resolve import ResolvedRecipe
@@ -68,6 +69,15 @@ class Workload:
     """Tokens that training computes and that it supervises, where they have been counted."""
     is_text: bool = False
     """Whether rows are pieces of documents, all of them learned: nothing is answered when they are evaluated."""
+    shown_tokens: float = 0.0
+    """What the examples of a few-shot prompt add to it, as far as they fit; 0 where rows are none."""
+    asks_few_shot: bool = False
+    """Whether the recipe evaluates few-shot prompting."""
+
+    @property
+    def few_shot(self) -> Workload:
+        """The same rows asked with examples before them."""
+        return replace(self, prompt_tokens=self.prompt_tokens + self.shown_tokens)
 
     @property
     def row_tokens(self) -> float:
@@ -157,6 +167,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     shared = min(
         prompt, TURN_TOKENS * (turns - 2) + len(entry.system or "") * tokens_per_char + TURN_TOKENS - CLOSING_TOKENS
     )
+    own_turns = prompt - (len(entry.system or "") * tokens_per_char + (TURN_TOKENS if entry.system else 0)) + answer
+    shown = max(0.0, min(examples_of(recipe) * own_turns, train.max_length - prompt - answer))
     if texts:
         prompt, answer, shared = 1.0, piece - 1.0, 0.0
     if recipe.is_noisy:  # every row is its own then
@@ -186,6 +198,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         is_paired=entry.task == "preference",
         reference_rows=train_rows + validation if METHODS.get(recipe.method.type).reward == "implicit" else 0,
         is_text=texts,
+        shown_tokens=shown if shows_examples(entry.task) else 0.0,
+        asks_few_shot="few_shot" in (recipe.evaluate.baselines or ()),
     )
 
 

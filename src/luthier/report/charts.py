@@ -19,7 +19,7 @@ LABELS = 222.0
 
 ROW = 34.0
 _SHORT = {
-    "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base",
+    "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base", "few_shot": "few-shot",
     "base_per_token": "base, a token", "tuned": "tuned",
 }  # fmt: skip
 

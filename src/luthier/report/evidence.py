@@ -47,6 +47,7 @@ SYSTEM_TITLES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
     "length": "length alone",
     "base": "base model",
+    "few_shot": "base model, few-shot",
     "base_per_token": "base model, a token",
     "tuned": "tuned model",
 }
@@ -201,7 +202,7 @@ def warnings(evidence: Evidence) -> list[str]:
     higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
     said = []
     parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
-    for system in ("tfidf_logreg", "length", *parents, "base_per_token", "base", "majority"):
+    for system in ("tfidf_logreg", "few_shot", "length", *parents, "base_per_token", "base", "majority"):
         for score in evidence.evaluation.systems:
             if score.system != system or metric not in score.metrics:
                 continue
@@ -219,6 +220,7 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
         "tfidf_logreg": "TF-IDF + logistic regression",
         "base": "The base model without tuning",
         "majority": "Always answering the most frequent label",
+        "few_shot": "The base model with examples in its prompt",
         "length": "Choosing by length alone",
         "base_per_token": "The base model, by likelihood a token,",
     }

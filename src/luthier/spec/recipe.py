@@ -471,8 +471,11 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    baselines: tuple[Literal["majority", "tfidf_logreg", "length", "base"], ...] | None = Field(
+    baselines: tuple[Literal["majority", "tfidf_logreg", "length", "few_shot", "base"], ...] | None = Field(
         None, description="Systems beside the tuned model; the base is needed for differences."
+    )
+    few_shot_examples: int | None = Field(
+        None, ge=1, le=64, description="Training rows that the baseline few_shot shows; a number asks for it."
     )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")

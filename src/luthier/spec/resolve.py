@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_text
 from luthier.spec.asking import refuse_unfit_writer
+from luthier.spec.fill_baselines import fill_baselines
 from luthier.spec.fill_merge import fill_merge, say_unused
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
@@ -145,16 +146,7 @@ def _resolved(
     fill_launch(filler)
     if filler.tree["merge"] is not None:
         say_unused(filler, KEPT_SETTINGS)
-    task = filler.tree["data"]["train"][0]["task"]
-    baselines = ["majority", "tfidf_logreg", "base"] if is_closed(task) else ["base"]
-    baselines = ["length", *baselines] if task == "preference" else baselines
-    filler.fill("evaluate.baselines", baselines, "all baselines that fit the task")
-    if "base" not in filler.tree["evaluate"]["baselines"]:
-        raise RecipeError(
-            "evaluate.baselines leaves out 'base'",
-            way_out="add it: every verdict compares with the original",
-            key="evaluate.baselines",
-        )
+    fill_baselines(filler)
     refuse_foreign_glossary(filler)
     filler.fill("evaluate.resamples", 2000, "interval ends move by less than a tenth of their width")
     filler.fill("evaluate.level", 0.95, "the field's habit")
