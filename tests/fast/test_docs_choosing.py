@@ -16,6 +16,7 @@ from luthier.plan.lines import lines
 from luthier.plan.make import make_plan
 from luthier.plan.rank import (
     FEW_ROWS_PER_LABEL,
+    FEW_SHOT,
     FULL_ROWS,
     HARDLY_ANY_ROWS,
     MANY_ROWS_PER_LABEL,
@@ -23,6 +24,7 @@ from luthier.plan.rank import (
     ZERO_SHOT,
 )
 from luthier.records import Plan
+from luthier.spec.fill_baselines import FEW_SHOT_EXAMPLES
 from luthier.spec.suits import MANY_LABELS, THIN_ROWS_PER_LABEL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
@@ -71,3 +73,29 @@ def test_the_measurements_shown_are_those_shipped() -> None:
         for technique in (ZERO_SHOT, TFIDF, "lora sft"):
             one = next(row for row in rows if (row["data"], row["technique"]) == (data, technique))
             assert f"{one['point']} [{one['low']}, {one['high']}]" in line
+
+
+def test_few_shot_is_asked_for_as_shown_and_off_otherwise() -> None:
+    part = PAGE.partition("## Few-shot prompting")[2].partition("\n## ")[0]
+    section = yaml.safe_load(re.search(r"```yaml\n(.*?)```", part, re.DOTALL)[1])["evaluate"]  # type: ignore[index]
+    assert section == {"few_shot_examples": FEW_SHOT_EXAMPLES}
+    evaluated = samples.resolved(evaluate=section).recipe.evaluate
+    assert "few_shot" in (evaluated.baselines or ())
+    assert "few_shot" not in (samples.resolved().recipe.evaluate.baselines or ())
+    usual, asked = plan_of(1200, 12), plan_of(1200, 12, evaluate=section)
+    assert asked.prediction.evaluate_seconds > 2 * usual.prediction.evaluate_seconds
+    for made in (usual, asked):
+        line = next(one for one in made.candidates if one.technique == FEW_SHOT)
+        assert line.expected is None
+
+
+def test_the_few_shot_measurement_shown_is_the_one_kept() -> None:
+    kept = Path(__file__).parents[2] / "benchmarks" / "results" / "few_shot.csv"
+    with kept.open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        shown = f"| {title} | {row[f'zero_{name}']} | {row[f'few_{name}']} | {row[f'difference_{name}']} |"
+        assert shown in PAGE
+    assert f"{row['items']} test items ({row['groups']} groups)" in PAGE
+    assert f"{row['mean_examples']} fitted on average" in PAGE
+    assert f"It took {row['time_ratio']} times as long" in PAGE

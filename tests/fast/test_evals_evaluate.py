@@ -404,7 +404,9 @@ def test_a_general_text_of_one_paragraph_is_refused_before_any_model_is_asked(tm
 
 
 def test_label_baselines_of_an_open_task_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"'majority' predicts labels, and generation has no closed set[^$]*\[base\]"):
+    with pytest.raises(
+        DataError, match=r"'majority' predicts labels, and generation has no closed set[^$]*\[few_shot, base\]"
+    ):
         evaluate(
             material(OPEN, test=open_rows(3)),
             base=asker(0.0, OPEN),

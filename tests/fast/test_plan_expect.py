@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import samples
 
+from luthier.eval_records import SystemScore
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Observed
 from luthier.pipeline.known import earlier
 from luthier.plan.expect import TABLE, expected_of, majority, measured_alike, outdone
 from luthier.plan.lines import lines
 from luthier.plan.make import make_plan
-from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
 from luthier.records import Expected, Plan
 from luthier.spec.plugins import METRICS
 from luthier.store.files import write_atomic
@@ -98,7 +99,7 @@ def test_many_labels_like_banking77_put_counting_words_first() -> None:
     text = "\n".join(lines(made))
     assert "expected macro_f1 0.855 [0.780, 0.902], measured on banking77, not on this data" in text
     assert "macro_f1 0.8" in text.partition("for  ")[0]
-    assert "unknown" not in text
+    assert text.count("unknown") == 1, "nothing measured few-shot prompting there"
 
 
 def write_run(out: Path, name: str, **sections: object) -> RunFolder:
@@ -121,7 +122,30 @@ def test_what_earlier_runs_measured_on_the_same_data_is_known(tmp_path: Path) ->
     assert tuned.source.startswith("measured on this data in run one/1, ")
     assert tuned.metrics == next(s for s in samples.eval_report().systems if s.system == "tuned").metrics
     plan = make_plan(mine, samples.profile(), samples.shape(), matmul_gflops=100.0, known=known)
-    assert all(one.expected is not None for one in plan.candidates)
+    assert [one.technique for one in plan.candidates if one.expected is None] == [FEW_SHOT]
+
+
+@pytest.mark.parametrize(("measured", "asked", "is_known"), [(None, 4, True), (8, 8, True), (8, None, False)])
+def test_few_shot_is_known_from_runs_that_showed_as_many_examples(
+    tmp_path: Path, measured: int | None, asked: int | None, is_known: bool
+) -> None:
+    few = SystemScore(
+        system="few_shot", title="few", metrics={"macro_f1": samples.interval(0.9, 0.02)}, seconds=1.0, mean_examples=4
+    )
+    run = write_run(tmp_path, "one", evaluate={"few_shot_examples": measured})
+    report = samples.eval_report()
+    write_atomic(run.eval_report, report.model_copy(update={"systems": (few, *report.systems)}).to_json())
+    mine = samples.resolved(evaluate={"few_shot_examples": asked})
+    known = earlier(tmp_path, mine).known
+    found = expected_of(FEW_SHOT, "macro_f1", known)
+    assert (found is not None) == is_known
+    tuned = [one for one in known if one.technique == "lora sft"]
+    assert len(tuned) == 1, "it is never taken for the tuned model"
+    if found is not None:
+        plan = make_plan(mine, samples.profile(), samples.shape(), matmul_gflops=100.0, known=known)
+        assert next(one for one in plan.candidates if one.technique == FEW_SHOT).expected == found
+        places = [one.technique for one in plan.candidates]
+        assert places.index(FEW_SHOT) < places.index(ZERO_SHOT), "measured to be better"
 
 
 def test_another_base_says_nothing_of_this_one_but_words_are_words(tmp_path: Path) -> None:

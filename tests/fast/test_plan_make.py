@@ -15,10 +15,10 @@ from luthier.errors import DataError, RecipeError
 from luthier.plan import cost, memory
 from luthier.plan.lines import lines
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
-from luthier.plan.rank import MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
 from luthier.plan.words import duration
 from luthier.plan.workload import workload
-from luthier.records import DataProfile, ModelShape, Plan
+from luthier.records import Candidate, DataProfile, ModelShape, Plan
 from luthier.spec.resolve import ResolvedRecipe
 
 
@@ -256,6 +256,7 @@ def test_budget_decides_what_fits() -> None:
         "lora sft": False,
         TFIDF: True,
         ZERO_SHOT: False,
+        FEW_SHOT: False,
         MAJORITY: True,
     }
     short = plan_of(objective={"budget": {"hours": 0.01}})
@@ -278,10 +279,34 @@ def test_ranking_follows_rows_a_label() -> None:
     assert first(60).candidates[0].speaks_for.endswith("over one that counts words")
 
 
+def test_few_shot_prompting_is_weighed_by_its_longer_prompt() -> None:
+    def candidate(**sections: Any) -> Candidate:
+        return next(one for one in plan_of(**sections).candidates if one.technique == FEW_SHOT)
+
+    usual, plan = candidate(), plan_of()
+    zero = next(one for one in plan.candidates if one.technique == ZERO_SHOT)
+    assert usual.trainable_parameters == 0
+    assert usual.train_seconds == 0
+    assert usual.total_seconds > zero.total_seconds
+    assert usual.peak_memory_gib >= zero.peak_memory_gib
+    assert usual.expected is None
+    assert "only evaluated where evaluate.few_shot_examples asks for it" in usual.speaks_against
+    four, eight = (candidate(evaluate={"few_shot_examples": count}) for count in (4, 8))
+    assert four.total_seconds == usual.total_seconds < eight.total_seconds
+    assert "only evaluated" not in four.speaks_against
+    times = float(re.search(r"takes ([\d.]+) times as long", eight.speaks_against)[1])  # type: ignore[index]
+    assert times > 1
+    asked = plan_of(evaluate={"few_shot_examples": 8})
+    assert asked.prediction.evaluate_seconds > plan.prediction.evaluate_seconds
+    assert asked.prediction.total_seconds > plan.prediction.total_seconds
+    most = [candidate(train={"max_length": 96}, evaluate={"few_shot_examples": count}) for count in (32, 64)]
+    assert most[0].total_seconds == most[1].total_seconds, "no more than fits is counted"
+
+
 def test_an_open_task_has_no_linear_baseline() -> None:
     data = {"train": [{"path": "a.csv", "task": "translation", "input": "{message}", "label": "channel"}]}
     plan = plan_of(data=data, objective={"targets": {"channel.perplexity": "<= 3.0"}})
-    assert [candidate.technique for candidate in plan.candidates] == ["lora sft", ZERO_SHOT]
+    assert [candidate.technique for candidate in plan.candidates] == ["lora sft", ZERO_SHOT, FEW_SHOT]
     assert plan.detectable.target == "channel.perplexity <= 3"
     assert plan.detectable.must_observe is None
     assert any("cannot be said before training" in note for note in plan.notes)
@@ -315,7 +340,8 @@ def test_lines_say_what_counts() -> None:
         "1. lora sft",
         "2. do not fine-tune: TF-IDF",
         "3. do not fine-tune: zero-shot",
-        "4. do not fine-tune: majority class",
+        "4. do not fine-tune: few-shot",
+        "5. do not fine-tune: majority class",
         "estimated from the rate of a product, 150 GFLOP/s now",
     ):
         assert part in text

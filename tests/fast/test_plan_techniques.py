@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command import environment
-from luthier.plan.rank import FULL_ROWS, MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, FULL_ROWS, MAJORITY, TFIDF, ZERO_SHOT
 from luthier.records import Plan
 
 INTERVAL = {"level": 0.95, "n": 300}
@@ -72,7 +72,7 @@ def order(made: dict[str, Any], case: str) -> list[str]:
 
 
 def test_every_method_and_adapter_of_the_tables_is_a_candidate(made: dict[str, Any]) -> None:
-    names = {SFT, HEAD, "full sft", "full head", TFIDF, ZERO_SHOT, MAJORITY}
+    names = {SFT, HEAD, "full sft", "full head", TFIDF, ZERO_SHOT, FEW_SHOT, MAJORITY}
     assert set(order(made, "enough")) == names
     assert set(order(made, "asked for")) == names, "what the recipe asks for is weighed too"
     assert set(order(made, "adapter given")) == names - {SFT, HEAD}

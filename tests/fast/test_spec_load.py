@@ -267,7 +267,7 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
         ("export:\n- merged\n- merged", "r.yaml:4: export: a name stands twice in ['merged', 'merged']", "keep one"),
         (
             "evaluate: {baselines: [bert]}",
-            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg', 'length' or 'base'",
+            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg', 'length', 'few_shot' or 'base'",
             "",
         ),
         ("evaluate: {resamples: 10}", "evaluate.resamples: Input should be greater than or equal to 200", ""),

@@ -12,6 +12,7 @@ import samples
 from luthier.errors import RecipeError
 from luthier.pipeline.explain import explained
 from luthier.records import DataProfile
+from luthier.spec.fill_baselines import FEW_SHOT_EXAMPLES
 from luthier.spec.filler import Machine, leaves
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.plugins import ADAPTERS
@@ -21,11 +22,12 @@ from luthier.spec.tasks import OWN_KEYS
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
 OF_SEVERAL = {"multi_task", "data.train.0.method", *(f"data.train.0.{key}" for key in OWN_KEYS)}
-OPEN_ON_PURPOSE = {  # nothing follows from these where they are not given
-    "data.augment",
+OPEN_ON_PURPOSE = {
+    "data.augment",  # nothing follows from these where they are not given
     "data.canaries",
     "data.teacher",
     "data.filter",
+    "evaluate.few_shot_examples",
     "evaluate.glossary",
     "merge",
     "data.privacy.annotations",
@@ -107,6 +109,23 @@ def test_nothing_is_left_open_and_every_value_has_its_reason() -> None:
     assert made.notes == ("a note",)
 
 
+def test_few_shot_prompting_is_evaluated_where_it_is_asked_for() -> None:
+    assert "few_shot" not in (resolved(SHORTEST).recipe.evaluate.baselines or ())
+    by_number = resolved(with_("evaluate", {"few_shot_examples": 2})).recipe.evaluate
+    assert by_number.baselines == ("majority", "tfidf_logreg", "few_shot", "base")
+    assert by_number.few_shot_examples == 2
+    by_name = resolved(with_("evaluate", {"baselines": ["few_shot", "base"]})).recipe.evaluate
+    assert by_name.few_shot_examples == FEW_SHOT_EXAMPLES
+    texts = {"name": "x", "model": {"name": "m"}, "data": {"train": [{"path": "a.csv", "task": "domain"}]}}
+    for section, key in (
+        ({"few_shot_examples": 2}, "evaluate.few_shot_examples"),
+        ({"baselines": ["few_shot", "base"]}, "evaluate.baselines"),
+    ):
+        with pytest.raises(RecipeError, match="'few_shot' shows questions with their answers, and task 'domain'") as no:
+            resolved({**texts, "evaluate": section})
+        assert no.value.key == key
+
+
 def test_a_resolved_recipe_resolves_to_itself() -> None:
     made = resolved(SHORTEST)
     again = resolved(made.recipe.model_dump(mode="json"))
@@ -146,6 +165,7 @@ GIVEN = {
     "train.save_steps": 9,
     "train.threads": 9,
     "evaluate.baselines": ["base"],
+    "evaluate.few_shot_examples": 3,
     "evaluate.resamples": 300,
     "evaluate.level": 0.9,
     "export": [],
@@ -380,6 +400,12 @@ UNTOLD: dict[str, Any] = {"shape": "unknown", "task": None, "input": "", "label"
         ),
         (with_("evaluate.baselines", ["majority"]), {}, "evaluate.baselines leaves out 'base'", "add it"),
         (
+            with_("evaluate", {"baselines": ["base"], "few_shot_examples": 3}),
+            {},
+            "evaluate.few_shot_examples is 3, and no baseline shows examples",
+            "add few_shot to evaluate.baselines",
+        ),
+        (
             with_("data.split.test", 0.87),
             {},
             "data.split: split.test \\+ split.validation leave less than a tenth",
@@ -406,6 +432,7 @@ UNTOLD: dict[str, Any] = {"shape": "unknown", "task": None, "input": "", "label"
         "chat label",
         "too long",
         "no base",
+        "no examples",
         "no rows left",
         "other name",
         "other metric",

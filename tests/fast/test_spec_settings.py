@@ -510,6 +510,18 @@ def through_evaluate(tree: dict[str, Any], folder: Path) -> object:
     return report.systems, report.interval_method
 
 
+def through_few_shot(tree: dict[str, Any], folder: Path) -> object:
+    """Whether and how many examples are shown."""
+    made = contract(max_length=400)
+    settings = resolved(tree, folder).recipe.evaluate
+    report = evaluate(
+        test_evals_evaluate.material(made, test=test_evals_evaluate.rows(8, seed=3)), base=asker(0.3, made),
+        tuned=asker(1.0, made), settings=settings, seed=0, out=folder, progress=test_evals_evaluate.silent,
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    return [(one.system, one.mean_examples) for one in report.systems]
+
+
 def through_replay(tree: dict[str, Any], folder: Path) -> object:
     """What is told of the general texts, and which they are."""
     replay = {**TEXTS["method"]["replay"], **tree.get("method", {}).get("replay", {})}
@@ -764,6 +776,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "merge.rank": (2, through_merge),
     "merge.seed": (1, through_merge),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
+    "evaluate.few_shot_examples": (2, through_few_shot),
     "evaluate.resamples": (200, through_evaluate),
     "evaluate.level": (0.9, through_evaluate),
     "evaluate.glossary": ("terms.txt", through_terms),
