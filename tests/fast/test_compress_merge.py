@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from peft.utils.merge_utils import dare_linear as peft_dare_linear
 from peft.utils.merge_utils import ties as peft_ties
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.compress.merge.arithmetic import Mix, agreed_mean, combine, drop, trim
