@@ -35,7 +35,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 test: setup-dev
-	$(BIN)/python -m pytest tests/invariants tests/fast -m "not real" -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest tests/invariants tests/fast -m "not real" -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 	$(BIN)/python -m pytest -m real --durations=12
 
 test-fast: setup-dev

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from peft import PeftModel
 from peft.utils.merge_utils import dare_linear as peft_dare_linear
 from peft.utils.merge_utils import ties as peft_ties
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.compress.merge.arithmetic import Mix, agreed_mean, combine, drop, trim
@@ -31,7 +34,7 @@ from luthier.compress.merge.vectors import (
     read_low_rank,
 )
 from luthier.compress.merge.write import write_adapter, write_weights
-from luthier.errors import ModelError
+from luthier.errors import ModelError, RunError
 from luthier.models.adapters import attach, bare, save_adapter
 from luthier.models.classifier import head_of
 from luthier.models.tuned import load_tuned
@@ -99,6 +102,7 @@ def test_trim_keeps_the_largest_and_at_least_one() -> None:
     assert trim(vector, 0.5).tolist() == [[0.0, -3.0], [2.0, 0.0]]
     assert trim(vector, 0.01).tolist() == [[0.0, -3.0], [0.0, 0.0]]
     assert trim(vector, 1.0) is vector
+    assert trim(torch.ones(10), 0.2).tolist() == [1.0, 1.0] + [0.0] * 8, "of equal ones as many as were asked for"
 
 
 def test_dare_drops_by_chance_and_rescales() -> None:
@@ -449,3 +453,22 @@ def test_a_greedy_soup_is_the_papers_recipe(seed: int) -> None:
 def test_of_what_is_better_the_lower_the_metric_is_told_as_it_is() -> None:
     tried = greedy_soup(2, lambda places: (-2.0 if len(places) == 1 else -3.0, 0.0), sign=-1.0)
     assert [(one.place, one.value, one.weight) for one in tried] == [(0, 2.0, 1.0), (1, 3.0, 0.0)]
+
+
+def test_a_run_whose_metric_is_no_number_joins_no_soup_before_others() -> None:
+    alone = [math.nan, 0.5, 0.9]
+    tried = greedy_soup(3, lambda places: (alone[places[0]] if len(places) == 1 else math.nan, 0.0))
+    assert [(one.place, one.weight) for one in tried] == [(2, 1.0), (1, 0.0), (0, 0.0)]
+    with pytest.raises(RunError, match="not a number for any of the runs"):
+        greedy_soup(2, lambda places: (math.nan, 0.0))
+
+
+def test_values_that_are_no_numbers_are_not_merged(pair: list[Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pair[0], tmp_path / "broken"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name].clone()
+    tensors[name][0, 0] = math.nan
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=f"the tensor {re.escape(name)} holds values that are no numbers"):
+        read_low_rank(folder)

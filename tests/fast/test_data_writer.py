@@ -177,6 +177,10 @@ def test_no_turn_of_a_conversation_is_sent_unseen_and_no_secret_at_all(tmp_path:
     chat: dict[str, Any] = {"path": "c.jsonl", "task": "generation", "input": None, "label": "messages"}
     with pytest.raises(DataError, match=r"hold personal data \(email\)"):
         run(tmp_path, chats, teacher=rules(fake, rewrite=True), **chat)
+    clean = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "welcome"}]
+    under = [{"messages": [{"role": "system", "content": f"You help ana@example.org {n}"}, *clean]} for n in range(40)]
+    with pytest.raises(DataError, match=r"hold personal data \(email\)"):
+        run(tmp_path, under, teacher=rules(fake, rewrite=True), **chat)
     path = unlabelled(tmp_path, "the key is AKIA" + "IOSFODNN7EXAMPLE")
     with pytest.raises(SecretFound, match=r"more\.csv"):
         run(tmp_path, tickets(), teacher=rules(fake, path=path))

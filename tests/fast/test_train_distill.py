@@ -187,6 +187,22 @@ def test_a_teacher_that_says_the_same_teaches_nothing(name: str) -> None:
     assert max(float((found[key] - share * plain[key]).abs().max()) for key in plain) < 2e-6 * scale
 
 
+@pytest.mark.parametrize("name", ["forward_kl", "jsd"])
+def test_a_token_that_a_teacher_rules_out_counts_as_one_that_it_finds_next_to_impossible(name: Any) -> None:
+    torch.manual_seed(0)
+    own, theirs, targets = torch.randn(4, 6), torch.randn(4, 6), torch.tensor([0, 1, 2, 3])
+    rule, found = Rule(0.5, 2.0, name, 0.3), []
+    for out in (float("-inf"), -1e4):
+        theirs[:, 5] = out
+        scores = own.clone().requires_grad_()
+        losses = taught_losses(Reading(scores, None), Reading(theirs, None), targets, rule)
+        losses.sum().backward()
+        assert scores.grad is not None
+        found.append((losses.detach(), scores.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_rows_do_not_see_each_other_and_the_teacher_reads_in_the_same_layout() -> None:
     rows = [example(number, length=12) for number in range(5)]
     start, marks = rows[0].input_ids[:12], [False] * 12 + [True] * 2

@@ -78,7 +78,7 @@ def write_answers(flow: Flow, rules: Writer) -> Written:
     judge = _Judge(flow, rules)
     questions = Questions(rules, key=KEY, cache=home() / "answers")
     asked = [(item, judge.messages(item)) for item in (*new, *own)]
-    questions.refuse_personal([(item, _sent(messages)) for item, messages in asked], flow.renderer)
+    questions.refuse_personal([(item, judge.told(item)) for item, _ in asked], flow.renderer)
     answered = list[Item]()
     with questions:
         for item, messages in asked:
@@ -207,6 +207,13 @@ class _Judge:
             return [Message(role="system", content=f"{asked[0].content}\n{choice}"), *asked[1:]]
         return [Message(role="system", content=choice), *asked]
 
+    def told(self, item: Item) -> str:
+        """All that the teacher is told of a row: its turns, its own system turn included where that is sent."""
+        if not item.turns:
+            return item.text
+        turns = (turn for turn in item.turns[:-1] if turn.role != "system" or self._rules.system is None)
+        return "\n".join(turn.content for turn in turns)
+
     def judged(self, said: str | Verdict, item: Item) -> str | Verdict:
         """The answer as it will be learned, or why it cannot be."""
         if isinstance(said, tuple):
@@ -223,11 +230,6 @@ class _Judge:
         if Counter(span.kind for span in self._renderer.find(answer)) - asked:
             return "personal_data", ""
         return answer
-
-
-def _sent(messages: Sequence[Message]) -> str:
-    """All that is sent of a row."""
-    return "\n".join(message.content for message in messages if message.role != "system")
 
 
 def _plain(label: str) -> str:

@@ -171,9 +171,14 @@ def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, counts: Tensor, r
     return losses, by_scores
 
 
+def _weighed(p: Tensor, lead: Tensor) -> Tensor:
+    """P times lead, written over `lead`; nothing where a teacher rules a token out, though log 0 is infinite."""
+    return lead.mul_(p).masked_fill_(p == 0.0, 0.0)
+
+
 def _forward_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     p = log_p.exp()
-    apart = log_p.sub_(log_q).mul_(p).sum(dim=-1)
+    apart = _weighed(p, log_p.sub_(log_q)).sum(dim=-1)
     return apart, log_q.exp_().sub_(p)
 
 
@@ -186,7 +191,7 @@ def _reverse_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tens
 
 def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    of_teacher = log_p.exp().mul_(log_p.sub_(log_m)).sum(dim=-1)
+    of_teacher = _weighed(log_p.exp(), log_p.sub_(log_m)).sum(dim=-1)
     q = log_q.exp()
     lead = log_q.sub_(log_m)
     of_own = (q * lead).sum(dim=-1)

@@ -38,7 +38,7 @@ def combine(vectors: Sequence[Tensor | None], mix: Mix, *, name: str) -> Tensor:
     Args:
         vectors: of each run, all of one shape; None where it left the weight as it is, which is a vector of zeros.
         mix: method, one weight a run, share of values that is kept, and seed of what DARE drops.
-        name: of the weight; what is dropped depends on seed, run and name alone, not on what else is merged.
+        name: of the weight; what is dropped depends on seed, place of the run and name alone, not on other weights.
 
     Returns:
         float32, of the same shape.
@@ -50,13 +50,15 @@ def combine(vectors: Sequence[Tensor | None], mix: Mix, *, name: str) -> Tensor:
 
 
 def trim(vector: Tensor, density: float) -> Tensor:
-    """The largest values by size, this share of them, at least one; the others are 0."""
+    """The largest values by size, this share of them, at least one, of equal ones the first; the others are 0."""
     count = max(1, round(density * vector.numel()))
     if count >= vector.numel():
         return vector
     sizes = vector.abs()
     least = sizes.flatten().kthvalue(vector.numel() - count + 1).values
-    return torch.where(sizes >= least, vector, 0.0)
+    larger, ties = sizes > least, (sizes == least).flatten()
+    firsts = (ties & (ties.cumsum(0) <= count - int(larger.sum()))).view(sizes.shape)
+    return torch.where(larger | firsts, vector, 0.0)
 
 
 def drop(vector: Tensor, density: float, *, seed: int, run: int, name: str) -> Tensor:

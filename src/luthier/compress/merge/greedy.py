@@ -5,8 +5,11 @@ Wortsman et al. 2022, arXiv 2203.05482, recipe 1. What is better is decided on v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from luthier.errors import RunError
 
 Value = tuple[float, float]
 """(quality, what decides between equal ones), higher is better for both: as training chooses among its own weights."""
@@ -34,15 +37,29 @@ def greedy_soup(count: int, judge: Callable[[Sequence[int]], Value], *, sign: fl
 
     Returns:
         All runs in the order in which they were tried.
+
+    Raises:
+        RunError: no run has a value.
     """
     alone = [judge([place]) for place in range(count)]
-    order = sorted(range(count), key=lambda place: alone[place], reverse=True)
+    if all(math.isnan(quality) for quality, _ in alone):
+        raise RunError(
+            "a greedy soup chooses by validation, and the metric is not a number for any of the runs",
+            way_out="give validation rows that it can be measured on, or take merge.method linear",
+        )
+    order = sorted(range(count), key=lambda place: _rank(alone[place]), reverse=True)
     chosen, best = [order[0]], alone[order[0]]
     values = {order[0]: best}
     for place in order[1:]:
         values[place] = value = judge([*chosen, place])
-        if value >= best:
+        if _rank(value) >= _rank(best):
             chosen, best = [*chosen, place], value
     return tuple(
         Tried(place, sign * values[place][0], 1.0 / len(chosen) if place in chosen else 0.0) for place in order
     )
+
+
+def _rank(value: Value) -> Value:
+    """For comparing: what is not a number is worse than every number."""
+    quality, decides = (-math.inf if math.isnan(one) else one for one in value)
+    return quality, decides

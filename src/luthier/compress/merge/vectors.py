@@ -39,7 +39,7 @@ def read_low_rank(folder: Path) -> dict[str, Change]:
     """The task vector of a plain LoRA adapter, without its base.
 
     Raises:
-        ModelError: it is not a plain LoRA, or its files are damaged.
+        ModelError: it is not a plain LoRA, its files are damaged, or a value is not finite.
     """
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if why := why_no_rank(config):
@@ -49,6 +49,7 @@ def read_low_rank(folder: Path) -> dict[str, Change]:
     tensors, found = load_file(folder / "adapter_model.safetensors"), dict[str, Change]()
     turned = bool(config.get("fan_in_fan_out"))
     for name, tensor in tensors.items():
+        _refuse_non_finite(folder, name, tensor)
         if name == STORED:
             found[HEAD_WEIGHT] = tensor.float()
         elif name.endswith(_FACTOR_A):
@@ -60,6 +61,14 @@ def read_low_rank(folder: Path) -> dict[str, Change]:
         elif not name.endswith(_FACTOR_B):
             raise _strange(folder, name)
     return found
+
+
+def _refuse_non_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelError(
+            f"{folder}: the tensor {name} holds values that are no numbers, and a merge would spread them",
+            way_out="leave that run out of merge.runs, or train it again",
+        )
 
 
 def _strange(folder: Path, name: str) -> ModelError:
@@ -76,12 +85,16 @@ def read_dense(base: Path, folder: Path, before: Mapping[str, Tensor]) -> dict[s
         base: folder of the base.
         folder: with what was learned.
         before: the base's parameters.
+
+    Raises:
+        ModelError: a value is not finite.
     """
     model = load_tuned(base, folder)
     tuned = merge_adapter(model) if is_adapted(model) else model
     found: dict[str, Change] = {}
     for name, parameter in tuned.named_parameters():
         value = parameter.detach()
+        _refuse_non_finite(folder, name, value)
         if name not in before:
             found[name] = value.clone()
         elif not torch.equal(value, before[name]):
@@ -141,7 +154,7 @@ def merge_low_rank(vectors: Sequence[TaskVector], mix: Mix, *, rank: int, tick: 
             change = of_dense(matrix, rank, turned=low[0].turned)
         merged[name] = change
         whole, held = whole + squares, held + change.squares()
-    return Merged(merged, min(1.0, held / whole) if whole else 1.0)
+    return Merged(merged, min(1.0, max(0.0, held / whole)) if whole else 1.0)
 
 
 def mean_of(vectors: Sequence[TaskVector]) -> dict[str, Change]:
