@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -251,8 +252,8 @@ def test_perplexity_of_answers_is_the_engines_score_with_and_without_the_mass_of
     class WithoutMass(Asker):
         """An asker that does not tell the total probability of its labels."""
 
-        def answer_prepared(self, text: str) -> Answer:
-            return super().answer_prepared(text).model_copy(update={"log_mass": None})
+        def answer_prepared(self, text: str, *, after: Sequence[Message] = ()) -> Answer:
+            return super().answer_prepared(text, after=after).model_copy(update={"log_mass": None})
 
     plain = asker(1.0)
     assert plain.answer_prepared("g").log_mass is not None
