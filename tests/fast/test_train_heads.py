@@ -36,6 +36,7 @@ from luthier.train.inputs import Inputs, TaskRows
 from luthier.train.methods.classify import Classify
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import make_optimizer
+from luthier.train.shard import shard
 from luthier.train.trunk import learned_rows, on_trunk, open_trunk
 from luthier.train.validation import Judged, Validation
 from luthier.train.weighting import Weighting, without_conflict
@@ -330,3 +331,25 @@ def test_each_head_has_the_temperature_of_its_own_rows() -> None:
     only = moved(fresh())
     partial(calibrate_head, only, contract_of("mood"))(FELT * 4)
     assert torch.equal(head_of(only, "kind").weight, before["kind"])
+
+
+def learned_by(ranks: Ranks, out: Path, sharded: bool) -> None:
+    torch.use_deterministic_algorithms(True)
+    model = fresh()
+    if sharded:
+        shard(model, ranks)
+    loop.train(
+        model, mixed(), settings=SETTINGS, method_name="classify, sft", validation=None, out=out, watch=silent,
+        stop_asked=lambda: False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+def test_two_ranks_learn_the_heads_and_the_words_of_one(tmp_path: Path, sharded: bool) -> None:
+    together(1, learned_by, tmp_path / "alone", False)
+    together(2, learned_by, tmp_path / "two", sharded)
+    for file in ("adapter_model.safetensors", HEADS):
+        one, other = (load_file(tuned_in(tmp_path / place) / file) for place in ("alone", "two"))
+        assert set(one) == set(other)
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-4)
