@@ -8,6 +8,7 @@ from pathlib import Path
 
 from luthier.data_report import DataReport
 from luthier.errors import RecipeError, RunError
+from luthier.pipeline.behind import runs_behind
 from luthier.records import ModelShape, RequestContract, TrainResult
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.merge import Parent, refuse_learning, why_no_rank
@@ -141,7 +142,7 @@ def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
         RunError: shards are gone, or others than those that were learned: what was seen could not be told.
     """
     folders = {}
-    for name, run in _runs_behind(parents).items():
+    for name, run in runs_behind(RunFolder(Path(parent.path)) for parent in parents).items():
         for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
             report = DataReport.read(task.data_report)
             for split in ("train", "validation"):
@@ -153,18 +154,6 @@ def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
                     )
             folders[f"{name} {report.name}"] = task.data
     return folders
-
-
-def _runs_behind(parents: Sequence[Parent]) -> dict[str, RunFolder]:
-    """Name -> run: those that are merged, what they were merged from, and the runs that taught one of them."""
-    found: dict[str, RunFolder] = {}
-    for parent in (one for direct in parents for one in direct.everyone()):
-        run = found[parent.run] = RunFolder(Path(parent.path))
-        for part in ResolvedRecipe.read(run.resolved).parts:
-            if part.teacher is not None and part.teacher.tuned:
-                taught_by = RunFolder(Path(part.teacher.tuned).parent.parent)
-                found[f"{taught_by.name}/{taught_by.id}"] = taught_by
-    return found
 
 
 def _contracts(parent: Parent) -> dict[str, RequestContract]:
