@@ -17,9 +17,9 @@ from luthier.records import ModelShape, Teacher, TrainResult
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_json
+from luthier.store.files import sha256_file, sha256_json
 from luthier.store.registry import registry_of
-from luthier.store.runs import RunFolder, weights_sha256
+from luthier.store.runs import RunFolder, config_file, weights_sha256
 
 KEY = "method.teacher"
 
@@ -83,7 +83,13 @@ def _tuned(named: str, run: RunFolder) -> Teacher:
         )
     shape = ModelShape.read(run.shape)
     model_source(shape)  # it must still be there
-    return Teacher(named=named, shape=shape, tuned=str(run.tuned.resolve()), tuned_sha256=_weights_sha256(run))
+    return Teacher(
+        named=named,
+        shape=shape,
+        tuned=str(run.tuned.resolve()),
+        tuned_sha256=_weights_sha256(run),
+        config_sha256=sha256_file(config_file(run.tuned)),
+    )
 
 
 def _weights_sha256(run: RunFolder) -> str:
