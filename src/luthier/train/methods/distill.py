@@ -85,7 +85,7 @@ class Distill(Sft):
         return self.settings.on_policy
 
     def rewritten(self, model: Any, example: Example, rng: np.random.Generator) -> Example:
-        """The row with an answer that the model draws, and its end where it came to one; as it is where none has room."""
+        """The row with an answer that the model draws, and its end where it came to one; as it is if none has room."""
         prompt, contract = example.prompt_ids, self.contract
         room = min(contract.max_new_tokens, contract.max_length - len(prompt) - len(contract.end_of_turn_ids))
         if room < 1:
