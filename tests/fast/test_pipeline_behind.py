@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from luthier.errors import RunError
 from luthier.pipeline import behind
 from luthier.pipeline.behind import runs_behind
 from luthier.store.runs import RunFolder
@@ -35,7 +36,13 @@ def test_parents_teachers_and_those_behind_them_are_found_once(monkeypatch: pyte
         "old": of(),
         "stranger": of(merged=("student",)),
     }
+    for name in runs:
+        folder = RunFolder.create(tmp_path, name, "1")
+        folder.resolved.touch()
     monkeypatch.setattr(behind.ResolvedRecipe, "read", lambda path: runs[path.parent.parent.name])
     found = runs_behind([RunFolder(tmp_path / "student" / "1")])
     assert sorted(found) == ["merge/1", "old/1", "one/1", "student/1", "two/1"]
     assert found["old/1"].path == tmp_path / "old" / "1"
+    (tmp_path / "old" / "1" / "recipe.resolved.json").unlink()
+    with pytest.raises(RunError, match="old/1 is gone, so what old/1 learned is not known"):
+        runs_behind([RunFolder(tmp_path / "student" / "1")])

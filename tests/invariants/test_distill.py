@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import yaml
 from test_kill import Bench, at_step, interrupt, pytestmark
 
 from command import COMMAND, environment, luthier
+from luthier.data.dedupe import text_key
+from luthier.data.learned_before import REASON
+from luthier.data.shards import Shard
 from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_files
@@ -20,6 +24,7 @@ from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]
 
+SPLITS = ("train", "validation")
 BY_FOLDER = ("--set", "method.teacher=whole/tiny")
 
 
@@ -62,7 +67,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Learning:
     recipe["data"]["split"]["seed"] = 0
     (folder / "student.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     said = command("run", "student.yaml", "--out", "whole", folder=folder)
-    assert "its teacher has learned" in said
+    assert re.search(r"kind: \d+ test rows were met by tiny/\w+ kind; they do not count", said)
     return Learning(folder, RunFolder.open("student", out=folder / "whole"))
 
 
@@ -87,7 +92,14 @@ def test_rows_that_only_the_teacher_has_learned_do_not_count(bench: Learning) ->
     report = json.loads(bench.whole.data_report.read_text())
     other = json.loads((RunFolder.open("tiny", out=bench.folder / "whole").data_report).read_text())
     assert report["splits"]["test"]["contaminated"] > other["splits"]["test"]["contaminated"]
-    assert json.loads(bench.whole.eval_report.read_text())["num_items"] < report["splits"]["test"]["rows"]
+    items = json.loads(bench.whole.eval_report.read_text())["num_items"]
+    assert items == report["splits"]["test"]["rows"] - report["splits"]["test"]["contaminated"] > 0
+    teacher = RunFolder.open("tiny", out=bench.folder / "whole")
+    learned, chosen = ({text_key(row.text) for row in Shard(teacher.data / f"{split}.arrow")} for split in SPLITS)
+    for row in Shard(bench.whole.data / "test.arrow"):
+        assert row.contaminated or text_key(row.text) not in learned | chosen
+    assert not any(text_key(row.text) in learned for row in Shard(bench.whole.data / "validation.arrow"))
+    assert report["dropped"][REASON] > 0
 
 
 def test_killed_while_it_learns_it_ends_in_the_same_bits_whatever_its_teacher_is_called(bench: Learning) -> None:

@@ -24,7 +24,8 @@ from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.govern.lineage import Lineage
-from luthier.pipeline.parents import describe, learned_folders, refuse_other_contract, tuned_of
+from luthier.pipeline.behind import learned_folders
+from luthier.pipeline.parents import describe, refuse_other_contract, tuned_of
 from luthier.records import GateDecision, RequestContract, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
@@ -120,7 +121,7 @@ def test_rows_that_a_parent_has_met_do_not_count(world: World) -> None:
     data = DataReport.read(run.data_report)
     assert data.dropped[REASON] == sum(fate.reason == REASON for fate in data.fates) > 0
     assert data.splits["validation"].rows == len(kept)
-    assert "were met by merged runs; they do not count" in world.merged.err
+    assert re.search(r"\d+ test rows were met by half-a/\w+ \S+, half-b/\w+ \S+; they do not count", world.merged.err)
 
 
 def test_it_is_judged_beside_the_base_and_each_parent(world: World) -> None:
@@ -206,7 +207,7 @@ def test_a_run_that_was_tampered_with_is_refused(world: World) -> None:
     for file in (b.tuned / "adapter_config.json", b.tuned / "adapter_model.safetensors", b.data / "train.arrow"):
         whole = file.read_bytes()
         other = whole.replace(b'"lora_alpha": ', b'"lora_alpha": 1') if file.suffix == ".json" else whole + b"x"
-        ask = (lambda: learned_folders([parent])) if file.suffix == ".arrow" else (lambda: tuned_of(parent))
+        ask = (lambda: learned_folders([b])) if file.suffix == ".arrow" else (lambda: tuned_of(parent))
         try:
             file.write_bytes(other)
             world.call("check", "merged.yaml").fails(2, "is not what was trained", file.name)
@@ -233,9 +234,10 @@ def test_runs_that_are_asked_in_other_ways_are_refused(world: World) -> None:
 
 def test_what_a_merge_was_merged_from_is_known_when_it_is_merged_again(world: World) -> None:
     world.call("check", "deeper.yaml").succeeds()
-    parent = describe(world.run("merged"))
+    merged = world.run("merged")
+    parent = describe(merged)
     assert [one.run.partition("/")[0] for one in parent.everyone()] == ["merged", "half-a", "half-b"]
-    assert len(learned_folders([parent])) == 3
+    assert len(learned_folders([merged])) == 3
     assert ResolvedRecipe.read(world.run("merged").resolved).parents[1].weights_sha256 == sha256_file(
         world.run("half-b").tuned / "adapter_model.safetensors"
     )

@@ -1,4 +1,4 @@
-"""A test row whose text another task of the same training learns, or the teacher has learned, has been seen too."""
+"""A test row whose text another task of the same training learns has been seen too."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def mark_seen_elsewhere(folders: Mapping[str, Path]) -> dict[str, int]:
     Returns:
         Task -> rows that were marked.
     """
-    learned = {name: learned_texts(folder) for name, folder in folders.items()}
+    learned = {name: _learned_texts(folder) for name, folder in folders.items()}
     return {
-        name: mark_seen(folder, frozenset[str]().union(*(texts for other, texts in learned.items() if other != name)))
+        name: _mark_seen(folder, frozenset[str]().union(*(texts for other, texts in learned.items() if other != name)))
         for name, folder in folders.items()
     }
 
 
-def learned_texts(folder: Path) -> frozenset[str]:
+def _learned_texts(folder: Path) -> frozenset[str]:
     """The texts of the training rows in a data folder."""
     return frozenset(Shard(folder / "train.arrow").column("text"))
 
 
-def mark_seen(folder: Path, learned: Set[str]) -> int:
+def _mark_seen(folder: Path, learned: Set[str]) -> int:
     """Mark the test rows of a data folder whose text stands, word for word, in `learned`; gives how many that are."""
     path = folder / "test.arrow"
     rows = list(Shard(path))

@@ -1,4 +1,4 @@
-"""Rows that a run has learned which is merged now: they are no test of what comes out of it."""
+"""Rows that a run has learned which is merged now, or teaches: they are no test of what comes out of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from luthier.data_report import DataReport, Leakage, RowFate
 from luthier.records import Contamination, RequestContract, SplitName, is_closed
 from luthier.store.files import write_atomic
 
-REASON = "learned_by_merged_run"
+REASON = "learned_before"
 
 
 _MET: dict[SplitName, tuple[str, ...]] = {"validation": ("train",), "test": ("train", "validation")}
-"""Split of ours -> splits of the merged runs whose rows give it away."""
+"""Split of ours -> splits of such a run whose rows give it away."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Seen:
 def set_aside_learned(
     folder: Path, learned: Mapping[str, Path], *, file: str, rows_file: Path, threshold: float | None
 ) -> Counter[str]:
-    """Mark test rows that a merged run has met, and set validation rows aside that it has learned.
+    """Mark test rows that such a run has met, and set validation rows aside that it has learned.
 
     A run has met the rows it was validated with too, because its weights were chosen by them. Texts are compared
     without letter case and white space, and by likeness at `threshold` where that is asked for; of a closed set a
@@ -77,7 +77,8 @@ def set_aside_learned(
             write_shard(path, [row for row, kind in zip(rows, kinds, strict=True) if not kind])
             gone = [row for row, kind in zip(rows, kinds, strict=True) if kind]
             fates += [
-                RowFate(file=file, line=row.line, reason=REASON, detail="a merged run learned it") for row in gone
+                RowFate(file=file, line=row.line, reason=REASON, detail="a run behind this one learned it")
+                for row in gone
             ]
         leakage[split] = _added(leakage.get(split) or Leakage(split=split, exact=0, group=0), fresh)
     if counts:

@@ -1,32 +1,120 @@
-"""The runs that stand behind a run: what it was merged from, who taught it, and so on."""
+"""The runs that stand behind a run: what it was merged from, who taught it, and so on. What they have met, it has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from luthier.data.learned_before import set_aside_learned
+from luthier.data.shards import Shard
+from luthier.data_report import DataReport
+from luthier.errors import DataError, RunError
+from luthier.pipeline.context import Context
+from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.runs import RunFolder
+from luthier.store.files import sha256_file
+from luthier.store.runs import RunFolder, config_file, weights_file, weights_sha256
+from luthier.store.stages import Stages
+
+
+def as_trained(run: RunFolder) -> TrainResult:
+    """What a run's training has said; its rows and all that it learned are still what they were then.
+
+    Raises:
+        RunError: it has not been trained, or a file has changed since.
+    """
+    if not run.train_result.is_file():
+        raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
+    result = TrainResult.read(run.train_result)
+    changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
+    there = config_file(run.tuned).is_file() and weights_file(run.tuned).is_file()
+    if changed or not there or weights_sha256(run.tuned) != result.weights_sha256:
+        raise RunError(
+            f"{run.path} is not what was trained: {', '.join(changed) or weights_file(run.tuned).name} has changed",
+            way_out=f"restore it, or train it again: luthier train {run.path}",
+        )
+    return result
+
+
+def directly_behind(resolved: ResolvedRecipe) -> list[RunFolder]:
+    """The runs that a run is merged from, and those that teach it."""
+    teachers = (part.teacher for part in resolved.parts)
+    return [
+        *(RunFolder(Path(parent.path)) for parent in resolved.parents),
+        *(RunFolder(Path(one.tuned).parent.parent) for one in teachers if one is not None and one.tuned),
+    ]
 
 
 def runs_behind(runs: Iterable[RunFolder]) -> dict[str, RunFolder]:
-    """NAME/ID -> run: these, those that they were merged from, those that taught them, and whoever stands behind those.
+    """NAME/ID -> run: these, and all that stand behind them.
 
-    What any of them learned, these have met.
+    Raises:
+        RunError: one of them is gone.
     """
     found: dict[str, RunFolder] = {}
     waiting = list(runs)
     while waiting:
-        run = waiting.pop()
+        run = waiting.pop(0)
         name = f"{run.name}/{run.id}"
         if name in found:
             continue
+        if not run.resolved.is_file():
+            raise RunError(
+                f"{run.path} is gone, so what {name} learned is not known", way_out="restore it, or make it again"
+            )
         found[name] = run
-        resolved = ResolvedRecipe.read(run.resolved)
-        waiting += [RunFolder(Path(parent.path)) for parent in resolved.parents]
-        waiting += [
-            RunFolder(Path(part.teacher.tuned).parent.parent)
-            for part in resolved.parts
-            if part.teacher is not None and part.teacher.tuned
-        ]
+        waiting += directly_behind(ResolvedRecipe.read(run.resolved))
     return found
+
+
+def learned_folders(runs: Iterable[RunFolder]) -> dict[str, Path]:
+    """Run and task -> its data folder, of runs and all that stand behind them.
+
+    Raises:
+        RunError: shards are gone, or others than those that were learned: what was seen could not be told.
+    """
+    folders = {}
+    for name, run in runs_behind(runs).items():
+        for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
+            report = DataReport.read(task.data_report)
+            for split in ("train", "validation"):
+                shard, sha256 = task.data / f"{split}.arrow", report.splits[split].sha256
+                if not shard.is_file() or (sha256 and sha256_file(shard) != sha256):
+                    raise RunError(
+                        f"{shard} is missing or has changed, so what {name} learned is not known",
+                        way_out="restore it, or train that run again",
+                    )
+            folders[f"{name} {report.name}"] = task.data
+    return folders
+
+
+def keep_off_learned(context: Context) -> None:
+    """Test rows that a run behind this one has met do not count; validation rows that it learned do not choose.
+
+    Raises:
+        DataError: no row of a test split is left.
+        RunError: see `learned_folders`.
+    """
+    learned = learned_folders(directly_behind(context.resolved))
+    if not learned:
+        return
+    who = ", ".join(learned)
+    for name, task in zip(context.resolved.names, context.tasks, strict=True):
+        entry, rules = task.resolved.recipe.entry, task.resolved.recipe.data.leakage
+        counts = set_aside_learned(
+            task.run.data,
+            learned,
+            file=entry.path,
+            rows_file=task.resolved.file(entry.path),
+            threshold=rules.threshold,
+        )
+        if counts["test"]:
+            context.progress.say(f"{name}: {counts['test']} test rows were met by {who}; they do not count")
+        if counts["validation"]:
+            context.progress.say(f"{name}: {counts['validation']} validation rows were learned there; set aside")
+        test = Shard(task.run.data / "test.arrow")
+        if len(test) and all(row.contaminated for row in test):
+            raise DataError(
+                f"task {name}: every row of the test split has been met by {who}",
+                way_out="give rows that none of them has met as data.test, or split the file as they did",
+            )

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.learned_before import set_aside_learned
 from luthier.data.shards import Shard
 from luthier.errors import DataError
 from luthier.eval_records import PARENT
 from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.heads import calibrate_head, calibrates
-from luthier.pipeline.parents import learned_folders, tuned_of
+from luthier.pipeline.parents import tuned_of
 from luthier.pipeline.training import open_validation
 from luthier.records import Calibration, MergedRun, MergeResult, TrainResult
 from luthier.spec.merge import Merge, Parent
@@ -30,29 +29,6 @@ if TYPE_CHECKING:
     from luthier.compress.merge.greedy import Tried
     from luthier.compress.merge.vectors import Merged, TaskVector
     from luthier.evals.evaluate import Beside
-
-
-def keep_off_learned(context: Context) -> None:
-    """Test rows that a merged run has met do not count; validation rows that it learned do not choose."""
-    learned = learned_folders(context.resolved.parents)
-    for name, task in zip(context.resolved.names, context.tasks, strict=True):
-        entry, rules = task.resolved.recipe.entry, task.resolved.recipe.data.leakage
-        counts = set_aside_learned(
-            task.run.data,
-            learned,
-            file=entry.path,
-            rows_file=task.resolved.file(entry.path),
-            threshold=rules.threshold,
-        )
-        if counts["test"]:
-            context.progress.say(f"{name}: {counts['test']} test rows were met by merged runs; they do not count")
-        if counts["validation"]:
-            context.progress.say(f"{name}: {counts['validation']} validation rows were learned by them; set aside")
-        if all(row.contaminated for row in Shard(task.run.data / "test.arrow")):
-            raise DataError(
-                f"task {name}: the merged runs have met every row of the test split",
-                way_out="give rows that none of them has met as data.test, or split the file as they did",
-            )
 
 
 def parents_beside(context: Context, *, device: str) -> list[Beside]:

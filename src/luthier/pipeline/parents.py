@@ -6,17 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.data_report import DataReport
 from luthier.errors import RecipeError, RunError
-from luthier.pipeline.behind import runs_behind
-from luthier.records import ModelShape, RequestContract, TrainResult
+from luthier.pipeline.behind import as_trained
+from luthier.records import ModelShape, RequestContract
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.merge import Parent, refuse_learning, why_no_rank
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 from luthier.store.registry import Registry
-from luthier.store.runs import ADAPTER, HEADS, RunFolder, config_file, weights_file, weights_sha256
-from luthier.store.stages import Stages
+from luthier.store.runs import ADAPTER, HEADS, RunFolder, config_file, weights_file
 
 _SAME = ("tokenizer_sha256", "chat_template", "bos_token", "eos_token", "end_of_turn")
 """Of contracts, what has to be alike whatever the task is."""
@@ -74,22 +72,12 @@ def describe(run: RunFolder) -> Parent:
     Raises:
         RunError: it has not been trained, its files have changed since, or it has heads of several tasks.
     """
-    if not run.train_result.is_file():
-        raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
     if (run.tuned / HEADS).is_file():
         raise RunError(
             f"{run.path} has classification heads of several tasks, which are not merged",
             way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
         )
-    result, resolved = TrainResult.read(run.train_result), ResolvedRecipe.read(run.resolved)
-    config = config_file(run.tuned)
-    changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
-    there = config.is_file() and weights_file(run.tuned).is_file()
-    if changed or not there or weights_sha256(run.tuned) != result.weights_sha256:
-        raise RunError(
-            f"{run.path} is not what was trained: {', '.join(changed) or weights_file(run.tuned).name} has changed",
-            way_out=f"restore it, or train it again: luthier train {run.path}",
-        )
+    result, resolved, config = as_trained(run), ResolvedRecipe.read(run.resolved), config_file(run.tuned)
     adapted = run.tuned.name == ADAPTER
     said = json.loads(config.read_text(encoding="utf-8"))
     why = why_no_rank(said) if adapted else "its own weights learned"
@@ -129,27 +117,6 @@ def tuned_of(parent: Parent) -> Path:
                 way_out="restore it, or run the recipe again, which makes a new run",
             )
     return run.tuned
-
-
-def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
-    """Run and task -> its data folder, of all runs and of those that they were merged from or taught by.
-
-    Raises:
-        RunError: shards are gone, or others than those that were learned: what was seen could not be told.
-    """
-    folders = {}
-    for name, run in runs_behind(RunFolder(Path(parent.path)) for parent in parents).items():
-        for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
-            report = DataReport.read(task.data_report)
-            for split in ("train", "validation"):
-                shard, sha256 = task.data / f"{split}.arrow", report.splits[split].sha256
-                if not shard.is_file() or (sha256 and sha256_file(shard) != sha256):
-                    raise RunError(
-                        f"{shard} is missing or has changed, so what the merged run {name} learned is not known",
-                        way_out="restore it, or train that run again",
-                    )
-            folders[f"{name} {report.name}"] = task.data
-    return folders
 
 
 def _contracts(parent: Parent) -> dict[str, RequestContract]:

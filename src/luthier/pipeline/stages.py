@@ -14,11 +14,12 @@ from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
 from luthier.pipeline import probing
 from luthier.pipeline.bases import model_source
+from luthier.pipeline.behind import keep_off_learned
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
-from luthier.pipeline.merging import keep_off_learned, merge, parents_beside
+from luthier.pipeline.merging import merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
-from luthier.pipeline.teacher import refuse_other_vocabulary, taught_texts
+from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
 from luthier.recipes import general_text
 from luthier.records import TrainResult
@@ -47,7 +48,7 @@ def base(context: Context) -> None:
 
 def prepare(context: Context) -> None:
     """Shards, contract, goldens and the data report."""
-    from luthier.data.across import mark_seen, mark_seen_elsewhere
+    from luthier.data.across import mark_seen_elsewhere
     from luthier.data.prepare import prepare as prepare_data
     from luthier.data_report import DataReport
     from luthier.launch.crew import ProcessCrew
@@ -69,11 +70,8 @@ def prepare(context: Context) -> None:
                 context.progress.say(f"{name}: {rows} test rows are learned by another task; they do not count")
     if context.resolved.parents:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
-        keep_off_learned(context)
+    keep_off_learned(context)
     for task in context.tasks:
-        teacher = task.resolved.teacher
-        if teacher is not None and (rows := mark_seen(task.run.data, taught_texts(teacher))):
-            context.progress.say(f"{task.contract.name}: its teacher has learned {rows} test rows; they do not count")
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.data.across import learned_texts
 from luthier.data.contract import open_tokenizer
 from luthier.errors import LuthierError, ModelError, RecipeError, RunError
 from luthier.models.base import import_base, is_imported
 from luthier.models.shape import read_shape
 from luthier.models.source import locate
 from luthier.pipeline.bases import model_source
-from luthier.pipeline.behind import runs_behind
-from luthier.records import ModelShape, Teacher, TrainResult
+from luthier.pipeline.behind import as_trained
+from luthier.records import ModelShape, Teacher
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, sha256_json
 from luthier.store.registry import registry_of
-from luthier.store.runs import RunFolder, config_file, weights_sha256
+from luthier.store.runs import RunFolder, config_file
 
 KEY = "method.teacher"
 
@@ -58,7 +57,7 @@ def _run_of(named: str, *, folder: Path, out: Path) -> RunFolder | None:
     if "@" in named:
         version = registry_of(out).get(named)
         run = RunFolder.open(version.run, out=out)
-        if _weights_sha256(run) != version.weights_sha256:
+        if as_trained(run).weights_sha256 != version.weights_sha256:
             raise RunError(
                 f"its weights are no longer those of version {version.version}", way_out=f"luthier run {run.path}"
             )
@@ -87,23 +86,9 @@ def _tuned(named: str, run: RunFolder) -> Teacher:
         named=named,
         shape=shape,
         tuned=str(run.tuned.resolve()),
-        tuned_sha256=_weights_sha256(run),
+        tuned_sha256=as_trained(run).weights_sha256,
         config_sha256=sha256_file(config_file(run.tuned)),
     )
-
-
-def _weights_sha256(run: RunFolder) -> str:
-    """Of what the run learned, as its files are.
-
-    Raises:
-        RunError: training has not ended, or the weights were changed since.
-    """
-    if not run.train_result.is_file():
-        raise RunError(f"{run.path} has not finished training", way_out=f"luthier train {run.path}")
-    said, found = TrainResult.read(run.train_result).weights_sha256, weights_sha256(run.tuned)
-    if said != found:
-        raise RunError(f"the weights in {run.tuned} were changed since training", way_out=f"luthier train {run.path}")
-    return found
 
 
 def refuse_short_teacher(resolved: ResolvedRecipe) -> None:
@@ -151,25 +136,3 @@ def vocabulary_sha256(folder: Path) -> str:
     """
     known = open_tokenizer(folder / "tokenizer.json").get_vocab(with_added_tokens=True)
     return sha256_json(sorted((place, token) for token, place in known.items()))
-
-
-def taught_texts(teacher: Teacher) -> frozenset[str]:
-    """What the run that made the teacher learned from, and every run behind it; nothing is known of a model that no run
-    made.
-
-    Raises:
-        RecipeError: the rows of that run are gone.
-    """
-    if not teacher.tuned:
-        return frozenset()
-    folders = []
-    for run in runs_behind([RunFolder(Path(teacher.tuned).parent.parent)]).values():
-        for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
-            folders.append(task.data)
-            if not (task.data / "train.arrow").is_file():
-                raise RecipeError(
-                    f"{KEY} {teacher.named!r}: {task.data}/train.arrow is gone, so which test rows it learned is not "
-                    "known",
-                    way_out=f"make it again: luthier prepare {run.path}",
-                )
-    return frozenset[str]().union(*map(learned_texts, folders))
