@@ -55,11 +55,11 @@ from luthier.models.neftune import Neftune
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
+from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.heads import calibrates
 from luthier.pipeline.merging import mix_of
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
-from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.taught import open_teacher
 from luthier.pipeline.teacher import find_teacher

@@ -63,8 +63,8 @@ def test_documents_are_taken_as_they_are_found() -> None:
         ({"task": "generation", "input": "{text}", "label": "b"}, {"method": {"type": "pretrain"}}, "does not do"),
         (
             {"task": "generation", "input": "{text}", "label": "b"},
-            {"evaluate": {"glossary": "t"}},
-            r"evaluate\.glossary is for task 'domain', this is generation",
+            {"evaluate": {"glossary": "t"}, "objective": {"targets": {"x.term_accuracy": ">= 0.5"}}},
+            r"names no data entry",
         ),
         ({}, {"objective": {"targets": {"domain.accuracy": ">= 0.5"}}}, "is not measured for domain"),
     ],
