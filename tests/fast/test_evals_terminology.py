@@ -95,7 +95,11 @@ def test_a_term_is_kept_where_any_of_its_targets_is_a_whole_word_of_the_answer()
     asked = ("bow", "sound post", "bow")
     assert terms.kept(asked, "Der STIMMSTOCK") == {"sound post"}
     assert terms.kept(asked, "Die Stimmen der Ellbogen") == frozenset()
-    assert terms.statistics([asked, (), asked], ["Bogen", "Bogen", "Stimme, Bogen"]).tolist() == [[2, 3], [0, 0], [3, 3]]
+    assert terms.statistics([asked, (), asked], ["Bogen", "Bogen", "Stimme, Bogen"]).tolist() == [
+        [2, 3],
+        [0, 0],
+        [3, 3],
+    ]
 
 
 def test_without_pairs_a_term_of_question_or_expected_answer_must_stand_in_the_answer_once() -> None:

@@ -167,9 +167,7 @@ def read_terminology(text: str, *, name: str, task: str) -> Glossary:
                 f"{where}:{line}: an empty {'target' if term else 'term'}", way_out="fill it in, or remove the line"
             )
         if pairs and not targets:
-            raise DataError(
-                f"{where}:{line}: {term!r} has no target", way_out="add one, or remove the line"
-            )
+            raise DataError(f"{where}:{line}: {term!r} has no target", way_out="add one, or remove the line")
         said = tuple(dict.fromkeys(targets)) or (term,)
         if term in accepted and set(accepted[term]) != set(said):
             raise DataError(

@@ -316,7 +316,7 @@ def _glossary(evaluation: EvalReport) -> list[str]:
         ]
     values = {one.system: one.metrics["term_accuracy"] for one in evaluation.systems if "term_accuracy" in one.metrics}
     rows = [
-        (_text(one.term), ", ".join(map(_text, one.accepted)), f"{one.occurrences}", f"{one.base}", f"{one.tuned}")
+        (one.term, ", ".join(one.accepted), f"{one.occurrences}", f"{one.base}", f"{one.tuned}")
         for one in use.missed[:20]
     ]
     return [
