@@ -536,11 +536,8 @@ def through_terms(tree: dict[str, Any], folder: Path) -> object:
     examples = [piece for number in range(8) for piece in pieces(
         Item("d", number, None, {}, group=f"g{number}", text=f"ggg hhh kkk {number}"), asker(0.0, made).renderer
     )]  # fmt: skip
-    own = {"glossary": tree["data"]["train"][0].get("glossary")}
-    given = resolved(
-        {**with_("data.train.0", {**TEXTS["data"]["train"][0], **own}, TEXTS), "evaluate": tree.get("evaluate", {})},
-        folder,
-    )
+    own = with_("data.train.0.glossary", tree["data"]["train"][0].get("glossary"), TEXTS)
+    given = resolved({**own, "evaluate": tree.get("evaluate", {})}, folder)
     report = evaluate(
         test_evals_evaluate.material(made, train=examples, test=examples, glossary=glossary_of(given)),
         base=asker(0.0, made), tuned=asker(1.0, made), settings=test_evals_evaluate.SETTINGS.model_copy(
