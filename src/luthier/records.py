@@ -177,11 +177,13 @@ class Teacher(Record):
     shape: ModelShape = Field(description="Of the base.")
     tuned: str = Field("", description="Folder with what a run learned on that base; '' for the base as it is.")
     tuned_sha256: str = Field("", description="Hash of the weights there.")
+    config_sha256: str = Field("", description="Hash of the file that says how they are read, e.g. an adapter's scale.")
 
     @property
     def sha256(self) -> str:
-        """Of all its weights; where they are does not count."""
-        return hashlib.sha256(f"{self.shape.sha256}:{self.tuned_sha256}".encode()).hexdigest()
+        """Of all its weights and how they are read; where they are does not count."""
+        both = f"{self.shape.sha256}:{self.tuned_sha256}:{self.config_sha256}"
+        return hashlib.sha256(both.encode()).hexdigest()
 
 
 class Detectable(Record):

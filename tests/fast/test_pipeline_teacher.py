@@ -147,6 +147,14 @@ def test_what_is_no_teacher_is_refused_by_line_with_the_ways_to_name_one(tmp_pat
 def test_weights_that_changed_after_the_plan_are_refused(tmp_path: Path) -> None:
     run = finished(tmp_path)
     teacher = found(recipe(tmp_path, "wise@1"), tmp_path / "runs")
+    config = run.tuned / "adapter_config.json"
+    before = config.read_text()
+    config.write_text(before.replace('"lora_alpha"', '"lora_alpha_was"'))
+    assert config.read_text() != before
+    with pytest.raises(RecipeError, match=r"adapter_config\.json in .* are gone or have changed"):
+        open_teacher(teacher, llama(), bf16=False)
+    assert found(recipe(tmp_path, "wise@1"), tmp_path / "runs").sha256 != teacher.sha256
+    config.write_text(before)
     (run.tuned / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(RecipeError, match="are gone or have changed"):
         open_teacher(teacher, llama(), bf16=False)

@@ -830,7 +830,6 @@ NEEDS = {  # keys that are refused without another
     "adapter.d_initial": ("adapter.type", "vera"),
     "adapter.oft_block_size": ("adapter.type", "oft"),
     **{key: ("method.type", "classify") for key in EFFECTS if key.startswith("method.") and key != "method.type"},
-    "method.ordered": ("data.labels.order", ["sell", "ask", "buy"]),
     "train.class_weight_beta": ("train.class_weight", "effective"),  # test_data_imbalance.py tells the two apart
     "data.features": ("data.train.0.input", "{size} {message}"),
     "method.loss": ("method.type", "dpo"),
@@ -878,6 +877,8 @@ def told(key: str) -> dict[str, Any]:
         return dict(with_(key, EFFECTS[key][0], TEXTS))
     base = untold(key)
     base = typed(base) if key in ("data.columns", "data.train.0.columns") else base
+    if key == "method.ordered":
+        base = dict(with_("data.labels.order", ["sell", "ask", "buy"], base))
     tree = dict(with_(key, EFFECTS[key][0], base))
     if key == "data.split.column":  # the rows name their splits, so there are no shares
         tree["data"]["split"] = {"column": tree["data"]["split"]["column"]}

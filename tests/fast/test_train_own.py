@@ -79,10 +79,14 @@ def test_an_answer_ends_by_itself_or_where_there_is_no_more_room() -> None:
         assert (len(said.ids), said.ended) == (4, False)
         cut = go_on(bare(model), prompt, max_new_tokens=4, stop_ids=(said.ids[0],), choose=greedy)
         assert cut == ([], True)
-    tight = replace(method("jsd", on_policy=1.0), contract=CONTRACT.model_copy(update={"max_length": len(prompt) + 1}))
-    with torch.no_grad():
-        made = tight.rewritten(model, EXAMPLES[0], np.random.default_rng(0))
-    assert len(made.input_ids) == len(prompt) + 1
+    end = len(CONTRACT.end_of_turn_ids)
+    for room in range(4):
+        longest = len(prompt) + end + room
+        tight = replace(method("jsd", on_policy=1.0), contract=CONTRACT.model_copy(update={"max_length": longest}))
+        with torch.no_grad():
+            made = [tight.rewritten(model, EXAMPLES[0], np.random.default_rng(seed)) for seed in range(20)]
+        assert all(len(one.input_ids) <= longest for one in made if one.made_by == OWN)
+        assert any(one.made_by == OWN for one in made) == (room > 0), "without room the row keeps its answer"
 
 
 def test_what_is_written_follows_from_seed_step_row_and_weights_alone() -> None:

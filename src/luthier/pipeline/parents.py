@@ -8,13 +8,14 @@ from pathlib import Path
 
 from luthier.data_report import DataReport
 from luthier.errors import RecipeError, RunError
+from luthier.pipeline.behind import runs_behind
 from luthier.records import ModelShape, RequestContract, TrainResult
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.merge import Parent, refuse_learning, why_no_rank
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 from luthier.store.registry import Registry
-from luthier.store.runs import ADAPTER, HEADS, RunFolder, weights_file, weights_sha256
+from luthier.store.runs import ADAPTER, HEADS, RunFolder, config_file, weights_file, weights_sha256
 from luthier.store.stages import Stages
 
 _SAME = ("tokenizer_sha256", "chat_template", "bos_token", "eos_token", "end_of_turn")
@@ -81,7 +82,7 @@ def describe(run: RunFolder) -> Parent:
             way_out="merge runs of one task each, or runs that learned labels as words (method: sft)",
         )
     result, resolved = TrainResult.read(run.train_result), ResolvedRecipe.read(run.resolved)
-    config = _config_file(run)
+    config = config_file(run.tuned)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
     there = config.is_file() and weights_file(run.tuned).is_file()
     if changed or not there or weights_sha256(run.tuned) != result.weights_sha256:
@@ -112,10 +113,6 @@ def describe(run: RunFolder) -> Parent:
     )
 
 
-def _config_file(run: RunFolder) -> Path:
-    return run.tuned / ("adapter_config.json" if run.tuned.name == ADAPTER else "config.json")
-
-
 def tuned_of(parent: Parent) -> Path:
     """Folder with what a parent learned, which is what was found when the recipe was resolved.
 
@@ -123,7 +120,7 @@ def tuned_of(parent: Parent) -> Path:
         RunError: it is gone, or another one.
     """
     run = RunFolder(Path(parent.path))
-    files = {weights_file(run.tuned): parent.weights_sha256, _config_file(run): parent.config_sha256}
+    files = {weights_file(run.tuned): parent.weights_sha256, config_file(run.tuned): parent.config_sha256}
     for file, sha256 in files.items():
         if not file.is_file() or sha256_file(file) != sha256:
             state = "has changed since the recipe was resolved" if file.is_file() else "is missing"
@@ -141,7 +138,7 @@ def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
         RunError: shards are gone, or others than those that were learned: what was seen could not be told.
     """
     folders = {}
-    for name, run in _runs_behind(parents).items():
+    for name, run in runs_behind(RunFolder(Path(parent.path)) for parent in parents).items():
         for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
             report = DataReport.read(task.data_report)
             for split in ("train", "validation"):
@@ -153,18 +150,6 @@ def learned_folders(parents: Sequence[Parent]) -> dict[str, Path]:
                     )
             folders[f"{name} {report.name}"] = task.data
     return folders
-
-
-def _runs_behind(parents: Sequence[Parent]) -> dict[str, RunFolder]:
-    """Name -> run: those that are merged, what they were merged from, and the runs that taught one of them."""
-    found: dict[str, RunFolder] = {}
-    for parent in (one for direct in parents for one in direct.everyone()):
-        run = found[parent.run] = RunFolder(Path(parent.path))
-        for part in ResolvedRecipe.read(run.resolved).parts:
-            if part.teacher is not None and part.teacher.tuned:
-                taught_by = RunFolder(Path(part.teacher.tuned).parent.parent)
-                found[f"{taught_by.name}/{taught_by.id}"] = taught_by
-    return found
 
 
 def _contracts(parent: Parent) -> dict[str, RequestContract]:

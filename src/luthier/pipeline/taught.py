@@ -12,7 +12,8 @@ from luthier.pipeline.bases import model_source
 from luthier.pipeline.context import Context
 from luthier.pipeline.teacher import KEY
 from luthier.records import Teacher
-from luthier.store.runs import weights_file, weights_sha256
+from luthier.store.files import sha256_file
+from luthier.store.runs import config_file, weights_file, weights_sha256
 
 if TYPE_CHECKING:
     from luthier.train.inputs import Inputs
@@ -54,9 +55,12 @@ def open_teacher(teacher: Teacher, model: Any, *, bf16: bool) -> Any:
         opened: Any = load_base(base)
     else:
         folder = Path(teacher.tuned)
-        if not weights_file(folder).is_file() or weights_sha256(folder) != teacher.tuned_sha256:
+        config = config_file(folder)
+        there = weights_file(folder).is_file() and config.is_file()
+        if not there or (weights_sha256(folder), sha256_file(config)) != (teacher.tuned_sha256, teacher.config_sha256):
             raise RecipeError(
-                f"{KEY} {teacher.named!r}: its weights in {folder} are gone or have changed since this run was made",
+                f"{KEY} {teacher.named!r}: its weights or {config.name} in {folder} are gone or have changed since "
+                "this run was made",
                 way_out="run the recipe again, which makes a new run",
             )
         opened = load_tuned(base, folder)

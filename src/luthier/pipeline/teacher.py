@@ -12,13 +12,14 @@ from luthier.models.base import import_base, is_imported
 from luthier.models.shape import read_shape
 from luthier.models.source import locate
 from luthier.pipeline.bases import model_source
+from luthier.pipeline.behind import runs_behind
 from luthier.records import ModelShape, Teacher, TrainResult
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import sha256_json
+from luthier.store.files import sha256_file, sha256_json
 from luthier.store.registry import registry_of
-from luthier.store.runs import RunFolder, weights_sha256
+from luthier.store.runs import RunFolder, config_file, weights_sha256
 
 KEY = "method.teacher"
 
@@ -82,7 +83,13 @@ def _tuned(named: str, run: RunFolder) -> Teacher:
         )
     shape = ModelShape.read(run.shape)
     model_source(shape)  # it must still be there
-    return Teacher(named=named, shape=shape, tuned=str(run.tuned.resolve()), tuned_sha256=_weights_sha256(run))
+    return Teacher(
+        named=named,
+        shape=shape,
+        tuned=str(run.tuned.resolve()),
+        tuned_sha256=_weights_sha256(run),
+        config_sha256=sha256_file(config_file(run.tuned)),
+    )
 
 
 def _weights_sha256(run: RunFolder) -> str:
@@ -147,19 +154,22 @@ def vocabulary_sha256(folder: Path) -> str:
 
 
 def taught_texts(teacher: Teacher) -> frozenset[str]:
-    """What the run that made the teacher learned from; nothing is known of a model that no run made.
+    """What the run that made the teacher learned from, and every run behind it; nothing is known of a model that no run
+    made.
 
     Raises:
         RecipeError: the rows of that run are gone.
     """
     if not teacher.tuned:
         return frozenset()
-    run = RunFolder(Path(teacher.tuned).parent.parent)
-    folders = [task.data for task in run.tasks(ResolvedRecipe.read(run.resolved).names)]
-    for folder in folders:
-        if not (folder / "train.arrow").is_file():
-            raise RecipeError(
-                f"{KEY} {teacher.named!r}: {folder}/train.arrow is gone, so which test rows it learned is not known",
-                way_out=f"make it again: luthier prepare {run.path}",
-            )
+    folders = []
+    for run in runs_behind([RunFolder(Path(teacher.tuned).parent.parent)]).values():
+        for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
+            folders.append(task.data)
+            if not (task.data / "train.arrow").is_file():
+                raise RecipeError(
+                    f"{KEY} {teacher.named!r}: {task.data}/train.arrow is gone, so which test rows it learned is not "
+                    "known",
+                    way_out=f"make it again: luthier prepare {run.path}",
+                )
     return frozenset[str]().union(*map(learned_texts, folders))

@@ -152,6 +152,11 @@ def weights_file(tuned: Path) -> Path:
     return tuned / ("model.safetensors" if tuned.name == WEIGHTS else "adapter_model.safetensors")
 
 
+def config_file(tuned: Path) -> Path:
+    """What says how the tensors there are read, e.g. an adapter's scale."""
+    return tuned / ("config.json" if tuned.name == WEIGHTS else "adapter_config.json")
+
+
 def weights_sha256(tuned: Path) -> str:
     """Hash of all tensors in a folder with what was learned."""
     own, heads = sha256_file(weights_file(tuned)), tuned / HEADS

@@ -85,11 +85,15 @@ class Distill(Sft):
         return self.settings.on_policy
 
     def rewritten(self, model: Any, example: Example, rng: np.random.Generator) -> Example:
-        """The row with an answer that the model draws, and its end where it came to one."""
+        """The row with an answer that the model draws, and its end where it came to one; as it is if none has room."""
         prompt, contract = example.prompt_ids, self.contract
-        room = max(1, min(contract.max_new_tokens, contract.max_length - len(prompt)))
+        room = min(contract.max_new_tokens, contract.max_length - len(prompt) - len(contract.end_of_turn_ids))
+        if room < 1:
+            return example
         made = go_on(bare(model), prompt, max_new_tokens=room, stop_ids=contract.stop_ids, choose=sampled(rng))
         answer = [*made.ids, *(contract.end_of_turn_ids if made.ended else ())]
+        if not answer:
+            return example
         marks = [*example.supervised[: len(prompt)], *([True] * len(answer))]
         return replace(example, answer="", made_by=OWN, input_ids=[*prompt, *answer], supervised=marks)
 
