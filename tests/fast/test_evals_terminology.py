@@ -82,6 +82,7 @@ def test_of_terms_that_overlap_the_longer_one_counts_wherever_it_begins() -> Non
         ("활", "새 활, 활을", 1),
         ("C++", "C++ and C++17, C", 2),
         ("手机", "iPhone手机", 1),
+        ("ก", "กี ก", 1),
     ],
 )
 def test_other_scripts_have_words_too(term: str, text: str, times: int) -> None:
