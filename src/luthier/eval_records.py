@@ -117,6 +117,29 @@ class Terms(Record):
     terms: tuple[TermScore, ...] = Field(description="The commonest of them.")
 
 
+class GlossaryTerm(Record):
+    """A term of the glossary that the tuned model misses."""
+
+    term: str
+    accepted: tuple[str, ...] = Field(description="What may stand for it in an answer.")
+    occurrences: int
+    base: int = Field(description="Of the occurrences, those that the base model keeps.")
+    tuned: int
+
+
+class GlossaryUse(Record):
+    """Terms of a glossary in the test items; how many answers keep is `term_accuracy`, a metric of each system."""
+
+    source: str = Field(description="The file.")
+    num_terms: int = Field(description="In the glossary.")
+    met: int = Field(description="Different ones that the test items hold; where there is none, nothing was measured.")
+    occurrences: int
+    num_items: int = Field(description="Items that hold a term.")
+    ratio: Interval | None = Field(description="tuned / base of term_accuracy; None where the base keeps no term.")
+    num_missed: int = Field(description="Different terms that the tuned model misses at least once.")
+    missed: tuple[GlossaryTerm, ...] = Field(description="The most missed of them.")
+
+
 class AllItems(Record):
     """What the tuned model scores on all test items, those that training has seen included."""
 
@@ -148,6 +171,7 @@ class EvalReport(Record):
     coverage: tuple[Coverage, ...] = Field((), description="Of the tuned model, where a head chooses.")
     general: GeneralText
     terms: Terms | None = Field(None, description="Of documents only, and where terms occur in them.")
+    glossary: GlossaryUse | None = Field(None, description="Of translation and generation, where a glossary is given.")
     headline: str = Field(description="One sentence that may be claimed.")
     resamples: int
     interval_method: str

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from luthier.data_report import DataReport, Leakage, SplitReport
-from luthier.eval_records import Difference, EvalReport, GeneralText, SystemScore
+from luthier.eval_records import Difference, EvalReport, GeneralText, GlossaryTerm, GlossaryUse, SystemScore
 from luthier.govern.gate import decide
 from luthier.records import Artifact, GateDecision, Interval, ModelShape, ParityCheck, TrainResult
 from luthier.spec.recipe import Recipe
@@ -200,6 +200,33 @@ def evaluation(*, tuned: Interval | None = None, ratio: Interval | None = None, 
         peak_memory_gib=2.0,
         seconds=60.0,
     ).model_copy(update=changes)
+
+
+def glossary_use(**changes: Any) -> GlossaryUse:
+    values: dict[str, Any] = {
+        "source": "terms.tsv",
+        "num_terms": 9,
+        "met": 5,
+        "occurrences": 40,
+        "num_items": 30,
+        "ratio": interval(1.5, 1.2, 1.9),
+        "num_missed": 1,
+        "missed": (GlossaryTerm(term="a|b", accepted=("x", "y"), occurrences=7, base=1, tuned=3),),
+    }
+    return GlossaryUse(**(values | changes))
+
+
+def with_terms(use: GlossaryUse, *, tuned: Interval | None = None) -> EvalReport:
+    """An evaluation in which terms of a glossary were met, where `tuned` says how many are kept."""
+    made = evaluation(glossary=use)
+    kept = {"base": interval(0.4, 0.3, 0.5), "tuned": tuned} if tuned is not None else {}
+    systems = tuple(
+        one.model_copy(update={"metrics": {**one.metrics, "term_accuracy": kept[one.system]}})
+        if one.system in kept
+        else one
+        for one in made.systems
+    )
+    return made.model_copy(update={"systems": systems})
 
 
 def parity(**changes: Any) -> ParityCheck:

@@ -167,6 +167,9 @@ def test_longer_terms_come_before_those_within_them_and_parts_of_words_are_none(
 
 def test_a_glossary_is_one_term_a_line() -> None:
     assert read_glossary("# ours\nSound  post # part\n\nbow\nBOW\n", name="t") == ("sound post", "bow")
+    assert read_glossary("C#\n", name="t") == ("c#",)
+    with pytest.raises(DataError, match=r"evaluate\.glossary: t:2: a term with a target, and documents are of one"):
+        read_glossary("bow\npost\tPfosten\n", name="t")
     with pytest.raises(DataError, match=r"evaluate\.glossary: t holds no term"):
         read_glossary("# nothing\n", name="t")
 

@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from govern_records import artifact, data, decision, evaluation, interval, parity, resolved, shape, train
+from govern_records import (
+    artifact,
+    data,
+    decision,
+    evaluation,
+    glossary_use,
+    interval,
+    parity,
+    resolved,
+    shape,
+    train,
+    with_terms,
+)  # fmt: skip
 
 from luthier.data_report import Augmentation, EndpointUse, PlantedCanaries, TaughtRows, Technique
 from luthier.errors import RunError
@@ -248,3 +260,12 @@ def test_records_of_different_runs_are_not_connected(changes: dict[str, Any], sa
             make(**records(**changes))
         assert says in caught.value.what
         assert way_out in caught.value.way_out
+
+
+def test_the_card_says_how_often_terms_are_kept_and_which_are_missed() -> None:
+    card = model_card(**records(evaluation=with_terms(glossary_use(), tuned=interval(0.6, 0.5, 0.7))))
+    assert "Terms of terms.tsv that answers keep: 5 of its 9 terms stand in 30 test items, 40 times: base 0.4" in card
+    assert r"| a\|b | x, y | 7 | 1 | 3 |" in card
+    none = model_card(**records(evaluation=with_terms(glossary_use(met=0, missed=()))))
+    assert "Term accuracy was not measured: the test items hold none of the 9 terms of terms.tsv." in none
+    assert "erm accuracy" not in model_card(**records())

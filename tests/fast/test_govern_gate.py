@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from govern_records import artifact, data, decision, evaluation, interval, parity, resolved, shape
+from govern_records import (
+    artifact,
+    data,
+    decision,
+    evaluation,
+    glossary_use,
+    interval,
+    parity,
+    resolved,
+    shape,
+    with_terms,
+)  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.govern.gate import verify_seal
+from luthier.eval_records import GlossaryUse
+from luthier.govern.gate import combine, verify_seal
 from luthier.govern.license import assess
 from luthier.records import GateDecision, GateLine
 
@@ -93,6 +105,47 @@ def test_a_target_that_was_not_measured_is_not_met() -> None:
     decided = decision(resolved=resolved(targets={"intent.accuracy": ">= 0.1"}))
     assert refused(decided) == ["intent.accuracy"]
     assert line(decided, "intent.accuracy").observed == "accuracy was not measured"
+
+
+@pytest.mark.parametrize(("low", "passed"), [(0.9, True), (0.8999, False)])
+def test_terms_are_held_by_the_lower_end_of_their_share(low: float, passed: bool) -> None:
+    report = with_terms(glossary_use(), tuned=interval(0.95, low, 0.99))
+    decided = decision(resolved=resolved(targets={"intent.term_accuracy": ">= 0.9"}), report=report)
+    found = line(decided, "intent.term_accuracy")
+    assert (found.kind, found.passed, found.bound) == ("target", passed, low)
+    assert found.evidence == "eval/report.json: systems[2].metrics.term_accuracy.low"
+
+
+def test_a_target_on_terms_that_no_item_holds_is_not_met_and_says_why() -> None:
+    report = with_terms(glossary_use(met=0, occurrences=0, num_items=0, ratio=None, num_missed=0, missed=()))
+    decided = decision(resolved=resolved(targets={"intent.term_accuracy": ">= 0"}), report=report)
+    found = line(decided, "intent.term_accuracy")
+    assert not found.passed
+    assert found.observed.endswith("not measured, the test items hold none of the 9 terms of terms.tsv")
+
+
+@pytest.mark.parametrize(
+    ("use", "passed", "says"),
+    [
+        (glossary_use(), True, "tuned / base 1.500"),
+        (glossary_use(ratio=interval(1.0, 0.89, 1.2)), False, "lower end"),
+        (glossary_use(ratio=None), True, "the base model keeps no term"),
+        (glossary_use(ratio=None, met=0), False, "term_accuracy was not measured"),
+        (None, False, "term_accuracy was not measured"),
+    ],
+)
+def test_terms_are_held_to_those_that_the_base_keeps(use: GlossaryUse | None, passed: bool, says: str) -> None:
+    asked = resolved(non_regression={"intent.term_accuracy": ">= 0.9x"})
+    decided = decision(resolved=asked, report=evaluation(glossary=use))
+    found = line(decided, "intent.term_accuracy")
+    assert (found.kind, found.passed, decided.passed) == ("non_regression", passed, passed)
+    assert says in found.observed
+    both = combine(
+        {"a": decided, "b": decision()}, recipe_sha256="r", eval_sha256="e", artifacts_sha256="s",
+        now=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    assert [one.line for one in both.lines if "term_accuracy" in one.line] == ["a: intent.term_accuracy"]
+    assert [one.line for one in both.lines if "perplexity" in one.line] == ["general.perplexity"]
 
 
 def test_without_targets_the_gate_says_so_and_keeps_its_other_lines() -> None:

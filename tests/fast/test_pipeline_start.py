@@ -10,7 +10,7 @@ from data_kit import encoder_folder
 
 from command import call
 from luthier.data import encoder
-from luthier.errors import MissingExtra, ModelError, SecretFound
+from luthier.errors import DataError, MissingExtra, ModelError, SecretFound
 from luthier.pipeline import start
 from luthier.pipeline.order import STAGES
 from luthier.pipeline.start import look
@@ -123,3 +123,26 @@ def test_a_recipe_that_is_begun_again_keeps_its_first_reasons(tmp_path: Path) ->
     assert start._with_first_reasons(run, other) == other
     run.resolved.write_text("{}", encoding="utf-8")
     assert start._with_first_reasons(run, again) == again
+
+
+def test_a_glossary_that_cannot_be_read_is_refused_before_a_run_begins(tmp_path: Path, tiny_model: Path) -> None:
+    rows = "".join(f"where is parcel {number},wo ist Paket {number}\n" for number in range(40))
+    (tmp_path / "data.csv").write_text("en,de\n" + rows, encoding="utf-8")
+    entry = "{path: data.csv, name: t, task: translation, input: '{en}', label: de, glossary: terms.tsv}"
+    (tmp_path / "r.yaml").write_text(f"name: r\nmodel: {tiny_model}\ndata: {{train: [{entry}]}}\n", encoding="utf-8")
+
+    def looked() -> dict[str, str]:
+        return look(str(tmp_path / "r.yaml"), overrides=(), offline=True, say=lambda _: None).resolved.data_sha256
+
+    with pytest.raises(DataError, match=r"evaluate\.glossary: 'terms\.tsv': it does not exist"):
+        looked()
+    (tmp_path / "terms.tsv").write_text("parcel\tPaket\n\tWirbel\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"evaluate\.glossary: terms\.tsv:2: an empty term"):
+        looked()
+    (tmp_path / "terms.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"terms\.tsv is not UTF-8 text"):
+        looked()
+    (tmp_path / "terms.tsv").write_text("parcel\tPaket\n", encoding="utf-8")
+    before = looked()["evaluate.glossary"]
+    (tmp_path / "terms.tsv").write_text("parcel\tPäckchen\n", encoding="utf-8")
+    assert looked()["evaluate.glossary"] != before

@@ -10,7 +10,7 @@ import pytest
 import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
-from luthier.eval_records import AllItems, Mistake, SystemScore
+from luthier.eval_records import AllItems, GlossaryTerm, GlossaryUse, Mistake, SystemScore
 from luthier.records import Expected, GateLine, Interval, LossSpike
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
@@ -373,3 +373,36 @@ def test_what_was_expected_stands_beside_each_technique() -> None:
     page = report.render(samples.evidence(plan=samples.plan(candidates=(first, *others))))
     assert "lora sft <b>(run)</b>: rows are many</td><td>macro_f1 0.771, measured in run a/1</td>" in page
     assert page.count("<td>unknown</td>") == len(others)
+
+
+def test_terms_of_a_glossary_stand_in_the_report() -> None:
+    kept = {"base": samples.interval(0.25, 0.1), "tuned": samples.interval(0.75, 0.1)}
+    made = samples.eval_report()
+    systems = tuple(
+        one.model_copy(update={"metrics": {**one.metrics, "term_accuracy": kept[one.system]}})
+        if one.system in kept
+        else one
+        for one in made.systems
+    )
+    missed = GlossaryTerm(term="<bow>", accepted=("Bogen", "Bügel"), occurrences=7, base=1, tuned=3)
+    use = GlossaryUse(
+        source="terms.tsv",
+        num_terms=9,
+        met=5,
+        occurrences=40,
+        num_items=30,
+        ratio=None,
+        num_missed=50,
+        missed=(missed,),
+    )
+    made = made.model_copy(update={"systems": systems, "glossary": use})
+    texts = " ".join(Page(report.render(samples.evidence(evaluation=made))).texts)
+    assert "5 of the 9 terms of terms.tsv stand in 30 test items, 40 times." in texts
+    assert "tuned model: 0.750 [0.650, 0.850]" in " ".join(texts.split())
+    assert "Terms that the tuned model misses most (1 of 50)" in texts
+    assert "<bow>" in texts
+    assert "Bogen, Bügel" in texts
+    none = made.model_copy(update={"systems": samples.systems(), "glossary": use.model_copy(update={"met": 0})})
+    said = " ".join(Page(report.render(samples.evidence(evaluation=none))).texts)
+    assert "Term accuracy was not measured: the test items hold none of the 9 terms of terms.tsv." in said
+    assert "erms of the glossary" not in " ".join(Page(report.render(samples.evidence())).texts)

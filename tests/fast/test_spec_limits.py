@@ -33,6 +33,11 @@ def test_a_relative_limit(text: str, value: float) -> None:
     assert not limit.holds(math.nextafter(value, 9))
 
 
+def test_terms_may_be_held_to_the_base_too() -> None:
+    limit = parse_limit("a.term_accuracy", ">= 0.95x", section="non_regression")
+    assert (limit.subject, limit.metric, limit.value, limit.relative) == ("a", "term_accuracy", 0.95, True)
+
+
 @pytest.mark.parametrize(
     ("key", "text", "section", "what", "way_out"),
     [
@@ -49,6 +54,8 @@ def test_a_relative_limit(text: str, value: float) -> None:
         ("kind.accuracy", ">= 0.9x", "targets", "a target is an absolute value", "drop the x"),
         ("general.perplexity", "<= 9", "non_regression", "is relative to the base model", "write a factor"),
         ("kind.accuracy", ">= 0.9x", "non_regression", "cannot be measured", "known here: general.perplexity"),
+        ("kind.term_accuracy", ">= 0.9", "non_regression", "is relative to the base model", "write a factor"),
+        ("general.term_accuracy", ">= 0.9x", "non_regression", "cannot be measured", "NAME.term_accuracy"),
         ("kind.perplexity", "<= 1.1x", "non_regression", "cannot be measured", ""),
         ("general.perplexity", "<= 9", "targets", "cannot be measured", ""),
         ("general.accuracy", ">= 0.9", "targets", "cannot be measured", "known here: NAME.METRIC of a data entry"),

@@ -18,10 +18,10 @@ from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.plugins import ADAPTERS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, entry_name, relaunched, resolve
-from luthier.spec.tasks import OWN_KEYS
+from luthier.spec.tasks import OWN_KEYS, OWN_PLACES
 
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
-OF_SEVERAL = {"multi_task", "data.train.0.method", *(f"data.train.0.{key}" for key in OWN_KEYS)}
+OF_SEVERAL = {"multi_task", *(f"data.train.0.{key}" for key in (*OWN_KEYS, *OWN_PLACES))}
 OPEN_ON_PURPOSE = {
     "data.augment",  # nothing follows from these where they are not given
     "data.canaries",
@@ -63,7 +63,7 @@ OPEN_ON_PURPOSE = {
     "launch.rdzv_endpoint",
     "multi_task",
     "data.train.0.method",
-    *(f"data.train.0.{key}" for key in OWN_KEYS),
+    *(f"data.train.0.{key}" for key in (*OWN_KEYS, "glossary")),
 }
 
 

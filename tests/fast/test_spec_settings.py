@@ -55,11 +55,11 @@ from luthier.models.neftune import Neftune
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
+from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.heads import calibrates
 from luthier.pipeline.merging import mix_of
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
-from luthier.pipeline.stages import glossary_of
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.taught import open_teacher
 from luthier.pipeline.teacher import find_teacher
@@ -536,7 +536,8 @@ def through_terms(tree: dict[str, Any], folder: Path) -> object:
     examples = [piece for number in range(8) for piece in pieces(
         Item("d", number, None, {}, group=f"g{number}", text=f"ggg hhh kkk {number}"), asker(0.0, made).renderer
     )]  # fmt: skip
-    given = resolved({**TEXTS, "evaluate": tree.get("evaluate", {})}, folder)
+    own = with_("data.train.0.glossary", tree["data"]["train"][0].get("glossary"), TEXTS)
+    given = resolved({**own, "evaluate": tree.get("evaluate", {})}, folder)
     report = evaluate(
         test_evals_evaluate.material(made, train=examples, test=examples, glossary=glossary_of(given)),
         base=asker(0.0, made), tuned=asker(1.0, made), settings=test_evals_evaluate.SETTINGS.model_copy(
@@ -800,7 +801,7 @@ REFUSED = {
     "data.embeddings.max_rows", "data.teacher.send_personal_data",
 }  # fmt: skip
 NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
-OF_TEXTS = {"evaluate.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
+OF_TEXTS = {"evaluate.glossary", "data.train.0.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
 TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence", "method.on_policy")
 NEEDS = {  # keys that are refused without another
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
@@ -849,6 +850,7 @@ EFFECTS |= {
     "data.train.0.augment": ({"typos": 0.9}, through_augment),
     "data.train.0.features": ({"size": "length(message) % 9"}, PREPARE),
     "data.train.0.columns": ({"day": "date"}, through_types),
+    "data.train.0.glossary": EFFECTS["evaluate.glossary"],
 }
 NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")

@@ -13,7 +13,7 @@ from luthier.spec.filler import Machine
 from luthier.spec.load import load_recipe
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
-from luthier.spec.tasks import OWN_KEYS, joined, refuse_strange_targets, task_loaded, task_recipe
+from luthier.spec.tasks import OWN_KEYS, joined, of_tasks, refuse_strange_targets, task_loaded, task_recipe
 
 TWO = """name: r
 model: m
@@ -77,6 +77,40 @@ def test_what_an_entry_says_is_what_all_would_be_told(key: str) -> None:
     )
     assert task_recipe(own, 0) == for_all
     assert task_recipe(for_all, 0) == for_all
+
+
+def test_a_glossary_of_an_entry_takes_the_place_of_the_one_for_all(tmp_path: Path) -> None:
+    text = TWO.replace("weight: 3", "glossary: own.txt")
+    a, b = resolved(load(tmp_path, text)).parts
+    assert (a.recipe.evaluate.glossary, b.recipe.evaluate.glossary) == (None, "own.txt")
+    assert task_loaded(load(tmp_path, text), 1).where("evaluate.glossary").endswith("r.yaml:15")
+    one = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "a.csv"}]}, "evaluate": {"level": 0.9}}
+    own = {**one, "data": {"train": [{"path": "a.csv", "glossary": "t"}]}}
+    for_all = {**one, "evaluate": {"level": 0.9, "glossary": "t"}}
+    assert task_recipe(Recipe.model_validate(own), 0) == Recipe.model_validate(for_all)
+
+
+def test_a_glossary_for_a_task_of_labels_is_refused_with_the_way_to_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml:18: evaluate\.glossary is for tasks .*this is class") as caught:
+        resolved(load(tmp_path, TWO + "evaluate: {glossary: t}\n"))
+    assert "data.train[i].glossary" in caught.value.way_out
+
+
+def test_lines_about_terms_go_to_their_task(tmp_path: Path) -> None:
+    text = TWO.replace("weight: 3", "glossary: own.txt").replace("'<= 2x'", "'<= 2x', b.term_accuracy: '>= 0.9x'")
+    loaded = load(tmp_path, text)
+    refuse_strange_targets(loaded)
+    whole = resolved(loaded)
+    assert [[limit.key for limit in part.limits] for part in whole.parts] == [
+        ["a.accuracy", "general.perplexity"],
+        ["b.exact_match", "general.perplexity", "b.term_accuracy"],
+    ]
+    assert [limit.key for limit in whole.limits] == [
+        "a.accuracy", "general.perplexity", "b.exact_match", "b.term_accuracy",
+    ]  # fmt: skip
+    assert of_tasks(loaded, ["a"]).recipe.objective.non_regression == {"general.perplexity": "<= 2x"}
+    with pytest.raises(RecipeError, match=r"r\.yaml:5: objective\.non_regression\.c\.term_accuracy names no"):
+        refuse_strange_targets(load(tmp_path, text.replace("b.term", "c.term")))
 
 
 def test_each_task_has_its_own_split_method_and_targets(tmp_path: Path) -> None:

@@ -62,9 +62,19 @@ def test_documents_are_taken_as_they_are_found() -> None:
         ({}, {"method": {"type": "sft"}}, "method 'sft' does not do 'domain'"),
         ({"task": "generation", "input": "{text}", "label": "b"}, {"method": {"type": "pretrain"}}, "does not do"),
         (
-            {"task": "generation", "input": "{text}", "label": "b"},
+            {"task": "extraction", "input": "{text}", "label": "b"},
             {"evaluate": {"glossary": "t"}},
-            r"evaluate\.glossary is for task 'domain', this is generation",
+            r"evaluate\.glossary is for tasks domain, translation, generation, this is extraction",
+        ),
+        (
+            {"task": "generation", "input": "{text}", "label": "b", "name": "x"},
+            {"objective": {"targets": {"x.term_accuracy": ">= 0.5"}}},
+            r"objective: 'x\.term_accuracy' is not measured, no glossary is given",
+        ),
+        (
+            {"task": "generation", "input": "{text}", "label": "b", "name": "x"},
+            {"objective": {"non_regression": {"x.term_accuracy": ">= 1x"}}},
+            r"objective: 'x\.term_accuracy' is not measured, no glossary is given",
         ),
         ({}, {"objective": {"targets": {"domain.accuracy": ">= 0.5"}}}, "is not measured for domain"),
     ],

@@ -60,15 +60,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_messages(folder / "messages.csv")
     write_moods(folder / "moods.csv")
     write_replies(folder / "replies.jsonl")
+    (folder / "things.txt").write_text("bow\nflute\ndrum\nnever said\n", encoding="utf-8")
     kind = {"name": "kind", "path": "messages.csv", "task": "classification", "input": "{text}", "label": "kind"}
     mood = {"name": "mood", "path": "moods.csv", "task": "sentiment", "input": "{review}", "label": "mood"}
     reply = {"name": "reply", "path": "replies.jsonl", "task": "generation", "input": "{question}", "label": "reply"}
+    reply["glossary"] = "things.txt"
     recipe = {
         "name": "mixed",
         "model": {"name": str(folder / "model")},
         "objective": {
-            "targets": {"kind.accuracy": ">= 0.02", "mood.coverage": ">= 0.02"},
-            "non_regression": {"general.perplexity": "<= 99x"},
+            "targets": {"kind.accuracy": ">= 0.02", "mood.coverage": ">= 0.02", "reply.term_accuracy": ">= 0"},
+            "non_regression": {"general.perplexity": "<= 99x", "reply.term_accuracy": ">= 0x"},
         },
         "data": {
             "train": [
@@ -129,6 +131,22 @@ def test_each_task_is_trained_judged_and_decided_in_its_own_way(world: World) ->
     assert "temperature of" not in cards["reply"]
     assert "How sure it is" in world.run.task("mood").report.read_text(encoding="utf-8")
     assert "How sure it is" not in world.run.task("reply").report.read_text(encoding="utf-8")
+
+
+def test_the_terms_of_one_tasks_own_glossary_are_judged_for_it_alone(world: World) -> None:
+    reports = {name: EvalReport.read(world.run.task(name).eval_report) for name in TASKS}
+    assert [report.glossary is not None for report in reports.values()] == [False, False, True]
+    use, test = reports["reply"].glossary, Shard(world.run.task("reply").data / "test.arrow")
+    assert use is not None
+    words = [set(f"{row.text} {row.answer}".replace(",", " ").split()) for row in test if not row.contaminated]
+    assert use.occurrences == sum(len(said & {"bow", "flute", "drum"}) for said in words) > 0
+    assert use.num_terms == 4
+    for one in reports["reply"].systems:
+        assert ("term_accuracy" in one.metrics) == (one.system in ("base", "tuned"))
+    lines = [line for line in GateDecision.read(world.run.gate).lines if line.line == "reply.term_accuracy"]
+    assert [(line.kind, line.passed) for line in lines] == [("target", True), ("non_regression", True)]
+    assert "Terms of things.txt that answers keep" in world.run.task("reply").card.read_text(encoding="utf-8")
+    assert "Terms of the glossary" in world.run.task("reply").report.read_text(encoding="utf-8")
 
 
 def test_predict_says_of_each_task_what_the_evaluation_saw(world: World) -> None:

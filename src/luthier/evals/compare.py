@@ -30,8 +30,9 @@ def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
             share = sum(observed.answered) / len(observed.answered)
             metrics[name] = bootstrap.proportion(metric.statistics(observed), metric.value, share_of=share)
             continue
-        ask = bootstrap.proportion if METRICS.get(name).is_proportion else bootstrap.interval
-        metrics[name] = ask(metric.statistics(observed), metric.value)
+        counted, drawn = _counted(name, observed, bootstrap)
+        ask = drawn.proportion if METRICS.get(name).is_proportion else drawn.interval
+        metrics[name] = ask(metric.statistics(counted), metric.value)
     if observed.probabilities and observed.free_text:
         agreement = dataclasses.replace(observed, expected=observed.predicted)
         metrics["free_text_agreement"] = bootstrap.proportion(exact_match.statistics(agreement), exact_match.value)
@@ -59,8 +60,9 @@ def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[
         if metric_name == _correctness_metric(tuned):
             p_values = holm([bootstrap.p_value(tuned.correct, systems[name].correct) for name in against])
         for name, p_value in zip(against, p_values, strict=True):
-            one, other = metric.statistics(tuned), metric.statistics(systems[name])
-            interval = bootstrap.difference(one, other, metric.value)
+            one, drawn = _counted(metric_name, tuned, bootstrap)
+            other, _ = _counted(metric_name, systems[name], bootstrap)
+            interval = drawn.difference(metric.statistics(one), metric.statistics(other), metric.value)
             found.append(
                 Difference(system="tuned", against=name, metric=metric_name, interval=interval, p_value=p_value)
             )
@@ -147,6 +149,8 @@ def _measurable(observed: Observed) -> list[str]:
         names += ["macro_f1", "accuracy", *(("quadratic_kappa", "mae") if observed.order else ())]
     if observed.free_text:
         names.append("exact_match")
+    if observed.terms.any():
+        names.append("term_accuracy")
     if observed.answer_tokens.size:
         names.append("perplexity")
     if observed.probabilities:
@@ -154,6 +158,14 @@ def _measurable(observed: Observed) -> list[str]:
     if observed.answered:
         names += ["coverage", "answered_accuracy"]
     return names
+
+
+def _counted(name: str, observed: Observed, bootstrap: Bootstrap) -> tuple[Observed, Bootstrap]:
+    """The items that a metric is about, and draws of these: of terms, those that hold any, in every system the same."""
+    if name != "term_accuracy":
+        return observed, bootstrap
+    asked = observed.terms[:, 1] > 0
+    return observed.only(np.flatnonzero(asked).tolist()), bootstrap.only(asked)
 
 
 def _correctness_metric(tuned: Observed) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, SystemScore, Terms
+from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, GlossaryUse, SystemScore, Terms
 from luthier.evals.baselines import BASELINES
 from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
 from luthier.evals.few_shot import show
@@ -28,6 +28,7 @@ from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
+from luthier.evals.terminology import Glossary, glossary_use, read_terminology
 from luthier.evals.texts import compare_terms, read_texts, text_headline
 from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import Reward
@@ -93,6 +94,16 @@ class _System:
     """Of a system that is shown some."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What was found beside the scores of the systems."""
+
+    general: GeneralText
+    with_contaminated: AllItems | None
+    terms: Terms | None
+    glossary: GlossaryUse | None
+
+
 def evaluate(
     material: Material,
     *,
@@ -141,6 +152,8 @@ def evaluate(
     baselines, resamples, level = _resolved(settings)
     started = clock()
     places: Places | None = None
+    glossary = _glossary(material)
+    met = [glossary.met(example) for example in material.test] if glossary is not None else []
     if material.contract.task == "preference":
         _refuse_baselines(baselines, material.contract, ("length", "base"))
         systems = _preferences(material, base, tuned, beside, baselines, progress, clock)
@@ -155,6 +168,7 @@ def evaluate(
             *(_ask(one.name, one.title, one.open(), material, places, progress, clock) for one in beside),
             _ask("tuned", _TITLES["tuned"], tuned, material, places, progress, clock),
         ]
+    systems = [_with_terms(system, glossary, met) for system in systems]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
     _write_predictions(out / "predictions.jsonl", material.test, systems)
     rng = np.random.default_rng(seed)
@@ -163,11 +177,11 @@ def evaluate(
     systems = [replace(system, observed=system.observed.only(clean)) for system in systems]
     bootstrap = Bootstrap([example.group for example in material.test], resamples=resamples, level=level, rng=rng)
     terms = _terms(systems, places, clean, bootstrap) if places is not None else None
+    use = _use(systems, glossary, [met[place] for place in clean], bootstrap) if glossary is not None else None
     by_paragraph = Bootstrap([""] * len(general[0]), resamples=resamples, level=level, rng=rng)
     compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
-    return _report(
-        material, systems, compared, with_contaminated, terms, bootstrap=bootstrap, elapsed=lambda: clock() - started
-    )
+    found = _Found(compared, with_contaminated, terms, use)
+    return _report(material, systems, found, bootstrap=bootstrap, elapsed=lambda: clock() - started)
 
 
 def _places(material: Material, asker: Asker) -> Places:
@@ -179,6 +193,29 @@ def _places(material: Material, asker: Asker) -> Places:
         terms = find_terms(material.train, asker.renderer)
         source = f"words of {DOCUMENTS} or more training documents, {PIECES} or more tokens each to the tokenizer"
     return find_places(material.test, terms, asker.renderer, source=source)
+
+
+def _glossary(material: Material) -> Glossary | None:
+    """Terms that answers should keep; those of documents are another thing."""
+    task = material.contract.task
+    if material.glossary is None or is_text(task):
+        return None
+    name, text = material.glossary
+    return read_terminology(text, name=name, task=task)
+
+
+def _with_terms(system: _System, glossary: Glossary | None, met: Sequence[Sequence[str]]) -> _System:
+    if glossary is None:
+        return system
+    counts = glossary.statistics(met, system.observed.predicted)
+    return replace(system, observed=replace(system.observed, terms=counts))
+
+
+def _use(
+    systems: Sequence[_System], glossary: Glossary, met: Sequence[Sequence[str]], bootstrap: Bootstrap
+) -> GlossaryUse:
+    said = {system.name: system.observed.predicted for system in systems}
+    return glossary_use(glossary, met, said["base"], said["tuned"], bootstrap=bootstrap)
 
 
 def _terms(systems: Sequence[_System], places: Places, clean: Sequence[int], bootstrap: Bootstrap) -> Terms | None:
@@ -204,9 +241,7 @@ def _all_items(systems: Sequence[_System], num_clean: int) -> AllItems | None:
 def _report(
     material: Material,
     systems: Sequence[_System],
-    general: GeneralText,
-    with_contaminated: AllItems | None,
-    terms: Terms | None,
+    found: _Found,
     *,
     bootstrap: Bootstrap,
     elapsed: Callable[[], float],
@@ -225,7 +260,7 @@ def _report(
     compared = differences(seen, bootstrap)
     labels, texts = material.contract.labels, is_text(material.contract.task)
     claim = (
-        text_headline(scores, compared, terms, num_items=bootstrap.num_items, num_groups=bootstrap.num_groups)
+        text_headline(scores, compared, found.terms, num_items=bootstrap.num_items, num_groups=bootstrap.num_groups)
         if texts
         else headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels))
     )
@@ -235,7 +270,7 @@ def _report(
         split="test",
         num_items=bootstrap.num_items,
         num_groups=bootstrap.num_groups,
-        with_contaminated=with_contaminated,
+        with_contaminated=found.with_contaminated,
         systems=scores,
         differences=compared,
         classes=class_scores(seen["tuned"], labels),
@@ -243,8 +278,9 @@ def _report(
         confusion=confusion(seen["tuned"], labels),
         mistakes=mistakes(seen["tuned"], material.test),
         coverage=coverage(seen["tuned"]) if material.contract.answered_by == "head" else (),
-        general=general,
-        terms=terms,
+        general=found.general,
+        terms=found.terms,
+        glossary=found.glossary,
         headline=claim,
         resamples=bootstrap.resamples,
         interval_method=_method(bootstrap, tested=not texts),
@@ -404,6 +440,10 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
         if seen["tuned"].answer_bytes.size:
             line["nats"] = {name: said.answer_nll[index] for name, said in seen.items()}
             line |= {"tokens": seen["tuned"].answer_tokens[index], "bytes": seen["tuned"].answer_bytes[index]}
+        if seen["tuned"].terms.any():
+            line["terms"] = {"met": int(seen["tuned"].terms[index, 1])} | {
+                "kept": {name: int(said.terms[index, 0]) for name, said in seen.items()}
+            }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomic(path, "".join(lines))
 

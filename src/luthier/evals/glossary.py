@@ -36,16 +36,27 @@ class Places:
 
 
 def read_glossary(text: str, *, name: str) -> tuple[str, ...]:
-    """The terms of a file: one a line, '#' begins a remark; each once, letter case aside.
+    """The terms of a file: one a line, see `without_remark`; each once, letter case aside.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a line has several columns.
     """
-    lines = (line.partition("#")[0].strip() for line in text.lstrip("\ufeff").splitlines())
+    lines = [without_remark(line) for line in text.lstrip("\ufeff").splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if "\t" in line.strip():
+            raise DataError(
+                f"evaluate.glossary: {name}:{number}: a term with a target, and documents are of one language",
+                way_out="write one term a line",
+            )
     terms = tuple({" ".join(line.split()).casefold(): None for line in lines if line})
     if not terms:
         raise DataError(f"evaluate.glossary: {name} holds no term", way_out="write one term a line")
     return terms
+
+
+def without_remark(line: str) -> str:
+    """A line up to a '#' at its beginning or after white space, its end trimmed; the '#' of 'C#' is none of these."""
+    return re.split(r"(?:^|\s)#", line, maxsplit=1)[0].rstrip()
 
 
 def find_terms(train: Sequence[Example], renderer: Renderer) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ WORDS = {
     "exact_match": "exact match",
     "preference_accuracy": "preference accuracy",
     "bits_per_byte": "bits per byte",
+    "term_accuracy": "term accuracy",
 }
 BASELINES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
@@ -49,7 +50,7 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
         f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
     )
-    sentence += _labelled(systems) if closed else _perplexity(systems, differences)
+    sentence += _labelled(systems) if closed else _perplexity(systems, differences) + _terms(systems, differences)
     return sentence + against_parent(values, gaps, higher_is_better=True) + "."
 
 
@@ -71,6 +72,15 @@ def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference
         f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "
         f"(difference {gap.low:+.2f} to {gap.high:+.2f})"
     )
+
+
+def _terms(systems: Sequence[SystemScore], differences: Sequence[Difference]) -> str:
+    """Of a glossary, where items hold its terms."""
+    values = {one.system: one.metrics["term_accuracy"] for one in systems if "term_accuracy" in one.metrics}
+    if "tuned" not in values:
+        return ""
+    gap = next(gap.interval for gap in differences if (gap.metric, gap.against) == ("term_accuracy", "base"))
+    return f"; term accuracy {_show(values['tuned'])}, {_against_base(gap)} (base model {values['base'].point:.3f})"
 
 
 def against_parent(values: Mapping[str, Interval], gaps: Mapping[str, Interval], *, higher_is_better: bool) -> str:

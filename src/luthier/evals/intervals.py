@@ -52,6 +52,15 @@ class Bootstrap:
         self.level = level
         self._seed = int(rng.integers(2**63))
 
+    def only(self, places: NDArray[np.bool_]) -> Bootstrap:
+        """The same over some of the items, [N]; their draws are others than those of all, the same at every call."""
+        return Bootstrap(
+            [f"{group}" for group in self._group_of_item[places]],
+            resamples=self.resamples,
+            level=self.level,
+            rng=np.random.default_rng(self._seed),
+        )
+
     def proportion(self, statistics: Floats, value: Value, *, share_of: float = 1.0) -> Interval:
         """Interval of a metric that lies in 0 to 1, never narrower than Wilson's for as many independent items.
 

@@ -248,6 +248,7 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         *_with_contaminated(evaluation),
         *_table(("paired difference", "metric", "value", "p"), differences),
         *_terms(evaluation),
+        *_glossary(evaluation),
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
     ]
@@ -299,6 +300,31 @@ def _terms(evaluation: EvalReport) -> list[str]:
         f"ratio {_interval(terms.ratio)}.",
         "",
         *_table(("term", "times", "base", "tuned"), rows),
+    ]
+
+
+def _glossary(evaluation: EvalReport) -> list[str]:
+    """How often answers keep the terms of a glossary, and which are missed most."""
+    use = evaluation.glossary
+    if use is None:
+        return []
+    if not use.met:
+        return [
+            f"Term accuracy was not measured: the test items hold none of the {use.num_terms} terms of "
+            f"{_text(use.source)}.",
+            "",
+        ]
+    values = {one.system: one.metrics["term_accuracy"] for one in evaluation.systems if "term_accuracy" in one.metrics}
+    rows = [
+        (one.term, ", ".join(one.accepted), f"{one.occurrences}", f"{one.base}", f"{one.tuned}")
+        for one in use.missed[:20]
+    ]
+    return [
+        f"Terms of {_text(use.source)} that answers keep: {use.met} of its {use.num_terms} terms stand in "
+        f"{use.num_items} test items, {use.occurrences} times: base {_interval(values['base'])}, tuned "
+        f"{_interval(values['tuned'])}.",
+        "",
+        *_table(("most missed", "accepted", "times", "kept by base", "by tuned"), rows),
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from luthier.data_report import DataReport
-from luthier.eval_records import EvalReport
+from luthier.eval_records import EvalReport, GlossaryUse
 from luthier.govern.license import assess
 from luthier.records import Artifact, GateDecision, GateLine, Interval, ModelShape, is_text
 from luthier.spec.limits import Limit
@@ -99,7 +99,8 @@ def joined_lines(decisions: Mapping[str, GateDecision]) -> tuple[GateLine, ...]:
     lines: dict[tuple[str, str], GateLine] = {}
     for task, decision in decisions.items():
         for line in decision.lines:
-            if line.kind in ("parity", "non_regression") or line.evidence.startswith("shape.json"):
+            of_model = line.kind == "parity" or line.line.startswith("general.")
+            if of_model or line.evidence.startswith("shape.json"):
                 name = line.line  # of the model itself, the same for all tasks
             else:
                 name = line.line if line.line.startswith(f"{task}.") else f"{task}: {line.line}"
@@ -129,8 +130,11 @@ def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[G
             evidence="recipe.resolved.json: recipe.objective.targets",
         )
     for limit in resolved.limits:
-        if limit.relative:
+        if limit.relative and limit.subject == "general":
             yield _limit_line(limit, report.general.ratio, "tuned / base", "general.ratio")
+            continue
+        if limit.relative:
+            yield _terms_line(limit, report.glossary)
             continue
         found = [
             (place, system)
@@ -141,15 +145,40 @@ def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[G
             place, system = found[0]
             yield _limit_line(limit, system.metrics[limit.metric], "tuned", f"systems[{place}].metrics.{limit.metric}")
         else:
-            yield GateLine(
-                line=limit.key,
-                kind="target",
-                asked=limit.text,
-                observed=f"{limit.metric} was not measured",
-                bound=None,
-                passed=False,
-                evidence="eval/report.json: systems",
-            )
+            yield _unmeasured(limit, report.glossary)
+
+
+def _unmeasured(limit: Limit, use: GlossaryUse | None) -> GateLine:
+    """What has no number is not met."""
+    observed = f"{limit.metric} was not measured"
+    if limit.metric == "term_accuracy" and use is not None:
+        observed += f", the test items hold none of the {use.num_terms} terms of {use.source}"
+    return GateLine(
+        line=limit.key,
+        kind="non_regression" if limit.relative else "target",
+        asked=limit.text,
+        observed=observed,
+        bound=None,
+        passed=False,
+        evidence="eval/report.json: systems",
+    )
+
+
+def _terms_line(limit: Limit, use: GlossaryUse | None) -> GateLine:
+    """Of terms, what the tuned model keeps against what the base keeps; where that is nothing, nothing can be lost."""
+    if use is None or not use.met:
+        return _unmeasured(limit, use)
+    if use.ratio is not None:
+        return _limit_line(limit, use.ratio, "tuned / base", "glossary.ratio")
+    return GateLine(
+        line=limit.key,
+        kind="non_regression",
+        asked=limit.text,
+        observed="the base model keeps no term, so there is none to lose",
+        bound=None,
+        passed=True,
+        evidence="eval/report.json: glossary.ratio",
+    )
 
 
 def _limit_line(limit: Limit, interval: Interval, subject: str, key: str) -> GateLine:

@@ -11,7 +11,7 @@ from luthier.pipeline.start import Prepared
 from luthier.spec.filler import leaves
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.steps import explained_steps
-from luthier.spec.tasks import OWN_KEYS
+from luthier.spec.tasks import OWN_KEYS, OWN_PLACES
 from luthier.store.runs import RunFolder
 
 
@@ -36,7 +36,7 @@ def explained(resolved: ResolvedRecipe) -> list[str]:
 
 def _is_of_several(key: str) -> bool:
     """Whether a key says for one of several tasks, or for all of them, what one task alone need not say."""
-    return key == "multi_task" or key in [f"data.train.0.{own}" for own in ("method", *OWN_KEYS)]
+    return key == "multi_task" or key in [f"data.train.0.{own}" for own in (*OWN_PLACES, *OWN_KEYS)]
 
 
 def fine_lines(prepared: Prepared) -> list[str]:

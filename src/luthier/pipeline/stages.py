@@ -16,6 +16,7 @@ from luthier.pipeline import probing
 from luthier.pipeline.bases import model_source
 from luthier.pipeline.behind import keep_off_learned
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
+from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.merging import merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
@@ -126,21 +127,6 @@ def _evaluate(
         beside=beside,
     )
     write_atomic(run.eval_report, report.to_json())
-
-
-def glossary_of(resolved: ResolvedRecipe) -> tuple[str, str] | None:
-    """Name and text of the file of terms that the recipe names.
-
-    Raises:
-        DataError: it is no text.
-    """
-    name = resolved.recipe.evaluate.glossary
-    if name is None:
-        return None
-    try:
-        return name, resolved.file(name).read_text(encoding="utf-8")
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise DataError(f"evaluate.glossary: {name} is not UTF-8 text", way_out="write one term a line") from error
 
 
 def export(context: Context) -> None:

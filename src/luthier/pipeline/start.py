@@ -33,6 +33,7 @@ from luthier.launch.offline import is_here
 from luthier.models.shape import read_shape
 from luthier.models.source import locate
 from luthier.pipeline.choose import Choice, choose, techniques
+from luthier.pipeline.glossary import refuse_odd_glossary
 from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
 from luthier.pipeline.parents import open_parents
@@ -258,6 +259,7 @@ def _refuse_unfit(
     """What a resolved recipe asks for and cannot have stops before anything is written."""
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
+    refuse_odd_glossary(resolved)
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)

@@ -39,6 +39,7 @@ METRIC_TITLES = {
     "answered_accuracy": "accuracy of labels given",
     "mae": "mean absolute error, in steps",
     "quadratic_kappa": "quadratic weighted kappa",
+    "term_accuracy": "term accuracy",
 }
 """What people call a metric; others go by their key."""
 

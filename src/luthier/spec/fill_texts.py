@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, is_text
+from luthier.records import DataProfile
 from luthier.spec.filler import Filler
 
 ENTRY = "data.train.0"
+
+WITH_TERMS = ("domain", "translation", "generation")
+"""Tasks of which the terms of a glossary are judged."""
 
 
 def fill_texts(filler: Filler, profile: DataProfile) -> None:
@@ -39,17 +42,17 @@ def fill_texts(filler: Filler, profile: DataProfile) -> None:
 
 
 def refuse_foreign_glossary(filler: Filler) -> None:
-    """Terms are looked for in documents only.
+    """Terms are looked for in documents, and in answers that are texts.
 
     Raises:
         RecipeError: a glossary is given for another task.
     """
     task = filler.tree["data"]["train"][0]["task"]
-    if is_text(task):
-        return
-    if filler.tree["evaluate"]["glossary"] is not None:
+    if filler.tree["evaluate"]["glossary"] is not None and task not in WITH_TERMS:
         raise RecipeError(
-            f"evaluate.glossary is for task 'domain', this is {task}", way_out="leave it out", key="evaluate.glossary"
+            f"evaluate.glossary is for tasks {', '.join(WITH_TERMS)}, this is {task}",
+            way_out="leave it out, or write it as data.train[i].glossary of the task that it is of",
+            key="evaluate.glossary",
         )
 
 

@@ -74,7 +74,9 @@ def parse_limit(key: str, text: str, *, section: str) -> Limit:
             f"{where}: {text!r}: a non-regression limit is relative to the base model",
             way_out="write a factor of the base's value, e.g. '<= 1.05x'",
         )
-    if key != "general.perplexity" if section == "non_regression" else subject == "general":
-        known = "general.perplexity" if section == "non_regression" else "NAME.METRIC of a data entry"
+    kept = key == "general.perplexity" or (subject != "general" and metric == "term_accuracy")
+    if not kept if section == "non_regression" else subject == "general":
+        of_base = "general.perplexity, NAME.term_accuracy of a data entry"
+        known = of_base if section == "non_regression" else "NAME.METRIC of a data entry"
         raise RecipeError(f"{where} cannot be measured", way_out=f"known here: {known}")
     return Limit(subject, metric, op, float(match[2]), relative)

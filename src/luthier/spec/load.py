@@ -126,7 +126,7 @@ def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
             raise RecipeError(
                 f"objective: {limit.key!r} names no data entry (there is {recipe.entry.name!r})",
                 way_out=f"write '{recipe.entry.name}.{limit.metric}', or set data.train[0].name",
-                key=f"objective.targets.{limit.key}",
+                key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
             )
     return tuple(limits)
 

@@ -24,5 +24,7 @@ class Budget(Section):
 
 class Objective(Section):
     targets: dict[str, str] = Field(default_factory=dict, description="NAME.METRIC -> '>= value'.")
-    non_regression: dict[str, str] = Field(default_factory=dict, description="general.perplexity -> '<= factorx'.")
+    non_regression: dict[str, str] = Field(
+        default_factory=dict, description="general.perplexity -> '<= factorx'; NAME.term_accuracy -> '>= factorx'."
+    )
     budget: Budget = Field(default_factory=Budget)

@@ -279,7 +279,7 @@ class DataEntry(Section):
     mask_history: bool = Field(False, description="Of a conversation's answers learn the last one only.")
     weight: float = Field(1.0, gt=0, description="What the task counts in the loss beside others.")
     method: AnyMethod | None = Field(None, description="Of this task; None takes the recipe's.")
-    validation: str | None = Field(None, description="Of this task, as all keys below: in the place of data.KEY.")
+    validation: str | None = Field(None, description="Of this task, as the keys below: in the place of data.KEY.")
     test: str | None = None
     split: Split | None = None
     limit: RowLimit | None = None
@@ -288,6 +288,7 @@ class DataEntry(Section):
     augment: Augment | None = None
     features: dict[str, str] | None = None
     columns: dict[str, ColumnType] | None = None
+    glossary: str | None = Field(None, min_length=1, description="Of this task, in the place of evaluate.glossary.")
 
     @field_validator("roles_to_train")
     @classmethod
@@ -479,7 +480,12 @@ class Evaluate(Section):
     )
     resamples: int | None = Field(None, ge=200, le=100_000, description="Bootstrap resamples.")
     level: float | None = Field(None, gt=0.5, lt=1, description="Confidence level of two-sided intervals.")
-    glossary: str | None = Field(None, min_length=1, description="Of documents: a term a line; None finds terms.")
+    glossary: str | None = Field(
+        None,
+        min_length=1,
+        description="File of terms: of documents, where None finds some, and of generation one a line; of translation "
+        "each with what may stand for it.",
+    )
 
 
 class Launch(Section):

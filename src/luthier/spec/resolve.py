@@ -529,11 +529,15 @@ def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
             "this version always gives a label",
             "set method: {type: classify, abstain_below: 0.7}, or ask for accuracy",
         )
+    elif limit.metric == "term_accuracy" and recipe.evaluate.glossary is None:
+        why, way_out = "no glossary is given", "name a file of terms as evaluate.glossary"
     elif limit.metric in ("mae", "quadratic_kappa") and not recipe.data.labels.order:
         why, way_out = "the labels have no order", "set data.labels.order: [LOWEST, ..., HIGHEST]"
     if why and limit.subject != "general":
         raise RecipeError(
-            f"objective: {limit.key!r} is not measured, {why}", way_out=way_out, key=f"objective.targets.{limit.key}"
+            f"objective: {limit.key!r} is not measured, {why}",
+            way_out=way_out,
+            key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
         )
 
 
@@ -546,5 +550,5 @@ def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
         raise RecipeError(
             f"objective: {limit.key!r} is not measured for {task}",
             way_out=f"measured: {', '.join(fitting)}",
-            key=f"objective.{'non_regression' if limit.subject == 'general' else 'targets'}.{limit.key}",
+            key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
         )

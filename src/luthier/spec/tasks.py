@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from luthier.errors import RecipeError
 from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.multi_task import MultiTask
+from luthier.spec.objective import Objective
 from luthier.spec.plugins import METHODS
-from luthier.spec.recipe import Recipe
+from luthier.spec.recipe import Evaluate, Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.section import Section
 
@@ -20,6 +21,9 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 OWN_KEYS = ("validation", "test", "split", "limit", "labels", "filter", "augment", "features", "columns")
 """Keys of a data entry that stand in the place of `data.KEY` for its task."""
+
+OWN_PLACES = {"method": "method", "glossary": "evaluate.glossary"}
+"""Keys of a data entry that stand in the place of another one for its task."""
 
 _SHARED = ("adapter", "train", "merge", "launch", "export")
 """Sections that the tasks of one training have in common."""
@@ -32,15 +36,25 @@ def task_recipe(recipe: Recipe, place: int) -> Recipe:
     """
     entry = recipe.data.train[place]
     own: dict[str, Any] = {key: getattr(entry, key) for key in OWN_KEYS if getattr(entry, key) is not None}
-    alone = _without(entry, *OWN_KEYS, "method")
+    alone = _without(entry, *OWN_KEYS, *OWN_PLACES)
     changes: dict[str, Any] = {"data": recipe.data.model_copy(update={**own, "train": (alone,)})}
     if len(recipe.data.train) > 1:
-        targets = recipe.objective.targets
-        kept = {key: text for key, text in targets.items() if key.rpartition(".")[0] == entry.name}
-        changes["objective"] = recipe.objective.model_copy(update={"targets": kept})
+        changes["objective"] = _objective_of(recipe, [entry.name])
     if entry.method is not None:
         changes["method"] = entry.method
+    if entry.glossary is not None:
+        given = {name: getattr(recipe.evaluate, name) for name in recipe.evaluate.model_fields_set}
+        changes["evaluate"] = Evaluate(**{**given, "glossary": entry.glossary})
     return _without(recipe.model_copy(update=changes), "multi_task")
+
+
+def _objective_of(recipe: Recipe, names: Sequence[str | None]) -> Objective:
+    """Without the lines of other tasks than these; what is asked of the model itself stays."""
+    objective = recipe.objective
+    targets = {key: text for key, text in objective.targets.items() if key.rpartition(".")[0] in names}
+    limits = objective.non_regression
+    kept = {key: text for key, text in limits.items() if key.rpartition(".")[0] in ("general", *names)}
+    return objective.model_copy(update={"targets": targets, "non_regression": kept})
 
 
 def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
@@ -57,8 +71,9 @@ def task_loaded(loaded: LoadedRecipe, place: int) -> LoadedRecipe:
         elif int(match[1]) == place:
             own = match[2] or ""
             section = own.partition(".")[0]
-            moved = f"data.{own}" if section in OWN_KEYS else own if section == "method" else f"data.train.0.{own}"
-            places[moved.rstrip(".")] = where
+            rest = own.removeprefix(section)
+            moved = OWN_PLACES.get(section, f"data.{section}" if section in OWN_KEYS else f"data.train.0.{section}")
+            places[f"{moved}{rest}".rstrip(".")] = where
     recipe = task_recipe(loaded.recipe, place)
     try:  # what an entry says for itself has to fit what is said for all
         Recipe.model_validate(recipe.model_dump(mode="json", exclude_unset=True))
@@ -72,13 +87,12 @@ def of_tasks(loaded: LoadedRecipe, names: Sequence[str]) -> LoadedRecipe:
     recipe = loaded.recipe
     places = [place for place, entry in enumerate(recipe.data.train) if entry.name in names]
     kept = tuple(recipe.data.train[place] for place in places)
-    targets = {k: text for k, text in recipe.objective.targets.items() if k.rpartition(".")[0] in names}
     mix = recipe.multi_task
     if mix is not None and isinstance(mix.sampling, dict):
         mix = mix.model_copy(update={"sampling": {name: mix.sampling[name] for name in names}})
     changes: dict[str, Any] = {
         "data": recipe.data.model_copy(update={"train": kept}),
-        "objective": recipe.objective.model_copy(update={"targets": targets}),
+        "objective": _objective_of(recipe, names),
         "multi_task": mix if len(kept) > 1 else None,
     }
     moved: dict[str, str] = {}
@@ -98,10 +112,13 @@ def refuse_strange_targets(loaded: LoadedRecipe) -> None:
         RecipeError: one names no entry of several; of one entry that is said when it is resolved.
     """
     names = [entry.name for entry in loaded.recipe.data.train]
-    for key in loaded.recipe.objective.targets if len(names) > 1 else ():
-        if key.rpartition(".")[0] not in names:
+    objective = loaded.recipe.objective
+    lines = [f"targets.{key}" for key in objective.targets]
+    lines += [f"non_regression.{key}" for key in objective.non_regression if not key.startswith("general.")]
+    for line in lines if len(names) > 1 else ():
+        if line.partition(".")[2].rpartition(".")[0] not in names:
             raise RecipeError(
-                f"{loaded.where(f'objective.targets.{key}')}: objective.targets.{key} names no data entry",
+                f"{loaded.where(f'objective.{line}')}: objective.{line} names no data entry",
                 way_out=f"entries: {', '.join(map(str, names))}",
             )
 
