@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 from torch.nn.functional import scaled_dot_product_attention
 
+from luthier.errors import ModelError
 from luthier.models.flex import Looks, attend, block_mask, looks_of
 from luthier.models.packing import Layout, Segment, lay_out
 from luthier.models.tree_attention import attend as attend_here
@@ -54,6 +55,14 @@ def test_it_says_what_the_dense_mask_says() -> None:
     expected = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=0.3, enable_gqa=True)
     found = attend(query, key, value, looks(layout), scale=0.3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_with_a_window_of_its_own_is_refused() -> None:
+    rows = lay_out([Segment([3] * 12)])
+    query = torch.randn(1, 2, 12, 16)
+    narrow = looks_of(rows, window=8, dtype=None, device=torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"looks back 4 tokens, and sliding_window of the model's config.json is 8"):
+        attend(query, query, query, narrow, scale=1.0, window=4)
 
 
 def test_blocks_in_which_nobody_looks_are_left_out() -> None:

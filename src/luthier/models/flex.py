@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from luthier.errors import ModelError
 from luthier.models.packing import Layout
 
 BLOCK = 128
@@ -27,8 +28,10 @@ class Looks:
     """Who may look at whom in one packed row, as the kernel wants it; made before the layers, which only read it."""
 
     whole: BlockMask
+    window: int | None
+    """Tokens that layers with a window look back; of one width in a model."""
     windowed: BlockMask | None
-    """For layers with a window, where the row has a line that is longer."""
+    """For these layers, where the row has a line that is longer."""
     dtype: torch.dtype | None
     """Of queries, keys and values within the kernel, which sums in float32; None leaves them as they are."""
 
@@ -36,10 +39,13 @@ class Looks:
 def looks_of(layout: Layout, *, window: int | None, dtype: torch.dtype | None, device: torch.device) -> Looks:
     """What the kernel needs of `layout`, for a model some of whose layers look back `window` tokens only."""
     matters = window is not None and layout.longest > window
-    return Looks(block_mask(layout, None, device), block_mask(layout, window, device) if matters else None, dtype)
+    windowed = block_mask(layout, window, device) if matters else None
+    return Looks(block_mask(layout, None, device), window, windowed, dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, looks: Looks, *, scale: float, windowed: bool = False) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, looks: Looks, *, scale: float, window: int | None = None
+) -> Tensor:
     """Softmax(scale q k') v over the pairs that may meet.
 
     Args:
@@ -48,12 +54,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, looks: Looks, *, scale: fl
         value: [1, G, T, d].
         looks: of this row.
         scale: of the products.
-        windowed: whether this layer looks back so many tokens only.
+        window: tokens that this layer looks back; None where it looks at all of them.
 
     Returns:
         [1, H, T, d], of the type of `query`.
+
+    Raises:
+        ModelError: the layer has a window of another width than the model's settings say.
     """
-    blocks = looks.windowed if windowed and looks.windowed is not None else looks.whole
+    if window is not None and window != looks.window:
+        raise ModelError(
+            f"a layer looks back {window} tokens, and sliding_window of the model's config.json is {looks.window}",
+            way_out="choose a base whose layers have one window, or train with train.device: cpu",
+        )
+    blocks = looks.whole if window is None or looks.windowed is None else looks.windowed
     given = (query, key, value) if looks.dtype is None else tuple(one.to(looks.dtype) for one in (query, key, value))
     found: Tensor = _kernel(query.device.type)(*given, block_mask=blocks, scale=scale, enable_gqa=True)
     return found.to(query.dtype)

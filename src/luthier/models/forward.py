@@ -55,7 +55,7 @@ def attention(
         [n, T, H, d], and no weights.
 
     Raises:
-        ModelError: the layer adds something to the scores that would be left out.
+        ModelError: the layer adds something to the scores that would be left out; or see `flex.attend`.
     """
     strange = [name for name in _UNKNOWN if kwargs.get(name) is not None]
     if strange:
@@ -68,10 +68,9 @@ def attention(
     width = kwargs.get("sliding_window")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if looks is not None and not kwargs.get("dropout"):
-        windowed = width is not None
-        return flex.attend(query, key, value, looks, scale=scale, windowed=windowed).transpose(1, 2), None
+        return flex.attend(query, key, value, looks, scale=scale, window=width).transpose(1, 2), None
     window = width if width is not None and layout.longest > width else None
-    if kwargs.get("dropout") or (window is not None and query.device.type == "cpu"):
+    if kwargs.get("dropout") or window is not None:
         mask = layout.kept(
             ("mask", window, query.device),
             lambda: (layout.mask if window is None else layout.window(window)).to(query.device),

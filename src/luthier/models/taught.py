@@ -24,6 +24,7 @@ T^2 keeps the teacher's part of the gradient at one size whatever T is. Names: N
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,8 +34,7 @@ from torch.nn.functional import log_softmax
 
 from luthier.models.adapters import bare
 from luthier.models.forward import forward_logits, hidden_states
-from luthier.models.half import product, product_back
-from luthier.models.head import has_plain_head
+from luthier.models.head import has_plain_head, losses_by_chunk, scores_of
 from luthier.models.packing import Layout
 
 CHUNK = 128
@@ -86,67 +86,13 @@ def taught_losses(own: Reading, teacher: Reading, targets: Tensor, rule: Rule, *
         said: bool [N], whether the token counts as an answer; of others the divergence alone is learned. None: all do.
     """
     counts = torch.ones(len(targets), device=targets.device) if said is None else said.to(targets.device).float()
-    losses: Tensor = _TaughtLosses.apply(  # type: ignore[no-untyped-call]
-        own.states, own.weight, own.bias, targets, counts, teacher, rule
-    )
-    return losses
 
+    def of_chunk(scores: Tensor, chunk: slice) -> tuple[Tensor, Callable[[], Tensor]]:
+        theirs = scores_of(teacher.states[chunk], teacher.weight, teacher.bias)
+        losses, by_scores = _of_chunk(scores, theirs, targets[chunk], counts[chunk], rule)
+        return losses, lambda: by_scores
 
-class _TaughtLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        targets: Tensor,
-        counts: Tensor,
-        teacher: Reading,
-        rule: Rule,
-    ) -> Tensor:
-        own = Reading(states, weight, bias)
-        losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
-        by_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        for chunk in _chunks(targets):
-            scores, theirs = _scores(own, chunk), _scores(teacher, chunk)
-            losses[chunk], by_scores = _of_chunk(scores, theirs, targets[chunk], counts[chunk], rule)
-            if by_states is not None:
-                rows = by_scores.to(states.dtype)
-                by_states[chunk] = rows if weight is None else product_back(rows, weight)
-        ctx.save_for_backward(states, weight, bias, targets, counts, by_states)
-        ctx.teacher, ctx.rule = teacher, rule
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, targets, counts, by_states = ctx.saved_tensors
-        grad, own = grads[0], Reading(states, weight, bias)
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        by_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for chunk in _chunks(targets) if by_weight is not None or by_bias is not None else ():
-            scores, theirs = _scores(own, chunk), _scores(ctx.teacher, chunk)
-            _, rows = _of_chunk(scores, theirs, targets[chunk], counts[chunk], ctx.rule)
-            rows = rows.mul_(grad[chunk, None])
-            if by_weight is not None:
-                by_weight += rows.to(states.dtype).T @ states[chunk]
-            if by_bias is not None:
-                by_bias += rows.sum(dim=0)
-        return (
-            None if by_states is None else by_states * grad[:, None].to(by_states.dtype),
-            None if by_weight is None else by_weight.to(weight.dtype),
-            None if by_bias is None else by_bias.to(bias.dtype),
-            *(None,) * 4,
-        )
-
-
-def _chunks(targets: Tensor) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, len(targets), CHUNK)]
-
-
-def _scores(reading: Reading, chunk: slice) -> Tensor:
-    """Of the positions of a chunk, [chunk, V] in float32."""
-    states = reading.states[chunk]
-    return (states if reading.weight is None else product(states, reading.weight, reading.bias)).float()
+    return losses_by_chunk(own.states, own.weight, own.bias, of_chunk, size=CHUNK)
 
 
 def _of_chunk(scores: Tensor, taught: Tensor, targets: Tensor, counts: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
