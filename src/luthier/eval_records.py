@@ -43,6 +43,7 @@ class RunComparison(Record):
     num_groups: int
     not_counted: int = Field(description="Rows that training has seen in one of the runs.")
     differences: tuple[Difference, ...]
+    left_out: tuple[str, ...] = Field((), description="Metrics that the runs cannot be compared by, with the reason.")
 
 
 class TransferCell(Record):

@@ -133,6 +133,30 @@ def test_free_answers(tmp_path: Path) -> None:
     assert compared.differences[0].interval == gap(report, "exact_match", "base").interval
 
 
+def with_terms(stored: Stored, out: Path, met: list[int], kept: list[int]) -> Stored:
+    """As if a glossary had been given; a row that holds no term has neither number in it."""
+    lines = [json.loads(line) for line in stored.predictions.read_text().splitlines()]
+    for line, asked, said in zip(lines, met, kept, strict=True):
+        line["terms"] = {"met": asked, "kept": {"base": 0, "tuned": said}}
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return replace(stored, predictions=out)
+
+
+def test_terms_kept(two: tuple[Stored, Stored, EvalReport], tmp_path: Path) -> None:
+    one, other, _ = two
+    met = [2, 1, 0] * 20
+    better = with_terms(one, tmp_path / "better", met, met)
+    worse = with_terms(other, tmp_path / "worse", met, [1, 0, 0] * 20)
+    found = gap(compare_runs(better, worse, **AS_JUDGED), "term_accuracy", "r/other")  # type: ignore[arg-type]
+    assert found.interval.point == pytest.approx(1 - 20 / 60)
+    assert found.interval.low > 0.5
+    for odd in (other, with_terms(other, tmp_path / "odd", met[::-1], [0] * 60)):
+        compared = compare_runs(better, odd, **AS_JUDGED)  # type: ignore[arg-type]
+        assert "term_accuracy" not in [found.metric for found in compared.differences]
+        assert comparison_lines(compared)[-1] == "  not compared: term_accuracy: the runs were asked for other terms"
+    assert compare_runs(one, other, **AS_JUDGED).left_out == ()  # type: ignore[arg-type]
+
+
 def run_folder(path: Path, stored: Stored) -> None:
     recipe = resolved(path)
     changes = {"evaluate": SETTINGS}

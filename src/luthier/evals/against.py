@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,10 @@ def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, se
             way_out="give other rows as data.test and run both again",
         )
     said, told = (read_tuned(stored).only(clean) for stored in (one, other))
+    left_out = []
+    if not np.array_equal(said.terms[:, 1:], told.terms[:, 1:]):
+        left_out = ["term_accuracy: the runs were asked for other terms"]
+        said, told = (replace(seen, terms=np.empty((0, 2))) for seen in (said, told))
     groups = [one.test[place].group for place in clean]
     bootstrap = Bootstrap(groups, resamples=resamples, level=level, rng=np.random.default_rng(seed))
     return RunComparison(
@@ -67,6 +71,7 @@ def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, se
         num_groups=bootstrap.num_groups,
         not_counted=len(one.test) - len(clean),
         differences=differences({"tuned": said, other.name: told}, bootstrap),
+        left_out=tuple(left_out),
     )
 
 
@@ -87,9 +92,11 @@ def read_tuned(stored: Stored) -> Observed:
         greedy = tuple(str(line["greedy"]["tuned"]) for line in lines if "tuned" in line["greedy"])
         losses = [(line["nats"]["tuned"], line["tokens"], line["bytes"]) for line in lines if "nats" in line]
         nats, tokens, num_bytes = np.array(losses, dtype=np.float64).reshape(-1, 3).T
+        kept = [(line["terms"]["kept"]["tuned"], line["terms"]["met"]) for line in lines if "terms" in line]
+        terms = np.array(kept, dtype=np.float64).reshape(-1, 2)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{stored.predictions} is damaged", way_out=way_out) from error
-    sizes = {len(part) for part in (probabilities, greedy, losses) if part}
+    sizes = {len(part) for part in (probabilities, greedy, losses, kept) if part}
     if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
         raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=way_out)
     return Observed(
@@ -102,6 +109,7 @@ def read_tuned(stored: Stored) -> Observed:
         answer_bytes=num_bytes,
         prefers=stored.contract.task == "preference",
         order=stored.contract.label_order,
+        terms=terms,
     )
 
 

@@ -62,4 +62,4 @@ def comparison_lines(compared: RunComparison) -> list[str]:
             f"  {WORDS.get(one.metric, one.metric)}: {gap.point:+.3f} "
             f"({gap.level:.0%} interval {gap.low:+.3f} to {gap.high:+.3f}{p_value}): {verdict}"
         )
-    return lines
+    return [*lines, *(f"  not compared: {reason}" for reason in compared.left_out)]
