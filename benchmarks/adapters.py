@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora, B 16 times as fast": {"train": {"loraplus_lr_ratio": 16.0}},
     "lora, NEFTune 5": {"train": {"neftune_noise_alpha": 5.0}},
     "lora, upper 10 of 30 layers": {"layers_to_transform": range(20, 30)},
+    "lora, base in 4 bits": {"model": {"load_in_4bit": True}},
     "ia3": {"type": "ia3"},
     "vera": {"type": "vera"},
     "loha": {"type": "loha"},
@@ -47,9 +48,11 @@ def run(name: str, data: Path, steps: int) -> dict[str, Any]:
 
     from luthier.data.shards import Example
     from luthier.models.base import import_base, load_base
+    from luthier.models.quantised import quantise_base
     from luthier.models.source import locate
     from luthier.pipeline.context import set_up_torch
     from luthier.pipeline.training import with_adapter
+    from luthier.spec.base import Model
     from luthier.spec.fill_training import fill_adapter
     from luthier.spec.filler import Filler
     from luthier.spec.plugins import ADAPTERS, METHODS
@@ -60,12 +63,14 @@ def run(name: str, data: Path, steps: int) -> dict[str, Any]:
     from luthier.train.methods.sft import Sft
 
     set_up_torch(1)
-    base = import_base(locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print))
+    source = locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print)
+    base = import_base(source)
     rows = [
         Example(n, "", "", "", cut, ids, [False] * cut + [True] * (len(ids) - cut))
         for n, (ids, cut) in enumerate(rows_of("short8", data, base, 8 * steps + HELD_OUT))
     ]
     given = dict(CASES[name])
+    held = Model(name="m", **given.pop("model", {}))
     kind = ADAPTERS.get(given.get("type", "lora"))
     train = {
         "learning_rate": METHODS.get("sft").learning_rates[0][1] * kind.rate_factor, "num_train_epochs": 1,
@@ -76,7 +81,8 @@ def run(name: str, data: Path, steps: int) -> dict[str, Any]:
     filler = Filler(Recipe.model_validate(recipe))
     fill_adapter(filler)
     resolved = Recipe.model_validate(filler.tree)
-    model = with_adapter(load_base(base), resolved, base_name="base")
+    begun = quantise_base(source, base, held) if held.load_in_4bit else base
+    model = with_adapter(load_base(begun), resolved, base_name="base")
     tested, method = rows[:HELD_OUT], Sft()
 
     def loss() -> float:

@@ -19,12 +19,16 @@ from luthier.spec.plugins import ADAPTERS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "transfer-learning.md").read_text(encoding="utf-8")
-HEAD = "name: r\nmodel: m\ndata: d.csv\n"
+
+
+def whole(text: str) -> str:
+    """A recipe with what is shown."""
+    return "name: r\ndata: d.csv\n" + ("" if "model:" in text else "model: m\n") + text
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 def test_the_recipes_shown_are_read(text: str, tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(HEAD + text, encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(whole(text), encoding="utf-8")
     load_recipe(tmp_path / "r.yaml")
 
 
@@ -37,7 +41,7 @@ def test_every_setting_shown_is_taken(tmp_path: Path) -> None:
     assert len(shown) >= 6
     for text in shown:
         yaml.safe_load(text)
-        (tmp_path / "r.yaml").write_text(HEAD + text, encoding="utf-8")
+        (tmp_path / "r.yaml").write_text(whole(text), encoding="utf-8")
         load_recipe(tmp_path / "r.yaml")
 
 

@@ -21,7 +21,7 @@ from luthier.launch import torchrun
 from luthier.launch.child import StageFailed
 from luthier.launch.ranks import is_first, leave_word, ranks_here
 from luthier.launch.torchrun import rendezvous, verdict
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.store.runs import RunFolder, lock
 
 # Found before the real `luthier.cli`: what each rank does, and the agent as it is. No torch, so that ranks are quick.
@@ -37,7 +37,7 @@ if kind == "_ranks":
     from luthier.launch.child import StageFailed
     from luthier.launch.torchrun import work_together
     from luthier.errors import LuthierError
-    from luthier.spec.recipe import Launch
+    from luthier.spec.launch import Launch
     die_with_parent(every_seconds=0.05)
     be_parent()
     say = lambda line: print(line, file=sys.stderr, flush=True)
@@ -75,7 +75,7 @@ import sys
 from pathlib import Path
 from luthier.errors import LuthierError
 from luthier.launch.child import run_stage
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.store.runs import RunFolder, lock
 run = RunFolder(Path(sys.argv[2]))
 launch = Launch(type="torchrun", nproc_per_node=2, max_restarts=1)

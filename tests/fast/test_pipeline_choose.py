@@ -16,7 +16,7 @@ from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe, resolve
 
 
-def found(*, refused: set[str], method: str) -> Choice:
+def found(*, refused: set[str], method: str, **sections: object) -> Choice:
     """Techniques of the sample recipe, of which some methods are refused for what else it says."""
 
     def again(loaded: LoadedRecipe) -> ResolvedRecipe:
@@ -31,7 +31,7 @@ def found(*, refused: set[str], method: str) -> Choice:
             luthier_version="0",
         )
 
-    loaded = LoadedRecipe(samples.recipe(method={"type": method}), Path("r.yaml"), "", ())
+    loaded = LoadedRecipe(samples.recipe(method={"type": method}, **sections), Path("r.yaml"), "", ())
     return techniques(loaded, again, known=lambda resolved: Earlier(), alone=True)
 
 
@@ -48,3 +48,11 @@ def test_what_is_asked_for_and_does_not_go_is_refused() -> None:
         found(refused={"sft"}, method="sft")
     with pytest.raises(RecipeError, match="canaries do not go with auto"):
         found(refused={"auto", *METHODS.names()}, method="auto")
+
+
+@pytest.mark.parametrize("asked", [{"train": {"bf16": True}}, {"model": {"name": "m", "load_in_4bit": True}}])
+def test_what_an_adapter_does_not_go_with_leaves_it_out_of_the_plan(asked: dict[str, object]) -> None:
+    made = found(refused=set(), method="sft", **asked)
+    assert {one.recipe.adapter.type for one in (made.resolved, *made.others)} == {"lora"}
+    (said,) = [line for line in made.left_out if line.startswith("'full sft' is not weighed")]
+    assert "full" in said.partition(": ")[2]

@@ -379,6 +379,7 @@ def test_sections_that_are_not_built_are_refused_and_not_ignored(tmp_path: Path,
 
 
 VALUES: dict[str, Any] = {
+    "model.load_in_4bit": True,
     "model.name": "m",
     "data.train": [{"path": "d.csv"}],
     "train.max_length": 64,

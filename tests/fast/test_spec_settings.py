@@ -52,6 +52,7 @@ from luthier.launch.torchrun import rendezvous, worker_spec
 from luthier.models import compiled
 from luthier.models.adapters import attach
 from luthier.models.neftune import Neftune
+from luthier.models.quantised import quantise_base
 from luthier.models.source import locate
 from luthier.pipeline.context import set_up_device
 from luthier.pipeline.drive import begin
@@ -75,6 +76,7 @@ from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.tasks import task_loaded
 from luthier.store.events import EventLog
+from luthier.store.files import sha256_file
 from luthier.train import checkpoint, loop, shard
 from luthier.train.dist import Ranks
 from luthier.train.methods import load_method
@@ -573,6 +575,19 @@ def through_source(tree: dict[str, Any], folder: Path) -> object:
         return locate(model.name, folder=folder, revision=model.revision, offline=True, say=print).path
 
 
+def through_quantising(tree: dict[str, Any], folder: Path) -> object:
+    """The weights that the base is trained with."""
+    model = Recipe.model_validate(tree).model
+    base = folder / "model"
+    if not base.is_dir():
+        write_model(base)
+    source = locate(str(base), folder=folder, revision=None, offline=True, say=print)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_HOME", str(folder / "home"))
+        made = quantise_base(source, base, model) if model.load_in_4bit else base
+        return {"weights": sha256_file(made / "model.safetensors")}
+
+
 def through_begin(tree: dict[str, Any], folder: Path) -> object:
     """The run folder of the shipped recipe, on the tiny model that stands in `folder`."""
     overrides = [f"{key}={tree[key]}" for key in ("name", "output_dir") if key in tree]
@@ -620,6 +635,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "objective.budget.money": (0.01, PLAN),
     "model.name": ("owner/other", through_source),
     "model.revision": ("abc", through_source),
+    "model.load_in_4bit": (True, through_quantising),
+    "model.bnb_4bit_quant_type": ("fp4", through_quantising),
+    "model.bnb_4bit_use_double_quant": (True, through_quantising),
     "data.train.0.path": ("other.csv", PREPARE),
     "data.train.0.name": ("other", PREPARE),
     "data.train.0.task": ("sentiment", PREPARE),
@@ -852,6 +870,7 @@ EFFECTS |= {
     "data.train.0.columns": ({"day": "date"}, through_types),
     "data.train.0.glossary": EFFECTS["evaluate.glossary"],
 }
+NEEDS["model.bnb_4bit_quant_type"] = NEEDS["model.bnb_4bit_use_double_quant"] = ("model.load_in_4bit", True)
 NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
 _USUAL: dict[Consumer, object] = {}

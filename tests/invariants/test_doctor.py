@@ -20,7 +20,7 @@ from luthier.errors import RunError
 from luthier.launch.child import StageFailed
 from luthier.pipeline import doctor
 from luthier.records import Kill, ResumeCertificate, TrainResult
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
 from tiny import write_model, write_recipe

@@ -23,7 +23,7 @@ def ranks(name: str, run: Path, launch: str) -> None:
     """The agent that starts a stage as several processes, and starts those again that died."""
     from luthier.launch.child import be_parent, die_with_parent
     from luthier.launch.torchrun import work_together
-    from luthier.spec.recipe import Launch
+    from luthier.spec.launch import Launch
 
     die_with_parent()
     be_parent()

@@ -130,10 +130,15 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)  # what a worker sets is also the default of threads yet to start
 
 
-def base_and_tuned(base: Path, tuned: Path, *, device: str = "cpu") -> tuple[TransformersEngine, TransformersEngine]:
-    """The untuned and the tuned model; one set of weights in memory where an adapter alone tells them apart."""
-    engine = TransformersEngine.open(base, tuned, device=device)
-    if can_switch_off(engine.whole):
+def base_and_tuned(
+    base: Path, tuned: Path, *, under: Path | None = None, device: str = "cpu"
+) -> tuple[TransformersEngine, TransformersEngine]:
+    """The untuned and the tuned model; one set of weights in memory where an adapter alone tells them apart.
+
+    `under` is what the adapter stands beside where that is not the base as it is.
+    """
+    engine = TransformersEngine.open(under or base, tuned, device=device)
+    if under in (None, base) and can_switch_off(engine.whole):
         return engine.without_adapter(), engine
     return TransformersEngine.open(base, device=device), engine
 

@@ -12,6 +12,7 @@ from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.spec.adapter_section import Adapter
+from luthier.spec.base import Model
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -41,7 +42,7 @@ def model_card(
         _front_matter(resolved, shape),
         [f"# {resolved.recipe.name}", "", _text(evaluation.headline)],
         ["## Intended use", "", *_intended_use(resolved, evaluation)],
-        ["## Base model", "", *_base(shape)],
+        ["## Base model", "", *_base(shape, resolved.recipe.model)],
         ["## Data", "", *_data(data)],
         ["## Training", "", *_training(resolved, train)],
         ["## Evaluation", "", *_evaluation(evaluation)],
@@ -87,7 +88,7 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
     ]
 
 
-def _base(shape: ModelShape) -> list[str]:
+def _base(shape: ModelShape, model: Model) -> list[str]:
     lines = [f"`{shape.name}` ({shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_layers} layers)."]
     if shape.quantisation:
         bits = re.search(r"\d+", shape.quantisation)
@@ -97,7 +98,22 @@ def _base(shape: ModelShape) -> list[str]:
             f"This base was dequantised from {shape.quantisation}{size} to float32 before training; "
             "what its rounding had lost is not restored by that.",
         ]
-    return lines
+    return [*lines, "", _held(model)] if model.held else lines
+
+
+def _held(model: Model) -> str:
+    """In words, where the base was not trained as it is."""
+    return (
+        f"While the adapter learned, its linear layers were held in 4 bits ({', '.join(model.held)}), and what it says "
+        "is measured beside them; the base it is compared with is the original. Merged weights are the sum that was "
+        "measured. The adapter belongs beside a base that transformers loads with "
+        f"`BitsAndBytesConfig({_settings_of(model)})`."
+    )
+
+
+def _settings_of(model: Model) -> str:
+    settings = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    return ", ".join([*(f"{key}={getattr(model, key)!r}" for key in settings), "bnb_4bit_compute_dtype=torch.float32"])
 
 
 def _made(data: DataReport) -> str:
@@ -428,5 +444,6 @@ def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha2
             f"Made from `{shape.name}` ({shape.sha256[:12]}) by Luthier {resolved.luthier_version}: {learned}. "
             f"Trained weights {weights_sha256[:12]}. The card of the run says what it can do.",
             "",
+            *([_held(recipes[0].model), ""] if recipes[0].model.held else []),
         ]
     )

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Self
 
 from luthier.errors import LuthierError, OutOfMemory, Stopped
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 
 _PARENT = "LUTHIER_PARENT"
 _OF_TORCHRUN = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|TORCHELASTIC_\w+")

@@ -30,7 +30,7 @@ from torch.distributed.elastic.rendezvous import registry as rendezvous_registry
 from luthier.errors import LuthierError, OutOfMemory, Stopped
 from luthier.launch.child import StageFailed
 from luthier.launch.offline import is_here
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.store.files import beside
 
 Say = Callable[[str], None]

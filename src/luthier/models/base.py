@@ -115,7 +115,7 @@ def _split_digits(path: Path) -> None:
 
 
 def load_base(folder: Path) -> PreTrainedModel:
-    """The base model in float32, frozen, in evaluation mode.
+    """The base model in float32, frozen, in evaluation mode; what stands there in four bits stays so.
 
     Raises:
         ModelError: rows cannot be packed for this family, see `check_packing`.
@@ -124,15 +124,18 @@ def load_base(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     from luthier.models.forward import check_packing
+    from luthier.models.quantised import compute_as_trained
 
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
+        device_map={"": "cpu"},  # weights in four bits would else go to whatever accelerator there is
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
     )
     model.requires_grad_(False)
     model.eval()
+    compute_as_trained(model)
     check_packing(model)
     return model

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import Linear, Parameter
 from torch.nn.functional import linear
 
+from luthier.models.quantised import holds_four_bits
+
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows W' + bias in the precision of the weight, given back in that of the rows; [T, inputs] to [T, outputs]."""
@@ -55,11 +57,14 @@ class _Product(torch.autograd.Function):
 def halve(model: Any) -> int:
     """Hold the weight of every frozen linear layer of `model` in bfloat16; how many there were.
 
-    The embedding stays as it is; a head that shares its weight gets a copy.
+    The embedding stays as it is; a head that shares its weight gets a copy. A weight in four bits becomes bfloat16 for
+    its product.
     """
     halved = 0
     for module in model.modules():
-        if type(module) is Linear and not any(own.requires_grad for own in module.parameters(recurse=False)):
+        if holds_four_bits(module):
+            module.compute_dtype = torch.bfloat16
+        elif type(module) is Linear and not any(own.requires_grad for own in module.parameters(recurse=False)):
             module.weight = Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
             module.__class__ = BFloat16Linear
             halved += 1

@@ -13,6 +13,7 @@ from luthier.models.base import load_base
 from luthier.models.classifier import heads_of, take_up_head, take_up_heads, unwarned
 from luthier.models.converted import began_in_base
 from luthier.models.head_files import apart, read_heads, write_heads
+from luthier.models.quantised import dense
 from luthier.store.runs import ADAPTER, WEIGHTS
 
 
@@ -50,8 +51,10 @@ def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
         write_heads(folder, heads)
 
 
-def load_tuned(base: Path, folder: Path) -> Any:
+def load_tuned(base: Path, folder: Path, *, as_dense: bool = False) -> Any:
     """The trained model in evaluation mode: the base with the adapter of `folder`, or the weights that stand there.
+
+    A base in four bits is loaded so, or with `as_dense` with the weights that these stand for.
 
     Raises:
         ModelError: it is neither, or does not fit the base.
@@ -62,7 +65,8 @@ def load_tuned(base: Path, folder: Path) -> Any:
         take_up_head(model, folder / "model.safetensors")
         take_up_heads(model, read_heads(folder))
         return model
-    return load_adapter(load_base(base), folder)
+    loaded = load_base(base)
+    return load_adapter(dense(loaded) if as_dense else loaded, folder)
 
 
 def can_switch_off(model: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.errors import ModelError
+from luthier.models.quantised import holds_four_bits
 from luthier.spec.adapter_section import PeftAdapter
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ def common(model: PreTrainedModel, adapter: PeftAdapter) -> dict[str, Any]:
     """Settings of every PEFT config, from a resolved section.
 
     Raises:
-        ModelError: modules_to_save names a module that the base does not have.
+        ModelError: modules_to_save names a module that the base does not have, or that it holds in four bits.
     """
     from peft import TaskType
 
     targets, layers = adapter.target_modules, adapter.layers_to_transform
     if layers is not None and targets == "all-linear":
         targets = linears_of_layers(model)  # PEFT chooses layers among names only
-    _refuse_missing(model, adapter.whole_modules)
+    _refuse_odd(model, adapter.whole_modules)
     settings: dict[str, Any] = {
         "task_type": TaskType.CAUSAL_LM,
         "target_modules": targets if isinstance(targets, str) else list(targets or ()),
@@ -83,7 +84,7 @@ def _end(name: str, ends: Sequence[str]) -> str | None:
     return next((end for end in ends if name == end or name.endswith(f".{end}")), None)
 
 
-def _refuse_missing(model: PreTrainedModel, names: Sequence[str]) -> None:
+def _refuse_odd(model: PreTrainedModel, names: Sequence[str]) -> None:
     modules = [name for name, _ in model.named_modules()]
     for wanted in names:
         if not any(_end(name, [wanted]) for name in modules):
@@ -92,4 +93,11 @@ def _refuse_missing(model: PreTrainedModel, names: Sequence[str]) -> None:
             raise ModelError(
                 f"adapter.modules_to_save: {wanted!r} is no module of {type(model).__name__}",
                 way_out=f"its modules: {', '.join(known)}",
+            )
+    for name, module in model.named_modules():
+        within = [wanted for wanted in names if wanted in name.split(".")]
+        if within and holds_four_bits(module):
+            raise ModelError(
+                f"adapter.modules_to_save: {within[0]!r} is held in four bits (model.load_in_4bit), and cannot learn",
+                way_out="leave it out: the adapter stands beside it; norms, embed_tokens and lm_head can be named",
             )

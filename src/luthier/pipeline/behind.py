@@ -21,10 +21,17 @@ def as_trained(run: RunFolder) -> TrainResult:
     """What a run's training has said; its rows and all that it learned are still what they were then.
 
     Raises:
-        RunError: it has not been trained, or a file has changed since.
+        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits, and what
+            stands behind another run is taken up beside the base as it is.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
+    if ResolvedRecipe.read(run.resolved).recipe.model.load_in_4bit:
+        raise RunError(
+            f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
+            "answer otherwise",
+            way_out="name a run without it, or as a model the folder that its export 'merged' wrote",
+        )
     result = TrainResult.read(run.train_result)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]
     there = config_file(run.tuned).is_file() and weights_file(run.tuned).is_file()

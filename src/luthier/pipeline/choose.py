@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from pydantic import ValidationError
+
 from luthier.errors import RecipeError
 from luthier.pipeline.known import Earlier
 from luthier.plan.expect import outdone
@@ -127,9 +129,13 @@ def _take(trainable: Sequence[Candidate], begun: str) -> tuple[str, str]:
 
 
 def _with(loaded: LoadedRecipe, method: str, adapter: str | None) -> LoadedRecipe:
+    """Raises RecipeError where what else it says refuses that."""
     given = loaded.recipe.model_dump(mode="json", exclude_unset=True)
     if loaded.recipe.method.type != method:  # settings that the recipe gives of a method stay with it
         given["method"] = {"type": method}
     if adapter is not None:
         given["adapter"] = {"type": adapter}
-    return replace(loaded, recipe=Recipe.model_validate(given))
+    try:
+        return replace(loaded, recipe=Recipe.model_validate(given))
+    except ValidationError as error:
+        raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error

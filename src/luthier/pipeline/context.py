@@ -41,11 +41,25 @@ class Context:
         return ModelShape.read(self.run.shape)
 
     @cached_property
-    def base(self) -> Path:
-        """Folder of the base model."""
+    def original(self) -> Path:
+        """Folder of the base model as it is."""
         from luthier.models.base import import_base
 
         return import_base(model_source(self.shape))
+
+    @cached_property
+    def base(self) -> Path:
+        """Folder of the base model as it is trained and asked with an adapter: the original, or that in four bits."""
+        from luthier.models.quantised import quantise_base
+
+        model = self.resolved.recipe.model
+        return quantise_base(model_source(self.shape), self.original, model) if model.load_in_4bit else self.original
+
+    @property
+    def base_sha256(self) -> str:
+        """Hash of what is trained on: that of the original, and how it is held where that is another way."""
+        held = self.resolved.recipe.model.held
+        return sha256_json([self.shape.sha256, *held]) if held else self.shape.sha256
 
     @cached_property
     def contract(self) -> RequestContract:
@@ -53,7 +67,7 @@ class Context:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer.open(self.run.contract, self.base / "tokenizer.json")
+        return Renderer.open(self.run.contract, self.original / "tokenizer.json")
 
     def asker(self, engine: Engine) -> Asker:
         from luthier.engines.ask import Asker

@@ -24,7 +24,7 @@ from luthier.errors import RunError
 from luthier.launch.child import StageFailed, run_stage, start_stage
 from luthier.pipeline.drive import Session
 from luthier.records import Kill, ResumeCertificate, TrainResult
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import beside, recover, sha256_json, write_atomic

@@ -18,7 +18,7 @@ from luthier.pipeline.verdict import conclude
 from luthier.recipes import names
 from luthier.records import GateDecision, Plan, TrainResult
 from luthier.report.evidence import Evidence
-from luthier.spec.recipe import Launch
+from luthier.spec.launch import Launch
 from luthier.spec.resolve import ResolvedRecipe, relaunched
 from luthier.store.events import EventLog
 from luthier.store.files import write_atomic

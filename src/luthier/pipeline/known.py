@@ -69,7 +69,7 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
     if _question(other) != _question(resolved) or other.recipe.merge is not None:  # merging is no technique to weigh
         return
     report = EvalReport.read(run.eval_report)
-    same_base = other.model_sha256 == resolved.model_sha256
+    same_base = (other.model_sha256, other.recipe.model.held) == (resolved.model_sha256, resolved.recipe.model.held)
     for score in report.systems:
         if score.system == "few_shot" and examples_of(other.recipe) != examples_of(resolved.recipe):
             continue

@@ -10,6 +10,7 @@ from luthier import __version__
 from luthier.data.replay import replay_of
 from luthier.data_report import DataReport
 from luthier.models.base import is_imported
+from luthier.models.quantised import is_quantised
 from luthier.pipeline.bases import model_source
 from luthier.recipes import general_text
 from luthier.records import ModelShape, TrainResult
@@ -41,12 +42,15 @@ class Stage:
 
 def _base_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     teachers = [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
-    return [resolved.model_sha256, *teachers] if teachers else resolved.model_sha256
+    beside = [*teachers, *resolved.recipe.model.held]
+    return [resolved.model_sha256, *beside] if beside else resolved.model_sha256
 
 
 def _base_is_ready(run: RunFolder) -> bool:
-    shapes = [part.teacher.shape for part in ResolvedRecipe.read(run.resolved).parts if part.teacher is not None]
-    return all(is_imported(model_source(shape)) for shape in (ModelShape.read(run.shape), *shapes))
+    resolved, source = ResolvedRecipe.read(run.resolved), model_source(ModelShape.read(run.shape))
+    model, teachers = resolved.recipe.model, [part.teacher for part in resolved.parts if part.teacher is not None]
+    held = is_quantised(source, model) if model.load_in_4bit else True
+    return held and all(is_imported(one) for one in (source, *(model_source(teacher.shape) for teacher in teachers)))
 
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -89,6 +93,7 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     mix = recipe.multi_task.model_dump(mode="json") if recipe.multi_task is not None else None
     sections: list[object] = [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
     sections += [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
+    sections += resolved.recipe.model.held
     if recipe.merge is None:
         return sections
     return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]

@@ -19,7 +19,7 @@ def machine_of(resolved: ResolvedRecipe) -> str:
     """Where and on how many threads a recipe computes."""
     train = resolved.recipe.train
     where = "an accelerator" if train.device == "cuda" else _processor()
-    return f"{where}, {train.threads} threads, bf16 {train.bf16}"
+    return ", ".join([where, f"{train.threads} threads", f"bf16 {train.bf16}", *resolved.recipe.model.held])
 
 
 def _processor(info: Path = Path("/proc/cpuinfo")) -> str:

@@ -43,6 +43,9 @@ def base(context: Context) -> None:
         if not is_imported(model_source(shape)):
             quiet_libraries()
         import_base(model_source(shape))
+    if context.resolved.recipe.model.load_in_4bit:
+        quiet_libraries()
+        context.base  # noqa: B018
     for teacher in teachers:
         refuse_other_vocabulary(context.shape, teacher)
 
@@ -59,7 +62,7 @@ def prepare(context: Context) -> None:
         task.run.data.mkdir(exist_ok=True)
         try:
             with ProcessCrew() as crew:
-                prepare_data(task.resolved, tokenizer_folder=context.base, out=task.run.data, crew=crew)
+                prepare_data(task.resolved, tokenizer_folder=context.original, out=task.run.data, crew=crew)
         except DataError as error:
             if len(context.tasks) == 1:
                 raise
@@ -82,7 +85,7 @@ def evaluate(context: Context) -> None:
     from luthier.evals.evaluate import ask_general
 
     device = set_up_device(context.resolved.recipe.train)
-    engines = base_and_tuned(context.base, context.run.tuned, device=device)
+    engines = base_and_tuned(context.original, context.run.tuned, under=context.base, device=device)
 
     general = None
     if len(context.tasks) > 1:

@@ -30,6 +30,7 @@ from luthier.data.replay import replay_of
 from luthier.data.source import fingerprint
 from luthier.errors import DataError, MissingExtra, RecipeError, RunError
 from luthier.launch.offline import is_here
+from luthier.models.quantised import refuse_missing_library
 from luthier.models.shape import read_shape
 from luthier.models.source import locate
 from luthier.pipeline.choose import Choice, choose, techniques
@@ -260,6 +261,7 @@ def _refuse_unfit(
     computed = check_features(resolved.recipe, [column.name for column in facts.columns])
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_odd_glossary(resolved)
+    refuse_missing_library(resolved.recipe.model)
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)

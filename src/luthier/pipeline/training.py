@@ -143,7 +143,7 @@ def open_inputs(context: Context) -> Inputs:
     ]
     return Inputs(
         tuple(tasks),
-        model_sha256=context.shape.sha256,
+        model_sha256=context.base_sha256,
         data_sha256=context.data_sha256,
         recipe_sha256=sha256_json(learning(resolved)),
         mix=resolved.recipe.multi_task or MultiTask(),

@@ -17,6 +17,7 @@ from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
 from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
 from luthier.spec.plugins import METRICS
+from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of
 from luthier.spec.trunk import TOKENS_PER_CHAR
@@ -107,7 +108,7 @@ def make_plan(
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_device_notes(resolved),
-            *_model_notes(shape, bf16=bool(recipe.train.bf16)),
+            *_model_notes(shape, recipe),
         ),
     )
 
@@ -253,9 +254,15 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
     return notes
 
 
-def _model_notes(shape: ModelShape, *, bf16: bool) -> list[str]:
+def _model_notes(shape: ModelShape, recipe: Recipe) -> list[str]:
     notes = []
-    if bf16:
+    if recipe.model.load_in_4bit:
+        held = memory.four_bits_gib(shape, double_quant=recipe.model.bnb_4bit_use_double_quant)
+        notes.append(
+            f"model.load_in_4bit: training holds the base in {held:.2f} GiB, not {memory.weights_gib(shape):.2f}; "
+            "evaluation and export hold the original too, which the tuned model is compared with."
+        )
+    if recipe.train.bf16:
         notes.append("train.bf16: time is predicted as for float32; what bfloat16 gains depends on the processor.")
     if shape.quantisation:
         notes.append(f"{shape.name} is stored as {shape.quantisation} and computed with in float32, dequantized.")

@@ -59,6 +59,14 @@ def halved_gib(shape: ModelShape) -> float:
     return weights_gib(shape) - fewer / GIB
 
 
+def four_bits_gib(shape: ModelShape, *, double_quant: bool) -> float:
+    """Weights where each of the linear layers takes half a byte, and each block of 64 its size: 4 bytes, or with
+    double_quant one, and 4 for 256 of these (Dettmers et al. 2023, arXiv 2305.14314, section 3).
+    """
+    each = 0.5 + (1 + 4 / 256 if double_quant else 4) / 64
+    return weights_gib(shape) - (FLOAT_BYTES - each) * linear_parameters(shape) / GIB
+
+
 def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:
     """Floats a token that one layer keeps for the backward pass: 4h + 2a + 2g + 4i + 7r.
 
@@ -102,18 +110,30 @@ def training_gib(
     tokens: int,
     supervised: float,
     first: int = 0,
-    bf16: bool = False,
+    held: float | None = None,
+    opening: float | None = None,
     recomputed: bool = False,
 ) -> float:
     """Peak of training: the base's weights, `adapter` parameters with optimizer state and its copy, a micro-batch.
 
-    The weights are read as float32 before they are halved. Where the base's own weights learn they are counted
-    with it already, which stands for the copy of the best so far; of an adapter that one is next to nothing.
+    Where the base's own weights learn they are counted with it already, which stands for the copy of the best so far;
+    of an adapter that one is next to nothing.
+
+    Args:
+        shape: of the base.
+        adapter: parameters that are trained.
+        r: see `activations_gib`.
+        tokens: of a micro-batch.
+        supervised: positions among them.
+        first: the lowest layer that learns.
+        held: GiB of the base's weights while it trains; those of float32 where it is None.
+        opening: the most of them while it is read; the same.
+        recomputed: whether activations are computed again going backward.
     """
     trained = adapter * (TRAINED_COPIES + CHECKPOINT_COPIES) * FLOAT_BYTES / GIB
     activations = activations_gib(shape, r=r, tokens=tokens, supervised=supervised, first=first, recomputed=recomputed)
-    weights = halved_gib(shape) if bf16 else weights_gib(shape)
-    return RESIDENT_GIB + max(weights_gib(shape), weights + trained + activations)
+    weights = weights_gib(shape) if held is None else held
+    return RESIDENT_GIB + max(weights_gib(shape) if opening is None else opening, weights + trained + activations)
 
 
 def whole_weights_gib(trained: int) -> float:

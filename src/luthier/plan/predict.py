@@ -55,7 +55,7 @@ def key_of(resolved: ResolvedRecipe) -> str:
     """Hash of all that decides what training computes; the way it is started does not."""
     recipe = resolved.recipe
     sections = [part.model_dump(mode="json") for part in (recipe.data, recipe.method, recipe.adapter, recipe.train)]
-    return sha256_json([resolved.model_sha256, resolved.data_sha256, sections])
+    return sha256_json([resolved.model_sha256, *recipe.model.held, resolved.data_sha256, sections])
 
 
 def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) -> Learner:
@@ -143,6 +143,8 @@ def predict(
         scored=max(cost.scored_nodes(work), memory.GENERAL_POSITIONS),
         threads=train.threads or 1,
     )
+    if recipe.model.load_in_4bit:  # the original is evaluated beside it
+        evaluate_gib += _held_gib(resolved, shape)[0]
     prediction = Prediction(
         train_seconds=train_seconds,
         evaluate_seconds=evaluate_seconds,
@@ -184,6 +186,7 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
     supervised = 0.0 if work.head else tokens * work.answer_tokens / work.own_tokens
     extra = memory.whole_weights_gib(learns.parameters) if learns.whole_base else 0.0
     extra += dense_weights(shape, resolved.recipe.adapter) * memory.FLOAT_BYTES / memory.GIB
+    held, opening = _held_gib(resolved, shape)
     each = memory.training_gib(
         shape,
         adapter=learns.parameters,
@@ -191,8 +194,18 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
         tokens=tokens,
         supervised=supervised,
         first=learns.first,
-        bf16=bool(resolved.recipe.train.bf16),
+        held=held,
+        opening=opening,
         recomputed=recomputed,
     )
     each += extra + teacher_gib(resolved, shape, supervised=supervised)
     return resolved.recipe.launch.nproc_per_node * max(each, opening_gib(resolved, shape))
+
+
+def _held_gib(resolved: ResolvedRecipe, shape: ModelShape) -> tuple[float, float]:
+    """What the base's weights take while it trains, and at most while they are read: float32 before it is halved."""
+    model, whole = resolved.recipe.model, memory.weights_gib(shape)
+    if model.load_in_4bit:
+        held = memory.four_bits_gib(shape, double_quant=model.bnb_4bit_use_double_quant)
+        return held, held
+    return memory.halved_gib(shape) if resolved.recipe.train.bf16 else whole, whole

@@ -8,7 +8,7 @@ from luthier.spec.adapter_section import EMBEDDINGS, Adapter
 from luthier.spec.plugins import ADAPTERS
 
 if TYPE_CHECKING:
-    from luthier.spec.recipe import Train
+    from luthier.spec.recipe import Recipe, Train
 
 
 def refuse_unfit_cache(adapter: Adapter, train: Train) -> None:
@@ -54,6 +54,29 @@ def refuse_unfit_settings(adapter: Adapter, train: Train) -> None:
     if train.bf16 and kind in ("full", "oft"):
         why = "no weight is frozen" if kind == "full" else "turned inputs would be rounded"
         raise ValueError(f"train.bf16 is for products with frozen weights, and with adapter.type {kind} {why}")
+
+
+def refuse_beside_four_bits(recipe: Recipe) -> None:
+    """What cannot be learned, or not be computed, where the base's linear layers are held in four bits.
+
+    Raises:
+        ValueError: the recipe asks for it.
+    """
+    kind = recipe.adapter.type
+    if not ADAPTERS.get(kind).over_four_bits:
+        known = ", ".join(name for name, facts in ADAPTERS.entries().items() if facts.over_four_bits)
+        raise ValueError(f"adapter.type {kind} has no layers beside model.load_in_4bit: true; take one of {known}")
+    if getattr(recipe.adapter, "starts_from_base", False):
+        raise ValueError(
+            "adapter.init_lora_weights takes a part out of the base's weights, and what model.load_in_4bit holds "
+            "cannot be changed; leave one of them out"
+        )
+    if recipe.merge is not None:
+        raise ValueError("merge adds weights up, and model.load_in_4bit holds them for training; leave one of them out")
+    if recipe.launch.strategy == "fsdp":
+        raise ValueError("launch.strategy fsdp divides weights, and model.load_in_4bit holds them whole; take ddp")
+    if recipe.train.torch_compile:
+        raise ValueError("train.torch_compile is not built for model.load_in_4bit; leave one of them out")
 
 
 def embeddings_learn(adapter: Adapter) -> bool:

@@ -32,6 +32,7 @@ ALIASES: dict[str, str] = {
     "peft_use_dora": "adapter.use_dora",
     "peft_init_lora_weights": "adapter.init_lora_weights",
     "lora_modules_to_save": "adapter.modules_to_save",
+    "load_in_4bit": "model.load_in_4bit",
     "neftune_noise_alpha": "train.neftune_noise_alpha",
     "loraplus_lr_ratio": "train.loraplus_lr_ratio",
 }
@@ -59,6 +60,7 @@ ELSEWHERE: dict[str, str] = {
     "roles_to_train": "data.train[0].roles_to_train",
     "mask_history": "data.train[0].mask_history",
     "class_weights": "train.class_weight",
+    "load_in_8bit": "model.load_in_4bit: true; eight bits are not built",
     "truncation_mode": "data.too_long: cut_start, cut_middle or cut_end",
     "excess_length_strategy": "data.too_long",
 }

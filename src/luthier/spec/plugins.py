@@ -66,6 +66,8 @@ class AdapterFacts:
     """Whether the base's own weights learn, so that gradients are made of all of them; there are no others then."""
     considered: bool = False
     """Whether the plan weighs it where the recipe names no adapter."""
+    over_four_bits: bool = False
+    """Whether it has layers for weights in four bits (peft/tuners/*/bnb.py)."""
     rate_factor: float = 1.0
     """Usual learning rate over the method's, which is that of LoRA."""
     dense_copies: float = 0.0

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
-from luthier.spec.adapter_rules import refuse_unfit_cache, refuse_unfit_settings
+from luthier.spec.adapter_rules import refuse_beside_four_bits, refuse_unfit_cache, refuse_unfit_settings
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.asking import Paraphrase, Writer
+from luthier.spec.base import Model
+from luthier.spec.launch import Launch
 from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
@@ -28,11 +30,6 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 BUNDLED_EMBEDDINGS = "all-minilm-l6-v2"
 """The embedding model that the extra `meaning` brings; every other one is a folder."""
-
-
-class Model(Section):
-    name: str = Field(min_length=1, description="A bundled name, a folder, a .gguf file, or a hub id.")
-    revision: str | None = Field(None, description="Commit, tag or branch of a hub model; None means its main branch.")
 
 
 class Split(Section):
@@ -488,35 +485,6 @@ class Evaluate(Section):
     )
 
 
-class Launch(Section):
-    """How the processes of training are started; no part of a run's identity, for it changes no more than rounding."""
-
-    type: Literal["local", "torchrun"] | None = Field(
-        None, description="'local': one process; 'torchrun': its elastic agent starts them."
-    )
-    nproc_per_node: int = Field(1, gt=0, le=1024, description="Processes on each machine.")
-    nnodes: int = Field(1, gt=0, le=1024, description="Machines.")
-    rdzv_endpoint: str | None = Field(
-        None, pattern=r"^[^\s:/@]+:\d{1,5}$", description="HOST:PORT of the first machine, where all of them meet."
-    )
-    max_restarts: int = Field(3, ge=0, description="How often processes that died are started again.")
-    strategy: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="'ddp': each process holds the whole base; 'fsdp': its layers are divided between them."
-    )
-
-    @model_validator(mode="after")
-    def _machines_can_meet(self) -> Launch:
-        if self.rdzv_endpoint is not None and not 0 < int(self.rdzv_endpoint.rpartition(":")[2]) < 2**16:
-            raise ValueError("rdzv_endpoint ends with a port from 1 to 65535")
-        if self.nnodes > 1 and self.rdzv_endpoint is None:
-            raise ValueError("nnodes above 1 needs rdzv_endpoint, e.g. 'first-machine:29400', where they meet")
-        if self.nnodes == 1 and self.rdzv_endpoint is not None:
-            raise ValueError("rdzv_endpoint is where several machines meet; set nnodes, or leave it out")
-        if self.type == "local" and self.nproc_per_node * self.nnodes > 1:
-            raise ValueError("type 'local' is one process; write 'torchrun', or leave it out")
-        return self
-
-
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the name in the registry.")
     objective: Objective = Field(default_factory=Objective)
@@ -546,6 +514,8 @@ class Recipe(Section):
     def _adapter_and_training_fit(self) -> Recipe:
         refuse_unfit_cache(self.adapter, self.train)
         refuse_unfit_settings(self.adapter, self.train)
+        if self.model.load_in_4bit:
+            refuse_beside_four_bits(self)
         return self
 
     @property

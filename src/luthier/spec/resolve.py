@@ -18,11 +18,12 @@ from luthier.spec.fill_merge import fill_merge, say_unused
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
+from luthier.spec.launch import Launch
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
 from luthier.spec.merge import KEPT_SETTINGS, Parent
 from luthier.spec.plugins import ADAPTERS, METHODS
-from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Launch, Privacy, Recipe
+from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
 

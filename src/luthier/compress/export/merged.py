@@ -21,7 +21,7 @@ def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None)
     """Merge and save, weights that were trained themselves as they are; for a head as a sequence classification model
     whose batches may be padded, else as a language model.
     """
-    tuned = load_tuned(base, adapter)
+    tuned = load_tuned(base, adapter, as_dense=True)
     merged = merge(tuned) if is_adapted(tuned) else tuned
     if head is not None:
         pad_token_id, pad_token = padding(base, head)

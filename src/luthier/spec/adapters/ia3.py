@@ -40,6 +40,7 @@ FACTS = AdapterFacts(
     name="ia3",
     summary="learned factors of keys, values and feed-forward activations, the base frozen",
     section=Ia3,
+    over_four_bits=True,
     usual=(
         ("target_modules", ["k_proj", "v_proj", "down_proj"], "keys, values and feed-forward, as in the paper"),
         ("feedforward_modules", feedforward, ""),

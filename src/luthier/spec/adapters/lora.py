@@ -58,6 +58,7 @@ FACTS = AdapterFacts(
     name="lora",
     summary="low-rank matrices beside every linear layer, the base frozen",
     section=Lora,
+    over_four_bits=True,
     usual=(
         ("r", 16, "a common middle"),
         ("alpha", usual_alpha, ""),
