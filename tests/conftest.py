@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of a kernel on a hub, said where PEFT imports it
 os.environ["LUTHIER_OFFLINE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,15 @@ def test_the_memory_that_is_planned_is_what_the_tensors_take(source: ModelSource
             taken += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
         planned = four_bits_gib(read_shape(source), double_quant=HELD[held].bnb_4bit_use_double_quant) * GIB
         assert planned == pytest.approx(taken, rel=0.01)
+
+
+@pytest.mark.parametrize(("held", "seen"), [(Model(name="m"), False), (HELD["nf4"], True)])
+def test_a_process_that_holds_nothing_in_four_bits_is_spared_the_library(held: Model, seen: bool) -> None:
+    program = (
+        "import sys; from luthier.models.quantised import leave_out_unless_needed as leave; "
+        "from luthier.spec.base import Model; "
+        f"leave(Model.model_validate({held.model_dump()!r})); import peft; "
+        "sys.exit(0 if bool(sys.modules.get('bitsandbytes')) == "
+        f"{seen} else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

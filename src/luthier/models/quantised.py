@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def refuse_missing_library(model: Model) -> None:
     """
     if model.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra("bitsandbytes", extra="quantise", purpose="model.load_in_4bit")
+
+
+def leave_out_unless_needed(model: Model) -> None:
+    """Keep other libraries of this process from importing bitsandbytes where nothing is held in four bits.
+
+    PEFT imports it wherever it is installed, which a process of any other run would pay a second for.
+    """
+    if not model.load_in_4bit:
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # as absent, see importlib.import_module
 
 
 def quantised_folder(source: ModelSource, model: Model) -> Path:

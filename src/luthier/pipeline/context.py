@@ -130,10 +130,12 @@ def set_up_torch(threads: int) -> None:
 
 def quiet_libraries() -> None:
     """Progress bars and warnings of libraries would stand between ours; what they warn of is handled or dated here."""
+    import logging
     import warnings
 
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of a kernel on a hub that it does without
     # peft 0.21 calls a name that transformers 5.23 renamed; drop when PEFT uses is_activation_checkpointing.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from luthier.data.shards import Shard
 from luthier.errors import DataError, RunError
 from luthier.launch.ranks import is_first
+from luthier.models.quantised import leave_out_unless_needed
 from luthier.pipeline import probing
 from luthier.pipeline.bases import model_source
 from luthier.pipeline.behind import keep_off_learned
@@ -188,7 +189,7 @@ def work(stage: str, run: RunFolder) -> None:
     """
     if stage not in WORK:
         raise RunError(f"there is no stage {stage!r}", way_out=f"stages: {', '.join(WORK)}")
-    ResolvedRecipe.read(run.resolved)  # before any folder is made
+    leave_out_unless_needed(ResolvedRecipe.read(run.resolved).recipe.model)  # before any folder is made
     with ExitStack() as stack:
         unseen = None if is_first() else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         WORK[stage](Context(run, stack.enter_context(Progress(unseen))))
