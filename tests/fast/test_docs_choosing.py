@@ -23,8 +23,10 @@ from luthier.plan.rank import (
     TFIDF,
     ZERO_SHOT,
 )
+from luthier.plan.search import why_no_search
 from luthier.records import Plan
 from luthier.spec.fill_baselines import FEW_SHOT_EXAMPLES
+from luthier.spec.load import load_recipe
 from luthier.spec.suits import MANY_LABELS, THIN_ROWS_PER_LABEL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
@@ -99,3 +101,13 @@ def test_the_few_shot_measurement_shown_is_the_one_kept() -> None:
     assert f"{row['items']} test items ({row['groups']} groups)" in PAGE
     assert f"{row['mean_examples']} fitted on average" in PAGE
     assert f"It took {row['time_ratio']} times as long" in PAGE
+
+
+def test_the_search_shown_is_read_and_takes_what_is_said(tmp_path: Path) -> None:
+    (shown,) = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if text.startswith("search:")]
+    (tmp_path / "r.yaml").write_text("name: r\nmodel: m\ndata: d.csv\n" + shown, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "r.yaml").recipe
+    assert recipe.search is not None
+    assert why_no_search(recipe) == ""
+    assert [recipe.search.on_rung(rung) for rung in range(3)] == [9, 3, 1]
+    assert f"about as long as {recipe.search.trainings:.1f} trainings" in PAGE

@@ -357,7 +357,11 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
         ("name: ../x\nmodel: m\ndata: d.csv", "r.yaml:1: name: String should match pattern"),
         ("name: r\nmodel: ''\ndata: d.csv", "model.name: String should have at least 1 character"),
         ("name: r\nmodel: [m]\ndata: d.csv", "r.yaml:2: model: Input should be a valid dictionary"),
-        ("name: r\nmodel: m\ndata: d.csv\nsearch: {}", "r.yaml:4: 'search' (search over candidates) is not built yet"),
+        (
+            "name: r\nmodel: m\ndata: d.csv\ncompress: {}",
+            "r.yaml:4: 'compress' (pruning and quantisation)",
+        ),
+        ("name: r\nmodel: m\ndata: d.csv\nsearch: {}", "r.yaml:4: the key 'search.hours' is missing"),
     ],
     ids=lambda value: value[:0] or None,
 )

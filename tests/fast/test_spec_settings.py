@@ -60,6 +60,7 @@ from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.heads import calibrates
 from luthier.pipeline.merging import mix_of
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.propose import propose
 from luthier.pipeline.sinks import Feeds, refuse_missing_sinks
 from luthier.pipeline.start import copy_recipe
 from luthier.pipeline.taught import open_teacher
@@ -67,7 +68,9 @@ from luthier.pipeline.teacher import find_teacher
 from luthier.pipeline.training import make_ready, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
+from luthier.plan.search import search_note
 from luthier.records import Message, RequestContract
+from luthier.search_records import SearchRecord
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.merge import Parent
@@ -588,6 +591,27 @@ def through_quantising(tree: dict[str, Any], folder: Path) -> object:
         return {"weights": sha256_file(made / "model.safetensors")}
 
 
+SEARCHED: dict[str, Any] = {
+    "hours": 1.0,
+    "candidates": ["lora sft", "lora classify"],
+    "settings": {"train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}},
+    "trials": 4,
+}
+
+
+def through_search(tree: dict[str, Any], folder: Path) -> object:
+    """Two trials, and what the plan says of all; where the tree has no search, of one that it could have."""
+    recipe = Recipe.model_validate({**tree, "search": tree.get("search") or SEARCHED})
+    assert recipe.search is not None
+    made = SearchRecord(recipe="r", key="k", hours=recipe.search.hours, shares=recipe.search.shares)
+    for _ in range(2):
+        trial = propose(recipe.search, made)
+        assert trial is not None
+        made = made.model_copy(update={"trials": (*made.trials, trial)})
+    plan = make_plan(resolved(BASE, folder), profile(folder / "data.csv"), shape(), matmul_gflops=100.0)
+    return {"plan": search_note(recipe, plan), "trials": made.trials}
+
+
 def through_begin(tree: dict[str, Any], folder: Path) -> object:
     """The run folder of the shipped recipe, on the tiny model that stands in `folder`."""
     overrides = [f"{key}={tree[key]}" for key in ("name", "output_dir") if key in tree]
@@ -794,6 +818,13 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "merge.into": ("weights", through_merge),
     "merge.rank": (2, through_merge),
     "merge.seed": (1, through_merge),
+    "search.hours": (1e-6, through_search),
+    "search.candidates": (["full sft", "lora classify"], through_search),
+    "search.settings": ({"train.learning_rate": {"choices": [1e-4, 1e-3]}}, through_search),
+    "search.trials": (5, through_search),
+    "search.reduction": (2, through_search),
+    "search.rungs": (2, through_search),
+    "search.seed": (1, through_search),
     "evaluate.baselines": (["majority", "base"], through_evaluate),
     "evaluate.few_shot_examples": (2, through_few_shot),
     "evaluate.resamples": (200, through_evaluate),
@@ -818,7 +849,7 @@ REFUSED = {
     "data.max_bad_rows", "data.filter.languages", "data.augment.paraphrase.send_personal_data",
     "data.embeddings.max_rows", "data.teacher.send_personal_data",
 }  # fmt: skip
-NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith("launch.")), *ONLY_ONE_VALUE}
+NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith(("launch.", "search."))), *ONLY_ONE_VALUE}
 OF_TEXTS = {"evaluate.glossary", "data.train.0.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
 TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence", "method.on_policy")
 NEEDS = {  # keys that are refused without another
@@ -871,6 +902,7 @@ EFFECTS |= {
     "data.train.0.glossary": EFFECTS["evaluate.glossary"],
 }
 NEEDS["model.bnb_4bit_quant_type"] = NEEDS["model.bnb_4bit_use_double_quant"] = ("model.load_in_4bit", True)
+NEEDS |= {key: ("search", SEARCHED) for key in EFFECTS if key.startswith("search.")}
 NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
 _USUAL: dict[Consumer, object] = {}

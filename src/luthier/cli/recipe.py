@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from luthier.cli.shared import (
     say,
     work,
 )
+
+if TYPE_CHECKING:
+    from luthier.pipeline.drive import Session
 
 
 def init(
@@ -142,6 +145,9 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     nproc: Nproc = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="First try what `search` of the recipe says; the best becomes the run.")
+    ] = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -149,10 +155,24 @@ def run(
     from luthier.pipeline.drive import finish
     from luthier.pipeline.report import closing_lines, evaluation_document
 
-    session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
+    if search:
+        session = _searched(target, overrides or [], out, nproc, offline)
+    else:
+        session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
     document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
     emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
+
+
+def _searched(recipe: str, overrides: list[str], out: Path | None, nproc: int | None, offline: bool) -> Session:
+    """The run of the best trial, with all its stages done."""
+    from luthier.pipeline.drive import work_through
+    from luthier.pipeline.search import search
+
+    launch = [] if nproc is None else [f"launch.nproc_per_node={nproc}"]
+    session, _ = search(recipe, overrides=[*overrides, *launch], out=out, offline=go_offline(offline), say=say)
+    work_through(session, "export")
+    return session
 
 
 def transfer(

@@ -11,6 +11,7 @@ from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
+from luthier.search_records import SearchRecord
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.base import Model
 from luthier.spec.plugins import METRICS
@@ -29,6 +30,7 @@ def model_card(
     evaluation: EvalReport,
     artifacts: Sequence[Artifact],
     gate: GateDecision,
+    search: SearchRecord | None = None,
 ) -> str:
     """The card of one run as Markdown, with the front matter that model hubs read.
 
@@ -44,7 +46,7 @@ def model_card(
         ["## Intended use", "", *_intended_use(resolved, evaluation)],
         ["## Base model", "", *_base(shape, resolved.recipe.model)],
         ["## Data", "", *_data(data)],
-        ["## Training", "", *_training(resolved, train)],
+        ["## Training", "", *_training(resolved, train), *(_searched(search) if search else [])],
         ["## Evaluation", "", *_evaluation(evaluation)],
         ["## Limits", "", *_limits(shape, data, evaluation, getattr(resolved.recipe.method, "abstain_below", None))],
         ["## Gate", "", *_gate(gate)],
@@ -210,6 +212,16 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
         f"{train.best_step}, {kept}.{calibrated}",
+    ]
+
+
+def _searched(search: SearchRecord) -> list[str]:
+    """That its settings were chosen, and by what."""
+    return [
+        "",
+        f"Its settings are those of the best of {len(search.trials)} trials by `{search.metric}` on "
+        "the validation rows (`search.json`), so what it reached there is too good to be expected again. The test "
+        "rows were asked once, after that.",
     ]
 
 

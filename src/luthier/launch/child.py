@@ -13,15 +13,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Self
 
 from luthier.errors import LuthierError, OutOfMemory, Stopped
 from luthier.spec.launch import Launch
 
 _PARENT = "LUTHIER_PARENT"
+PAUSE_AFTER = "LUTHIER_PAUSE_AFTER"
+"""Tells training after which of its validations to end with a checkpoint, as if it were done."""
 _OF_TORCHRUN = re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|TORCHELASTIC_\w+")
 """What torchrun tells a rank. Set around a command of ours it is meant for another program, and one process alone would
 wait for ranks that nobody starts; the agent of our ranks sets it anew."""
@@ -58,7 +61,8 @@ class StageFailed(LuthierError):
 
 def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
     """The environment a process of a stage computes in. Thread settings only take effect before torch is loaded."""
-    return {name: value for name, value in os.environ.items() if not _OF_TORCHRUN.fullmatch(name)} | {
+    given = os.environ.items()
+    return {name: value for name, value in given if name != PAUSE_AFTER and not _OF_TORCHRUN.fullmatch(name)} | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         **COMPUTING,
@@ -72,7 +76,14 @@ def stage_environment(*, threads: int, offline: bool) -> dict[str, str]:
 
 
 def start_stage(
-    stage: str, run: Path, *, lock_fd: int | None, threads: int, offline: bool, launch: Launch | None = None
+    stage: str,
+    run: Path,
+    *,
+    lock_fd: int | None,
+    threads: int,
+    offline: bool,
+    launch: Launch | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
     """Start `luthier _stage STAGE RUN`, or the agent of its ranks; who starts it has to wait for it.
 
@@ -83,6 +94,7 @@ def start_stage(
         threads: of all its processes on this machine together.
         offline: whether no socket may leave this machine.
         launch: how many processes; None for one.
+        more: of its environment.
     """
     # -P keeps the current folder, which `-m` would search first, from shadowing modules.
     command = [sys.executable, "-P", "-m", "luthier.cli"]
@@ -93,7 +105,7 @@ def start_stage(
     return subprocess.Popen(
         [*command, *what],
         pass_fds=[] if lock_fd is None else [lock_fd],
-        env=stage_environment(threads=threads, offline=offline),
+        env=stage_environment(threads=threads, offline=offline) | dict(more),
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=2,  # our standard output is for results alone
@@ -114,6 +126,7 @@ def run_stage(
     offline: bool,
     launch: Launch | None = None,
     less_memory: str = "use a larger machine",
+    pause_after: int | None = None,
 ) -> StageUse:
     """Start a stage (see `start_stage`) and wait for it. SIGTERM and SIGINT are passed on.
 
@@ -125,6 +138,7 @@ def run_stage(
         offline: whether the child may reach nothing.
         launch: whether others share it, see `start_stage`.
         less_memory: what would make this stage need less, for people.
+        pause_after: the validation after which training is to end with a checkpoint; None for the last.
 
     Raises:
         OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
@@ -133,7 +147,8 @@ def run_stage(
         LuthierError: any other signal ended the child, which then cannot have said why.
     """
     began = time.monotonic()
-    child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline, launch=launch)
+    more = {} if pause_after is None else {PAUSE_AFTER: str(pause_after)}
+    child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline, launch=launch, more=more)
     with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = code = os.waitstatus_to_exitcode(status)

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from luthier.errors import RecipeError, RunError, Stopped
-from luthier.launch.child import run_stage
+from luthier.launch.child import StageUse, run_stage
 from luthier.launch.offline import is_here
 from luthier.pipeline.join import join
-from luthier.pipeline.order import SHARED, Stage, up_to
+from luthier.pipeline.order import SHARED, STAGES, Stage, up_to
 from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
 from luthier.recipes import names
@@ -124,6 +124,25 @@ def work_through(
             bring_up_to_date(session, stage, fd)
 
 
+def train_until(session: Session, validation: int, *, plan: Plan, prepared: Prepared) -> float:
+    """Prepare the data where that is not done, and train up to a validation, whose number it is; train later goes on.
+
+    Returns:
+        Seconds that training took now.
+
+    Raises:
+        StageFailed, OutOfMemory, Stopped: as a stage ended.
+    """
+    with lock(session.run) as fd:
+        write_down(session.run, prepared, plan)
+        for stage in up_to("prepare"):
+            bring_up_to_date(session, stage, fd)
+        use = _start(session, STAGES[SHARED], fd, pause_after=validation)
+    if use.stop_asked:
+        raise Stopped("stopped after a rung was done", way_out="run the same command again to go on")
+    return use.seconds
+
+
 def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
     """Decide, write card, lineage and report, and register the version; all stages must be done.
 
@@ -149,17 +168,7 @@ def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     stages.clear(stage.name)
     events = EventLog(run.events)
     events.append("stage_started", stage=stage.name, key=key)
-    merges = stage.name == SHARED and session.resolved.recipe.merge is not None
-    say(f"{stage.name}: {'merging runs' if merges else stage.doing}")
-    use = run_stage(
-        stage.name,
-        run.path,
-        lock_fd=lock_fd,
-        threads=session.resolved.recipe.train.threads or 1,
-        offline=session.offline,
-        less_memory="merge fewer runs" if merges else stage.less_memory,
-        launch=session.resolved.recipe.launch if stage.name == SHARED else None,
-    )
+    use = _start(session, stage, lock_fd)
     peak = use.peak_memory_gib
     if stage.name == SHARED:  # the system counts the largest process, the ranks count those of all machines together
         machines = session.resolved.recipe.launch.nnodes
@@ -170,6 +179,22 @@ def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
         raise Stopped(
             f"stopped after stage {stage.name!r}, which is done", way_out="run the same command again to go on"
         )
+
+
+def _start(session: Session, stage: Stage, lock_fd: int, *, pause_after: int | None = None) -> StageUse:
+    """Its process, waited for."""
+    merges = stage.name == SHARED and session.resolved.recipe.merge is not None
+    session.say(f"{stage.name}: {'merging runs' if merges else stage.doing}")
+    return run_stage(
+        stage.name,
+        session.run.path,
+        lock_fd=lock_fd,
+        threads=session.resolved.recipe.train.threads or 1,
+        offline=session.offline,
+        less_memory="merge fewer runs" if merges else stage.less_memory,
+        launch=session.resolved.recipe.launch if stage.name == SHARED else None,
+        pause_after=pause_after,
+    )
 
 
 def _refuse_stale(session: Session) -> None:

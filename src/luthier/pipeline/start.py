@@ -44,6 +44,7 @@ from luthier.pipeline.teacher import find_teacher, refuse_other_vocabulary_if_se
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
+from luthier.plan.search import search_note
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan, Teacher
@@ -82,7 +83,8 @@ class Prepared:
                 self.resolved.names, self.resolved.parts, self.profiles, self.choices, strict=True
             )
         }
-        return joined_plan(plans, self.resolved, heads=head_parameters(self.resolved, self.profiles, self.shape))
+        made = joined_plan(plans, self.resolved, heads=head_parameters(self.resolved, self.profiles, self.shape))
+        return made.model_copy(update={"notes": (*made.notes, *search_note(self.loaded.recipe, made))})
 
 
 def plan_of(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.shards import Example, Shard
-from luthier.errors import ModelError, Stopped
-from luthier.launch.child import threads_each
+from luthier.errors import ModelError, NonFinite, Stopped
+from luthier.launch.child import PAUSE_AFTER, threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
@@ -20,8 +22,9 @@ from luthier.pipeline.reference import pair_measure, with_reference
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.taught import with_teachers
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
-from luthier.records import LossSpike, StepEvent
+from luthier.records import LossSpike, RequestContract, StepEvent
 from luthier.spec.multi_task import MultiTask
+from luthier.spec.plugins import METRICS
 from luthier.spec.recipe import Recipe
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_json, write_atomic
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from luthier.engines.protocol import Engine
     from luthier.train.dist import Ranks
     from luthier.train.inputs import Inputs
+
+NON_FINITE = "non_finite"
+"""Kind of the event that says so of a loss or gradient; the last of its session."""
 
 
 def train(context: Context) -> None:
@@ -52,6 +58,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
     from luthier.train.trunk import on_trunk
 
     recipe, run, stop_asked = context.resolved.recipe, context.run, _stop_on_signal()
+    pause = Pause.asked(recipe.train.validations or 1)
     run.train.mkdir(exist_ok=True)
     model = with_adapter(load_base(context.base), recipe, base_name=context.shape.name, heads=head_labels(context))
     model.to(device)
@@ -95,17 +102,27 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
             events.append(event.kind, **event.model_dump(exclude={"kind"}))
             context.progress.step(event, total_steps=total_steps)
             feeds.send(event)
+            pause.see(event, total_steps)
 
-        result = loop.train(
-            model,
-            inputs if trunk is None else on_trunk(inputs, trunk),
-            settings=recipe.train,
-            method_name=", ".join(dict.fromkeys(part.recipe.method.type for part in context.resolved.parts)),
-            validation=open_validation(context, model),
-            out=run.train,
-            watch=watch,
-            stop_asked=stop_asked,
-        )
+        try:
+            result = loop.train(
+                model,
+                inputs if trunk is None else on_trunk(inputs, trunk),
+                settings=recipe.train,
+                method_name=", ".join(dict.fromkeys(part.recipe.method.type for part in context.resolved.parts)),
+                validation=open_validation(context, model),
+                out=run.train,
+                watch=watch,
+                stop_asked=lambda: stop_asked() or pause.reached,
+            )
+        except NonFinite as error:
+            events.append(NON_FINITE, what=error.what)
+            raise
+        except Stopped:
+            if stop_asked() or not pause.reached:
+                raise
+            context.progress.say(f"paused after validation {pause.after} of {pause.validations}")
+            return
     before += 0.0 if trunk is None else trunk.about.seconds
     result = result.model_copy(update={"seconds": result.seconds + before})
     if ranks.is_first:
@@ -205,6 +222,14 @@ def say_sharing_is_off(progress: Progress, events: EventLog, reason: str) -> Non
     events.append("sharing_off", reason=reason)
 
 
+def judged_by(contract: RequestContract) -> tuple[str, str]:
+    """The metric on validation rows that weights are chosen by, and what decides between equal values."""
+    if contract.task == "preference":
+        return "preference_accuracy", "preference_loss"
+    metric = "quadratic_kappa" if contract.label_order else "macro_f1" if contract.labels else "perplexity"
+    return metric, "log_loss" if contract.answered_by == "head" else "perplexity"
+
+
 def open_validation(context: Context, model: Any, *, most: int | None = None) -> Any:
     """Each task's metric on its validation split, or its first rows, measured with the evaluation's own code; None
     without rows.
@@ -239,12 +264,9 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
             continue
         name = task.contract.name
         prefix = f"{name}." if several else ""
-        metric = "macro_f1" if task.contract.labels else "perplexity"
-        metric = "quadratic_kappa" if task.contract.label_order else metric
-        tiebreak = "log_loss" if task.contract.answered_by == "head" else "perplexity"
+        metric, tiebreak = judged_by(task.contract)
         rows_of[name] = examples
         if task.contract.task == "preference":
-            metric, tiebreak = "preference_accuracy", "preference_loss"
             with in_evaluation(model):
                 asked.append((prefix, pair_measure(task, examples, engine(model))))
         else:
@@ -253,7 +275,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
             Judged(
                 name,
                 f"{prefix}{metric}",
-                higher_is_better=metric != "perplexity",
+                higher_is_better=METRICS.get(metric).higher_is_better,
                 tiebreak=f"{prefix}{tiebreak}",
                 weight=task.resolved.recipe.entry.weight,
             )
@@ -266,6 +288,25 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
     settle = settling(context, rows_of)
     unjudged = len(context.tasks) - len(judged)
     return Validation(measure, tuple(judged), settle, unjudged) if judged else None
+
+
+@dataclass
+class Pause:
+    """Where training is to end with a checkpoint before it is done, asked by whoever started this process."""
+
+    after: int
+    """Number of a validation, from 1; 0 for none."""
+    validations: int
+    reached: bool = False
+
+    @classmethod
+    def asked(cls, validations: int) -> Pause:
+        return cls(int(os.environ.get(PAUSE_AFTER, "0")), validations)
+
+    def see(self, event: StepEvent | LossSpike, total_steps: int) -> None:
+        """A validation at or beyond that one was the last."""
+        if self.after and event.kind == "validation":
+            self.reached = event.step >= round(total_steps * self.after / self.validations)
 
 
 def _stop_on_signal() -> Callable[[], bool]:

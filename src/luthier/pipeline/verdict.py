@@ -18,6 +18,7 @@ from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Pla
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.report.tasks import render_tasks, tasks_card
+from luthier.search_records import SearchRecord
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
@@ -157,7 +158,7 @@ def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) ->
         "artifacts": evidence.artifacts,
         "gate": gate,
     }
-    write_atomic(run.card, model_card(**about))  # type: ignore[arg-type]
+    write_atomic(run.card, model_card(**about, search=evidence.search))  # type: ignore[arg-type]
     write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
     write_atomic(run.report, render(evidence))
     return evidence
@@ -193,6 +194,7 @@ def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evid
         stage_seconds={name: marker.seconds for name, marker in markers.items() if not marker.reused_from},
         peak_memory_gib=max((marker.peak_memory_gib for marker in markers.values()), default=0.0),
         run=str(shown),
+        search=SearchRecord.read(run.search) if run.search.is_file() else None,
     )
 
 

@@ -21,6 +21,7 @@ from luthier.records import (
     TrainResult,
     is_closed,
 )
+from luthier.search_records import SearchRecord
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -83,6 +84,8 @@ class Evidence:
     """Of any stage."""
     run: str
     """The run folder as the user would type it."""
+    search: SearchRecord | None = None
+    """What else was tried, where a search took this run."""
 
     @property
     def name(self) -> str:

@@ -40,7 +40,6 @@ ALIASES: dict[str, str] = {
 
 NOT_BUILT: dict[str, str] = {
     "compress": "pruning and quantisation",
-    "search": "search over candidates",
     "serve": "serving options (use the flags of `luthier serve`)",
     "track": "MLflow, TensorBoard and W&B sinks",
 }

@@ -22,6 +22,7 @@ from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, union_of
+from luthier.spec.search import Search
 from luthier.spec.section import Method, Section
 
 _FEATURE_NAME = re.compile(r"[^\W\d]\w*")
@@ -495,6 +496,7 @@ class Recipe(Section):
     train: Train = Field(default_factory=Train)
     multi_task: MultiTask | None = Field(None, description="Only where data.train has several entries.")
     merge: Merge | None = Field(None, description="Trained runs that become one model, in the place of training.")
+    search: Search | None = Field(None, description="What `luthier run --search` tries; nothing else reads it.")
     evaluate: Evaluate = Field(default_factory=Evaluate)
     launch: Launch = Field(default_factory=Launch)
     export: tuple[str, ...] | None = Field(None, description="Names of the exports table.")

@@ -81,6 +81,7 @@ class ResolvedRecipe(Record):
         content["parents"] = [parent.identity() for parent in self.parents]
         content["recipe"].pop("output_dir")
         content["recipe"].pop("launch")
+        content["recipe"].pop("search")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -135,6 +136,7 @@ def _resolved(
     parents: Sequence[Parent],
 ) -> ResolvedRecipe:
     filler = Filler(loaded.recipe)
+    filler.tree["search"] = None  # a run is one of its trials, or none of them
     _fill_data(filler, loaded, profile)
     _fill_privacy(filler, machine)
     _fill_likeness(filler)

@@ -58,6 +58,7 @@ class RunFolder:
     artifacts = _At("artifacts")
     artifacts_index = _At("artifacts/index.json")
     gate = _At("gate.json")
+    search = _At("search.json")
     card = _At("card.md")
     lineage = _At("lineage.json")
     report = _At("report.html")

@@ -1,0 +1,291 @@
+"""`luthier run --search`: trials are trained by rungs, and the best on validation rows becomes the run.
+
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943, algorithm 1): every trial trains for the share of the
+first rung; of those, the best 1 / reduction go on to the next. A trial is a usual run of the recipe with other
+settings, which ends with a checkpoint at a rung and goes on from there: its learning rate follows the schedule of a
+whole training, of which a rung is the beginning. Nothing here reads a test row; what is taken is evaluated and gated as
+any run, once.
+
+What has been found stands in a file, written after each rung; where the process is killed, the same command reads it
+and goes on, and the checkpoint of the trial at work loses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.errors import OutOfMemory, RecipeError
+from luthier.launch.child import StageFailed
+from luthier.pipeline.drive import Session, train_until, work_through
+from luthier.pipeline.propose import propose, refuse_missing_optuna
+from luthier.pipeline.start import Prepared, Say, look_at, open_run, recipe_path
+from luthier.pipeline.training import NON_FINITE, judged_by
+from luthier.plan.search import validations_of, why_no_search
+from luthier.plan.words import duration
+from luthier.records import RequestContract
+from luthier.search_records import RungScore, SearchRecord, Trial
+from luthier.spec.load import LoadedRecipe, load_recipe
+from luthier.spec.plugins import METRICS
+from luthier.spec.search import Search
+from luthier.store.events import EventLog
+from luthier.store.files import sha256_json, write_atomic
+from luthier.store.runs import RunFolder
+from luthier.store.stages import Stages
+
+
+def search(
+    recipe: str, *, overrides: Sequence[str], out: Path | None, offline: bool, say: Say
+) -> tuple[Session, SearchRecord]:
+    """Try what the recipe's section says, and train to the end what is best on validation rows.
+
+    Returns:
+        The run that was taken, trained, and the record of the search, which also stands in its folder.
+
+    Raises:
+        RecipeError: the recipe says nothing of a search, has several tasks or no validation rows, or a trial cannot be.
+        MissingExtra: settings are searched, and Optuna is not installed.
+        StageFailed, OutOfMemory, Stopped: a stage other than a trial's training failed, or was stopped.
+    """
+    loaded = load_recipe(recipe_path(recipe), overrides=overrides)
+    if reason := why_no_search(loaded.recipe):
+        raise RecipeError(f"{loaded.path}: {reason}", way_out="see docs/choosing.md", key="search")
+    section = loaded.recipe.search
+    assert section is not None
+    if section.settings is not None:
+        refuse_missing_optuna()
+    place = out or Path(loaded.recipe.output_dir)
+    work = _Work(loaded, tuple(overrides), section, place, offline, say)
+    record = work.search()
+    taken = record.trials[record.taken or 0]
+    say(f"search: trial {taken.number} is taken, {taken.words}; it is evaluated on the test rows now, once")
+    session, _ = work.session(taken)
+    write_atomic(session.run.search, record.to_json())
+    return session, record
+
+
+@dataclass(frozen=True)
+class _Work:
+    loaded: LoadedRecipe
+    overrides: tuple[str, ...]
+    section: Search
+    place: Path
+    offline: bool
+    say: Say
+
+    def search(self) -> SearchRecord:
+        """All rungs, or as many as the budget holds, and the end of the best one's training."""
+        record = self._begun()
+        if record.taken is not None:
+            self.say("search: done before, nothing is tried again")
+            return record
+        left = list(range(self.section.num_trials))
+        for rung in range(self.section.rungs):
+            for number in left:
+                if number == len(record.trials):
+                    trial = self._proposed(record)
+                    if trial is None:
+                        self.say(f"search: there is nothing else to try than these {number} trials")
+                        left = left[:number]
+                        break
+                    record = self._save(record, (*record.trials, trial))
+                if len(record.trials[number].rungs) > rung or record.trials[number].dropped:
+                    continue
+                if why := self._spent(record, number, rung):
+                    return self._closed(record, why)
+                record = self._advanced(record, number, rung)
+            record, left = self._halved(record, left, rung)
+        return self._closed(record, "all rungs were done")
+
+    def session(self, trial: Trial) -> tuple[Session, Prepared]:
+        """Its run, opened.
+
+        Raises:
+            RecipeError: its settings do not go with its technique, or with what the recipe says.
+        """
+        said = list(self.overrides)
+        if trial.technique:
+            adapter, _, method = trial.technique.partition(" ")
+            given = {"adapter": self.loaded.recipe.adapter.type, "method": self.loaded.recipe.method.type}
+            wanted = {"adapter": adapter, "method": method}
+            said += [f"{key}={{type: {name}}}" for key, name in wanted.items() if given[key] != name]
+        said += [f"{key}={str(one).lower() if isinstance(one, bool) else one}" for key, one in trial.settings.items()]
+        if self.loaded.recipe.train.validations is None:
+            said += [f"train.validations={validations_of(self.section)}"]
+        try:
+            loaded = load_recipe(self.loaded.path, overrides=said)
+            prepared = look_at(loaded, offline=self.offline, say=lambda line: None, out=self.place)
+        except RecipeError as error:
+            raise RecipeError(f"search: {trial.words}: {error.what}", way_out=error.way_out) from error
+        run = open_run(prepared, out=self.place)
+        return Session(run, prepared.resolved, self.offline, self.say), prepared
+
+    def _begun(self) -> SearchRecord:
+        """What was found before, or a new record."""
+        prepared = look_at(self.loaded, offline=self.offline, say=self.say, out=self.place)
+        key = sha256_json([prepared.resolved.sha256, self.section.model_dump(mode="json")])
+        file = self._file(key)
+        if file.is_file():
+            record = SearchRecord.read(file)
+            self.say(f"search: goes on, {len(record.trials)} of {self.section.num_trials} trials were begun")
+            return record
+        if 3600 * self.section.hours < (needed := prepared.plan().prediction.train_seconds):
+            raise RecipeError(
+                f"search.hours {self.section.hours:g} does not hold one training, which takes about {duration(needed)} "
+                "by the plan",
+                way_out="give it more, or train on fewer tokens (train.max_tokens)",
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return SearchRecord(
+            recipe=self.loaded.recipe.name, key=key, hours=self.section.hours, shares=self.section.shares
+        )
+
+    def _file(self, key: str) -> Path:
+        return self.place / self.loaded.recipe.name / f"search-{key[:12]}.json"
+
+    def _save(self, record: SearchRecord, trials: Sequence[Trial], **changes: object) -> SearchRecord:
+        """With these trials; nothing is begun before it stands there."""
+        made = record.model_copy(update={"trials": tuple(trials), **changes})
+        write_atomic(self._file(record.key), made.to_json())
+        return made
+
+    def _proposed(self, record: SearchRecord) -> Trial | None:
+        """The next trial: the next candidate, or what Optuna makes of those before it; None where all were tried."""
+        number, candidates = len(record.trials), self.section.candidates or ("",)
+        if self.section.settings is None:
+            return Trial(number=number, technique=candidates[number], settings={})
+        return propose(self.section, record)
+
+    def _advanced(self, record: SearchRecord, number: int, rung: int) -> SearchRecord:
+        """The trial trained to the end of a rung, and what it reached; dropped where its training failed."""
+        trial, share = record.trials[number], self.section.shares[rung]
+        session, prepared = self.session(trial)
+        trial = trial.model_copy(update={"run": f"{session.run.name}/{session.run.id}"})
+        self.say(
+            f"--- trial {number} ({trial.words}), rung {rung + 1} of {self.section.rungs}: {share:.0%} of training"
+        )
+        last = round((prepared.resolved.recipe.train.validations or 1) * share)
+        seconds, dropped = 0.0, ""
+        try:
+            seconds = _train(session, prepared, last, whole=rung + 1 == self.section.rungs)
+        except OutOfMemory:
+            dropped = "it ran out of memory"
+        except StageFailed as error:
+            dropped = _why_failed(session.run, error)
+        keys = judged_by(RequestContract.read(session.run.contract))
+        higher = METRICS.get(keys[0]).higher_is_better
+        if dropped:
+            trial = trial.model_copy(update={"dropped": dropped})
+        else:
+            score, tiebreak = self._reached(session.run, last, keys, higher)
+            self.say(f"trial {number}: {keys[0]} {score:.4f} on validation rows")
+            done = RungScore(rung=rung, share=share, score=score, tiebreak=tiebreak, seconds=seconds)
+            trial = trial.model_copy(update={"rungs": (*trial.rungs, done)})
+        trials = [trial if one.number == number else one for one in record.trials]
+        return self._save(record, trials, metric=keys[0], higher_is_better=higher)
+
+    @staticmethod
+    def _reached(run: RunFolder, last: int, keys: tuple[str, str], higher: bool) -> tuple[float, float]:
+        """The best value until a validation, and what decides between equal ones, lower is better.
+
+        Raises:
+            RecipeError: there are no validation rows.
+        """
+        metric, tiebreak = keys
+        seen = [event["metrics"] for event in _validated(run)[:last]]
+        found = [(one[metric], one[tiebreak]) for one in seen if math.isfinite(one.get(metric, math.nan))]
+        if not found:
+            raise RecipeError(
+                f"search compares by {metric} on validation rows, and there are none",
+                way_out="give data.split.validation a share, or data.validation a file",
+            )
+        return min(found, key=lambda one: (-one[0] if higher else one[0], one[1]))
+
+    def _halved(self, record: SearchRecord, left: Sequence[int], rung: int) -> tuple[SearchRecord, list[int]]:
+        """Only the best go on; of equals the first. After the last rung none is dropped.
+
+        What has been dropped here before a kill is weighed again, so that as many go on as would have.
+        """
+        reached = [record.trials[number] for number in left if len(record.trials[number].rungs) > rung]
+        order = _best_first(reached, record, rung)
+        if not order:
+            raise RecipeError(
+                "search: the training of every trial failed",
+                way_out="look at what they said, and narrow search.settings",
+            )
+        kept = len(order) if rung + 1 == self.section.rungs else -(-len(order) // self.section.reduction)
+        out = {trial.number for trial in order[kept:]}
+        why = f"not among the best {kept} of {len(order)} on rung {rung + 1}"
+        trials = [one.model_copy(update={"dropped": why}) if one.number in out else one for one in record.trials]
+        return self._save(record, trials), sorted(trial.number for trial in order[:kept])
+
+    def _spent(self, record: SearchRecord, number: int, rung: int) -> str:
+        """Why the budget does not hold this rung and the end of the best one's training after it; '' if it does."""
+        done = [
+            (trial.rungs[-1].share, sum(one.seconds for one in trial.rungs)) for trial in record.trials if trial.rungs
+        ]
+        if not done:  # whether it holds one training at all is said by the plan, before
+            return ""
+        a_training = sum(seconds for _, seconds in done) / sum(share for share, _ in done)
+        before = record.trials[number].rungs[-1].share if record.trials[number].rungs else 0.0
+        next_one = (self.section.shares[rung] - before) * a_training
+        reached = max(share for share, _ in done)
+        rest = max(0.0, 1.0 - max(reached, self.section.shares[rung])) * a_training
+        if record.seconds + next_one + rest <= 3600 * self.section.hours:
+            return ""
+        return (
+            f"the budget: {duration(record.seconds)} of {self.section.hours:g} hours were spent, and the next rung "
+            f"with the end of the best one's training would take about {duration(next_one + rest)}"
+        )
+
+    def _closed(self, record: SearchRecord, why: str) -> SearchRecord:
+        """The best of the furthest rung is trained to its end."""
+        able = [trial for trial in record.trials if trial.rungs and not trial.dropped]
+        furthest = max(len(trial.rungs) for trial in able)
+        best = _best_first([trial for trial in able if len(trial.rungs) == furthest], record, furthest - 1)[0]
+        self.say(f"search: {why}")
+        session, prepared = self.session(best)
+        work_through(session, "train", plan=prepared.plan(), prepared=prepared)
+        return self._save(record, record.trials, ended=why, taken=best.number)
+
+
+def _train(session: Session, prepared: Prepared, last: int, *, whole: bool) -> float:
+    """To the end of a rung, whose validations there are `last` of; the seconds that it took now.
+
+    Raises:
+        StageFailed, OutOfMemory, Stopped: as a stage ended.
+    """
+    if whole:
+        work_through(session, "train", plan=prepared.plan(), prepared=prepared)
+        marker = Stages(session.run).marker("train")
+        return marker.seconds if marker is not None else 0.0
+    if len(_validated(session.run)) >= last:  # before a kill
+        return 0.0
+    return train_until(session, last, plan=prepared.plan(), prepared=prepared)
+
+
+def _why_failed(run: RunFolder, error: StageFailed) -> str:
+    """Of a training that cannot be done with such settings.
+
+    Raises:
+        StageFailed: anything else has failed.
+    """
+    if error.exit_code == OutOfMemory.exit_code:
+        return "it takes more memory than there is"
+    if EventLog.read(run.events)[-1].get("kind") != NON_FINITE:
+        raise error
+    return "its loss was no longer finite"
+
+
+def _validated(run: RunFolder) -> list[dict[str, dict[str, float]]]:
+    """Validations so far, in the order of their steps; what was done again after a kill stands once."""
+    by_step = {event["step"]: event for event in EventLog.read(run.events) if event.get("kind") == "validation"}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _best_first(trials: Sequence[Trial], record: SearchRecord, rung: int) -> list[Trial]:
+    """By what they reached on a rung."""
+    sign = -1.0 if record.higher_is_better else 1.0
+    return sorted(trials, key=lambda one: (sign * one.rungs[rung].score, one.rungs[rung].tiebreak, one.number))
