@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -319,6 +319,14 @@ class RequestContract(Record):
     label_order: tuple[str, ...] = Field(
         (), description="The labels from the lowest to the highest; empty where they have no order."
     )
+    rewards: tuple[dict[str, Any], ...] = Field(
+        (), description="What verifies an answer: sections of the rewards table; no part of how it is asked."
+    )
+
+
+def longest_open_answer(max_length: int) -> int:
+    """Tokens that a free answer may take where no answers of the data say so, beside rows of `max_length`."""
+    return min(256, max_length // 2)
 
 
 class Golden(Record):

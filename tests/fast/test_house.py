@@ -24,6 +24,7 @@ FLOORS = {
     "search_records": 3,
     "store": 4,
     "plan": 5,
+    "rewards": 5,
     "data": 5,
     "models": 5,
     "engines": 6,

@@ -21,6 +21,7 @@ import classify_kit
 import govern_records
 import huggingface_hub
 import merge_kit
+import numpy
 import pytest
 import samples
 import test_evals_evaluate
@@ -74,9 +75,11 @@ from luthier.search_records import SearchRecord
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.merge import Parent
+from luthier.spec.methods.grpo import Grpo
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.spec.rewards.exact import Exact
 from luthier.spec.tasks import task_loaded
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_file
@@ -591,6 +594,25 @@ def through_quantising(tree: dict[str, Any], folder: Path) -> object:
         return {"weights": sha256_file(made / "model.safetensors")}
 
 
+def through_grpo(tree: dict[str, Any], folder: Path) -> object:
+    """What a tiny model writes to a row, what it gains, and the loss; of a tree without rewards those of exact ones."""
+    recipe = Recipe.model_validate(tree)
+    given = recipe.method.model_dump() if recipe.method.type == "grpo" else {}
+    rewards = tuple(one.model_dump() for one in recipe.entry.rewards or (Exact(),))
+    asked = samples.contract(
+        task="generation", labels=(), stop_ids=(2,), end_of_turn_ids=(2,), max_new_tokens=5, max_length=64,
+        rewards=rewards,
+    )  # fmt: skip
+    method = cast(Any, load_method(Grpo.model_validate(given), asked))
+    method = method.reading(lambda ids: "7" if sum(ids) % 2 else "it is 7")
+    model = test_train_loop.fresh()
+    row = replace(test_train_loop.EXAMPLES[0], answer="7")
+    with torch.no_grad():
+        made = method.rewritten(model, row, numpy.random.default_rng(0))
+        loss = float(method.loss_sum(model, [made]))
+    return made.answers, made.advantages, round(loss, 5)
+
+
 SEARCHED: dict[str, Any] = {
     "hours": 1.0,
     "candidates": ["lora sft", "lora classify"],
@@ -671,6 +693,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.train.0.input": ("{note}", PREPARE),
     "data.train.0.label": ("mood", PREPARE),
     "data.train.0.rejected": ("part", through_rejected),
+    "data.train.0.rewards": ([{"type": "number"}], through_grpo),
     "data.train.0.system": ("Say what it is.", PREPARE),
     "data.train.0.license": ("MIT", PREPARE),
     "data.train.0.synthetic": (True, PREPARE),
@@ -756,6 +779,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.ordered": (True, through_head),
     "method.calibrate": (False, through_head),
     "method.abstain_below": (0.9, through_head),
+    "method.num_generations": (3, through_grpo),
+    "method.max_completion_length": (2, through_grpo),
+    "method.loss_type": ("grpo", through_grpo),
+    "method.scale_rewards": ("none", through_grpo),
     "method.loss": ("ipo", through_dpo),
     "method.beta": (0.7, through_dpo),
     "method.gamma": (0.2, through_simpo),
@@ -908,6 +935,14 @@ NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")
 _USUAL: dict[Consumer, object] = {}
 
 
+VERIFIED = {
+    "data.train.0.rewards",
+    *(f"method.{key}" for key in ("num_generations", "max_completion_length", "loss_type", "scale_rewards")),
+}
+"""Keys that are refused where nothing verifies answers."""
+NEEDS |= dict.fromkeys(VERIFIED, ("method.type", "grpo"))
+
+
 PAIRED = {"data.train.0.rejected", "method.loss", "method.beta", "method.gamma"}
 """Keys that are refused for other tasks than preferences."""
 
@@ -918,7 +953,8 @@ ANSWERING = {"data.teacher.rewrite"}
 
 def untold(key: str) -> dict[str, Any]:
     """The recipe that the key's other value is put into."""
-    base = paired(BASE) if key in PAIRED else answering(BASE) if key in ANSWERING else BASE
+    base = paired(BASE) if key in PAIRED else answering(BASE) if key in {*ANSWERING, *VERIFIED} else BASE
+    base = dict(with_("data.train.0.rewards", [{"type": "exact"}], base)) if key in VERIFIED else base
     return dict(with_(*NEEDS[key], base)) if key in NEEDS else base
 
 
@@ -966,5 +1002,5 @@ def test_every_key_is_part_of_the_runs_identity(key: str) -> None:
     if key == "data.train.0.name":  # targets name the entry
         assert hashed({**tree, "objective": {}}) != hashed({**BASE, "objective": {}})
         return
-    usual = TEXTS if key in OF_TEXTS else untold(key) if key in {*PAIRED, *TAUGHT, *ANSWERING} else BASE
+    usual = TEXTS if key in OF_TEXTS else untold(key) if key in {*PAIRED, *TAUGHT, *ANSWERING, *VERIFIED} else BASE
     assert (hashed(tree) == hashed(usual)) == (key in NOT_IN_THE_HASH)

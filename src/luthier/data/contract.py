@@ -24,7 +24,7 @@ from luthier.data.privacy.spans import Span
 from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, TEXT_TEMPLATE, render
 from luthier.errors import ModelError, RunError
-from luthier.records import Message, RequestContract, is_closed, is_text
+from luthier.records import Message, RequestContract, is_closed, is_text, longest_open_answer
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Privacy
 from luthier.spec.resolve import ResolvedRecipe
@@ -32,7 +32,6 @@ from luthier.spec.template import fields
 from luthier.store.files import sha256_file
 
 _SENTINEL = "LuthierAnswer"
-_LONGEST_OPEN_ANSWER = 256
 
 TAGGER_FILE = "tagger.safetensors"
 """Where the tagger of profile 'maximum' lies, beside the contract."""
@@ -326,9 +325,10 @@ def make_contract(
         stop_ids=(first,) if eos is None or eos == first else (first, eos),
         tokenizer_sha256=sha256_file(tokenizer_folder / "tokenizer.json"),
         max_length=max_length,
-        max_new_tokens=min(_LONGEST_OPEN_ANSWER, max_length // 2),
+        max_new_tokens=longest_open_answer(max_length),
         too_long=resolved.recipe.data.too_long,
         label_order=resolved.recipe.data.labels.order if is_closed(entry.task) else (),
+        rewards=tuple(one.model_dump(mode="json") for one in entry.rewards or ()),
         **_by_head(resolved),
         **_computed(resolved),
         **tokens,

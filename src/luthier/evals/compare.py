@@ -147,6 +147,8 @@ def _measurable(observed: Observed) -> list[str]:
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy", *(("quadratic_kappa", "mae") if observed.order else ())]
+    if observed.rewards.size:
+        names.append("reward")
     if observed.free_text:
         names.append("exact_match")
     if observed.terms.any():

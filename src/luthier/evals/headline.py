@@ -13,6 +13,7 @@ WORDS = {
     "preference_accuracy": "preference accuracy",
     "bits_per_byte": "bits per byte",
     "term_accuracy": "term accuracy",
+    "reward": "reward",
 }
 BASELINES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
@@ -30,11 +31,12 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         systems: with 'tuned' and 'base' among them.
         differences: tuned - other, of the task's main metric at least.
         num_items: size of the test split.
-        closed: whether labels were chosen; macro-F1 is then the main metric, exact match otherwise.
+        closed: whether labels were chosen; macro-F1 is then the main metric, else the reward or exact match.
     """
     metric = "macro_f1" if closed else "exact_match"
-    if any("preference_accuracy" in system.metrics for system in systems):
-        metric = "preference_accuracy"
+    for other in ("preference_accuracy", "reward"):
+        if any(other in system.metrics for system in systems):
+            metric = other
     word = WORDS[metric]
     values: dict[str, Interval] = {one.system: one.metrics[metric] for one in systems if metric in one.metrics}
     gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}

@@ -42,12 +42,14 @@ class Observed:
     """The labels from the lowest to the highest, where they are degrees."""
     terms: Floats = field(default_factory=_nothing)
     """[N, 2] terms of a glossary that the answer keeps, and those that it should keep."""
+    rewards: Floats = field(default_factory=_nothing)
+    """[N] what the answer is worth by the task's rewards, 0 to 1."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
         sizes |= {len(part) for part in (self.probabilities, self.free_text, self.answered) if part}
         numbers = (self.answer_nll, self.answer_tokens, self.leads, self.answer_bytes)
-        sizes |= {len(part) for part in (*numbers, self.terms) if part.size}
+        sizes |= {len(part) for part in (*numbers, self.terms, self.rewards) if part.size}
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
     def only(self, places: Sequence[int]) -> Observed:
@@ -62,7 +64,7 @@ class Observed:
         return Observed(
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
             numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
-            numbers(self.answer_bytes), self.order, numbers(self.terms),
+            numbers(self.answer_bytes), self.order, numbers(self.terms), numbers(self.rewards),
         )  # fmt: skip
 
     @property

@@ -12,9 +12,10 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
-from luthier.evals.observed import Observed
+from luthier.evals.observed import Floats, Observed
 from luthier.evals.texts import read_texts
-from luthier.records import Answer, Message, is_text
+from luthier.records import Answer, Message, RequestContract, is_text
+from luthier.rewards import rewards_of
 
 Tick = Callable[[int, int], None]
 """Called after each item with (done, all)."""
@@ -55,7 +56,17 @@ def score(
         free_text=tuple(said.free_text for said in asked),
         answer_nll=np.array([said.answer_nll for said in asked], dtype=np.float64),
         answer_tokens=np.array([said.answer_tokens for said in asked], dtype=np.float64),
+        rewards=_rewards(asker.contract, examples, [said.free_text for said in asked]),
     )
+
+
+def _rewards(contract: RequestContract, examples: Sequence[Example], said: Sequence[str]) -> Floats:
+    """What each answer is worth, [N]; empty where nothing verifies them."""
+    reward = rewards_of(contract)
+    if reward is None:
+        return np.empty(0, dtype=np.float64)
+    pairs = zip(said, examples, strict=True)
+    return np.array([reward(text, example.answer) for text, example in pairs], dtype=np.float64)
 
 
 class _Said(NamedTuple):
@@ -102,6 +113,7 @@ def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, f
     else:
         observed = score(asker, examples)
         names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
+        names += ["reward"] if asker.contract.rewards else []
         names += ["quadratic_kappa"] if asker.contract.label_order else []
         names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
     values = {}

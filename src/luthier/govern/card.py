@@ -17,7 +17,7 @@ from luthier.spec.base import Model
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
-_QUALITY = ("macro_f1", "accuracy", "exact_match", "preference_accuracy", "bits_per_byte")
+_QUALITY = ("macro_f1", "accuracy", "reward", "exact_match", "preference_accuracy", "bits_per_byte")
 """Metrics by which a baseline is said to beat the tuned model."""
 
 

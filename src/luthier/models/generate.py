@@ -49,6 +49,46 @@ def go_on(
     return Continuation(out, ended=False)
 
 
+def go_on_together(
+    model: Any,
+    prompt_ids: Sequence[int],
+    *,
+    count: int,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    choose: Callable[[Tensor], int],
+) -> list[Continuation]:
+    """Let `model` go on with a prompt in several ways at once, whose prompt is computed once.
+
+    Args:
+        model: a transformers module in evaluation mode; call it without gradients.
+        prompt_ids: not empty.
+        count: of ways.
+        max_new_tokens: of each, at most.
+        stop_ids: that end one.
+        choose: the next token of one from its scores [vocabulary]; asked for those that have not ended, in their order.
+    """
+    stop, ended = set(stop_ids), [False] * count
+    out: list[list[int]] = [[] for _ in range(count)]
+    output = model(input_ids=torch.tensor([list(prompt_ids)], device=model.device), use_cache=True, logits_to_keep=1)
+    cache, scores = output.cache, output.logits[:, -1].expand(count, -1)
+    cache.batch_repeat_interleave(count)
+    for length in range(1, max_new_tokens + 1):
+        for place in range(count):
+            if ended[place]:
+                continue
+            token = choose(scores[place])
+            ended[place] = token in stop
+            if not ended[place]:
+                out[place].append(token)
+        if all(ended) or length == max_new_tokens:
+            break
+        step = torch.tensor([[own[-1] if own else stop_ids[0]] for own in out], device=model.device)
+        output = model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
+        cache, scores = output.cache, output.logits[:, -1]
+    return [Continuation(ids, done) for ids, done in zip(out, ended, strict=True)]
+
+
 def greedy(scores: Tensor) -> int:
     """The likeliest token."""
     return int(scores.argmax())

@@ -58,7 +58,7 @@ def techniques(
         return Choice(again(loaded), ())
     resolved, left_out = _first(loaded, again)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
-    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks and not facts.is_taught]
+    methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks and not facts.only_if_asked]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
     others = []
@@ -78,7 +78,7 @@ def _first(loaded: LoadedRecipe, again: Resolve) -> tuple[ResolvedRecipe, list[s
     try:
         resolved = again(loaded)
     except RecipeError as error:
-        untaught = [name for name, facts in METHODS.entries().items() if not facts.is_taught]
+        untaught = [name for name, facts in METHODS.entries().items() if not facts.only_if_asked]
         for method in untaught if loaded.recipe.method.type == "auto" else ():
             try:
                 resolved = again(_with(loaded, method, None))

@@ -48,6 +48,7 @@ from luthier.plan.search import search_note
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
 from luthier.records import DataProfile, Feature, ModelShape, Plan, Teacher
+from luthier.rewards import load_rewards
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.merge import Parent
@@ -264,6 +265,7 @@ def _refuse_unfit(
     _refuse_missing_columns_of_splits(resolved, computed)
     refuse_odd_glossary(resolved)
     refuse_missing_library(resolved.recipe.model)
+    load_rewards(resolved.recipe.entry.rewards or ())
     refuse_secrets_in_wording(resolved.recipe.entry)
     refuse_secrets_in_expressions(resolved.recipe.data.features)
     _refuse_missing_detectors(resolved, machine)

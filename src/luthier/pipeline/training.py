@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.engines.protocol import Engine
     from luthier.train.dist import Ranks
     from luthier.train.inputs import Inputs
+    from luthier.train.methods import Method
 
 NON_FINITE = "non_finite"
 """Kind of the event that says so of a loss or gradient; the last of its session."""
@@ -152,7 +153,7 @@ def open_inputs(context: Context) -> Inputs:
     tasks = [
         TaskRows(
             task.contract.name,
-            load_method(task.resolved.recipe.method, task.contract),
+            _reading(load_method(task.resolved.recipe.method, task.contract), task),
             Shard(task.run.data / "train.arrow"),
             weight=task.resolved.recipe.entry.weight,
         )
@@ -222,10 +223,19 @@ def say_sharing_is_off(progress: Progress, events: EventLog, reason: str) -> Non
     events.append("sharing_off", reason=reason)
 
 
+def _reading(method: Method, task: Context) -> Method:
+    """What the model writes is read as the server reads it."""
+    from luthier.train.methods.grpo import Verified
+
+    return method.reading(task.renderer.decode) if isinstance(method, Verified) else method
+
+
 def judged_by(contract: RequestContract) -> tuple[str, str]:
     """The metric on validation rows that weights are chosen by, and what decides between equal values."""
     if contract.task == "preference":
         return "preference_accuracy", "preference_loss"
+    if contract.rewards:
+        return "reward", "perplexity"
     metric = "quadratic_kappa" if contract.label_order else "macro_f1" if contract.labels else "perplexity"
     return metric, "log_loss" if contract.answered_by == "head" else "perplexity"
 

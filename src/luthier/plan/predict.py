@@ -183,7 +183,7 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
     """Peak of training, all processes of this machine together, each with all of it."""
     learns = learner_of(resolved, shape, num_labels=work.num_labels)
     tokens = round(work.largest_micro_batch)
-    supervised = 0.0 if work.head else tokens * work.answer_tokens / work.own_tokens
+    supervised = 0.0 if work.head else tokens * work.learned_tokens / work.own_tokens
     extra = memory.whole_weights_gib(learns.parameters) if learns.whole_base else 0.0
     extra += dense_weights(shape, resolved.recipe.adapter) * memory.FLOAT_BYTES / memory.GIB
     held, opening = _held_gib(resolved, shape)

@@ -24,9 +24,21 @@ def teacher_flops(resolved: ResolvedRecipe, *, tokens: float, supervised: float,
 
 
 def writing_seconds(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, rates: Rates) -> float:
-    """Answers that the model writes itself while it learns, one row after another."""
-    share = getattr(resolved.recipe.method, "on_policy", 0.0)
+    """Answers that the model writes itself while it learns, one row after another; several to a row together.
+
+    A token of one answer takes reading all weights; of several at once it takes that, or making their products where
+    these are more.
+    """
     rows = work.trained_tokens / work.row_tokens
+    if work.answers_written > 1:
+        tokens = work.answers_written * work.written_tokens
+        flops = forward_flops(shape, tokens=tokens, context=work.row_tokens, with_logits=tokens)
+        alone = forward_flops(
+            shape, tokens=work.written_tokens, context=work.row_tokens, with_logits=work.written_tokens
+        )
+        together = max(alone / (rates.greedy * 1e9), flops / (rates.score * 1e9))
+        return rows * (prompt_seconds(shape, work, rates) + together)
+    share = getattr(resolved.recipe.method, "on_policy", 0.0)
     return share * rows * (prompt_seconds(shape, work, rates) + greedy_seconds(shape, work, rates)) if share else 0.0
 
 

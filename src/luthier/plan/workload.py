@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from luthier.errors import DataError, RecipeError
-from luthier.records import DataProfile, is_text
+from luthier.records import DataProfile, is_text, longest_open_answer
 from luthier.spec.fill_baselines import examples_of, shows_examples
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Data, DataEntry, RowLimit
@@ -73,6 +73,10 @@ class Workload:
     """What the examples of a few-shot prompt add to it, as far as they fit; 0 where rows are none."""
     asks_few_shot: bool = False
     """Whether the recipe evaluates few-shot prompting."""
+    answers_written: int = 0
+    """That the model writes to a row while it learns, and learns from; 0 where it learns the one that is there."""
+    written_tokens: float = 0.0
+    """Of each, at most."""
 
     @property
     def few_shot(self) -> Workload:
@@ -94,14 +98,19 @@ class Workload:
     @property
     def own_tokens(self) -> float:
         """Tokens that training computes for a row beside what all rows share."""
-        return max(1.0, self.prompt_tokens - self.shared_tokens + (0.0 if self.head else self.answer_tokens))
+        return max(1.0, self.prompt_tokens - self.shared_tokens + (0.0 if self.head else self.learned_tokens))
+
+    @property
+    def learned_tokens(self) -> float:
+        """Of the answers of a row."""
+        return self.answers_written * self.written_tokens if self.answers_written else self.answer_tokens
 
     @property
     def supervised_tokens(self) -> float:
         """Positions of all rows, over all epochs, that have logits of the vocabulary in training."""
         if self.head or self.counted is not None:
             return 0.0 if self.counted is None else self.counted[1]
-        return self.trained_tokens / self.row_tokens * self.answer_tokens
+        return self.trained_tokens / self.row_tokens * self.learned_tokens
 
     @property
     def distinct_tokens(self) -> float:
@@ -174,7 +183,10 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     if recipe.is_noisy:  # every row is its own then
         shared = 0.0
     head = METHODS.get(recipe.method.type).has_head
-    own = max(1.0, prompt - shared + (0.0 if head else answer))
+    written, each = getattr(recipe.method, "num_generations", 0), 0.0
+    if written:
+        each = float(getattr(recipe.method, "max_completion_length", None) or longest_open_answer(train.max_length))
+    own = max(1.0, prompt - shared + (0.0 if head else written * each if written else answer))
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
@@ -200,6 +212,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         is_text=texts,
         shown_tokens=shown if shows_examples(entry.task) else 0.0,
         asks_few_shot="few_shot" in (recipe.evaluate.baselines or ()),
+        answers_written=written,
+        written_tokens=each,
     )
 
 

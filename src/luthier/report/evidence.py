@@ -110,7 +110,7 @@ class Evidence:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        usual = ("macro_f1", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity")
+        usual = ("macro_f1", "reward", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity")
         return next(name for name in (*targets, *usual, *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:

@@ -45,9 +45,35 @@ def fill_method(filler: Filler, profile: DataProfile) -> None:
             way_out="leave it out",
             key="method.on_policy",
         )
+    if facts.by_rewards:
+        _refuse_beside_rewards(filler)
     if facts.has_head:
         _refuse_beside_a_head(filler)
     fill_adapter(filler)
+
+
+def _refuse_beside_rewards(filler: Filler) -> None:
+    """What has to be there for it, and what it cannot be measured from.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    method, adapter = filler.tree["method"]["type"], filler.tree["adapter"]
+    if not filler.tree["data"]["train"][0]["rewards"]:
+        raise RecipeError(
+            f"method {method} learns from what verifies answers, and nothing does",
+            way_out="set data.train[0].rewards, e.g. [{type: number}]; docs/rewards.md",
+            key="method.type",
+        )
+    begun = str(adapter.get("init_lora_weights") or "").startswith(("pissa", "olora"))
+    if filler.tree["method"]["beta"] and (
+        ADAPTERS.get(adapter["type"]).trains_base or begun or adapter.get("bias") not in (None, "none")
+    ):
+        raise RecipeError(
+            "method.beta holds the model to its base, which this adapter does not leave as it is",
+            way_out="set method.beta: 0, or take adapter: {type: lora}",
+            key="method.beta",
+        )
 
 
 def fill_adapter(filler: Filler) -> None:
@@ -202,12 +228,12 @@ def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None
     )
     if tree["train"]["neftune_noise_alpha"] is not None:
         caches, reason = False, "noise on the embeddings makes what frozen layers say new each time"
-    elif tree["method"].get("on_policy"):
+    elif tree["method"].get("on_policy") or METHODS.get(tree["method"]["type"]).by_rewards:
         caches, reason = False, "answers that the model writes itself are others in every step"
         if tree["train"]["cache_trunk"]:
             raise RecipeError(
-                "train.cache_trunk keeps what frozen layers say of the rows, and with method.on_policy the model "
-                "writes answers of its own in every step",
+                "train.cache_trunk keeps what frozen layers say of the rows, and with this method the model writes "
+                "answers of its own in every step",
                 way_out="leave one of them out",
                 key="train.cache_trunk",
             )

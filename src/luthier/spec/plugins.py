@@ -17,6 +17,7 @@ from pydantic import Discriminator, Tag
 from luthier.errors import RecipeError
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, Section
+from luthier.spec.section import Reward as RewardSection
 
 Reward = Literal["", "implicit", "per_token"]
 """'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token."""
@@ -43,7 +44,14 @@ class MethodFacts:
     reward: Reward = ""
     """What it makes larger for the answer that is preferred, and is judged by; '' where it learns no preferences."""
     is_taught: bool = False
-    """Whether it learns from a teacher that the recipe names; it is weighed only where a recipe asks for it."""
+    """Whether it learns from a teacher that the recipe names."""
+    by_rewards: bool = False
+    """Whether it learns from what verifies answers that it writes itself."""
+
+    @property
+    def only_if_asked(self) -> bool:
+        """Whether it needs what only a recipe can name, so that nothing else may choose it."""
+        return self.is_taught or self.by_rewards
 
 
 ALL_LINEAR = "every linear layer of the base but the output head"
@@ -128,7 +136,19 @@ class SinkFacts:
     """Of this package; it brings them."""
 
 
-Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts, ReaderFacts, SinkFacts)
+@dataclass(frozen=True)
+class RewardFacts:
+    """A way to verify an answer without a person."""
+
+    name: str
+    summary: str
+    section: type[RewardSection]
+    """Of the recipe: its settings."""
+    package: str = ""
+    """What must be importable; the extra `rewards` brings it."""
+
+
+Facts = TypeVar("Facts", MethodFacts, AdapterFacts, ExportFacts, MetricFacts, ReaderFacts, SinkFacts, RewardFacts)
 
 
 class Table(Generic[Facts]):
@@ -182,3 +202,4 @@ EXPORTS: Table[ExportFacts] = Table("exports", "export")
 METRICS: Table[MetricFacts] = Table("metrics", "metric")
 READERS: Table[ReaderFacts] = Table("readers", "format")
 SINKS: Table[SinkFacts] = Table("sinks", "sink")
+REWARDS: Table[RewardFacts] = Table("rewards", "reward")

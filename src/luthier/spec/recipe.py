@@ -21,9 +21,9 @@ from luthier.spec.launch import Launch
 from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
-from luthier.spec.plugins import ADAPTERS, METHODS, union_of
+from luthier.spec.plugins import ADAPTERS, METHODS, REWARDS, union_of
 from luthier.spec.search import Search
-from luthier.spec.section import Method, Section
+from luthier.spec.section import Method, Reward, Section
 
 _FEATURE_NAME = re.compile(r"[^\W\d]\w*")
 
@@ -260,6 +260,12 @@ else:
     AnyMethod = union_of([AutoMethod, *(facts.section for facts in METHODS.entries().values())])
 
 
+if TYPE_CHECKING:
+    AnyReward = Reward
+else:
+    AnyReward = union_of([facts.section for facts in REWARDS.entries().values()])
+
+
 class DataEntry(Section):
     path: str = Field(min_length=1, description="File or folder of files, relative to the recipe; or a URL.")
     name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="What targets call it.")
@@ -286,6 +292,9 @@ class DataEntry(Section):
     augment: Augment | None = None
     features: dict[str, str] | None = None
     columns: dict[str, ColumnType] | None = None
+    rewards: tuple[AnyReward, ...] | None = Field(
+        None, min_length=1, description="What verifies a free answer: measured as NAME.reward, and learned by grpo."
+    )
     glossary: str | None = Field(None, min_length=1, description="Of this task, in the place of evaluate.glossary.")
 
     @field_validator("roles_to_train")

@@ -22,7 +22,7 @@ from luthier.spec.launch import Launch
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
 from luthier.spec.merge import KEPT_SETTINGS, Parent
-from luthier.spec.plugins import ADAPTERS, METHODS
+from luthier.spec.plugins import ADAPTERS, METHODS, METRICS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
@@ -169,6 +169,7 @@ def _resolved(
     refuse_unfitting(resolved.recipe)
     _refuse_balance_without_labels(resolved.recipe)
     _refuse_order_without_labels(resolved.recipe)
+    _refuse_rewards_without_answers(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
         _refuse_unmeasured(limit, resolved.recipe)
@@ -518,6 +519,17 @@ def _refuse_order_without_labels(recipe: Recipe) -> None:
         )
 
 
+def _refuse_rewards_without_answers(recipe: Recipe) -> None:
+    """Rewards verify what is written freely."""
+    task, rewards = recipe.entry.task or "", recipe.entry.rewards
+    if rewards and task not in METRICS.get("reward").tasks:
+        raise RecipeError(
+            f"data.train[0].rewards verify free answers, and {task} has none",
+            way_out=f"leave them out; tasks with free answers: {', '.join(METRICS.get('reward').tasks)}",
+            key="data.train.0.rewards",
+        )
+
+
 def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
     """What a head does not do, and what is known only of a version that may abstain, or of labels in an order."""
     written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
@@ -534,6 +546,8 @@ def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
         )
     elif limit.metric == "term_accuracy" and recipe.evaluate.glossary is None:
         why, way_out = "no glossary is given", "name a file of terms as evaluate.glossary"
+    elif limit.metric == "reward" and not recipe.entry.rewards:
+        why, way_out = "nothing verifies the answers", "set data.train[0].rewards, e.g. [{type: exact}]"
     elif limit.metric in ("mae", "quadratic_kappa") and not recipe.data.labels.order:
         why, way_out = "the labels have no order", "set data.labels.order: [LOWEST, ..., HIGHEST]"
     if why and limit.subject != "general":
@@ -545,8 +559,6 @@ def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
 
 
 def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
-    from luthier.spec.plugins import METRICS
-
     task = recipe.entry.task
     if limit.subject != "general" and task not in METRICS.get(limit.metric).tasks:
         fitting = [name for name, facts in METRICS.entries().items() if task in facts.tasks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
@@ -24,3 +24,10 @@ class Method(Section):
     """How the model learns. Each method of the table has a section of its own, which its `type` chooses."""
 
     type: str
+
+
+class Reward(Section):
+    """How an answer is verified. Each type of the table has a section of its own, which its `type` chooses."""
+
+    type: str
+    weight: float = Field(1.0, gt=0, description="What it counts beside others.")

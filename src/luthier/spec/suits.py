@@ -37,24 +37,28 @@ def labels_of(task: str | None, label: str | None, profile: DataProfile) -> Mapp
 TAUGHT = "a teacher says more of each token than the answer alone"
 """Why a method with one goes before the same without (Hinton et al. 2015, arXiv 1503.02531, section 1)."""
 
+REWARDED = "what is measured is learned, not the words of one answer"
+"""Why a method by rewards goes before learning given answers (Shao et al. 2024, arXiv 2402.03300, section 5.2)."""
+
 
 def suited(task: str, *, num_labels: int, train_rows: float, given: str = "") -> tuple[Suited, ...]:
     """The methods of the table that do a task, the one that suits best first.
 
-    A method that is taught is there only where it is `given`, for nobody else can name a teacher.
+    A method with a teacher or rewards is there only where it is `given`, for nobody else can name these.
 
     A head goes before writing labels out where there are rows enough for it, or labels so many that none could be
     written well. What nothing tells apart stands in the order of names.
     """
     able = [facts for facts in METHODS.entries().values() if task in facts.tasks]
-    able = [facts for facts in able if not facts.is_taught or facts.name == given]
+    able = [facts for facts in able if not facts.only_if_asked or facts.name == given]
     if len(able) == 1:
         return (Suited(able[0], f"the only method of this version for {task}"),)
     head, why = prefers_head(num_labels, train_rows / num_labels) if num_labels else (False, f"made for {task}")
     others = "not as good as the first by what is known of such data" if num_labels else f"made for {task} too"
-    order = sorted(able, key=lambda facts: (facts.has_head is not head, not facts.is_taught, facts.name))
+    order = sorted(able, key=lambda facts: (facts.has_head is not head, not facts.only_if_asked, facts.name))
     whys = {facts.name: why if facts.has_head is head else others for facts in able}
-    return tuple(Suited(facts, TAUGHT if facts.is_taught else whys[facts.name]) for facts in order)
+    asked = {facts.name: TAUGHT if facts.is_taught else REWARDED for facts in able if facts.only_if_asked}
+    return tuple(Suited(facts, (whys | asked)[facts.name]) for facts in order)
 
 
 def prefers_head(num_labels: int, rows_per_label: float) -> tuple[bool, str]:

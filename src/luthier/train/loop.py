@@ -42,7 +42,7 @@ from luthier.train.dist import Ranks, present
 from luthier.train.inputs import Inputs
 from luthier.train.memory import device_peak_gib
 from luthier.train.optim import learning_rate, make_optimizer
-from luthier.train.own import with_own_answers
+from luthier.train.own import rewards_of_step, with_own_answers
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 from luthier.train.validation import Validation
@@ -198,7 +198,7 @@ class _Loop:
             supervised_tokens=sum(map(self.seen.learned, rows)),
             seconds=time.monotonic() - began,
             memory_gib=memory,
-            metrics=self._told(losses) if len(self.inputs.tasks) > 1 else {},
+            metrics=(self._told(losses) if len(self.inputs.tasks) > 1 else {}) | rewards_of_step(self.seen),
         )
         return self._advanced(state, event, rows)
 

@@ -26,8 +26,10 @@ _NOTHING_NATS, _CALMEST = 0.01, 0.05
 
 
 def usual_losses(losses: Sequence[float]) -> tuple[float, float] | None:
-    """From where to where a loss after these goes, in nats; None where they are too few to tell."""
-    if len(losses) < FEWEST:
+    """From where to where a loss after these goes, in nats; None where they are too few to tell, or no likelihoods: a
+    loss below 0 is one of advantages, which jumps by chance.
+    """
+    if len(losses) < FEWEST or min(losses) < 0.0:
         return None
     logs = [math.log(loss + _NOTHING_NATS) for loss in losses[-RECENT:]]
     change = statistics.median(abs(later - earlier) for earlier, later in pairwise(logs))

@@ -1,0 +1,38 @@
+"""The number that a text comes to, as gsm8k marks it: '#### 72' (Cobbe et al. 2021, arXiv 2110.14168, section 2)."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from luthier.rewards import Reward
+from luthier.spec.rewards.number import Number
+
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+
+
+def open_reward(section: Number) -> Reward:
+    """1 where the answer comes to the number that the expected one comes to, else 0; exact, not in floating point."""
+
+    def reward(answer: str, expected: str) -> float:
+        wanted = number_in(expected, after=section.after)
+        found = number_in(answer, after=section.after, marked=section.marked)
+        if wanted is None or found is None:
+            return 0.0
+        return float(abs(found - wanted) <= Fraction(str(section.tolerance)))
+
+    return reward
+
+
+def number_in(text: str, *, after: str, marked: bool = False) -> Fraction | None:
+    """The first number behind the last mark; without a mark the last number, or, where it has to be marked, none."""
+    _, mark, behind = text.rpartition(after)
+    if mark:
+        found = _NUMBER.search(behind)
+        return _value(found[0]) if found else None
+    numbers = [] if marked else _NUMBER.findall(text)
+    return _value(numbers[-1]) if numbers else None
+
+
+def _value(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", ""))
