@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from test_kill import Bench, at_step, interrupt, pytestmark
 
-from command import COMMAND, environment, luthier
+from command import luthier
 from luthier.eval_records import EvalReport
 from luthier.records import GateDecision, TrainResult
 from luthier.store.events import EventLog
@@ -21,26 +19,8 @@ from tiny import write_model
 __all__ = ["pytestmark"]
 
 
-class Learning(Bench):
-    """As far as the weights."""
-
-    def start(self, out: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*COMMAND, "train", "sums.yaml", "--out", out],
-            cwd=self.folder,
-            text=True,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=environment(LUTHIER_HOME=str(self.folder / "home")),
-        )
-
-    def run(self, out: str) -> Path:
-        found = list((self.folder / out / "sums").glob("[0-9a-f]*"))
-        return found[0] if found else self.folder / out / "none"
-
-
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Learning:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Any number is right, so that a model of drawn weights writes some answers that are."""
     folder = tmp_path_factory.mktemp("sums")
     with (folder / "sums.csv").open("w", newline="") as file:
@@ -67,14 +47,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Learning:
         "export": ["adapter"],
     }  # fmt: skip
     (folder / "sums.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return Learning(folder, None)
-
-
-@pytest.fixture(scope="module")
-def run(bench: Learning) -> RunFolder:
-    done = luthier("run", "sums.yaml", "--out", "out", cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home"))
+    done = luthier("run", "sums.yaml", "--out", "out", cwd=folder, LUTHIER_HOME=str(folder / "home"))
     assert done.code in (0, 3), done
-    return RunFolder.open("sums", out=bench.folder / "out")
+    return Bench(folder, RunFolder.open("sums", out=folder / "out"), ("train", "sums.yaml"))
+
+
+@pytest.fixture
+def run(bench: Bench) -> RunFolder:
+    return bench.whole
 
 
 def test_steps_and_validations_tell_of_rewards_and_weights_are_chosen_by_them(run: RunFolder) -> None:
@@ -96,7 +76,7 @@ def test_base_and_tuned_are_compared_by_reward_in_every_file(run: RunFolder) -> 
         assert "reward" in page
 
 
-def test_killed_while_it_trains_it_ends_in_the_same_bits(bench: Learning, run: RunFolder) -> None:
+def test_killed_while_it_trains_it_ends_in_the_same_bits(bench: Bench, run: RunFolder) -> None:
     interrupt(bench, "cut", at_step(5), "both")
     luthier("train", "sums.yaml", "--out", "cut", cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home")).succeeds()
     cut = TrainResult.read(RunFolder(bench.run("cut")).train_result)
@@ -112,11 +92,19 @@ def test_killed_while_it_trains_it_ends_in_the_same_bits(bench: Learning, run: R
         (["data.train.0.task=classification", "method={type: sft}", "objective={}"], ("verify free answers",)),
         (["data.train.0.rewards=[{type: judge}]"], ("judge",)),
         (["data.train.0.rewards=[{type: sql, database: CREATE}]"], ("database cannot be made",)),
+        (["data.train.0.roles_to_train=[user, assistant]"], ("roles_to_train", "answers of its own")),
+        (["data.canaries={count: 4}"], ("data.canaries", "answers of its own")),
         (["train.cache_trunk=true", "adapter.layers_to_transform=[1]"], ("train.cache_trunk",)),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
-    bench: Learning, changes: list[str], words: tuple[str, ...]
+    bench: Bench, changes: list[str], words: tuple[str, ...]
 ) -> None:
     given = [part for change in changes for part in ("--set", change)]
     luthier("check", "sums.yaml", *given, cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home")).fails(2, *words)
+
+
+def test_the_curve_of_training_is_that_of_rewards(run: RunFolder) -> None:
+    page = run.report.read_text()
+    assert "reward: mean of the answers that were written" in page
+    assert "negative log-likelihood" not in page

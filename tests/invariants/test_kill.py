@@ -37,10 +37,11 @@ class Bench:
 
     folder: Path
     whole: RunFolder
+    command: tuple[str, ...] = ("run", "tiny.yaml")
 
     def start(self, out: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, "run", "tiny.yaml", "--out", out],
+            [*COMMAND, *self.command, "--out", out],
             cwd=self.folder,
             text=True,
             stderr=subprocess.PIPE,
@@ -49,7 +50,7 @@ class Bench:
         )
 
     def run(self, out: str) -> Path:
-        return self.folder / out / "tiny" / self.whole.id
+        return self.folder / out / self.whole.name / self.whole.id
 
     def finish(self, out: str) -> str:
         done = luthier("run", "tiny.yaml", "--out", out, cwd=self.folder, LUTHIER_HOME=str(self.folder / "home"))

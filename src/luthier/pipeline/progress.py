@@ -70,7 +70,8 @@ class Progress:
             self.say(f"  validation after step {event.step}: {scores}")
             return
         rate = f"{event.num_tokens / event.seconds:.0f} tokens/s"
-        note = f"loss {event.loss:.3f}"
+        reward = event.metrics.get("reward")  # where it is what is learned, the loss says nothing of progress
+        note = f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
         note += f", useful {100 * event.useful_share:.0f} %" if event.computed_tokens else ""
         if self._bars is None:  # a terminal has no room for more beside a bar
             note += f", gradient {event.grad_norm:.2g}, rate {event.learning_rate:.1e}, {memory(event.memory_gib)}"

@@ -163,44 +163,53 @@ def training(
     spikes: Sequence[LossSpike] = (),
     loss: str = "mean negative log-likelihood a supervised token",
 ) -> Markup:
-    """Loss of each step and of each validation above, the validation metric below, on one axis of steps."""
+    """Loss of each step and of each validation above, the validation metric below, on one axis of steps.
+
+    Where a method learns from rewards these stand in the place of the loss, which then says nothing of progress.
+    """
     steps = [event for event in history if event.kind == "step"]
     checks = [event for event in history if event.kind == "validation"]
+    by_reward = bool(steps) and all("reward" in event.metrics for event in (*steps, *checks))
+    name = "reward: mean of the answers that were written" if by_reward else f"loss: {loss}, in nats"
+
+    def value(event: StepEvent) -> float:
+        return event.metrics["reward"] if by_reward else event.loss
+
     measured = [(event.step, event.metrics[metric]) for event in checks if metric in event.metrics]
     left, end, top, bottom = 52.0, WIDTH - 140, 26.0, 226.0
     last = max((event.step for event in history), default=1)
     across = Scale(0, last, left, end)
-    drawn = axis([event.loss for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
-    parts = [text(left, 12, f"loss: {loss}, in nats", kind="strong"), *drawn[1]]
+    drawn = axis([value(event) for event in history], left=left, end=end, top=top, bottom=bottom, from_zero=True)
+    parts = [text(left, 12, name, kind="strong"), *drawn[1]]
     down = drawn[0]
-    parts.append(path([(across(event.step), down(event.loss)) for event in steps], kind="curve other"))
+    parts.append(path([(across(event.step), down(value(event))) for event in steps], kind="curve other"))
     parts += [dot(across(spike.step), down(spike.loss), kind="miss") for spike in spikes]
     if steps:
-        parts.append(text(end + 10, down(steps[-1].loss) + 5, f"train {steps[-1].loss:.2f}", kind="value"))
+        parts.append(text(end + 10, down(value(steps[-1])) + 5, f"train {value(steps[-1]):.2f}", kind="value"))
     if checks:
-        points = [(across(event.step), down(event.loss)) for event in checks]
+        points = [(across(event.step), down(value(event))) for event in checks]
         parts += [path(points, kind="curve tuned"), *(dot(x, y, kind="tuned", radius=3.5) for x, y in points)]
-        apart = abs(points[-1][1] - down(steps[-1].loss)) if steps else 99.0
+        apart = abs(points[-1][1] - down(value(steps[-1]))) if steps else 99.0
         y = points[-1][1] + 5 - (0 if apart > 16 else 16)
-        parts.append(text(end + 10, y, f"validation {checks[-1].loss:.2f}", kind="value tuned"))
+        parts.append(text(end + 10, y, f"validation {value(checks[-1]):.2f}", kind="value tuned"))
     if measured:
         top, bottom = bottom + 44, bottom + 44 + 110
         up, grid = axis(
-            [value for _, value in measured],
+            [found for _, found in measured],
             left=left,
             end=end,
             top=top,
             bottom=bottom,
             from_zero=is_proportion(metric),
         )
-        points = [(across(step), up(value)) for step, value in measured]
+        points = [(across(step), up(found)) for step, found in measured]
         parts.append(text(left, top - 14, f"validation {title(metric)}", kind="strong"))
         parts += [*grid, path(points, kind="curve tuned")]
-        for (x, y), (step, value) in zip(points, measured, strict=True):
+        for (x, y), (step, found) in zip(points, measured, strict=True):
             kept = step == best_step
             above = y - 10 if y - top > 16 else y + 20
             parts.append(dot(x, y, kind="tuned", radius=5 if kept else 3.5))
-            parts.append(text(x, above, number(value), anchor="middle", kind="small ink" if kept else "small"))
+            parts.append(text(x, above, number(found), anchor="middle", kind="small ink" if kept else "small"))
             if kept:
                 parts.append(text(end + 10, y + 5, f"kept: step {best_step}", kind="value tuned"))
     for mark in ticks(0, last):

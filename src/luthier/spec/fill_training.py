@@ -65,6 +65,19 @@ def _refuse_beside_rewards(filler: Filler) -> None:
             way_out="set data.train[0].rewards, e.g. [{type: number}]; docs/rewards.md",
             key="method.type",
         )
+    data = filler.tree["data"]
+    unread = {
+        "data.train.0.roles_to_train": data["train"][0]["roles_to_train"] != ["assistant"],
+        "data.canaries": data["canaries"] is not None,
+    }
+    for key, said in unread.items():
+        if said:
+            raise RecipeError(
+                f"{key.replace('.0.', '[0].')} is about what is learned of the rows, and method {method} learns from "
+                "answers of its own",
+                way_out="leave it out, or take method sft",
+                key=key,
+            )
     begun = str(adapter.get("init_lora_weights") or "").startswith(("pissa", "olora"))
     if filler.tree["method"]["beta"] and (
         ADAPTERS.get(adapter["type"]).trains_base or begun or adapter.get("bias") not in (None, "none")
