@@ -133,6 +133,21 @@ def test_free_answers(tmp_path: Path) -> None:
     assert compared.differences[0].interval == gap(report, "exact_match", "base").interval
 
 
+def test_answers_that_rules_verify_are_compared_where_the_rules_are_the_same(tmp_path: Path) -> None:
+    ways = [({"type": "exact", "weight": 1.0, "ignore_case": flag},) for flag in (False, True)]
+    made, strange = (OPEN.model_copy(update={"rewards": way}) for way in ways)
+    test = rows(20, seed=3, made=made)
+    one, report = judged(tmp_path / "one", asker(2.0, made), test, made)
+    other, _ = judged(tmp_path / "other", asker(0.0, made), test, made)
+    compared = compare_runs(one, other, **AS_JUDGED)  # type: ignore[arg-type]
+    assert [found.metric for found in compared.differences] == ["reward", "exact_match"]
+    assert compared.differences[0].interval == gap(report, "reward", "base").interval
+    assert not compared.left_out
+    compared = compare_runs(one, replace(other, contract=strange), **AS_JUDGED)  # type: ignore[arg-type]
+    assert [found.metric for found in compared.differences] == ["exact_match"]
+    assert compared.left_out == ("reward: the runs verify answers in other ways",)
+
+
 def with_terms(stored: Stored, out: Path, met: list[int], kept: list[int]) -> Stored:
     """As if a glossary had been given; a row that holds no term has neither number in it."""
     lines = [json.loads(line) for line in stored.predictions.read_text().splitlines()]

@@ -16,7 +16,9 @@ from luthier.eval_records import RunComparison
 from luthier.evals.compare import differences
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.observed import Observed
+from luthier.evals.score import verified
 from luthier.records import RequestContract
+from luthier.rewards import rewards_of
 
 _SHOWN = 3
 
@@ -62,6 +64,10 @@ def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, se
     if not np.array_equal(said.terms[:, 1:], told.terms[:, 1:]):
         left_out = ["term_accuracy: the runs were asked for other terms"]
         said, told = (replace(seen, terms=np.empty((0, 2))) for seen in (said, told))
+    if one.contract.rewards != other.contract.rewards:
+        left_out.append("reward: the runs verify answers in other ways")
+    elif (reward := rewards_of(one.contract)) is not None:
+        said, told = (replace(seen, rewards=verified(reward, seen.free_text, seen.expected)) for seen in (said, told))
     groups = [one.test[place].group for place in clean]
     bootstrap = Bootstrap(groups, resamples=resamples, level=level, rng=np.random.default_rng(seed))
     return RunComparison(

@@ -14,8 +14,8 @@ from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.texts import read_texts
-from luthier.records import Answer, Message, RequestContract, is_text
-from luthier.rewards import rewards_of
+from luthier.records import Answer, Message, is_text
+from luthier.rewards import Reward, rewards_of
 
 Tick = Callable[[int, int], None]
 """Called after each item with (done, all)."""
@@ -56,17 +56,16 @@ def score(
         free_text=tuple(said.free_text for said in asked),
         answer_nll=np.array([said.answer_nll for said in asked], dtype=np.float64),
         answer_tokens=np.array([said.answer_tokens for said in asked], dtype=np.float64),
-        rewards=_rewards(asker.contract, examples, [said.free_text for said in asked]),
+        rewards=verified(
+            rewards_of(asker.contract), [said.free_text for said in asked], [example.answer for example in examples]
+        ),
     )
 
 
-def _rewards(contract: RequestContract, examples: Sequence[Example], said: Sequence[str]) -> Floats:
+def verified(reward: Reward | None, said: Sequence[str], expected: Sequence[str]) -> Floats:
     """What each answer is worth, [N]; empty where nothing verifies them."""
-    reward = rewards_of(contract)
-    if reward is None:
-        return np.empty(0, dtype=np.float64)
-    pairs = zip(said, examples, strict=True)
-    return np.array([reward(text, example.answer) for text, example in pairs], dtype=np.float64)
+    worth = [] if reward is None else [reward(text, wanted) for text, wanted in zip(said, expected, strict=True)]
+    return np.array(worth, dtype=np.float64)
 
 
 class _Said(NamedTuple):
