@@ -313,6 +313,37 @@ def test_an_open_task_has_no_linear_baseline() -> None:
     assert plan_of(data=data, objective={}, profile={"num_rows": 12}).candidates[0].technique == ZERO_SHOT
 
 
+def test_a_base_in_four_bits_trains_in_less_memory_and_is_evaluated_beside_the_original() -> None:
+    plain, held, double = (
+        plan_of(model={"name": "m", **said})
+        for said in ({}, {"load_in_4bit": True}, {"load_in_4bit": True, "bnb_4bit_use_double_quant": True})
+    )
+    assert double.prediction.train_memory_gib < held.prediction.train_memory_gib < plain.prediction.train_memory_gib
+    (note,) = [note for note in held.notes if note.startswith("model.load_in_4bit")]
+    assert "evaluation and export hold the original too" in note
+
+
+def test_answers_that_are_written_while_it_learns_are_counted_with_their_writing() -> None:
+    entry = {"path": "d.csv", "name": "a", "input": "{message}", "label": "intent", "task": "generation"}
+
+    def plan(**method: Any) -> Plan:
+        return plan_of(
+            objective={}, data={"train": [{**entry, "rewards": [{"type": "exact"}]}]},
+            method={"max_completion_length": 32, **method} if method["type"] == "grpo" else method,
+        )  # fmt: skip
+
+    sft, four, eight = (plan(**one) for one in (
+        {"type": "sft"}, {"type": "grpo", "num_generations": 4}, {"type": "grpo", "num_generations": 8}
+    ))  # fmt: skip
+    times = [made.prediction.train_seconds for made in (sft, four, eight)]
+    assert times[0] < times[1] < times[2] < 2.2 * times[1]
+    assert [made.chosen for made in (sft, four)] == ["lora sft", "lora grpo"]
+    assert "lora grpo" not in [one.technique for one in sft.candidates]  # nobody but a recipe asks for it
+    (own,) = [one for one in eight.candidates if one.technique == "lora grpo"]
+    assert "writes more of what is verified" in own.speaks_for
+    assert "no answer that is worth anything" in own.speaks_against
+
+
 def test_the_plan_says_what_the_test_split_can_prove() -> None:
     proof = plan_of(objective={"targets": {"intent.accuracy": ">= 0.7", "intent.macro_f1": ">= 0.8"}}).detectable
     assert proof.target == "intent.macro_f1 >= 0.8"

@@ -167,6 +167,9 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         speaks_for += "; so few rows favor a pre-trained model over one that counts words"
     took = duration(one.prediction.train_seconds)
     against = f"{took} of training, and a model to serve; can forget what is not in the data"
+    if one.work.answers_written:
+        speaks_for = f"keeps what {shape.name} knows of language, and writes more of what is verified, in any words"
+        against += "; teaches nothing where it writes no answer that is worth anything"
     if (teacher := one.resolved.teacher) is not None:
         speaks_for = f"{speaks_for}, and from what {teacher.named} finds likely there"
         against = f"{against}; repeats the teacher's errors, and its license counts"
