@@ -24,7 +24,8 @@ from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]
 
-RATES = [1e-9, 0.01]
+RATES = [1e-9, 0.01, 1e30]
+"""One learns nothing, one learns, and one is no longer finite."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     done = luthier("run", "tiny.yaml", "--search", "--out", "out", cwd=folder, **more)
     assert done.code == 0, done
     assert "goes on, 2 of 4 trials were begun" in done.err
-    assert "there is nothing else to try than these 2 trials" in done.err
+    assert "there is nothing else to try than these 3 trials" in done.err
     return RunFolder.open("tiny", out=folder / "out")
 
 
@@ -63,10 +64,11 @@ def test_the_rate_that_learns_is_taken_and_every_file_says_what_else_was_tried(r
     taken = record.trials[record.taken]
     assert taken.settings == {"train.learning_rate": 0.01}
     assert taken.run == f"tiny/{run.id}"
-    (other,) = [trial for trial in record.trials if trial.number != record.taken]
-    assert other.dropped == "not among the best 1 of 2 on rung 1"
-    assert [len(other.rungs), len(taken.rungs)] == [1, 2]
-    assert "best of 2 trials" in run.card.read_text()
+    dropped = {trial.settings["train.learning_rate"]: trial for trial in record.trials if trial.dropped}
+    assert dropped[1e-9].dropped == "not among the best 1 of 2 on rung 1"
+    assert dropped[1e30].dropped == "its loss was no longer finite"
+    assert [len(dropped[1e-9].rungs), len(dropped[1e30].rungs), len(taken.rungs)] == [1, 0, 2]
+    assert "best of 3 trials" in run.card.read_text()
     page = run.report.read_text()
     assert "What else was tried" in page
     assert "train.learning_rate 0.01" in page
