@@ -425,6 +425,10 @@ def through_dpo(tree: dict[str, Any], folder: Path) -> object:
     return [loss_of_pairs({"type": "dpo", **tree.get("method", {})}, folder)]
 
 
+def through_kto(tree: dict[str, Any], folder: Path) -> object:
+    return [loss_of_pairs({"type": "kto", **tree.get("method", {})}, folder)]
+
+
 def through_simpo(tree: dict[str, Any], folder: Path) -> object:
     return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
 
@@ -785,6 +789,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.scale_rewards": ("none", through_grpo),
     "method.loss": ("ipo", through_dpo),
     "method.beta": (0.7, through_dpo),
+    "method.desirable_weight": (2.0, through_kto),
+    "method.undesirable_weight": (2.0, through_kto),
     "method.gamma": (0.2, through_simpo),
     "method.teacher": ("teacher2", through_teacher),
     "method.alpha": (0.9, through_teacher),
@@ -911,6 +917,8 @@ NEEDS = {  # keys that are refused without another
     "method.loss": ("method.type", "dpo"),
     "method.beta": ("method.type", "dpo"),
     "method.gamma": ("method.type", "simpo"),
+    "method.desirable_weight": ("method.type", "kto"),
+    "method.undesirable_weight": ("method.type", "kto"),
     **{key: ("method", {"type": "distill", "teacher": "teacher"}) for key in TAUGHT},
     "launch.nnodes": ("launch.rdzv_endpoint", "127.0.0.1:29400"),
     "launch.rdzv_endpoint": ("launch.nnodes", 2),
@@ -943,7 +951,10 @@ VERIFIED = {
 NEEDS |= dict.fromkeys(VERIFIED, ("method.type", "grpo"))
 
 
-PAIRED = {"data.train.0.rejected", "method.loss", "method.beta", "method.gamma"}
+PAIRED = {
+    "data.train.0.rejected",
+    *(f"method.{key}" for key in ("loss", "beta", "gamma", "desirable_weight", "undesirable_weight")),
+}
 """Keys that are refused for other tasks than preferences."""
 
 

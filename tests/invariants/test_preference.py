@@ -82,3 +82,14 @@ def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_o
     assert len({event["sha256"] for event in read}) == 1
     assert TrainResult.read(run.train_result).resumed_from
     assert sha256_files(run.train / "adapter") == sha256_files(bench.whole.train / "adapter")
+
+
+def test_with_kto_the_base_reads_other_answers_too_and_the_run_is_judged_alike(bench: Training) -> None:
+    command("train", "tiny.yaml", "--out", "kto", "--set", "method={type: kto, beta: 0.2}", folder=bench.folder)
+    run = RunFolder.open("tiny", out=bench.folder / "kto")
+    events = [event for one in (run, bench.whole) for event in EventLog.read(one.events)]
+    read, before = (event["pairs"] for event in events if event["kind"] == "reference")
+    assert read == 2 * before
+    result = TrainResult.read(run.train_result)
+    assert (result.method, result.best_metric) == ("kto", "preference_accuracy")
+    assert result.history[-1].loss < result.history[0].loss

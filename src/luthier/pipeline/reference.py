@@ -13,6 +13,7 @@ from luthier.pipeline.context import Context
 from luthier.pipeline.progress import Progress
 from luthier.plan.words import duration
 from luthier.spec.methods.dpo import Dpo
+from luthier.spec.methods.kto import Kto
 from luthier.spec.methods.simpo import Simpo
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Train
@@ -82,6 +83,6 @@ def pair_measure(task: Context, examples: Sequence[Example], engine: Engine) -> 
 
     method = task.resolved.recipe.method
     reward = METHODS.get(method.type).reward
-    scale = method.beta if isinstance(method, Dpo | Simpo) else 1.0
+    scale = method.beta if isinstance(method, Dpo | Kto | Simpo) else 1.0
     before = read_pairs(task.asker(engine), examples)
     return lambda asked: pair_metrics(task.asker(asked), examples, reward=reward, before=before, scale=scale)

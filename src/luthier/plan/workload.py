@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile, is_text, longest_open_answer
 from luthier.spec.fill_baselines import examples_of, shows_examples
-from luthier.spec.plugins import METHODS
+from luthier.spec.plugins import METHODS, MethodFacts
 from luthier.spec.recipe import Data, DataEntry, RowLimit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of
@@ -208,13 +208,20 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
         head=head,
         is_paired=entry.task == "preference",
-        reference_rows=train_rows + validation if METHODS.get(recipe.method.type).reward == "implicit" else 0,
+        reference_rows=_reference_rows(METHODS.get(recipe.method.type), train_rows, validation),
         is_text=texts,
         shown_tokens=shown if shows_examples(entry.task) else 0.0,
         asks_few_shot="few_shot" in (recipe.evaluate.baselines or ()),
         answers_written=written,
         written_tokens=each,
     )
+
+
+def _reference_rows(method: MethodFacts, train_rows: int, validation: int) -> int:
+    """That the base reads: those that are learned and judged; with other answers too, where steps are read so."""
+    if method.reward != "implicit":
+        return 0
+    return train_rows * (2 if method.reads_steps else 1) + validation
 
 
 def made_rows(data: Data, train_rows: int, labels: Mapping[str, int]) -> int:

@@ -250,6 +250,14 @@ def fill_layers(filler: Filler, profile: DataProfile, shape: ModelShape) -> None
                 way_out="leave one of them out",
                 key="train.cache_trunk",
             )
+    elif METHODS.get(tree["method"]["type"]).reads_steps:
+        caches, reason = False, "each step is read with strange answers before it is learned"
+        if tree["train"]["cache_trunk"]:
+            raise RecipeError(
+                "train.cache_trunk keeps what frozen layers say of the rows, and this method reads other answers too",
+                way_out="leave one of them out",
+                key="train.cache_trunk",
+            )
     elif tree["adapter"].get("modules_to_save"):
         caches, reason = False, "modules that learn whole may stand in the layers below"
     filler.fill("train.cache_trunk", caches, reason)

@@ -48,6 +48,9 @@ class MethodFacts:
     by_rewards: bool = False
     """Whether it learns from what verifies answers that it writes itself."""
 
+    reads_steps: bool = False
+    """Whether it measures the rows of each step before it learns from them."""
+
     @property
     def only_if_asked(self) -> bool:
         """Whether it needs what only a recipe can name, so that nothing else may choose it."""

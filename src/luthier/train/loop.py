@@ -43,6 +43,7 @@ from luthier.train.inputs import Inputs
 from luthier.train.memory import device_peak_gib
 from luthier.train.optim import learning_rate, make_optimizer
 from luthier.train.own import rewards_of_step, with_own_answers
+from luthier.train.reference import measured
 from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 from luthier.train.validation import Validation
@@ -170,6 +171,7 @@ class _Loop:
         rows = [row for row in step.rows if self.inputs.tasks[self.inputs.task_of(row)].name not in state.stopped_tasks]
         budget, share = self.settings.micro_batch_tokens, not is_noisy(self.model)
         self.seen = with_own_answers(self.model, self.inputs, rows, seed=self.settings.seed, step=state.step)
+        self.seen = measured(self.model, self.seen, rows, max_tokens=budget)
         turns = turns_of(rows, self.seen, max_tokens=budget, share=share, ranks=self.ranks.size)
         if not turns:  # of tasks alone that have stopped
             return state.model_copy(update={"step": state.step + 1})
@@ -251,7 +253,7 @@ class _Loop:
 
     def _losses(self, turn: Turn, hands: Sequence[Sequence[MicroBatch]], *, is_last: bool) -> Iterator[Tensor]:
         """Of each micro-batch of this rank, as it is asked for; of what counts nothing where others have more."""
-        task, weights_of = self.inputs.tasks[turn.task], self.weights[turn.task]
+        task, weights_of = self.seen.tasks[turn.task], self.weights[turn.task]
         own = [[part for part in hand if part in turn.parts] for hand in hands]
         mine = own[self.ranks.rank]
         times = max(map(len, own)) if is_sharded(self.model) else len(mine)

@@ -68,6 +68,36 @@ class Referring(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepping(Protocol):
+    """A method that measures each step's rows, with answers of others, before it learns from them."""
+
+    def strange(self, rows: Sequence[Example], place: int) -> Example:
+        """The prompt of a row with the answers of another one."""
+        ...
+
+    def at_step(self, model: Any, strange: Sequence[Example], *, max_tokens: int) -> Method:
+        """The same method, ready for a step whose rows have these strange answers."""
+        ...
+
+
+def measured(model: Any, inputs: Inputs, rows: Sequence[int], *, max_tokens: int) -> Inputs:
+    """The inputs with methods that have measured the rows of a step; the same object where none does.
+
+    Every rank measures all of them, so that all learn from the same.
+    """
+    if not any(isinstance(task.method, Stepping) for task in inputs.tasks):
+        return inputs
+    tasks = list(inputs.tasks)
+    for place, task in enumerate(tasks):
+        own = [row - inputs.starts[place] for row in sorted(rows) if inputs.task_of(row) == place]
+        if isinstance(task.method, Stepping) and own:
+            strange = [task.method.strange(task.examples, row) for row in own]
+            with in_evaluation(model):
+                tasks[place] = replace(task, method=task.method.at_step(model, strange, max_tokens=max_tokens))
+    return replace(inputs, tasks=tuple(tasks))
+
+
 def on_trial(inputs: Inputs) -> Inputs:
     """For a trial of what a micro-batch takes, whose loss nobody reads, before the reference is there."""
     return replace(inputs, tasks=tuple(map(_on_trial, inputs.tasks)))
@@ -82,13 +112,18 @@ def _on_trial(task: TaskRows) -> TaskRows:
 
 
 def seen_pairs(inputs: Inputs, place: int, settings: Train) -> list[Example]:
-    """The pairs of a task that some step of the run sees, in the order of the rows.
+    """The pairs of a task that some step of the run sees, in the order of the rows; with strange answers too where its
+    method asks for them.
 
     Raises:
         RunError: see `steps_of`.
     """
     seen = sorted({row for step in steps_of(inputs, settings) for row in step.rows})
-    return [inputs.example(row) for row in seen if inputs.task_of(row) == place]
+    own, task = [row for row in seen if inputs.task_of(row) == place], inputs.tasks[place]
+    pairs = [inputs.example(row) for row in own]
+    if isinstance(task.method, Stepping):
+        pairs += [task.method.strange(task.examples, row - inputs.starts[place]) for row in own]
+    return pairs
 
 
 def open_reference(
