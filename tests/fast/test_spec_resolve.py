@@ -23,6 +23,8 @@ from luthier.spec.tasks import OWN_KEYS, OWN_PLACES
 SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "support.csv"}]}}
 OF_SEVERAL = {"multi_task", *(f"data.train.0.{key}" for key in (*OWN_KEYS, *OWN_PLACES))}
 OPEN_ON_PURPOSE = {
+    "search",
+    "data.train.0.rewards",
     "data.augment",  # nothing follows from these where they are not given
     "data.canaries",
     "data.teacher",

@@ -188,7 +188,7 @@ def test_before_anything_is_written_a_row_counts_as_the_largest_that_it_may_beco
 
 
 def settings() -> Any:
-    return SETTINGS.model_copy(update={"learning_rate": 0.03, "lr_scheduler_type": "constant", "num_train_epochs": 8})
+    return SETTINGS.model_copy(update={"learning_rate": 0.03, "lr_scheduler_type": "constant", "num_train_epochs": 5})
 
 
 def test_what_is_worth_more_is_written_more_often_and_a_run_that_was_stopped_ends_with_the_same_bits(
