@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier import rewards
-from luthier.errors import MissingExtra, RecipeError
+from luthier.errors import DataError, MissingExtra, RecipeError
 from luthier.rewards import Reward, function, load_rewards, sql
 from luthier.spec.plugins import REWARDS
 
@@ -52,6 +53,8 @@ def opened(*given: dict[str, Any]) -> Reward:
         ({"type": "sql", "database": SHOP, "runs": 0.2}, "SELECT 1", "SELECT b FROM t", 0.2),
         ({"type": "sql", "database": SHOP, "runs": 0.2}, "SELEKT 1", "SELECT b FROM t", 0.0),
         ({"type": "sql", "database": SHOP}, "the table t", "SELECT b FROM t", 0.0),
+        ({"type": "sql", "database": SHOP}, "SELECT strftime('%Y', '2024-05-06')", "SELECT '2024'", 1.0),
+        ({"type": "sql", "database": SHOP}, "SELECT date('2024-01-31', '+1 day')", "SELECT '2024-02-01'", 1.0),
     ],
 )
 def test_each_type(section: dict[str, Any], answer: str, expected: str, worth: float) -> None:
@@ -73,6 +76,15 @@ def test_each_type(section: dict[str, Any], answer: str, expected: str, worth: f
         "SELECT * FROM t, t, t, t, t, t, t, t, t, t, t, t",
         "SELECT '\ud800'",
         "",
+        "SELECT a FROM t WHERE abs(random()) % 2",
+        "SELECT hex(randomblob(4))",
+        "SELECT date('now')",
+        "SELECT date()",
+        "SELECT strftime('%f')",
+        "SELECT strftime('%s', ' NOW ')",
+        "SELECT datetime('2024-05-06', 'localtime')",
+        "SELECT CURRENT_TIMESTAMP",
+        "SELECT replace(printf('%9000d', 1), ' ', 'ab')",
     ],
 )
 def test_a_query_may_only_read_and_not_for_ever(answer: str) -> None:
@@ -107,12 +119,37 @@ def test_several_are_their_weighted_mean() -> None:
     assert both("#### 72", "#### 72") == 1.0
 
 
-@given(st.text(), st.text())
-def test_whatever_is_said_a_reward_is_a_number_from_0_to_1(answer: str, expected: str) -> None:
+@given(st.text())
+def test_whatever_is_said_a_reward_is_a_number_from_0_to_1(answer: str) -> None:
     every = [{"type": "exact"}, {"type": "number"}, {"type": "json_schema", "accepts": {}}]
-    every.append({"type": "sql", "database": SHOP, "steps": 10_000})
     for one in every:
-        assert 0.0 <= opened(one)(answer, expected) <= 1.0
+        assert 0.0 <= opened(one)(answer, "7") <= 1.0
+    assert 0.0 <= opened({"type": "sql", "database": SHOP, "steps": 10_000})(answer, "SELECT 1") <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("section", "expected", "words"),
+    [
+        ({"type": "number"}, "none at all", "the expected answer has no number: 'none at all'"),
+        ({"type": "sql", "database": SHOP}, "SELEKT 1", "the expected query cannot be run"),
+        ({"type": "sql", "database": SHOP}, "", "the expected query cannot be run"),
+        ({"type": "sql", "database": SHOP}, "SELECT random()", "the expected query cannot be run"),
+    ],
+)
+def test_an_expected_answer_that_cannot_be_compared_with_is_an_error(
+    section: dict[str, Any], expected: str, words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        opened(section)("1", expected)
+
+
+def test_one_step_cannot_take_long() -> None:
+    """What takes the square of a text's length has no long text to take it of."""
+    reward = opened({"type": "sql", "database": SHOP})
+    query = "SELECT instr(replace(hex(zeroblob(400000)), '00', 'a'), replace(hex(zeroblob(200000)), '00', 'a') || 'b')"
+    began = time.monotonic()
+    assert reward(query, "SELECT 1") == 0.0
+    assert time.monotonic() - began < 1.0
 
 
 def test_a_function_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,16 @@ def test_killed_while_it_trains_it_ends_in_the_same_bits(bench: Bench, run: RunF
     assert cut.weights_sha256 == TrainResult.read(run.train_result).weights_sha256
 
 
+def test_a_row_that_cannot_be_verified_is_found_before_anything_is_trained(bench: Bench) -> None:
+    rows = (bench.folder / "sums.csv").read_text().replace("#### 9", "#### nine")
+    (bench.folder / "odd.csv").write_text(rows)
+    luthier(
+        "prepare", "sums.yaml", "--out", "odd", "--set", "data.train.0.path=odd.csv",
+        "--set", "data.train.0.rewards=[{type: number, marked: true}]", cwd=bench.folder,
+        LUTHIER_HOME=str(bench.folder / "home"),
+    ).fails(2, "line ", "the expected answer has no number")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

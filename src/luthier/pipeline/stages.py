@@ -77,7 +77,28 @@ def prepare(context: Context) -> None:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
     keep_off_learned(context)
     for task in context.tasks:
+        refuse_unverifiable(task)
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
+
+
+def refuse_unverifiable(task: Context) -> None:
+    """Rows whose own expected answer a reward cannot be asked about are found before anything is trained.
+
+    Raises:
+        DataError: there is one, by its line.
+    """
+    from luthier.data.shards import Shard
+    from luthier.rewards import rewards_of
+
+    reward = rewards_of(task.contract)
+    if reward is None:
+        return
+    for split in ("train", "validation", "test"):
+        for row in Shard(task.run.data / f"{split}.arrow"):
+            try:
+                reward(row.answer, row.answer)
+            except DataError as error:
+                raise DataError(f"line {row.line} ({split}): {error.what}", way_out=error.way_out) from error
 
 
 def evaluate(context: Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from luthier.errors import DataError
 from luthier.rewards import Reward
 from luthier.spec.rewards.number import Number
 
@@ -12,12 +13,21 @@ _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 def open_reward(section: Number) -> Reward:
-    """1 where the answer comes to the number that the expected one comes to, else 0; exact, not in floating point."""
+    """1 where the answer comes to the number that the expected one comes to, else 0; exact, not in floating point.
+
+    Raises:
+        DataError: while it is asked, the expected answer comes to none.
+    """
 
     def reward(answer: str, expected: str) -> float:
         wanted = number_in(expected, after=section.after)
         found = number_in(answer, after=section.after, marked=section.marked)
-        if wanted is None or found is None:
+        if wanted is None:
+            raise DataError(
+                f"rewards: number: the expected answer has no number: {expected[:200]!r}",
+                way_out="correct the row, or leave it out",
+            )
+        if found is None:
             return 0.0
         return float(abs(found - wanted) <= Fraction(str(section.tolerance)))
 

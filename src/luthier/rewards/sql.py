@@ -6,39 +6,55 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
+from typing import Any
 
-from luthier.errors import RecipeError
+from luthier.errors import DataError, RecipeError
 from luthier.rewards import Reward
 from luthier.spec.rewards.sql import Sql
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_OF_CHANCE = {"random", "randomblob", "current_date", "current_time", "current_timestamp"}
+"""Functions that say something else each time: a run that is taken up again would get other rewards."""
+_OF_DATES = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1}
+"""Functions of dates -> which argument is the moment; without one, or with 'now', they tell the time of the day."""
+_OF_THIS_MACHINE = {"now", "localtime", "utc"}
 _MOST_ROWS = 10_000
-_LONGEST = 1_000_000
-"""Bytes of a text or a row."""
+_LONGEST = 10_000
+"""Bytes of a text or a row: some functions take the square of it, and that is one step."""
 _AT_ONCE = 1_000
 """Steps of SQLite's machine between two looks at their number; by a clock a query would fail on a slow day."""
 
 
 def open_reward(section: Sql) -> Reward:
-    """1, `runs` or 0. An answer may only read; what it says that is no query, or takes too long, is worth nothing.
+    """1, `runs` or 0. An answer may only read; what is no query, takes too long, or is chance or time is worth nothing.
 
     Raises:
         RecipeError: the database cannot be made.
+        DataError: while it is asked, the expected query cannot be run.
     """
     database = _made(section.database)
 
     def reward(answer: str, expected: str) -> float:
         wanted, found = (_rows(database, text, section.steps) for text in (expected, answer))
+        if wanted is None:
+            raise DataError(
+                f"rewards: sql: the expected query cannot be run on the database: {expected[:200]!r}",
+                way_out="correct the row, or leave it out; it may only read, take no chance and not tell the time",
+            )
         if found is None:
             return 0.0
-        return 1.0 if wanted is not None and found == wanted else section.runs
+        return 1.0 if found == wanted else section.runs
 
     return reward
 
 
 def _made(statements: str) -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", check_same_thread=False)
+    for name, moment in _OF_DATES.items():
+        database.create_function(name, -1, _dated(name, moment), deterministic=True)
+    _let(database, lambda action, what: not _by_chance(action, what))
     try:
         database.executescript(statements)
     except sqlite3.Error as error:
@@ -48,13 +64,34 @@ def _made(statements: str) -> sqlite3.Connection:
         ) from error
     database.commit()
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
-    database.set_authorizer(lambda action, *what: sqlite3.SQLITE_OK if _reads(action, what) else sqlite3.SQLITE_DENY)
+    _let(database, _reads)
     return database
 
 
+def _let(database: sqlite3.Connection, may: Callable[[int, tuple[str | None, ...]], bool]) -> None:
+    """Only what `may` says is done from here on."""
+    database.set_authorizer(lambda action, *what: sqlite3.SQLITE_OK if may(action, what) else sqlite3.SQLITE_DENY)
+
+
+def _by_chance(action: int, what: tuple[str | None, ...]) -> bool:
+    return action == sqlite3.SQLITE_FUNCTION and str(what[1]).lower() in _OF_CHANCE
+
+
 def _reads(action: int, what: tuple[str | None, ...]) -> bool:
-    """Nothing is written, attached, set or loaded."""
-    return action in _READS and not (action == sqlite3.SQLITE_FUNCTION and what[1] == "load_extension")
+    """Nothing is written, attached, set or loaded, and nothing is left to chance."""
+    return action in _READS and not _by_chance(action, what) and what[1] != "load_extension"
+
+
+def _dated(name: str, moment: int) -> Callable[..., Any]:
+    """SQLite's own function of that name, where what it says follows from its arguments."""
+    own = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def asked(*given: object) -> Any:
+        if len(given) <= moment or any(str(one).strip().lower() in _OF_THIS_MACHINE for one in given):
+            raise ValueError("it would tell the time, or where it is")
+        return own.execute(f"SELECT {name}({', '.join('?' * len(given))})", given).fetchone()[0]
+
+    return asked
 
 
 def _rows(database: sqlite3.Connection, query: str, steps: int) -> Counter[tuple[object, ...]] | None:
