@@ -200,7 +200,7 @@ def test_the_plan_counts_the_writing_and_frozen_layers_are_not_kept() -> None:
     made = resolved(**upper)
     assert made.recipe.train.cache_trunk is False
     assert made.reasons["train.cache_trunk"] == "answers that the model writes itself are others in every step"
-    with pytest.raises(RecipeError, match=r"with method\.on_policy the model writes"):
+    with pytest.raises(RecipeError, match="with this method the model writes"):
         resolved(**upper, train={"cache_trunk": True})
     with pytest.raises(RecipeError, match="documents have none"):
         resolved(data={"train": [{"path": "support.csv", "task": "domain", "input": "{message}"}]}, objective={})
