@@ -10,8 +10,6 @@ from luthier.records import Record
 class RungScore(Record):
     """What a trial reached on one rung."""
 
-    rung: int = Field(description="From 0.")
-    share: float = Field(description="Of a training, done by then.")
     score: float = Field(description="The best on the validation rows until then.")
     tiebreak: float = Field(description="What decides between equal scores, the lower the better.")
     seconds: float = Field(description="That training took on this rung, in the process that ended it.")
@@ -21,28 +19,25 @@ class Trial(Record):
     """One candidate with its settings."""
 
     number: int
-    technique: str = Field(description="As the plan calls it; '' for the recipe's own.")
+    technique: str = Field(description="As the plan calls it.")
     settings: dict[str, int | float | str | bool]
     run: str = Field("", description="NAME/ID of its run; '' before it began.")
     rungs: tuple[RungScore, ...] = ()
     dropped: str = Field("", description="Why it did not go on; '' for what was taken, and for what is still in.")
-
-    @property
-    def score(self) -> float:
-        """On the last rung that it has reached; NaN before the first."""
-        return self.rungs[-1].score if self.rungs else float("nan")
+    failed_seconds: float = Field(0.0, description="That training took on the rung on which it failed.")
 
     @property
     def words(self) -> str:
         """Technique and settings."""
         values = {key: f"{one:.3g}" if isinstance(one, float) else str(one) for key, one in self.settings.items()}
-        return ", ".join([*filter(None, [self.technique]), *(f"{key} {value}" for key, value in values.items())])
+        return ", ".join([self.technique, *(f"{key} {value}" for key, value in values.items())])
 
 
 class SearchRecord(Record):
     """All trials, in the order in which they were made."""
 
     recipe: str
+    technique: str = Field(description="Of trials whose technique the search leaves open, as the plan calls it.")
     key: str = Field(description="Hash over the recipe, its data and what is searched.")
     metric: str = Field("", description="On the validation rows, by which trials are compared; '' before the first.")
     higher_is_better: bool = True
@@ -55,4 +50,4 @@ class SearchRecord(Record):
     @property
     def seconds(self) -> float:
         """Of training, over all trials."""
-        return sum(rung.seconds for trial in self.trials for rung in trial.rungs)
+        return sum(sum(rung.seconds for rung in trial.rungs) + trial.failed_seconds for trial in self.trials)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import samples
 from pydantic import ValidationError
 
-from luthier.errors import MissingExtra, RecipeError
+from luthier.errors import MissingExtra, OutOfMemory, RecipeError
+from luthier.launch.child import StageFailed
 from luthier.pipeline import search as searching
 from luthier.pipeline.propose import propose, refuse_missing_optuna
+from luthier.pipeline.training import CANNOT_TRAIN
 from luthier.plan.search import search_note, validations_of, why_no_search
 from luthier.records import ModelShape
 from luthier.search_records import RungScore, SearchRecord, Trial
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.recipe import Recipe
 from luthier.spec.search import Search
+from luthier.store.events import EventLog
+from luthier.store.runs import RunFolder
 
 RATE = {"train.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
 
@@ -29,7 +34,9 @@ def section(**said: Any) -> Search:
 
 
 def record(section: Search, **more: Any) -> SearchRecord:
-    return SearchRecord(recipe="r", key="k" * 64, hours=section.hours, shares=section.shares, **more)
+    return SearchRecord(
+        recipe="r", technique="lora sft", key="k" * 64, hours=section.hours, shares=section.shares, **more
+    )
 
 
 class Fake:
@@ -49,10 +56,10 @@ class Fake:
         self.begun.append((number, rung))
         score = self.reach(trial, shares[rung])
         if score is None:
-            trial = trial.model_copy(update={"dropped": "its loss was no longer finite"})
+            trial = trial.model_copy(update={"dropped": "it is not finite", "failed_seconds": 1800.0})
         else:
             seconds = 3600 * (shares[rung] - (shares[rung - 1] if rung else 0.0))
-            done = RungScore(rung=rung, share=shares[rung], score=score, tiebreak=0.0, seconds=seconds)
+            done = RungScore(score=score, tiebreak=0.0, seconds=seconds)
             trial = trial.model_copy(update={"rungs": (*trial.rungs, done)})
         trials = [trial if one.number == number else one for one in record.trials]
         return self.work._save(record, trials, metric="macro_f1", higher_is_better=True)
@@ -116,10 +123,11 @@ def test_no_rung_is_begun_that_the_budget_does_not_hold(run: Any, hours: float) 
     assert found.ended.startswith("all rungs" if hours > whole else "the budget")
     assert found.taken is not None
     taken = found.trials[found.taken]
-    rest = 3600 * (1.0 - taken.rungs[-1].share)
+    rest = 3600 * (1.0 - section().shares[len(taken.rungs) - 1])
     assert found.seconds + rest <= max(3600 * hours, 3600.0) + 1.0  # one training is done in any case
     furthest = max(len(trial.rungs) for trial in found.trials)
-    assert taken.score == max(trial.score for trial in found.trials if len(trial.rungs) == furthest)
+    last = {trial.number: trial.rungs[-1].score for trial in found.trials if len(trial.rungs) == furthest}
+    assert last[taken.number] == max(last.values())
 
 
 def test_a_trial_whose_training_fails_is_dropped_and_all_that_fail_are_an_error(run: Any) -> None:
@@ -130,9 +138,53 @@ def test_a_trial_whose_training_fails_is_dropped_and_all_that_fail_are_an_error(
         run(section(), lambda trial, share: None, place="b")
 
 
+def test_time_of_a_failed_training_is_spent_too(run: Any) -> None:
+    found, _ = run(section(hours=2.3), lambda trial, share: None if trial.number < 3 else near(trial, share))
+    learned = sum(rung.seconds for trial in found.trials for rung in trial.rungs)
+    assert found.seconds == learned + 3 * 1800.0
+    assert found.ended.startswith("the budget")
+    whole, _ = run(section(hours=2.3), near, place="b")
+    assert whole.ended.startswith("all rungs") is (section().trainings <= 2.3)
+    assert sum(len(trial.rungs) for trial in found.trials) < sum(len(trial.rungs) for trial in whole.trials) - 3
+
+
+def test_only_what_says_that_it_cannot_be_trained_is_dropped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log = EventLog(folder.events)
+    log.append("stage_started", stage="train")
+    full_disk = StageFailed("train", OutOfMemory.exit_code)
+    with pytest.raises(StageFailed):
+        searching._why_failed(folder, full_disk)
+    log.append(CANNOT_TRAIN, what="the accelerator is full")
+    assert searching._why_failed(folder, full_disk) == "the accelerator is full"
+
+
+def test_a_search_that_was_begun_goes_on_though_the_plan_would_take_another_technique_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = LoadedRecipe(samples.recipe(method={"type": "auto"}), tmp_path / "r.yaml", "", ())
+
+    def looked(method: str) -> SimpleNamespace:
+        recipe = samples.recipe(method={"type": method})
+        resolved = SimpleNamespace(recipe=recipe, data_sha256={"a": "b"}, model_sha256="c", teacher=None)
+        plan = SimpleNamespace(prediction=SimpleNamespace(train_seconds=1.0))
+        return SimpleNamespace(resolved=resolved, plan=lambda: plan)
+
+    work = searching._Work(loaded, (), section(), tmp_path, True, lambda line: None)
+    monkeypatch.setattr(searching, "look_at", lambda *args, **more: looked("sft"))
+    begun = work._begun()
+    assert begun.technique == "lora sft"
+    made = propose(section(), begun)
+    assert made is not None
+    assert made.technique == "lora sft"
+    work._save(begun, (made,))
+    monkeypatch.setattr(searching, "look_at", lambda *args, **more: looked("classify"))
+    assert work._begun() == begun.model_copy(update={"trials": (made,)})
+
+
 def test_equal_scores_are_told_apart_by_the_tiebreak_then_by_their_number() -> None:
     def trial(number: int, score: float, tiebreak: float) -> Trial:
-        done = RungScore(rung=0, share=1.0, score=score, tiebreak=tiebreak, seconds=1.0)
+        done = RungScore(score=score, tiebreak=tiebreak, seconds=1.0)
         return Trial(number=number, technique="", settings={}, rungs=(done,))
 
     trials = [trial(0, 0.5, 2.0), trial(1, 0.5, 1.0), trial(2, 0.5, 1.0), trial(3, 0.6, 9.0)]
@@ -172,7 +224,7 @@ def test_proposals_follow_from_what_was_found_stay_within_and_never_repeat() -> 
         rate, rank = trial.settings["train.learning_rate"], trial.settings["adapter.r"]
         assert isinstance(rate, float) and 1e-5 <= rate <= 1e-1  # noqa: PT018
         assert isinstance(rank, int) and 2 <= rank <= 64  # noqa: PT018
-        done = RungScore(rung=0, share=0.1, score=near(trial, 1.0), tiebreak=0.0, seconds=1.0)
+        done = RungScore(score=near(trial, 1.0), tiebreak=0.0, seconds=1.0)
         made = made.model_copy(update={"trials": (*made.trials, trial.model_copy(update={"rungs": (done,)}))})
     assert {trial.technique for trial in made.trials} == {"lora sft", "lora classify"}
 
@@ -181,7 +233,7 @@ def test_few_choices_are_all_tried_and_then_there_is_nothing_else() -> None:
     what = section(settings={"adapter.r": {"choices": [4, 8, 16]}}, trials=5)
     made = record(what)
     while (trial := propose(what, made)) is not None:
-        done = RungScore(rung=0, share=0.1, score=0.5, tiebreak=0.0, seconds=1.0)
+        done = RungScore(score=0.5, tiebreak=0.0, seconds=1.0)
         made = made.model_copy(update={"trials": (*made.trials, trial.model_copy(update={"rungs": (done,)}))})
     assert sorted(trial.settings["adapter.r"] for trial in made.trials) == [4, 8, 16]
 
@@ -196,6 +248,9 @@ def test_few_choices_are_all_tried_and_then_there_is_nothing_else() -> None:
         ({"settings": {"train.learning_rate": {"low": 0, "high": 1e-5, "log": True}}}, "no logarithm"),
         ({"settings": {"train.learning_rate": {"low": 0.1}}}, "is {low: , high: , log: true} or"),
         ({"settings": {"train.learning_rate": [1, 2]}}, "is {low: , high: , log: true} or"),
+        ({"settings": {"method.type": {"choices": ["sft", "classify"]}}}, "`candidates` are for techniques"),
+        ({"settings": {"train.validations": {"choices": [9, 18]}}}, "a rung ends with a validation"),
+        ({"settings": {"train.threads": {"choices": [1, 2]}}}, "does not hang on it; leave it out"),
         ({"candidates": ["lora sft", "lora sft"]}, "one stands twice"),
         ({"hours": 0}, "greater than 0"),
     ],

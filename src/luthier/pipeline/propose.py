@@ -37,15 +37,16 @@ def propose(section: Search, record: SearchRecord) -> Trial | None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {key: _distribution(one) for key, one in (section.settings or {}).items()}
-    if section.candidates and len(section.candidates) > 1:
-        space[_TECHNIQUE] = optuna.distributions.CategoricalDistribution(section.candidates)
+    candidates = section.candidates or (record.technique,)
+    if len(candidates) > 1:
+        space[_TECHNIQUE] = optuna.distributions.CategoricalDistribution(candidates)
     number = len(record.trials)
     for draw in range(_DRAWS):
         seed = section.seed + number + draw * 1000
         evenly = max(2, section.num_trials // 3) if draw == 0 else number + 1
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=evenly)
         params = _study(sampler, record, space).ask(space).params
-        technique = str(params.pop(_TECHNIQUE, (section.candidates or ("",))[0]))
+        technique = str(params.pop(_TECHNIQUE, candidates[0]))
         if all((one.technique, one.settings) != (technique, params) for one in record.trials):
             return Trial(number=number, technique=technique, settings=params)
     return None

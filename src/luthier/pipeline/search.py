@@ -13,16 +13,19 @@ and goes on, and the checkpoint of the trial at work loses nothing.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier import __version__
 from luthier.errors import OutOfMemory, RecipeError
 from luthier.launch.child import StageFailed
 from luthier.pipeline.drive import Session, train_until, work_through
 from luthier.pipeline.propose import propose, refuse_missing_optuna
 from luthier.pipeline.start import Prepared, Say, look_at, open_run, recipe_path
-from luthier.pipeline.training import NON_FINITE, judged_by
+from luthier.pipeline.training import CANNOT_TRAIN, judged_by
+from luthier.plan.predict import technique_of
 from luthier.plan.search import validations_of, why_no_search
 from luthier.plan.words import duration
 from luthier.records import RequestContract
@@ -105,12 +108,10 @@ class _Work:
         Raises:
             RecipeError: its settings do not go with its technique, or with what the recipe says.
         """
-        said = list(self.overrides)
-        if trial.technique:
-            adapter, _, method = trial.technique.partition(" ")
-            given = {"adapter": self.loaded.recipe.adapter.type, "method": self.loaded.recipe.method.type}
-            wanted = {"adapter": adapter, "method": method}
-            said += [f"{key}={{type: {name}}}" for key, name in wanted.items() if given[key] != name]
+        adapter, _, method = trial.technique.partition(" ")
+        given = {"adapter": self.loaded.recipe.adapter.type, "method": self.loaded.recipe.method.type}
+        wanted = {"adapter": adapter, "method": method}
+        said = [*self.overrides, *(f"{key}={{type: {name}}}" for key, name in wanted.items() if given[key] != name)]
         said += [f"{key}={str(one).lower() if isinstance(one, bool) else one}" for key, one in trial.settings.items()]
         if self.loaded.recipe.train.validations is None:
             said += [f"train.validations={validations_of(self.section)}"]
@@ -123,9 +124,19 @@ class _Work:
         return Session(run, prepared.resolved, self.offline, self.say), prepared
 
     def _begun(self) -> SearchRecord:
-        """What was found before, or a new record."""
+        """What was found before, or a new record.
+
+        Its key hangs on what the recipe says and on what it reads: which technique an open one becomes may change as
+        more is measured, and a search that was begun goes on.
+
+        Raises:
+            RecipeError: by the plan the budget does not hold one training.
+        """
         prepared = look_at(self.loaded, offline=self.offline, say=self.say, out=self.place)
-        key = sha256_json([prepared.resolved.sha256, self.section.model_dump(mode="json")])
+        resolved = prepared.resolved
+        said = self.loaded.recipe.model_dump(mode="json", exclude={"output_dir", "launch"})
+        teacher = resolved.teacher.sha256 if resolved.teacher is not None else None
+        key = sha256_json([said, resolved.data_sha256, resolved.model_sha256, teacher, __version__])
         file = self._file(key)
         if file.is_file():
             record = SearchRecord.read(file)
@@ -139,7 +150,11 @@ class _Work:
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         return SearchRecord(
-            recipe=self.loaded.recipe.name, key=key, hours=self.section.hours, shares=self.section.shares
+            recipe=self.loaded.recipe.name,
+            technique=technique_of(resolved),
+            key=key,
+            hours=self.section.hours,
+            shares=self.section.shares,
         )
 
     def _file(self, key: str) -> Path:
@@ -153,9 +168,9 @@ class _Work:
 
     def _proposed(self, record: SearchRecord) -> Trial | None:
         """The next trial: the next candidate, or what Optuna makes of those before it; None where all were tried."""
-        number, candidates = len(record.trials), self.section.candidates or ("",)
-        if self.section.settings is None:
-            return Trial(number=number, technique=candidates[number], settings={})
+        number = len(record.trials)
+        if self.section.settings is None and self.section.candidates is not None:
+            return Trial(number=number, technique=self.section.candidates[number], settings={})
         return propose(self.section, record)
 
     def _advanced(self, record: SearchRecord, number: int, rung: int) -> SearchRecord:
@@ -167,7 +182,7 @@ class _Work:
             f"--- trial {number} ({trial.words}), rung {rung + 1} of {self.section.rungs}: {share:.0%} of training"
         )
         last = round((prepared.resolved.recipe.train.validations or 1) * share)
-        seconds, dropped = 0.0, ""
+        seconds, dropped, began = 0.0, "", time.monotonic()
         try:
             seconds = _train(session, prepared, last, whole=rung + 1 == self.section.rungs)
         except OutOfMemory:
@@ -177,11 +192,11 @@ class _Work:
         keys = judged_by(RequestContract.read(session.run.contract))
         higher = METRICS.get(keys[0]).higher_is_better
         if dropped:
-            trial = trial.model_copy(update={"dropped": dropped})
+            trial = trial.model_copy(update={"dropped": dropped, "failed_seconds": time.monotonic() - began})
         else:
             score, tiebreak = self._reached(session.run, last, keys, higher)
             self.say(f"trial {number}: {keys[0]} {score:.4f} on validation rows")
-            done = RungScore(rung=rung, share=share, score=score, tiebreak=tiebreak, seconds=seconds)
+            done = RungScore(score=score, tiebreak=tiebreak, seconds=seconds)
             trial = trial.model_copy(update={"rungs": (*trial.rungs, done)})
         trials = [trial if one.number == number else one for one in record.trials]
         return self._save(record, trials, metric=keys[0], higher_is_better=higher)
@@ -223,15 +238,13 @@ class _Work:
 
     def _spent(self, record: SearchRecord, number: int, rung: int) -> str:
         """Why the budget does not hold this rung and the end of the best one's training after it; '' if it does."""
-        done = [
-            (trial.rungs[-1].share, sum(one.seconds for one in trial.rungs)) for trial in record.trials if trial.rungs
-        ]
-        if not done:  # whether it holds one training at all is said by the plan, before
+        done_of = {trial.number: (0.0, *self.section.shares)[len(trial.rungs)] for trial in record.trials}
+        reached = max(done_of.values())
+        if not reached:  # whether it holds one training at all is said by the plan, before
             return ""
-        a_training = sum(seconds for _, seconds in done) / sum(share for share, _ in done)
-        before = record.trials[number].rungs[-1].share if record.trials[number].rungs else 0.0
-        next_one = (self.section.shares[rung] - before) * a_training
-        reached = max(share for share, _ in done)
+        learned = sum(one.seconds for trial in record.trials for one in trial.rungs)
+        a_training = learned / sum(done_of.values())
+        next_one = (self.section.shares[rung] - done_of[number]) * a_training
         rest = max(0.0, 1.0 - max(reached, self.section.shares[rung])) * a_training
         if record.seconds + next_one + rest <= 3600 * self.section.hours:
             return ""
@@ -267,16 +280,15 @@ def _train(session: Session, prepared: Prepared, last: int, *, whole: bool) -> f
 
 
 def _why_failed(run: RunFolder, error: StageFailed) -> str:
-    """Of a training that cannot be done with such settings.
+    """Of a training that cannot be done with such settings, in its own words.
 
     Raises:
         StageFailed: anything else has failed.
     """
-    if error.exit_code == OutOfMemory.exit_code:
-        return "it takes more memory than there is"
-    if EventLog.read(run.events)[-1].get("kind") != NON_FINITE:
+    last = EventLog.read(run.events)[-1]
+    if last["kind"] != CANNOT_TRAIN:
         raise error
-    return "its loss was no longer finite"
+    return str(last["what"])
 
 
 def _validated(run: RunFolder) -> list[dict[str, dict[str, float]]]:

@@ -10,7 +10,7 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.shards import Example, Shard
-from luthier.errors import ModelError, NonFinite, Stopped
+from luthier.errors import ModelError, NonFinite, OutOfMemory, Stopped
 from luthier.launch.child import PAUSE_AFTER, threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from luthier.train.inputs import Inputs
     from luthier.train.methods import Method
 
-NON_FINITE = "non_finite"
-"""Kind of the event that says so of a loss or gradient; the last of its session."""
+CANNOT_TRAIN = "cannot_train"
+"""Kind of the event that says why no model can be trained with such settings; the last of its session."""
 
 
 def train(context: Context) -> None:
@@ -46,8 +46,14 @@ def train(context: Context) -> None:
 
     settings = context.resolved.recipe.train
     device = set_up_device(settings, threads=threads_each(settings.threads or 1, ranks_here()))
-    with joined() as ranks, device_memory_errors(settings):
-        _train(context, ranks, device)
+    with joined() as ranks:
+        try:
+            with device_memory_errors(settings):
+                _train(context, ranks, device)
+        except (NonFinite, OutOfMemory) as error:
+            if ranks.is_first:
+                EventLog(context.run.events).append(CANNOT_TRAIN, what=error.what)
+            raise
 
 
 def _train(context: Context, ranks: Ranks, device: str) -> None:
@@ -116,9 +122,6 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
                 watch=watch,
                 stop_asked=lambda: stop_asked() or pause.reached,
             )
-        except NonFinite as error:
-            events.append(NON_FINITE, what=error.what)
-            raise
         except Stopped:
             if stop_asked() or not pause.reached:
                 raise

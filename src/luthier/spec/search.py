@@ -10,6 +10,19 @@ from luthier.spec.section import Section
 
 SEARCHED = ("train.", "adapter.", "method.")
 """Beginnings of keys that may differ between trials; what else a recipe says decides what is compared."""
+NOT_SEARCHED = {
+    "adapter.type": "`candidates` are for techniques",
+    "method.type": "`candidates` are for techniques",
+    "train.validations": "a rung ends with a validation, the same for every trial",
+    **dict.fromkeys(
+        (
+            "train.cache_trunk", "train.device", "train.gradient_checkpointing", "train.micro_batch_tokens",
+            "train.report_to", "train.save_steps", "train.save_total_limit", "train.threads", "train.torch_compile",
+        ),
+        "what is learned does not hang on it",
+    ),
+}  # fmt: skip
+"""Keys with such a beginning that may not, and why."""
 
 Value = Annotated[int, Field(strict=True)] | float | str | bool
 
@@ -69,6 +82,8 @@ class Search(Section):
                 raise ValueError(f"{key}: is {{low: , high: , log: true}} or {{choices: [ , ]}}")
             if not str(key).startswith(SEARCHED):
                 raise ValueError(f"{key}: only {', '.join(SEARCHED)}... may differ: the rest decides what is compared")
+            if key in NOT_SEARCHED:
+                raise ValueError(f"{key}: is not searched, {NOT_SEARCHED[key]}; leave it out")
         return value
 
     @model_validator(mode="after")
