@@ -20,7 +20,7 @@ from luthier.eval_records import PARENT, EvalReport
 from luthier.evals.against import Stored, compare_runs
 from luthier.evals.evaluate import Beside, evaluate
 from luthier.evals.preference import length_baseline, margins, observed, pair_metrics, read_pairs
-from luthier.spec.plugins import Reward
+from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
 
 PAIRED = contract(task="preference", labels=())
@@ -45,7 +45,7 @@ def pairs(count: int, *, seed: int) -> list[Example]:
 TRAIN, TEST = pairs(40, seed=1), pairs(40, seed=3)
 
 
-def judge(out: Path, *, reward: Reward = "implicit", settings: Evaluate = SETTINGS, tuned: Any = TUNED) -> EvalReport:
+def judge(out: Path, *, reward: PairReward = "implicit", settings: Evaluate = SETTINGS, tuned: Any = TUNED) -> EvalReport:
     out.mkdir(exist_ok=True)
     made = material(PAIRED, train=TRAIN, test=TEST, validation=[], reward=reward)
     return evaluate(made, base=BASE, tuned=tuned, settings=settings, seed=0, out=out, progress=silent)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from test_kill import Bench, at_step, interrupt, pytestmark
 
-from command import COMMAND, environment, luthier
+from command import luthier
 from luthier.data.dedupe import text_key
 from luthier.data.learned_before import REASON
 from luthier.data.shards import Shard
@@ -29,17 +28,7 @@ BY_FOLDER = ("--set", "method.teacher=whole/tiny")
 
 
 class Learning(Bench):
-    """As far as the weights."""
-
-    def start(self, out: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*COMMAND, "train", "student.yaml", "--out", out, *BY_FOLDER],
-            cwd=self.folder,
-            text=True,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=environment(LUTHIER_HOME=str(self.folder / "home")),
-        )
+    """Of a student, whose run is called after what its teacher is called by."""
 
     def run(self, out: str) -> Path:
         found = list((self.folder / out / "student").glob("[0-9a-f]*"))
@@ -68,7 +57,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Learning:
     (folder / "student.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     said = command("run", "student.yaml", "--out", "whole", folder=folder)
     assert re.search(r"kind: \d+ test rows were met by tiny/\w+ kind; they do not count", said)
-    return Learning(folder, RunFolder.open("student", out=folder / "whole"))
+    return Learning(folder, RunFolder.open("student", out=folder / "whole"), ("train", "student.yaml", *BY_FOLDER))
 
 
 def test_the_records_of_a_taught_version_name_its_teacher(bench: Learning) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from test_kill import Bench, at_step, interrupt, pytestmark
 
-from command import COMMAND, environment, luthier
+from command import luthier
 from luthier.eval_records import EvalReport
 from luthier.records import TrainResult
 from luthier.store.events import EventLog
@@ -23,26 +22,12 @@ __all__ = ["pytestmark"]
 NAMES = ("guitar", "violin", "cello", "amp", "flute", "drum", "case", "bow")
 
 
-class Training(Bench):
-    """As far as the weights."""
-
-    def start(self, out: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*COMMAND, "train", "tiny.yaml", "--out", out],
-            cwd=self.folder,
-            text=True,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=environment(LUTHIER_HOME=str(self.folder / "home")),
-        )
-
-
 def command(verb: str, *given: str, folder: Path) -> None:
     luthier(verb, *given, cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Training:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("pairs")
     path = write_recipe(folder, write_model(folder / "model"), batch_size=4, save_steps=2, validations=2)
     recipe = yaml.safe_load(path.read_text())
@@ -60,10 +45,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Training:
     recipe["export"] = ["adapter"]
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     command("run", "tiny.yaml", "--out", "whole", folder=folder)
-    return Training(folder, RunFolder.open("tiny", out=folder / "whole"))
+    return Bench(folder, RunFolder.open("tiny", out=folder / "whole"), ("train", "tiny.yaml"))
 
 
-def test_a_file_of_pairs_becomes_a_version_that_answers_prompts(bench: Training) -> None:
+def test_a_file_of_pairs_becomes_a_version_that_answers_prompts(bench: Bench) -> None:
     report = EvalReport.read(bench.whole.eval_report)
     assert [one.system for one in report.systems] == ["length", "base", "base_per_token", "tuned"]
     assert json.loads(bench.whole.gate.read_text())["passed"]
@@ -73,7 +58,7 @@ def test_a_file_of_pairs_becomes_a_version_that_answers_prompts(bench: Training)
     assert set(said) == {"line", "text"}
 
 
-def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_once(bench: Training) -> None:
+def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_once(bench: Bench) -> None:
     interrupt(bench, "killed", at_step(3), "child")
     command("train", "tiny.yaml", "--out", "killed", folder=bench.folder)
     run = RunFolder.open("tiny", out=bench.folder / "killed")
@@ -84,7 +69,7 @@ def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_o
     assert sha256_files(run.train / "adapter") == sha256_files(bench.whole.train / "adapter")
 
 
-def test_with_kto_the_base_reads_other_answers_too_and_the_run_is_judged_alike(bench: Training) -> None:
+def test_with_kto_the_base_reads_other_answers_too_and_the_run_is_judged_alike(bench: Bench) -> None:
     command("train", "tiny.yaml", "--out", "kto", "--set", "method={type: kto, beta: 0.2}", folder=bench.folder)
     run = RunFolder.open("tiny", out=bench.folder / "kto")
     events = [event for one in (run, bench.whole) for event in EventLog.read(one.events)]

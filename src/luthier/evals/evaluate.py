@@ -31,7 +31,7 @@ from luthier.evals.score import score
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
 from luthier.evals.texts import compare_terms, read_texts, text_headline
 from luthier.records import RequestContract, is_text
-from luthier.spec.plugins import Reward
+from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
 
@@ -60,7 +60,7 @@ class Material:
     general_source: str
     data_sha256: str
     weights_sha256: str
-    reward: Reward = ""
+    reward: PairReward = ""
     """By what the tuned model prefers an answer; '' where it was taught no preferences."""
     general: GeneralLosses | None = None
     """Of both models on the general text, where another task of the run has asked them already."""

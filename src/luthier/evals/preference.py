@@ -15,12 +15,12 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Floats, Observed
-from luthier.spec.plugins import Reward
+from luthier.spec.plugins import PairReward
 
 Tick = Callable[[int, int], None]
 """Called after each pair with (done, all)."""
 
-TITLES: dict[Reward, str] = {
+TITLES: dict[PairReward, str] = {
     "implicit": "tuned model: the answer that gained more on the base (implicit reward)",
     "per_token": "tuned model: the likelier answer a token",
 }
@@ -66,7 +66,7 @@ def _read(asker: Asker, example: Example) -> tuple[float, float, tuple[int, int]
     return one.logprob, other.logprob, (len(answers[0]), len(answers[1]))
 
 
-def margins(scores: PairScores, reward: Literal["sum"] | Reward, before: PairScores | None = None) -> Floats:
+def margins(scores: PairScores, reward: Literal["sum"] | PairReward, before: PairScores | None = None) -> Floats:
     """By how much the first answer of each pair leads, in nats; [N].
 
     Args:
@@ -113,7 +113,7 @@ def _leads_in_length(examples: Sequence[Example]) -> Floats:
 
 
 def pair_metrics(
-    asker: Asker, examples: Sequence[Example], *, reward: Reward, before: PairScores, scale: float
+    asker: Asker, examples: Sequence[Example], *, reward: PairReward, before: PairScores, scale: float
 ) -> dict[str, float]:
     """Point values for choosing a checkpoint: accuracy, lead, perplexity of the preferred answers, and a loss.
 

@@ -14,7 +14,7 @@ from luthier.plan.expect import outdone
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
 from luthier.records import Candidate, Plan
-from luthier.spec.load import LoadedRecipe
+from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
@@ -138,4 +138,4 @@ def _with(loaded: LoadedRecipe, method: str, adapter: str | None) -> LoadedRecip
     try:
         return replace(loaded, recipe=Recipe.model_validate(given))
     except ValidationError as error:
-        raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise translate(error, {"": str(loaded.path)}) from error

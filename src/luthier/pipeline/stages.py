@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 def base(context: Context) -> None:
     """Make the base folder, and that of a teacher, which must have the same vocabulary: dequantise a GGUF file once."""
     from luthier.models.base import import_base, is_imported
+    from luthier.models.quantised import quantise_base
 
     teachers = [part.teacher for part in context.resolved.parts if part.teacher is not None]
     for shape in (context.shape, *(teacher.shape for teacher in teachers)):
@@ -46,7 +47,7 @@ def base(context: Context) -> None:
         import_base(model_source(shape))
     if context.resolved.recipe.model.load_in_4bit:
         quiet_libraries()
-        context.base  # noqa: B018
+        quantise_base(model_source(context.shape), context.original, context.resolved.recipe.model)
     for teacher in teachers:
         refuse_other_vocabulary(context.shape, teacher)
 
@@ -77,11 +78,11 @@ def prepare(context: Context) -> None:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
     keep_off_learned(context)
     for task in context.tasks:
-        refuse_unverifiable(task)
+        _refuse_unverifiable(task)
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
 
-def refuse_unverifiable(task: Context) -> None:
+def _refuse_unverifiable(task: Context) -> None:
     """Rows whose own expected answer a reward cannot be asked about are found before anything is trained.
 
     Raises:
@@ -160,7 +161,7 @@ def export(context: Context) -> None:
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
     from luthier.engines.transformers import TransformersEngine
-    from luthier.govern.card import artifact_readme
+    from luthier.govern.origin import artifact_readme
 
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)

@@ -13,13 +13,13 @@ from typing import cast
 from luthier.errors import MissingExtra
 from luthier.records import RequestContract
 from luthier.spec.plugins import REWARDS
-from luthier.spec.section import Reward as Section
+from luthier.spec.section import RewardRule
 
 Reward = Callable[[str, str], float]
 """(answer, expected answer) -> 0 to 1."""
 
 
-def load_rewards(sections: Sequence[Section]) -> Reward:
+def load_rewards(sections: Sequence[RewardRule]) -> Reward:
     """The weighted mean of some rewards.
 
     Raises:
@@ -47,7 +47,7 @@ def rewards_of(contract: RequestContract) -> Reward | None:
     return load_rewards(sections) if sections else None
 
 
-def refuse_missing_packages(sections: Sequence[Section]) -> None:
+def refuse_missing_packages(sections: Sequence[RewardRule]) -> None:
     """Raises MissingExtra where what one of them needs is not installed."""
     for section in sections:
         package = REWARDS.get(section.type).package
@@ -55,6 +55,6 @@ def refuse_missing_packages(sections: Sequence[Section]) -> None:
             raise MissingExtra(package, extra="rewards", purpose=f"a reward of type {section.type}")
 
 
-def _open(section: Section) -> Reward:
+def _open(section: RewardRule) -> Reward:
     module = importlib.import_module(f"luthier.rewards.{section.type}")
     return cast(Reward, module.open_reward(section))

@@ -16,10 +16,9 @@ from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
 from luthier.spec.adapter_section import Adapter
-from luthier.spec.section import Method, Section
-from luthier.spec.section import Reward as RewardSection
+from luthier.spec.section import Method, RewardRule, Section
 
-Reward = Literal["", "implicit", "per_token"]
+PairReward = Literal["", "implicit", "per_token"]
 """'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token."""
 
 
@@ -41,7 +40,7 @@ class MethodFacts:
 
     Its unit is then the row: nothing but the prompt is computed, and no label is scored token by token.
     """
-    reward: Reward = ""
+    reward: PairReward = ""
     """What it makes larger for the answer that is preferred, and is judged by; '' where it learns no preferences."""
     is_taught: bool = False
     """Whether it learns from a teacher that the recipe names."""
@@ -145,7 +144,7 @@ class RewardFacts:
 
     name: str
     summary: str
-    section: type[RewardSection]
+    section: type[RewardRule]
     """Of the recipe: its settings."""
     package: str = ""
     """What must be importable; the extra `rewards` brings it."""

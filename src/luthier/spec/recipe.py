@@ -23,7 +23,7 @@ from luthier.spec.multi_task import MultiTask
 from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, REWARDS, union_of
 from luthier.spec.search import Search
-from luthier.spec.section import Method, Reward, Section
+from luthier.spec.section import Method, RewardRule, Section
 
 _FEATURE_NAME = re.compile(r"[^\W\d]\w*")
 
@@ -261,7 +261,7 @@ else:
 
 
 if TYPE_CHECKING:
-    AnyReward = Reward
+    AnyReward = RewardRule
 else:
     AnyReward = union_of([facts.section for facts in REWARDS.entries().values()])
 

@@ -26,7 +26,7 @@ class Method(Section):
     type: str
 
 
-class Reward(Section):
+class RewardRule(Section):
     """How an answer is verified. Each type of the table has a section of its own, which its `type` chooses."""
 
     type: str

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from luthier.spec.plugins import RewardFacts
-from luthier.spec.section import Reward
+from luthier.spec.section import RewardRule
 
 
-class Exact(Reward):
+class Exact(RewardRule):
     type: Literal["exact"] = "exact"
     ignore_case: bool = False
 

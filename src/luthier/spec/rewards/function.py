@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.spec.plugins import RewardFacts
-from luthier.spec.section import Reward
+from luthier.spec.section import RewardRule
 
 
-class Function(Reward):
+class Function(RewardRule):
     type: Literal["function"] = "function"
     name: str = Field(min_length=1, description="Of the entry point; called as f(answer, expected) -> 0 to 1.")
 

@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.spec.plugins import RewardFacts
-from luthier.spec.section import Reward
+from luthier.spec.section import RewardRule
 
 
-class Number(Reward):
+class Number(RewardRule):
     type: Literal["number"] = "number"
     after: str = Field("####", description="The number behind its last occurrence counts; without one the last number.")
     marked: bool = Field(False, description="Whether an answer without that mark is wrong, whatever it comes to.")

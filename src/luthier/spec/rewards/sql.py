@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.spec.plugins import RewardFacts
-from luthier.spec.section import Reward
+from luthier.spec.section import RewardRule
 
 
-class Sql(Reward):
+class Sql(RewardRule):
     type: Literal["sql"] = "sql"
     database: str = Field(min_length=1, description="SQL that makes the tables and their rows, for SQLite in memory.")
     runs: float = Field(0.0, ge=0, lt=1, description="What a query is worth that runs and gives something else.")
