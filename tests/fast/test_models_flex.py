@@ -48,10 +48,11 @@ def test_the_pairs_and_the_blocks_are_those_of_the_dense_mask(layout: Layout, wi
 
 
 @pytest.mark.filterwarnings("ignore:.*without torch.compile")  # said once a process, if at all
-def test_it_says_what_the_dense_mask_says() -> None:
+@pytest.mark.parametrize("size", [16, 8])
+def test_it_says_what_the_dense_mask_says(size: int) -> None:
     torch.manual_seed(0)
     layout = lay_out([Segment([3] * 130), Segment([4] * 5, 0), Segment([5] * 9, 0), Segment([6] * 4)])
-    query, key, value = (torch.randn(1, heads, 148, 16) for heads in (6, 2, 2))
+    query, key, value = (torch.randn(1, heads, 148, size) for heads in (6, 2, 2))
     expected = scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, scale=0.3, enable_gqa=True)
     found = attend(query, key, value, looks(layout), scale=0.3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -73,13 +74,14 @@ def test_blocks_in_which_nobody_looks_are_left_out() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: the kernel has no gradient elsewhere")
-def test_gradients_on_an_accelerator_are_those_of_the_processor() -> None:
+@pytest.mark.parametrize("size", [64, 8])
+def test_gradients_on_an_accelerator_are_those_of_the_processor(size: int) -> None:
     torch.manual_seed(0)
     layout = lay_out([Segment([3] * 300), Segment([4] * 50, 0), Segment([5] * 170, 0), Segment([6] * 40)])
     length = layout.input_ids.numel()
-    here = [torch.randn(length, heads, 64, requires_grad=True) for heads in (6, 2, 2)]
+    here = [torch.randn(length, heads, size, requires_grad=True) for heads in (6, 2, 2)]
     there = [one.detach().cuda().transpose(0, 1)[None].requires_grad_() for one in here]
-    weight = torch.randn(length, 6, 64)
+    weight = torch.randn(length, 6, size)
     (attend_here(*here, layout.blocks, scale=0.125) * weight).sum().backward()
     (attend(*there, looks(layout, "cuda"), scale=0.125)[0].transpose(0, 1) * weight.cuda()).sum().backward()
     for one, other in zip(here, there, strict=True):

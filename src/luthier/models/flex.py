@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from luthier.errors import ModelError
@@ -21,6 +22,8 @@ from luthier.models.packing import Layout
 
 BLOCK = 128
 """Queries, and keys, that the kernel computes together."""
+SMALLEST = 16
+"""Numbers a head that the kernel needs; smaller ones get zeros behind theirs, which change no product."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,11 @@ def attend(
         )
     blocks = looks.whole if window is None or looks.windowed is None else looks.windowed
     given = (query, key, value) if looks.dtype is None else tuple(one.to(looks.dtype) for one in (query, key, value))
+    size = query.shape[-1]
+    if size < SMALLEST:
+        given = tuple(functional.pad(one, (0, SMALLEST - size)) for one in given)
     found: Tensor = _kernel(query.device.type)(*given, block_mask=blocks, scale=scale, enable_gqa=True)
-    return found.to(query.dtype)
+    return found[..., :size].to(query.dtype)
 
 
 def block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
