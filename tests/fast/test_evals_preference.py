@@ -45,7 +45,9 @@ def pairs(count: int, *, seed: int) -> list[Example]:
 TRAIN, TEST = pairs(40, seed=1), pairs(40, seed=3)
 
 
-def judge(out: Path, *, reward: PairReward = "implicit", settings: Evaluate = SETTINGS, tuned: Any = TUNED) -> EvalReport:
+def judge(
+    out: Path, *, reward: PairReward = "implicit", settings: Evaluate = SETTINGS, tuned: Any = TUNED
+) -> EvalReport:
     out.mkdir(exist_ok=True)
     made = material(PAIRED, train=TRAIN, test=TEST, validation=[], reward=reward)
     return evaluate(made, base=BASE, tuned=tuned, settings=settings, seed=0, out=out, progress=silent)

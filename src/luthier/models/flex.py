@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions, flex_attention
 
 from luthier.errors import ModelError
 from luthier.models.packing import Layout
@@ -24,6 +24,10 @@ BLOCK = 128
 """Queries, and keys, that the kernel computes together."""
 SMALLEST = 16
 """Numbers a head that the kernel needs; smaller ones get zeros behind theirs, which change no product."""
+
+KERNEL: FlexKernelOptions = {"FORCE_USE_FLEX_ATTENTION": True}
+"""One kernel for rows of any length: torch's other one, for fewer than 128 queries without gradients, finds no
+configuration for rows whose length may change."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ def attend(
     size = query.shape[-1]
     if size < SMALLEST:
         given = tuple(functional.pad(one, (0, SMALLEST - size)) for one in given)
-    found: Tensor = _kernel(query.device.type)(*given, block_mask=blocks, scale=scale, enable_gqa=True)
+    found: Tensor = _kernel(query.device.type)(
+        *given, block_mask=blocks, scale=scale, enable_gqa=True, kernel_options=KERNEL
+    )
     return found[..., :size].to(query.dtype)
 
 
