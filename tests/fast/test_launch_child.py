@@ -15,7 +15,7 @@ import pytest
 
 import luthier
 from luthier.errors import LuthierError, OutOfMemory, RunError, Stopped
-from luthier.launch.child import COMPUTING, StageFailed, StageUse, run_stage, stage_environment
+from luthier.launch.child import COMPUTING, SHORT_LIVED, StageFailed, StageUse, run_stage, stage_environment
 from luthier.store.runs import RunFolder, lock
 
 # Found before the real `luthier.cli` (the package's folder is put at the end of its own path): what the child does.
@@ -45,8 +45,9 @@ if stage == "done-anyway":
     signal.signal(signal.SIGTERM, stop)
 if stage == "environment":
     print("to standard output", flush=True)
-    from luthier.launch.child import COMPUTING
-    keys = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "LUTHIER_OFFLINE", "LUTHIER_PARENT", *COMPUTING)
+    from luthier.launch.child import COMPUTING, SHORT_LIVED
+    keys = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "LUTHIER_OFFLINE", "LUTHIER_PARENT")
+    keys = (*keys, *COMPUTING, *SHORT_LIVED)
     seen = [f"{key}={os.environ.get(key)}" for key in keys]
     import random  # a file of this name stands in the current folder
     seen += [f"stdin={sys.stdin.read()!r}", f"session={os.getsid(0) == os.getpid()}", f"random={random.__file__}"]
@@ -182,6 +183,10 @@ def test_the_childs_surroundings(
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "to standard output\n")
     assert stage_environment(threads=1, offline=True)["LUTHIER_OFFLINE"] == "1"
+    assert {seen[key] for key in SHORT_LIVED} == {"None"}
+    start(run, "environment", short_lived=True)
+    seen = dict(line.split("=", 1) for line in (run.path / "seen").read_text().splitlines())
+    assert {key: seen[key] for key in SHORT_LIVED} == SHORT_LIVED
 
 
 PARENT = """

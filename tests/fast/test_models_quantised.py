@@ -17,6 +17,7 @@ from torch import Tensor
 from luthier.errors import MissingExtra, ModelError
 from luthier.models.adapters import attach, merge, save_adapter
 from luthier.models.base import load_base
+from luthier.models.classifier import open_classifier
 from luthier.models.half import halve
 from luthier.models.quantised import dense, holds_four_bits, is_quantised, quantise_base, quantised_folder
 from luthier.models.shape import read_shape
@@ -28,7 +29,7 @@ from luthier.spec.adapters.lora import Lora
 from luthier.spec.base import Model
 from luthier.spec.recipe import Recipe
 from luthier.train.methods.sft import Sft
-from tiny import write_model
+from tiny import write_model, write_tokenizer
 
 HELD = {
     "nf4": Model(name="m", load_in_4bit=True),
@@ -152,6 +153,43 @@ def test_the_adapter_opens_in_plain_peft_beside_a_base_that_transformers_quantis
     assert relative_error({"": found}, {"": expected}) < 1e-6
 
 
+def test_a_classifier_in_four_bits_computes_as_what_learned(source: ModelSource) -> None:
+    """Products that are asked without gradients are not rounded to bfloat16 by a processor that could."""
+    made = quantise_base(source, folder_of(source), HELD["nf4"])
+    classifier = open_classifier(made, num_labels=3)
+    held = [module for module in classifier.modules() if holds_four_bits(module)]
+    assert held
+    assert not any(module.support_avx512bf16_for_cpu for module in held)
+    ids = torch.arange(3, 40).view(1, -1)
+    with torch.no_grad():
+        asked = classifier.model(input_ids=ids).last_hidden_state
+    learned = classifier.model(input_ids=ids).last_hidden_state
+    assert torch.allclose(asked, learned, atol=1e-5)
+
+
+def test_a_base_that_the_library_would_mostly_leave_alone_is_refused(tmp_path: Path) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "experts")
+    write_tokenizer(tmp_path / "experts")
+    experts = locate(str(tmp_path / "experts"), folder=tmp_path, revision=None, offline=True, say=print)
+    with pytest.raises(ModelError, match=r"would hold .* weights in four bits: the others stand in no linear layer"):
+        quantise_base(experts, tmp_path / "experts", HELD["nf4"])
+    assert not is_quantised(experts, HELD["nf4"])
+
+
+def test_families_with_fewer_linear_layers_are_not_planned_below_nothing(source: ModelSource) -> None:
+    shape = read_shape(source)
+    embeddings = shape.vocab_size * shape.hidden_size
+    without_gate = shape.model_copy(update={"num_parameters": embeddings + 1000})
+    assert four_bits_gib(without_gate, double_quant=False) * GIB == pytest.approx(4 * embeddings + 562.5, rel=1e-6)
+
+
 def test_products_in_bfloat16_are_near_those_of_float32(source: ModelSource) -> None:
     made = quantise_base(source, folder_of(source), HELD["nf4"])
     plain, half = started(load_base(made), "lora"), started(load_base(made), "lora")
@@ -161,8 +199,9 @@ def test_products_in_bfloat16_are_near_those_of_float32(source: ModelSource) -> 
 
 def test_what_learns_whole_cannot_be_in_four_bits(source: ModelSource) -> None:
     base = load_base(quantise_base(source, folder_of(source), HELD["nf4"]))
-    with pytest.raises(ModelError, match="modules_to_save: 'q_proj' is held in four bits"):
-        attach(base, ADAPTERS["lora"].model_copy(update={"modules_to_save": ("q_proj",)}), base_name="m", seed=0)
+    for name in ("q_proj", "self_attn.q_proj", "layers.1", "model.layers.0.mlp"):
+        with pytest.raises(ModelError, match=f"modules_to_save: '{name}' is held in four bits"):
+            attach(base, ADAPTERS["lora"].model_copy(update={"modules_to_save": (name,)}), base_name="m", seed=0)
     base = load_base(quantise_base(source, folder_of(source), HELD["nf4"]))
     norms = ADAPTERS["lora"].model_copy(update={"modules_to_save": ("norm",), "bias": "lora_only"})
     assert gradients(attach(base, norms, base_name="m", seed=0))

@@ -106,6 +106,7 @@ def test_it_takes_less_than_a_second_and_no_torch(tiny_model: Path, tiny_gguf: P
     ("changes", "what"),
     [
         ({"auto_map": {"AutoModel": "x.Y"}}, "asks to run code of the model's authors (auto_map)"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "these weights are quantised already"),
         ({"hidden_size": None}, "'hidden_size' is None, expected a whole number above 0"),
         ({"hidden_size": "32"}, "'hidden_size' is '32', expected a whole number above 0"),
         ({"num_attention_heads": 0}, "'num_attention_heads' is 0, expected a whole number above 0"),

@@ -9,9 +9,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from luthier import rewards
 from luthier.errors import DataError, MissingExtra, RecipeError
@@ -42,7 +44,19 @@ def opened(*given: dict[str, Any]) -> Reward:
         ({"type": "number", "marked": True}, "it is #### 72", "#### 72", 1.0),
         ({"type": "number", "tolerance": 0.01}, "3.14", "3.1416", 1.0),
         ({"type": "number", "after": "Answer:"}, "5 and Answer: 6", "6", 1.0),
+        ({"type": "number"}, "#### .5", "#### 0.5", 1.0),
+        ({"type": "number"}, "#### .5", "#### 5", 0.0),
+        ({"type": "number"}, "#### \u22127", "#### -7", 1.0),
+        ({"type": "number"}, "between 70-72", "#### 72", 1.0),
+        ({"type": "number"}, "so 1,000,000", "#### 1000000", 1.0),
+        ({"type": "number"}, "9" * 5000, "#### 9", 0.0),
         ({"type": "json_schema", "accepts": {"type": "object", "required": ["a"]}}, '{"a": 1}', "", 1.0),
+        ({"type": "json_schema", "accepts": {}, "parses": 0.5}, '{"a": NaN}', "", 0.0),
+        ({"type": "json_schema", "accepts": {}, "parses": 0.5}, '{"a": 1, "a": 2}', "", 0.0),
+        ({"type": "json_schema", "accepts": {"multipleOf": 0.5}, "parses": 0.5}, "1e999", "", 0.5),
+        ({"type": "json_schema", "accepts": {"multipleOf": 0.5}, "parses": 0.5}, "9" * 400, "", 0.5),
+        ({"type": "json_schema", "accepts": {"items": {"$ref": "#"}}}, "[" * 400 + "]" * 400, "", 0.0),
+        ({"type": "json_schema", "accepts": {"$ref": "#/$defs/x", "$defs": {"x": {"type": "null"}}}}, "null", "", 1.0),
         ({"type": "json_schema", "accepts": {"type": "object", "required": ["a"]}}, '{"b": 1}', "", 0.0),
         ({"type": "json_schema", "accepts": {"required": ["a"]}, "parses": 0.25}, '{"b": 1}', "", 0.25),
         ({"type": "json_schema", "accepts": {}}, 'Here it is: {"a": 1}', "", 0.0),
@@ -85,6 +99,9 @@ def test_each_type(section: dict[str, Any], answer: str, expected: str, worth: f
         "SELECT datetime('2024-05-06', 'localtime')",
         "SELECT CURRENT_TIMESTAMP",
         "SELECT replace(printf('%9000d', 1), ' ', 'ab')",
+        "SELECT date(cast('now' AS blob))",
+        "SELECT date('now' || char(0))",
+        "SELECT hex(fts3_tokenizer('simple'))",
     ],
 )
 def test_a_query_may_only_read_and_not_for_ever(answer: str) -> None:
@@ -152,18 +169,39 @@ def test_one_step_cannot_take_long() -> None:
     assert time.monotonic() - began < 1.0
 
 
+def test_no_query_takes_long_by_comparing_or_before_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_SECONDS", 0.5)
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10000) SELECT sum("
+    text, some = (f"replace(hex(zeroblob({size})), '0', 'a')" for size in (4900, 40))
+    compared = f"{numbers}({text} || i) LIKE ('%' || {some} || 'b%' || i)) FROM n"
+    doubled = ", ".join(["a0 AS (SELECT 1 x)", *(f"a{n + 1} AS (SELECT p.x FROM a{n} p, a{n} q)" for n in range(30))])
+    reward = opened({"type": "sql", "database": SHOP, "runs": 0.5})
+    for query in (compared, f"WITH {doubled} SELECT x FROM a30"):
+        began = time.monotonic()
+        assert reward(query, "SELECT 1") == 0.0
+        assert time.monotonic() - began < 5.0
+    assert reward("SELECT 1", "SELECT 1") == 1.0
+
+
 def test_a_function_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"short": "rewards_of_a_user:short", "odd": "rewards_of_a_user:odd"}
+    names = ("short", "odd", "numpys", "text", "gone")
+    made = {name: f"rewards_of_a_user:{name}" for name in names} | {"lost": "no_such_module_of_a_user:f"}
     points = [EntryPoint(name=name, value=value, group=function.GROUP) for name, value in made.items()]
     monkeypatch.setattr(function, "entry_points", lambda group: [point for point in points if point.group == group])
     module = type(sys)("rewards_of_a_user")
     module.short = lambda answer, expected: len(answer) < 5  # type: ignore[attr-defined]
     module.odd = lambda answer, expected: 7  # type: ignore[attr-defined]
+    module.numpys = lambda answer, expected: np.float32(0.25)  # type: ignore[attr-defined]
+    module.text = "no function"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rewards_of_a_user", module)
     assert opened({"type": "function", "name": "short"})("abc", "") == 1.0
     assert opened({"type": "function", "name": "short"})("abcdef", "") == 0.0
     with pytest.raises(RecipeError, match="'odd' gave 7"):
         opened({"type": "function", "name": "odd"})("a", "")
+    assert opened({"type": "function", "name": "numpys"})("abc", "") == 0.25
+    for name, words in (("text", "is no function"), ("gone", "cannot be had"), ("lost", "cannot be had")):
+        with pytest.raises(RecipeError, match=f"'{name}' .*{words}"):
+            opened({"type": "function", "name": name})
     with pytest.raises(RecipeError, match="'none' is no entry point") as said:
         opened({"type": "function", "name": "none"})
     assert "odd, short" in said.value.way_out
@@ -174,6 +212,13 @@ def test_what_cannot_be_is_said_before_anything_is_asked(monkeypatch: pytest.Mon
         opened({"type": "json_schema", "accepts": {"type": "nothing"}})
     with pytest.raises(RecipeError, match="database cannot be made"):
         opened({"type": "sql", "database": "CREATE TABEL"})
+    with pytest.raises(RecipeError, match="database cannot be made"):
+        opened({"type": "sql", "database": "ATTACH 'other.db' AS o"})
+    for name in ("#/$defs/x", "https://example.org/schema"):
+        with pytest.raises(RecipeError, match="there is nothing of that name in it"):
+            opened({"type": "json_schema", "accepts": {"properties": {"a": {"$ref": name}}}})
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        opened({"type": "number", "after": ""})
     monkeypatch.setattr(rewards.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="jsonschema") as said:
         opened({"type": "json_schema", "accepts": {}})

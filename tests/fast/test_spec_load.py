@@ -246,6 +246,17 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
             "train.embedding_learning_rate is for embeddings that learn; take adapter: {type: full} for all layers",
             "",
         ),
+        (
+            "train: {neftune_noise_alpha: 5}\nmethod: {type: dpo}",
+            "method.type dpo measures how far the model has gone from its base, and train.neftune_noise_alpha would be",
+            "",
+        ),
+        ("launch: {strategy: fsdp}\nmethod: {type: kto}", "method.type kto asks the base before training", ""),
+        (
+            "train: {neftune_noise_alpha: 5}\nmethod: {type: grpo, beta: 0.1}",
+            "method.beta measures how far the model has gone from its base",
+            "",
+        ),
         ("train: {bf16: true}\nadapter: full", "with adapter.type full no weight is frozen", ""),
         ("train: {bf16: true}\nadapter: oft", "with adapter.type oft turned inputs would be rounded", ""),
         (

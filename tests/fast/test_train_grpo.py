@@ -154,7 +154,7 @@ def test_ways_that_go_on_together_are_those_that_go_on_alone() -> None:
         ended = go_on_together(
             model, prompt, count=5, choose=sampled(np.random.default_rng(1)), max_new_tokens=7, stop_ids=(stop,)
         )
-    assert any(way.ended for way in ended)
+    assert any(way.end is not None for way in ended)
     assert all(stop not in way.ids for way in ended)
 
 
@@ -169,6 +169,23 @@ def test_answers_are_drawn_with_the_chances_that_the_model_gives_them() -> None:
     share = np.mean([bool(way.ids) and way.ids[0] < 192 for way in drawn])
     expected = float(chances[:192].sum() - chances[2])
     assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 3000) ** 0.5)
+
+
+def test_what_is_learned_ends_with_the_token_that_was_drawn() -> None:
+    """Of two that end an answer the model may draw either, and the other was no choice of its."""
+    stops = (2, *range(100, 384))
+    contract = CONTRACT.model_copy(update={"stop_ids": stops, "end_of_turn_ids": (2,)})
+    made = Grpo(grpo.Grpo(num_generations=8), contract, low).reading(lambda ids: " ".join(map(str, ids)))
+    model = tuned()
+    with torch.no_grad():
+        row = made.rewritten(model, EXAMPLES[0], np.random.default_rng(0))
+        drawn = go_on_together(
+            bare(model), EXAMPLES[0].prompt_ids, count=8, max_new_tokens=6, stop_ids=stops,
+            choose=sampled(np.random.default_rng(0)),
+        )  # fmt: skip
+    assert row.answers == tuple(tuple(one.whole) for one in drawn)
+    assert any(answer[-1] in stops[1:] for answer in row.answers)
+    assert all(answer[-1] in stops or len(answer) == 6 for answer in row.answers)
 
 
 def test_before_anything_is_written_a_row_counts_as_the_largest_that_it_may_become() -> None:

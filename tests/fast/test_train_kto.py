@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from luthier.errors import Stopped
 from luthier.spec.methods import kto
 from luthier.train.methods.kto import Kto
-from luthier.train.reference import Reference, Stepping, measured, seen_pairs
+from luthier.train.probe import pace
+from luthier.train.reference import Reference, Stepping, measured, on_trial, seen_pairs
 from ranks_kit import together
 from rows_kit import inputs_of
 
@@ -102,6 +104,29 @@ def test_strange_answers_are_those_of_the_next_row_and_the_base_reads_them_once_
         assert sum(strange.supervised) == len(strange.input_ids) - strange.prompt_tokens
     few = SETTINGS.model_copy(update={"num_train_epochs": 1})
     assert len(seen_pairs(inputs_of(PAIRS, made), 0, few)) == 2 * len(PAIRS)
+
+
+def test_answers_to_the_same_prompt_are_not_strange() -> None:
+    """Ranked answers stand together, as several pairs of a prompt."""
+    made = Kto(SECTION)
+    rows = [PAIRS[0], replace(PAIRS[0], line=99), PAIRS[1], PAIRS[2]]
+    for place in (0, 1):
+        assert made.strange(rows, place).rejected_ids == PAIRS[1].rejected_ids
+    assert made.strange(rows, 3).rejected_ids == PAIRS[0].rejected_ids
+    assert made.strange([PAIRS[0]], 0).input_ids == PAIRS[0].input_ids  # of one prompt there is nothing else
+
+
+def test_a_trial_of_the_pace_measures_each_step_as_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    whole = Kto.at_step
+
+    def at_step(self: Kto, model: Any, strange: Any, *, max_tokens: int) -> Kto:
+        asked.append(len(strange))
+        return whole(self, model, strange, max_tokens=max_tokens)
+
+    monkeypatch.setattr(Kto, "at_step", at_step)
+    made = pace(tuned(), on_trial(inputs_of(PAIRS, Kto(SECTION))), SETTINGS, seconds=0.0)
+    assert len(asked) == made.steps + 1  # one before the clock starts
 
 
 def run(out: Path, folder: Path, **more: Any) -> Any:

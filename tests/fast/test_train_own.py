@@ -76,9 +76,9 @@ def test_an_answer_ends_by_itself_or_where_there_is_no_more_room() -> None:
     model, prompt = tuned().eval(), EXAMPLES[0].prompt_ids
     with torch.no_grad():
         said = go_on(bare(model), prompt, max_new_tokens=4, stop_ids=(), choose=greedy)
-        assert (len(said.ids), said.ended) == (4, False)
+        assert (len(said.ids), said.end) == (4, None)
         cut = go_on(bare(model), prompt, max_new_tokens=4, stop_ids=(said.ids[0],), choose=greedy)
-        assert cut == ([], True)
+        assert cut == ([], said.ids[0])
     end = len(CONTRACT.end_of_turn_ids)
     for room in range(4):
         longest = len(prompt) + end + room

@@ -11,7 +11,7 @@ from test_kill import Bench, at_step, interrupt, pytestmark
 
 from command import luthier
 from luthier.eval_records import EvalReport
-from luthier.records import GateDecision, TrainResult
+from luthier.records import GateDecision, RequestContract, TrainResult
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
 from tiny import write_model
@@ -105,6 +105,11 @@ def test_a_row_that_cannot_be_verified_is_found_before_anything_is_trained(bench
         (["data.train.0.roles_to_train=[user, assistant]"], ("roles_to_train", "answers of its own")),
         (["data.canaries={count: 4}"], ("data.canaries", "answers of its own")),
         (["train.cache_trunk=true", "adapter.layers_to_transform=[1]"], ("train.cache_trunk",)),
+        (
+            ["method.max_completion_length=49"],
+            ("is more than half of train.max_length (48)", "set train.max_length to 98"),
+        ),
+        (["train.neftune_noise_alpha=5"], ("method.beta measures how far",)),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
@@ -112,6 +117,14 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
 ) -> None:
     given = [part for change in changes for part in ("--set", change)]
     luthier("check", "sums.yaml", *given, cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home")).fails(2, *words)
+
+
+def test_what_is_asked_may_write_as_much_as_what_learned(bench: Bench) -> None:
+    given = ("--set", "method.max_completion_length=40")
+    luthier(
+        "prepare", "sums.yaml", "--out", "long", *given, cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home")
+    ).succeeds()
+    assert RequestContract.read(RunFolder.open("sums", out=bench.folder / "long").contract).max_new_tokens == 40
 
 
 def test_the_curve_of_training_is_that_of_rewards(run: RunFolder) -> None:

@@ -85,7 +85,8 @@ def prepare(
     flow.items, train = [], Shard(shards["train"])
     for step in steps:
         facts |= step.tell(train, flow)
-    contract = completed(flow.renderer, train)
+    written = getattr(resolved.recipe.method, "max_completion_length", None) or 0
+    contract = completed(flow.renderer, train, written=written)
     write_atomic(out / "contract.json", contract.to_json())
     seed = resolved.recipe.data.split.seed
     write_goldens(out / "goldens.json", make_goldens(flow.renderer.under(contract), Shard(shards["test"]), seed=seed))

@@ -103,8 +103,14 @@ def _refuse_short_length(
         )
 
 
-def completed(renderer: Renderer, train: Shard) -> RequestContract:
-    """The contract with what only the training rows tell: the labels, or how long answers get."""
+def completed(renderer: Renderer, train: Shard, *, written: int) -> RequestContract:
+    """The contract with what only the training rows tell: the labels, or how long answers get.
+
+    Args:
+        renderer: of the contract so far.
+        train: the rows.
+        written: tokens of the answers that a method writes itself; 0 where it writes none.
+    """
     contract = renderer.contract
     if is_text(contract.task):
         return contract
@@ -116,6 +122,5 @@ def completed(renderer: Renderer, train: Shard) -> RequestContract:
             made = made.model_copy(update={"label_rows": tuple(rows[label] for label in made.labels)})
         return made
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
-    return contract.model_copy(
-        update={"max_new_tokens": min(max(int(longest), SHORTEST_OPEN_ANSWER), contract.max_length // 2)}
-    )
+    most = max(int(longest), written, SHORTEST_OPEN_ANSWER)
+    return contract.model_copy(update={"max_new_tokens": min(most, contract.max_length // 2)})

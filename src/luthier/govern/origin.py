@@ -55,7 +55,9 @@ def _held(model: Model) -> str:
         f"While the adapter learned, its linear layers were held in 4 bits ({', '.join(model.held)}), and what it says "
         "is measured beside them; the base it is compared with is the original. Merged weights are the sum that was "
         "measured. The adapter belongs beside a base that transformers loads with "
-        f"`BitsAndBytesConfig({_settings_of(model)})`."
+        f"`BitsAndBytesConfig({_settings_of(model)})`; on processors with AVX-512 BF16 set "
+        "`support_avx512bf16_for_cpu = False` on its `Linear4bit` layers, or bitsandbytes rounds what is asked without "
+        "gradients to bfloat16."
     )
 
 

@@ -41,6 +41,11 @@ way (Intel oneMKL Developer Guide, "Obtaining Numerically Reproducible Results":
 that)."""
 
 
+SHORT_LIVED = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"}
+"""For a stage that makes large arrays that live briefly: glibc otherwise raises the size above which it gives memory
+back with each that it sees, and keeps what is free in between (mallopt(3))."""
+
+
 @dataclass(frozen=True)
 class StageUse:
     """What a finished stage took."""
@@ -127,6 +132,7 @@ def run_stage(
     launch: Launch | None = None,
     less_memory: str = "use a larger machine",
     pause_after: int | None = None,
+    short_lived: bool = False,
 ) -> StageUse:
     """Start a stage (see `start_stage`) and wait for it. SIGTERM and SIGINT are passed on.
 
@@ -139,6 +145,7 @@ def run_stage(
         launch: whether others share it, see `start_stage`.
         less_memory: what would make this stage need less, for people.
         pause_after: the validation after which training is to end with a checkpoint; None for the last.
+        short_lived: see `SHORT_LIVED`.
 
     Raises:
         OutOfMemory: the child was killed from outside, which on a machine short of memory is the kernel's doing.
@@ -147,7 +154,8 @@ def run_stage(
         LuthierError: any other signal ended the child, which then cannot have said why.
     """
     began = time.monotonic()
-    more = {} if pause_after is None else {PAUSE_AFTER: str(pause_after)}
+    more = dict(SHORT_LIVED) if short_lived else {}
+    more |= {} if pause_after is None else {PAUSE_AFTER: str(pause_after)}
     child = start_stage(stage, run, lock_fd=lock_fd, threads=threads, offline=offline, launch=launch, more=more)
     with _forward_signals(child) as forwarded:
         _, status, usage = os.wait4(child.pid, 0)

@@ -136,11 +136,14 @@ def open_classifier(folder: Path, *, adapter: Path | None = None, num_labels: in
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
+    from luthier.models.quantised import compute_as_trained
+
     with unwarned():  # of a head that is missing in the base, and comes with the adapter
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=num_labels, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-            local_files_only=True,
+            local_files_only=True, device_map={"": "cpu"},
         )  # fmt: skip
+    compute_as_trained(model)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
     return model.eval()

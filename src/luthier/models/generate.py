@@ -15,8 +15,13 @@ class Continuation(NamedTuple):
 
     ids: list[int]
     """Without the token that ended it."""
-    ended: bool
-    """Whether it ended by itself."""
+    end: int | None
+    """That token; None where it did not end by itself."""
+
+    @property
+    def whole(self) -> list[int]:
+        """All that was chosen."""
+        return [*self.ids, *([] if self.end is None else [self.end])]
 
 
 def go_on(
@@ -43,10 +48,10 @@ def go_on(
         output = model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
         token = choose(output.logits[0, -1])
         if token in stop:
-            return Continuation(out, ended=True)
+            return Continuation(out, token)
         out.append(token)
         cache, step = output.cache, torch.tensor([[token]], device=model.device)
-    return Continuation(out, ended=False)
+    return Continuation(out, None)
 
 
 def go_on_together(
@@ -68,25 +73,26 @@ def go_on_together(
         stop_ids: that end one.
         choose: the next token of one from its scores [vocabulary]; asked for those that have not ended, in their order.
     """
-    stop, ended = set(stop_ids), [False] * count
+    stop, ends = set(stop_ids), list[int | None]([None] * count)
     out: list[list[int]] = [[] for _ in range(count)]
     output = model(input_ids=torch.tensor([list(prompt_ids)], device=model.device), use_cache=True, logits_to_keep=1)
     cache, scores = output.cache, output.logits[:, -1].expand(count, -1)
     cache.batch_repeat_interleave(count)
     for length in range(1, max_new_tokens + 1):
         for place in range(count):
-            if ended[place]:
+            if ends[place] is not None:
                 continue
             token = choose(scores[place])
-            ended[place] = token in stop
-            if not ended[place]:
+            if token in stop:
+                ends[place] = token
+            else:
                 out[place].append(token)
-        if all(ended) or length == max_new_tokens:
+        if None not in ends or length == max_new_tokens:
             break
         step = torch.tensor([[own[-1] if own else stop_ids[0]] for own in out], device=model.device)
         output = model(input_ids=step, cache=cache, use_cache=True, logits_to_keep=1)
         cache, scores = output.cache, output.logits[:, -1]
-    return [Continuation(ids, done) for ids, done in zip(out, ended, strict=True)]
+    return [Continuation(ids, end) for ids, end in zip(out, ends, strict=True)]
 
 
 def greedy(scores: Tensor) -> int:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import MissingExtra
+from luthier.errors import MissingExtra, ModelError
 from luthier.models.source import ModelSource, weights_sha256
 from luthier.spec.base import Model
 from luthier.store.files import write_atomic, write_atomic_dir
@@ -63,6 +63,7 @@ def quantise_base(source: ModelSource, folder: Path, model: Model) -> Path:
 
     Raises:
         MissingExtra: see `refuse_missing_library`.
+        ModelError: few of its weights would be in four bits.
     """
     refuse_missing_library(model)
     made = quantised_folder(source, model)
@@ -96,7 +97,29 @@ def _write(folder: Path, out: Path, model: Model) -> None:
         use_safetensors=True,
         local_files_only=True,
     )
+    _refuse_mostly_whole(loaded, folder)
     loaded.save_pretrained(out, safe_serialization=True)
+
+
+def _refuse_mostly_whole(model: Any, folder: Path) -> None:
+    """Of a mixture of experts the library holds little: their weights are no linear layers to it.
+
+    Raises:
+        ModelError: most weights beside the embeddings are as they were.
+    """
+    ends = {id(one.weight) for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one is not None}
+    four = {
+        id(module.weight): module.weight.quant_state.shape.numel()
+        for module in model.modules()
+        if holds_four_bits(module)
+    }
+    whole = sum(one.numel() for one in model.parameters() if id(one) not in ends and id(one) not in four)
+    if whole > sum(four.values()):
+        raise ModelError(
+            f"{folder}: model.load_in_4bit would hold {sum(four.values()):,} of {whole + sum(four.values()):,} weights "
+            "in four bits: the others stand in no linear layer (experts)",
+            way_out="leave model.load_in_4bit out, or choose a base without experts",
+        )
 
 
 def holds_four_bits(module: Any) -> bool:

@@ -95,7 +95,7 @@ def _refuse_odd(model: PreTrainedModel, names: Sequence[str]) -> None:
                 way_out=f"its modules: {', '.join(known)}",
             )
     for name, module in model.named_modules():
-        within = [wanted for wanted in names if wanted in name.split(".")]
+        within = [wanted for wanted in names if f".{wanted}." in f".{name}."]
         if within and holds_four_bits(module):
             raise ModelError(
                 f"adapter.modules_to_save: {within[0]!r} is held in four bits (model.load_in_4bit), and cannot learn",

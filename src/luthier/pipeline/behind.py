@@ -30,7 +30,7 @@ def as_trained(run: RunFolder) -> TrainResult:
         raise RunError(
             f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
             "answer otherwise",
-            way_out="name a run without it, or as a model the folder that its export 'merged' wrote",
+            way_out="name a run without it; as a teacher also the folder that its export 'merged' wrote",
         )
     result = TrainResult.read(run.train_result)
     changed = [path for stage in ("prepare", "train") for path in Stages(run).changed(stage)]

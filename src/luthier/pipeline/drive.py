@@ -194,6 +194,7 @@ def _start(session: Session, stage: Stage, lock_fd: int, *, pause_after: int | N
         less_memory="merge fewer runs" if merges else stage.less_memory,
         launch=session.resolved.recipe.launch if stage.name == SHARED else None,
         pause_after=pause_after,
+        short_lived=session.resolved.recipe.model.load_in_4bit,  # weights that the four bits stand for, layer by layer
     )
 
 

@@ -64,7 +64,9 @@ def four_bits_gib(shape: ModelShape, *, double_quant: bool) -> float:
     double_quant one, and 4 for 256 of these (Dettmers et al. 2023, arXiv 2305.14314, section 3).
     """
     each = 0.5 + (1 + 4 / 256 if double_quant else 4) / 64
-    return weights_gib(shape) - (FLOAT_BYTES - each) * linear_parameters(shape) / GIB
+    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tied_embeddings else 2)
+    held = min(linear_parameters(shape), shape.num_parameters - embeddings)  # families without a gate have fewer
+    return weights_gib(shape) - (FLOAT_BYTES - each) * held / GIB
 
 
 def saved_floats_per_token(shape: ModelShape, *, r: int) -> int:

@@ -53,7 +53,8 @@ def teacher_gib(resolved: ResolvedRecipe, shape: ModelShape, *, supervised: floa
     theirs, recipe = resolved.teacher.shape, resolved.recipe
     positions = SCORE_COPIES * min(supervised, POSITIONS) - memory.LOGIT_COPIES * min(supervised, memory.LOSS_POSITIONS)
     scores = memory.ALLOCATOR_FACTOR * max(0.0, positions) * theirs.vocab_size * memory.FLOAT_BYTES / memory.GIB
-    if theirs.sha256 == shape.sha256 and not ADAPTERS.get(recipe.adapter.type or "").trains_base:
+    alike = theirs.sha256 == shape.sha256 and not recipe.model.load_in_4bit  # the teacher's are not in four bits
+    if alike and not ADAPTERS.get(recipe.adapter.type or "").trains_base:
         return scores
     return scores + (memory.halved_gib(theirs) if recipe.train.bf16 else memory.weights_gib(theirs))
 

@@ -9,7 +9,10 @@ from luthier.errors import DataError
 from luthier.rewards import Reward
 from luthier.spec.rewards.number import Number
 
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\d.])[-\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
+"""A sign behind a digit is the dash of '70-72'."""
+_LONGEST = 100
+"""Characters of a number; what is longer is a loop of digits, and comes to nothing."""
 
 
 def open_reward(section: Number) -> Reward:
@@ -44,5 +47,5 @@ def number_in(text: str, *, after: str, marked: bool = False) -> Fraction | None
     return _value(numbers[-1]) if numbers else None
 
 
-def _value(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", ""))
+def _value(digits: str) -> Fraction | None:
+    return Fraction(digits.replace(",", "").replace("\u2212", "-")) if len(digits) <= _LONGEST else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.spec.adapter_section import EMBEDDINGS, Adapter
-from luthier.spec.plugins import ADAPTERS
+from luthier.spec.plugins import ADAPTERS, METHODS
 
 if TYPE_CHECKING:
     from luthier.spec.recipe import Recipe, Train
@@ -77,6 +77,31 @@ def refuse_beside_four_bits(recipe: Recipe) -> None:
         raise ValueError("launch.strategy fsdp divides weights, and model.load_in_4bit holds them whole; take ddp")
     if recipe.train.torch_compile:
         raise ValueError("train.torch_compile is not built for model.load_in_4bit; leave one of them out")
+
+
+def refuse_unfit_measures(recipe: Recipe) -> None:
+    """Methods that measure how far the model is from its base would measure noise too, and need the whole base.
+
+    Raises:
+        ValueError: the recipe has noise, or divides its layers.
+    """
+    method = recipe.method
+    if method.type == "auto":
+        return
+    facts = METHODS.get(method.type)
+    implicit = facts.reward == "implicit"
+    if implicit and recipe.launch.strategy == "fsdp":
+        raise ValueError(
+            f"method.type {method.type} asks the base before training, which is not built for layers that "
+            "launch.strategy fsdp divides; take ddp, or a method without a reference (orpo, simpo)"
+        )
+    held = facts.by_rewards and getattr(method, "beta", None)
+    if recipe.train.neftune_noise_alpha is not None and (held or implicit):
+        key = "method.beta" if held else f"method.type {method.type}"
+        raise ValueError(
+            f"{key} measures how far the model has gone from its base, and train.neftune_noise_alpha would be part of "
+            "that; leave one of them out"
+        )
 
 
 def embeddings_learn(adapter: Adapter) -> bool:

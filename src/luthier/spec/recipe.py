@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.records import ColumnType, PrivacyAction, PrivacyProfile, Role, Task, TooLong
-from luthier.spec.adapter_rules import refuse_beside_four_bits, refuse_unfit_cache, refuse_unfit_settings
+from luthier.spec.adapter_rules import (
+    refuse_beside_four_bits,
+    refuse_unfit_cache,
+    refuse_unfit_measures,
+    refuse_unfit_settings,
+)
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.asking import Paraphrase, Writer
@@ -525,6 +530,7 @@ class Recipe(Section):
     def _adapter_and_training_fit(self) -> Recipe:
         refuse_unfit_cache(self.adapter, self.train)
         refuse_unfit_settings(self.adapter, self.train)
+        refuse_unfit_measures(self)
         if self.model.load_in_4bit:
             refuse_beside_four_bits(self)
         return self

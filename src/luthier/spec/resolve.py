@@ -170,6 +170,7 @@ def _resolved(
     _refuse_balance_without_labels(resolved.recipe)
     _refuse_order_without_labels(resolved.recipe)
     _refuse_rewards_without_answers(resolved.recipe)
+    _refuse_too_long_completions(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         _refuse_foreign_metric(limit, resolved.recipe)
         _refuse_unmeasured(limit, resolved.recipe)
@@ -527,6 +528,18 @@ def _refuse_rewards_without_answers(recipe: Recipe) -> None:
             f"data.train[0].rewards verify free answers, and {task} has none",
             way_out=f"leave them out; tasks with free answers: {', '.join(METRICS.get('reward').tasks)}",
             key="data.train.0.rewards",
+        )
+
+
+def _refuse_too_long_completions(recipe: Recipe) -> None:
+    """What is written while it learns is what is written when it is asked, which is half of a row at most."""
+    asked, most = getattr(recipe.method, "max_completion_length", None), (recipe.train.max_length or 0) // 2
+    if asked is not None and asked > most:
+        raise RecipeError(
+            f"method.max_completion_length {asked} is more than half of train.max_length ({most}), and no longer "
+            "answer is written when the model is asked",
+            way_out=f"set train.max_length to {2 * asked}, or write shorter answers",
+            key="method.max_completion_length",
         )
 
 

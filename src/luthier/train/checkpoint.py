@@ -253,7 +253,9 @@ def load_latest(
     for name, tensor in tensors.items():
         _, field, owner = name.split(".", 2)
         parameter = parameters[owner]
-        place_of = tensor.device if field == "step" else parameter.device  # AdamW counts its steps on the processor
+        # AdamW counts its steps on the processor, unless its fused kernel on an accelerator counts them.
+        counted_here = field == "step" and not optimizer.defaults["fused"]
+        place_of = tensor.device if counted_here else parameter.device
         optimizer.state[parameter][field] = tensor.to(place_of, copy=True)  # aligned, as in a run without a stop
     return state.model_copy(update={"resumed_from": (*state.resumed_from, state.step)}), best
 

@@ -18,6 +18,7 @@ from luthier.train.inputs import Inputs
 from luthier.train.memory import peak_memory_gib, resident_gib
 from luthier.train.optim import make_optimizer
 from luthier.train.own import with_own_answers
+from luthier.train.reference import measured
 
 _LOOKED_AT = 8  # steps with the most tokens, whose micro-batches are compared, beside that with the longest row
 
@@ -127,6 +128,7 @@ def pace(
     begun, least = clock(), min(3, len(counted))
     for number, place in enumerate([order[0], *order]):
         seen = with_own_answers(model, inputs, counted[place].rows, seed=settings.seed, step=place)
+        seen = measured(model, seen, counted[place].rows, max_tokens=settings.micro_batch_tokens or 1)
         _step(model, seen, settings, counted[place])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -106,7 +106,10 @@ def on_trial(inputs: Inputs) -> Inputs:
 def _on_trial(task: TaskRows) -> TaskRows:
     if not isinstance(task.method, Referring):
         return task
-    unknown = {_digest(one): (0.0, 0.0) for one in task.examples}
+    pairs = list(task.examples)
+    if isinstance(task.method, Stepping):
+        pairs += [task.method.strange(task.examples, place) for place in range(len(task.examples))]
+    unknown = {_digest(one): (0.0, 0.0) for one in pairs}
     nothing = Reference(unknown, About(num_pairs=len(unknown), sha256="", seconds=0.0), reused=False)
     return replace(task, method=task.method.beside(nothing))
 

@@ -10,7 +10,9 @@ from luthier.spec.section import RewardRule
 
 class Number(RewardRule):
     type: Literal["number"] = "number"
-    after: str = Field("####", description="The number behind its last occurrence counts; without one the last number.")
+    after: str = Field(
+        "####", min_length=1, description="The number behind its last occurrence counts; without one the last number."
+    )
     marked: bool = Field(False, description="Whether an answer without that mark is wrong, whatever it comes to.")
     tolerance: float = Field(0.0, ge=0, description="By how much it may differ.")
 

@@ -91,7 +91,7 @@ class Distill(Sft):
         if room < 1:
             return example
         made = go_on(bare(model), prompt, max_new_tokens=room, stop_ids=contract.stop_ids, choose=sampled(rng))
-        answer = [*made.ids, *(contract.end_of_turn_ids if made.ended else ())]
+        answer = made.whole
         if not answer:
             return example
         marks = [*example.supervised[: len(prompt)], *([True] * len(answer))]

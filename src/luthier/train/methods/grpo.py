@@ -28,6 +28,7 @@ from torch import Tensor
 
 from luthier.data.shards import Example
 from luthier.models.adapters import bare
+from luthier.models.forward import in_evaluation
 from luthier.models.generate import go_on_together, sampled
 from luthier.records import RequestContract
 from luthier.rewards import Reward, rewards_of
@@ -84,7 +85,7 @@ class Grpo:
             choose=sampled(rng),
         )
         worth = [self.reward(self.decode(one.ids), example.answer) for one in made]
-        answers = tuple((*one.ids, *(contract.end_of_turn_ids if one.ended else ())) for one in made)
+        answers = tuple(tuple(one.whole) for one in made)
         return _written(example, answers, worth, advantages(worth, scaled=settings.scale_rewards == "group"))
 
     def count(self, example: Example) -> int:
@@ -170,8 +171,8 @@ def _rows(group: Written) -> list[Row]:
 
 
 def _of_base(model: Any, rows: Sequence[Row]) -> list[Tensor]:
-    """- log q of the supervised tokens of each row, by the model with its adapter switched off."""
-    with torch.no_grad(), model.disable_adapter():
+    """- log q of the supervised tokens of each row, by the model with its adapter and all dropout switched off."""
+    with in_evaluation(model), model.disable_adapter():
         return supervised_losses(model, rows)
 
 

@@ -43,8 +43,10 @@ class Kto(Pairs):
         return replace(self, reference=reference)
 
     def strange(self, rows: Sequence[Example], place: int) -> Example:
-        """The prompt of a row with the answers of the next one; of the last one with those of the first."""
-        own, other = rows[place], rows[(place + 1) % len(rows)]
+        """The prompt of a row with the answers of the next one whose prompt is another; of a single prompt its own."""
+        own = rows[place]
+        others = (rows[(place + step) % len(rows)] for step in range(1, len(rows) + 1))
+        other = next((one for one in others if one.prompt_ids != own.prompt_ids), own)
         answer = other.input_ids[other.prompt_tokens :]
         marks = [False] * own.prompt_tokens + [True] * len(answer)
         return replace(
