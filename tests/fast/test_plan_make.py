@@ -335,6 +335,8 @@ def test_answers_that_are_written_while_it_learns_are_counted_with_their_writing
     sft, four, eight = (plan(**one) for one in (
         {"type": "sft"}, {"type": "grpo", "num_generations": 4}, {"type": "grpo", "num_generations": 8}
     ))  # fmt: skip
+    held = plan(type="grpo", num_generations=4, beta=0.1)  # each answer is read by the base too
+    assert held.prediction.train_seconds > 1.1 * four.prediction.train_seconds
     times = [made.prediction.train_seconds for made in (sft, four, eight)]
     assert times[0] < times[1] < times[2] < 2.2 * times[1]
     assert [made.chosen for made in (sft, four)] == ["lora sft", "lora grpo"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,16 @@ def test_what_does_not_go_with_several_tasks_is_refused(tmp_path: Path, change: 
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, TWO.replace(*change))
     assert what in caught.value.what
+
+
+def test_losses_of_rewards_say_nothing_of_how_uncertain_a_task_is(tmp_path: Path) -> None:
+    """Their gradient is that of the rewards, their value about 0: learned weights would grow without end."""
+    loaded = load(tmp_path, TWO.replace("model: m\n", "model: m\nmulti_task: {loss: uncertainty}\n"))
+    tasks: list[Any] = [
+        SimpleNamespace(recipe=SimpleNamespace(method=SimpleNamespace(type=name))) for name in ("sft", "grpo")
+    ]
+    with pytest.raises(RecipeError, match=r"r.yaml:3: multi_task.loss uncertainty .* data.train.1 learns from rewards"):
+        joined(loaded, tasks)
 
 
 def test_one_task_has_nothing_to_share(tmp_path: Path) -> None:

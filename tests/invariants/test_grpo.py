@@ -103,6 +103,7 @@ def test_a_row_that_cannot_be_verified_is_found_before_anything_is_trained(bench
         (["data.train.0.rewards=[{type: judge}]"], ("judge",)),
         (["data.train.0.rewards=[{type: sql, database: CREATE}]"], ("database cannot be made",)),
         (["data.train.0.roles_to_train=[user, assistant]"], ("roles_to_train", "answers of its own")),
+        (["data.train.0.mask_history=true"], ("mask_history", "answers of its own")),
         (["data.canaries={count: 4}"], ("data.canaries", "answers of its own")),
         (["train.cache_trunk=true", "adapter.layers_to_transform=[1]"], ("train.cache_trunk",)),
         (

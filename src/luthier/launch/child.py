@@ -42,8 +42,8 @@ that)."""
 
 
 SHORT_LIVED = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""For a stage that makes large arrays that live briefly: glibc otherwise raises the size above which it gives memory
-back with each that it sees, and keeps what is free in between (mallopt(3))."""
+"""For a stage that makes many large arrays that live briefly: glibc otherwise raises the size above which it gives
+memory back with each that it sees, up to this, and keeps what is free in between (mallopt(3))."""
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,12 @@ def predict(
     rates = cost.usual_rates(gflops) if probed is None else cost.probed_rates(probed)
     if probed is not None and same:
         work = replace(work, counted=(probed.computed_tokens, probed.supervised_tokens))
-    method = METHODS.get(recipe.method.type)
     on_one_machine = cost.training_seconds(
         shape,
         work,
         rates,
         adapter=0 if learns.whole_base else learns.parameters,
-        backward_factor=method.backward_factor + learns.whole_base,  # the gradients of the base's weights
+        backward_factor=_passes(resolved, learns),
         validations=train.validations or 0,
         course=course_of(resolved, learns),
     )
@@ -174,7 +173,7 @@ def steps_flops(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, 
         tokens=tokens,
         supervised=supervised,
         context=work.row_tokens,
-        backward_factor=METHODS.get(resolved.recipe.method.type).backward_factor + learns.whole_base,
+        backward_factor=_passes(resolved, learns),
         course=replace(course, cache_trunk=False),
     ) + teacher_flops(resolved, tokens=tokens, supervised=supervised, context=work.row_tokens)
 
@@ -200,6 +199,15 @@ def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *,
     )
     each += extra + teacher_gib(resolved, shape, supervised=supervised)
     return resolved.recipe.launch.nproc_per_node * max(each, opening_gib(resolved, shape))
+
+
+def _passes(resolved: ResolvedRecipe, learns: Learner) -> float:
+    """Of a step's tokens, forward and backward over forward: with the gradients of the base's weights, where these
+    learn, and with a pass of the base, where a method that writes its answers measures from it.
+    """
+    facts = METHODS.get(resolved.recipe.method.type)
+    measured = facts.by_rewards and bool(getattr(resolved.recipe.method, "beta", None))
+    return facts.backward_factor + float(learns.whole_base) + float(measured)
 
 
 def _held_gib(resolved: ResolvedRecipe, shape: ModelShape) -> tuple[float, float]:

@@ -68,6 +68,7 @@ def _refuse_beside_rewards(filler: Filler) -> None:
     data = filler.tree["data"]
     unread = {
         "data.train.0.roles_to_train": data["train"][0]["roles_to_train"] != ["assistant"],
+        "data.train.0.mask_history": data["train"][0]["mask_history"],
         "data.canaries": data["canaries"] is not None,
     }
     for key, said in unread.items():

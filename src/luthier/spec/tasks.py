@@ -129,13 +129,22 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
 
     Raises:
-        RecipeError: runs are merged, and a task has a classification head.
+        RecipeError: runs are merged, and a task has a classification head; or weights of tasks are learned from losses,
+            and that of one says nothing.
     """
     for place, task in enumerate(tasks if loaded.recipe.merge is not None else ()):
         if METHODS.get(task.recipe.method.type).has_head:
             raise RecipeError(
                 f"{loaded.where(f'data.train.{place}')}: data.train.{place}: heads of several tasks are not merged",
                 way_out="merge the runs of one task at a time, or runs that learned labels as words (method: sft)",
+            )
+    mix = loaded.recipe.multi_task or MultiTask()
+    for place, task in enumerate(tasks if mix.loss == "uncertainty" else ()):
+        if METHODS.get(task.recipe.method.type).by_rewards:
+            raise RecipeError(
+                f"{loaded.where('multi_task.loss')}: multi_task.loss uncertainty weighs tasks by the size of their "
+                f"losses, and data.train.{place} learns from rewards, whose loss is about 0 however well it does",
+                way_out="set multi_task.loss: static with data.train[].weight, or pcgrad",
             )
     first = tasks[0]
     shared: dict[str, Any] = {name: getattr(first.recipe, name) for name in _SHARED}
@@ -154,7 +163,6 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
             if key.startswith("data.train.0")
         }
         reasons |= {f"data.train.{place}.{key}": why for key, why in task.reasons.items() if key.startswith("method")}
-    mix = loaded.recipe.multi_task or MultiTask()
     data = loaded.recipe.data.model_copy(update={"train": tuple(entries)})
     recipe = loaded.recipe.model_copy(update={**shared, "data": data, "multi_task": mix})
     return ResolvedRecipe(
