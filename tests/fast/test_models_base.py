@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from luthier.errors import ModelError
 from luthier.models import base
 from luthier.models.base import BYTE_LEVEL_SPLITS, import_base, is_imported, load_base
 from luthier.models.source import ModelSource
+from luthier.store.home import home
 from tiny import CHATML, SPECIAL, llama
 
 
@@ -112,3 +114,13 @@ def test_a_folder_is_used_in_place_and_needs_a_tokenizer(folder: Path, tmp_path:
     (tmp_path / "m" / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"has no \.safetensors weights"):
         import_base(source(tmp_path / "m"))
+
+
+def test_damaged_weights_name_their_folder_and_what_to_do(tiny_model: Path, tmp_path: Path) -> None:
+    for folder, way_out in ((tmp_path / "mine", "fetch the model again"), (home() / "models" / "m", "is made anew")):
+        shutil.copytree(tiny_model, folder)
+        (folder / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError, match="the weights are damaged") as said:
+            load_base(folder)
+        assert str(folder) in said.value.what
+        assert way_out in said.value.way_out

@@ -118,22 +118,29 @@ def load_base(folder: Path) -> PreTrainedModel:
     """The base model in float32, frozen, in evaluation mode; what stands there in four bits stays so.
 
     Raises:
-        ModelError: rows cannot be packed for this family, see `check_packing`.
+        ModelError: a file of weights is damaged, or rows cannot be packed for this family, see `check_packing`.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from luthier.models.forward import check_packing
     from luthier.models.quantised import compute_as_trained
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        device_map={"": "cpu"},  # weights in four bits would else go to whatever accelerator there is
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            device_map={"": "cpu"},  # weights in four bits would else go to whatever accelerator there is
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder}: the weights are damaged: {error}",
+            way_out="remove that folder, it is made anew" if folder.is_relative_to(home()) else "fetch the model again",
+        ) from error
     model.requires_grad_(False)
     model.eval()
     compute_as_trained(model)

@@ -59,6 +59,7 @@ ELSEWHERE: dict[str, str] = {
     "roles_to_train": "data.train[0].roles_to_train",
     "mask_history": "data.train[0].mask_history",
     "class_weights": "train.class_weight",
+    "bnb_4bit_compute_dtype": "train.bf16: true for products in bfloat16; they are in float32 otherwise",
     "load_in_8bit": "model.load_in_4bit: true; eight bits are not built",
     "truncation_mode": "data.too_long: cut_start, cut_middle or cut_end",
     "excess_length_strategy": "data.too_long",
