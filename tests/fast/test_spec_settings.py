@@ -629,7 +629,9 @@ def through_search(tree: dict[str, Any], folder: Path) -> object:
     """Two trials, and what the plan says of all; where the tree has no search, of one that it could have."""
     recipe = Recipe.model_validate({**tree, "search": tree.get("search") or SEARCHED})
     assert recipe.search is not None
-    made = SearchRecord(recipe="r", technique="lora sft", key="k", hours=recipe.search.hours, shares=recipe.search.shares)
+    made = SearchRecord(
+        recipe="r", technique="lora sft", key="k", hours=recipe.search.hours, shares=recipe.search.shares
+    )
     for _ in range(2):
         trial = propose(recipe.search, made)
         assert trial is not None
