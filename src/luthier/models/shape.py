@@ -94,7 +94,7 @@ def _from_config(source: ModelSource) -> ModelShape:
             f"{path} asks to run code of the model's authors (auto_map)",
             way_out="use a model whose architecture transformers knows; remote code is never run",
         )
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         raise ModelError(
             f"{path}: these weights are quantised already (quantization_config), and what was rounded away is gone",
             way_out="name the folder of the weights before that; model.load_in_4bit: true holds them in four bits",

@@ -15,10 +15,11 @@ def open_reward(section: JsonSchema) -> Reward:
     """1 where it is accepted, `parses` where it is JSON alone, else 0; what stands around the JSON makes it none.
 
     Raises:
-        RecipeError: the schema is none, or names something that it does not hold.
+        RecipeError: the schema is none, or names something that it does not hold; within `$id` that shows while it
+            is asked.
     """
     from jsonschema import Draft202012Validator, SchemaError
-    from referencing import Registry
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
@@ -28,16 +29,13 @@ def open_reward(section: JsonSchema) -> Reward:
         raise RecipeError(
             f"rewards: json_schema: accepts is no schema: {error.message}", way_out="see json-schema.org, draft 2020-12"
         ) from error
-    named = Registry().with_resource("", DRAFT202012.create_resource(section.accepts)).resolver()
+    named = REGISTRY.with_resource("", DRAFT202012.create_resource(section.accepts)).resolver()
     for reference in _references(section.accepts):
         try:
             named.lookup(reference)
         except Unresolvable as error:
-            raise RecipeError(
-                f"rewards: json_schema: accepts has the $ref {reference!r}, and there is nothing of that name in it",
-                way_out="put what it names below $defs of the schema: nothing is fetched",
-            ) from error
-    validator = Draft202012Validator(section.accepts)
+            raise _nothing_of(reference) from error
+    validator = Draft202012Validator(section.accepts, registry=REGISTRY)  # which fetches nothing
 
     def reward(answer: str, expected: str) -> float:
         try:
@@ -46,6 +44,8 @@ def open_reward(section: JsonSchema) -> Reward:
             return 0.0
         try:
             return 1.0 if validator.is_valid(found) else section.parses
+        except Unresolvable as error:
+            raise _nothing_of(error.ref) from error
         except (OverflowError, RecursionError):  # numbers without end, or a depth that no schema of use has
             return section.parses
 
@@ -53,9 +53,11 @@ def open_reward(section: JsonSchema) -> Reward:
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """All that a schema names elsewhere."""
-    if isinstance(schema, dict):
+    """All that a schema names elsewhere; within `$id` none, on which it hangs what is meant."""
+    if isinstance(schema, dict) and "$id" not in schema:
         for key, value in schema.items():
+            if key in ("const", "default", "enum", "examples"):  # data
+                continue
             if key in ("$ref", "$dynamicRef") and isinstance(value, str):
                 yield value
             else:
@@ -63,6 +65,13 @@ def _references(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for one in schema:
             yield from _references(one)
+
+
+def _nothing_of(reference: str) -> RecipeError:
+    return RecipeError(
+        f"rewards: json_schema: accepts has the $ref {reference!r}, and there is nothing of that name in it",
+        way_out="put what it names below $defs of the schema: nothing is fetched",
+    )
 
 
 def _refuse(constant: str) -> None:

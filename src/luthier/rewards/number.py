@@ -9,7 +9,7 @@ from luthier.errors import DataError
 from luthier.rewards import Reward
 from luthier.spec.rewards.number import Number
 
-_NUMBER = re.compile(r"(?:(?<![\d.])[-\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
+_NUMBER = re.compile(r"(?:(?<![\d.])[-\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)")
 """A sign behind a digit is the dash of '70-72'."""
 _LONGEST = 100
 """Characters of a number; what is longer is a loop of digits, and comes to nothing."""

@@ -29,6 +29,9 @@ from luthier.train.batches import micro_batches
 from luthier.train.pairs import Pairs, Scores, pair_scores
 from luthier.train.reference import Reference
 
+_NEAR = 64
+"""Rows among which another prompt is looked for; without end that would take the square of the rows of one prompt."""
+
 
 @dataclass(frozen=True)
 class Kto(Pairs):
@@ -43,9 +46,9 @@ class Kto(Pairs):
         return replace(self, reference=reference)
 
     def strange(self, rows: Sequence[Example], place: int) -> Example:
-        """The prompt of a row with the answers of the next one whose prompt is another; of a single prompt its own."""
+        """The prompt of a row with the answers of the next one whose prompt is another; its own if no near one is."""
         own = rows[place]
-        others = (rows[(place + step) % len(rows)] for step in range(1, len(rows) + 1))
+        others = (rows[(place + step) % len(rows)] for step in range(1, min(len(rows), _NEAR)))
         other = next((one for one in others if one.prompt_ids != own.prompt_ids), own)
         answer = other.input_ids[other.prompt_tokens :]
         marks = [False] * own.prompt_tokens + [True] * len(answer)
