@@ -51,7 +51,7 @@ def train(context: Context) -> None:
             with device_memory_errors(settings):
                 _train(context, ranks, device)
         except (NonFinite, OutOfMemory) as error:
-            if ranks.is_first:
+            if ranks.is_first or isinstance(error, OutOfMemory):  # of a loss all ranks say the same
                 EventLog(context.run.events).append(CANNOT_TRAIN, what=error.what)
             raise
 
