@@ -128,6 +128,8 @@ def test_no_rung_is_begun_that_the_budget_does_not_hold(run: Any, hours: float) 
     furthest = max(len(trial.rungs) for trial in found.trials)
     last = {trial.number: trial.rungs[-1].score for trial in found.trials if len(trial.rungs) == furthest}
     assert last[taken.number] == max(last.values())
+    first = {trial.number: trial.rungs[0].score for trial in found.trials if trial.rungs}
+    assert first[taken.number] == max(first.values())  # a budget that ends within a rung has gone on with the best
 
 
 def test_a_trial_whose_training_fails_is_dropped_and_all_that_fail_are_an_error(run: Any) -> None:

@@ -219,7 +219,7 @@ class _Work:
         return min(found, key=lambda one: (-one[0] if higher else one[0], one[1]))
 
     def _halved(self, record: SearchRecord, left: Sequence[int], rung: int) -> tuple[SearchRecord, list[int]]:
-        """Only the best go on; of equals the first. After the last rung none is dropped.
+        """Only the best go on, the best of them first; of equals the first. After the last rung none is dropped.
 
         What has been dropped here before a kill is weighed again, so that as many go on as would have.
         """
@@ -234,7 +234,7 @@ class _Work:
         out = {trial.number for trial in order[kept:]}
         why = f"not among the best {kept} of {len(order)} on rung {rung + 1}"
         trials = [one.model_copy(update={"dropped": why}) if one.number in out else one for one in record.trials]
-        return self._save(record, trials), sorted(trial.number for trial in order[:kept])
+        return self._save(record, trials), [trial.number for trial in order[:kept]]
 
     def _spent(self, record: SearchRecord, number: int, rung: int) -> str:
         """Why the budget does not hold this rung and the end of the best one's training after it; '' if it does."""
