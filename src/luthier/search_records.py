@@ -23,8 +23,11 @@ class Trial(Record):
     settings: dict[str, int | float | str | bool]
     run: str = Field("", description="NAME/ID of its run; '' before it began.")
     rungs: tuple[RungScore, ...] = ()
-    dropped: str = Field("", description="Why it did not go on; '' for what was taken, and for what is still in.")
-    failed_seconds: float = Field(0.0, description="That training took on the rung on which it failed.")
+    dropped: str = Field("", description="Why others went on and it did not; '' for what was taken or is still in.")
+    failed: str = Field("", description="Why it cannot be trained with such settings; '' if it can.")
+    other_seconds: float = Field(
+        0.0, description="That training took outside of these rungs: where it failed, and from the last one to its end."
+    )
 
     @property
     def words(self) -> str:
@@ -42,6 +45,7 @@ class SearchRecord(Record):
     metric: str = Field("", description="On the validation rows, by which trials are compared; '' before the first.")
     higher_is_better: bool = True
     hours: float
+    planned_seconds: float = Field(0.0, description="Of the longest of the techniques' trainings, by the plan.")
     shares: tuple[float, ...] = Field(description="Of a training, at the end of each rung.")
     trials: tuple[Trial, ...] = ()
     ended: str = Field("", description="Why no further rung was begun; '' while it goes on.")
@@ -50,4 +54,4 @@ class SearchRecord(Record):
     @property
     def seconds(self) -> float:
         """Of training, over all trials."""
-        return sum(sum(rung.seconds for rung in trial.rungs) + trial.failed_seconds for trial in self.trials)
+        return sum(sum(rung.seconds for rung in trial.rungs) + trial.other_seconds for trial in self.trials)

@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 import samples
+import yaml
 from pydantic import ValidationError
 
 from luthier.errors import MissingExtra, OutOfMemory, RecipeError
 from luthier.launch.child import StageFailed
 from luthier.pipeline import search as searching
 from luthier.pipeline.propose import propose, refuse_missing_optuna
-from luthier.pipeline.training import CANNOT_TRAIN
-from luthier.plan.search import search_note, validations_of, why_no_search
+from luthier.plan.search import search_note, why_no_search
 from luthier.records import ModelShape
 from luthier.search_records import RungScore, SearchRecord, Trial
-from luthier.spec.load import LoadedRecipe
+from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.recipe import Recipe
 from luthier.spec.search import Search
-from luthier.store.events import EventLog
+from luthier.store.events import CANNOT_TRAIN, EventLog
 from luthier.store.runs import RunFolder
+from tiny import write_recipe
 
 RATE = {"train.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
 
@@ -56,7 +57,7 @@ class Fake:
         self.begun.append((number, rung))
         score = self.reach(trial, shares[rung])
         if score is None:
-            trial = trial.model_copy(update={"dropped": "it is not finite", "failed_seconds": 1800.0})
+            trial = trial.model_copy(update={"failed": "it is not finite", "other_seconds": 1800.0})
         else:
             seconds = 3600 * (shares[rung] - (shares[rung - 1] if rung else 0.0))
             done = RungScore(score=score, tiebreak=0.0, seconds=seconds)
@@ -68,18 +69,22 @@ class Fake:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[SearchRecord, list[tuple[int, int]]]]:
     def go(
-        section: Search, reach: Callable[[Trial, float], float | None], kill: int = -1, place: str = "a"
+        section: Search,
+        reach: Callable[[Trial, float], float | None],
+        kill: int = -1,
+        place: str = "a",
+        to_the_end: Callable[[Trial], str] = lambda trial: "",
     ) -> tuple[SearchRecord, list[tuple[int, int]]]:
         folder = tmp_path / place
         folder.mkdir(exist_ok=True)
         fake = Fake(folder, section, reach, kill)
         kind = searching._Work
         file = fake.work._file("k" * 64)
+        begun = record(section, planned_seconds=3600.0)
         monkeypatch.setattr(kind, "_advanced", lambda self, *what: fake.advanced(*what))
-        monkeypatch.setattr(kind, "_begun", lambda self: SearchRecord.read(file) if file.exists() else record(section))
-        monkeypatch.setattr(kind, "session", lambda self, trial: (None, samples))
-        monkeypatch.setattr(samples, "plan", lambda: None, raising=False)
-        monkeypatch.setattr(searching, "work_through", lambda *args, **more: None)
+        monkeypatch.setattr(kind, "_begun", lambda self: SearchRecord.read(file) if file.exists() else begun)
+        monkeypatch.setattr(kind, "session", lambda self, trial: (trial, None))
+        monkeypatch.setattr(searching, "_attempt", lambda trial, *args, **more: (600.0, to_the_end(trial)))
         return fake.work.search(), fake.begun
 
     return go
@@ -124,7 +129,9 @@ def test_no_rung_is_begun_that_the_budget_does_not_hold(run: Any, hours: float) 
     assert found.taken is not None
     taken = found.trials[found.taken]
     rest = 3600 * (1.0 - section().shares[len(taken.rungs) - 1])
-    assert found.seconds + rest <= max(3600 * hours, 3600.0) + 1.0  # one training is done in any case
+    learned = sum(rung.seconds for trial in found.trials for rung in trial.rungs)
+    assert learned + rest <= max(3600 * hours, 3600.0) + 1.0  # one training is done in any case
+    assert found.seconds == learned + (600.0 if len(taken.rungs) < 3 else 0.0)
     furthest = max(len(trial.rungs) for trial in found.trials)
     last = {trial.number: trial.rungs[-1].score for trial in found.trials if len(trial.rungs) == furthest}
     assert last[taken.number] == max(last.values())
@@ -134,31 +141,135 @@ def test_no_rung_is_begun_that_the_budget_does_not_hold(run: Any, hours: float) 
 
 def test_a_trial_whose_training_fails_is_dropped_and_all_that_fail_are_an_error(run: Any) -> None:
     found, _ = run(section(), lambda trial, share: None if trial.number in (0, 3, 4) else near(trial, share))
-    assert [trial.number for trial in found.trials if "finite" in trial.dropped] == [0, 3, 4]
+    assert [trial.number for trial in found.trials if "finite" in trial.failed] == [0, 3, 4]
     assert found.taken not in (0, 3, 4)
-    with pytest.raises(RecipeError, match="every trial failed"):
+    with pytest.raises(RecipeError, match="no training came to the end of rung 1, and no trial could be trained"):
         run(section(), lambda trial, share: None, place="b")
+    with pytest.raises(RecipeError, match=r"the budget: .* were spent.*, and no trial could be trained"):
+        run(section(hours=1.2), lambda trial, share: None, place="c")
+
+
+def by_rate(found: SearchRecord) -> list[int]:
+    """Numbers of the trials, the best on the first rung first."""
+    scored = [trial for trial in found.trials if trial.rungs]
+    return [trial.number for trial in sorted(scored, key=lambda one: -one.rungs[0].score)]
+
+
+def test_where_the_best_fails_later_the_next_best_is_taken(run: Any) -> None:
+    best = by_rate(run(section(), near)[0])
+
+    def fails(*numbers: int, beyond: float) -> Callable[[Trial, float], float | None]:
+        return lambda trial, share: None if trial.number in numbers and share > beyond else near(trial, share)
+
+    last, _ = run(section(), fails(best[0], beyond=0.5), place="last rung")
+    assert last.taken == best[1]  # it had reached the second rung, and was dropped there for the best
+    assert (last.trials[best[0]].failed, last.trials[best[1]].dropped) == ("it is not finite", "")
+    second, _ = run(section(), fails(*best[:3], beyond=0.2), place="second rung")
+    assert second.ended == "no training came to the end of rung 2"
+    assert second.taken == best[3]
+    again, begun = run(section(), fails(*best[:3], beyond=0.2), place="second rung")
+    assert (again, begun) == (second, [])
+    short, _ = run(
+        section(hours=1.9), near, place="end", to_the_end=lambda trial: "full" if trial.number == best[0] else ""
+    )
+    assert short.ended.startswith("the budget")
+    assert (short.trials[best[0]].failed, short.trials[best[0]].other_seconds) == ("full", 600.0)
+    assert short.taken == best[1]
 
 
 def test_time_of_a_failed_training_is_spent_too(run: Any) -> None:
-    found, _ = run(section(hours=2.3), lambda trial, share: None if trial.number < 3 else near(trial, share))
+    found, _ = run(section(hours=2.6), lambda trial, share: None if trial.number < 3 else near(trial, share))
     learned = sum(rung.seconds for trial in found.trials for rung in trial.rungs)
-    assert found.seconds == learned + 3 * 1800.0
+    assert found.seconds == learned + 3 * 1800.0 + 600.0
     assert found.ended.startswith("the budget")
-    whole, _ = run(section(hours=2.3), near, place="b")
-    assert whole.ended.startswith("all rungs") is (section().trainings <= 2.3)
+    whole, _ = run(section(hours=2.6), near, place="b")
+    assert whole.ended.startswith("all rungs") is (section().trainings <= 2.6)
     assert sum(len(trial.rungs) for trial in found.trials) < sum(len(trial.rungs) for trial in whole.trials) - 3
 
 
-def test_only_what_says_that_it_cannot_be_trained_is_dropped(tmp_path: Path) -> None:
+def test_only_what_says_that_it_cannot_be_trained_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     log = EventLog(folder.events)
-    log.append("stage_started", stage="train")
-    full_disk = StageFailed("train", OutOfMemory.exit_code)
-    with pytest.raises(StageFailed):
-        searching._why_failed(folder, full_disk)
-    log.append(CANNOT_TRAIN, what="the accelerator is full")
-    assert searching._why_failed(folder, full_disk) == "the accelerator is full"
+    session: Any = SimpleNamespace(run=folder)
+    prepared: Any = SimpleNamespace(plan=lambda: None)
+
+    def attempt(end: Callable[[], Any], *, before: Callable[[], Any] = lambda: None) -> tuple[float, str]:
+        stages = {"prepare": before, "train": end}
+        monkeypatch.setattr(searching, "work_through", lambda session, stage, **more: stages[stage]())
+        return searching._attempt(session, prepared, 0, whole=True)
+
+    def full_disk() -> None:
+        raise StageFailed("train", 6)
+
+    def full_device() -> None:
+        log.append(CANNOT_TRAIN, what="the accelerator is full")
+        full_disk()
+
+    def killed() -> None:
+        raise OutOfMemory("it was killed")
+
+    assert attempt(lambda: None)[1] == ""
+    assert attempt(full_device)[1] == "the accelerator is full"
+    with pytest.raises(StageFailed):  # of an earlier process that is no reason
+        attempt(full_disk)
+    assert attempt(killed)[1] == "it ran out of memory"
+    with pytest.raises(OutOfMemory):  # all trials have the same data
+        attempt(lambda: None, before=killed)
+
+
+def test_what_was_reached_is_the_best_finite_value_of_enough_validations(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    keys = ("macro_f1", "log_loss")
+    with pytest.raises(RecipeError, match="there are none"):
+        searching._reached(folder, 1, keys, True)
+    for step, (value, loss) in enumerate([(0.5, 2.0), (float("nan"), 1.0), (0.5, 1.0), (0.9, 1.0)]):
+        EventLog(folder.events).append("validation", step=step, metrics={"macro_f1": value, "log_loss": loss})
+    assert searching._reached(folder, 3, keys, True) == (0.5, 1.0)
+    assert searching._reached(folder, 3, ("macro_f1", None), True) == (0.5, 0.0)
+    with pytest.raises(RecipeError, match="fewer steps than validations"):
+        searching._reached(folder, 9, keys, True)
+    other = RunFolder(tmp_path / "other")
+    EventLog(other.events).append("validation", step=1, metrics={"macro_f1": float("nan"), "log_loss": 1.0})
+    assert searching._reached(other, 1, keys, True) is None
+
+
+@pytest.mark.parametrize(
+    ("candidates", "told"),
+    [(None, "log_loss"), (("lora sft", "full sft"), "log_loss"), (("lora sft", "lora classify"), None)],
+)
+def test_words_and_heads_are_not_told_apart_by_their_losses(
+    tmp_path: Path, candidates: tuple[str, ...] | None, told: str | None
+) -> None:
+    loaded = LoadedRecipe(samples.recipe(), tmp_path / "r.yaml", "", ())
+    work = searching._Work(loaded, (), section(candidates=candidates), tmp_path, True, lambda line: None)
+    assert work._tiebreak("log_loss") == told
+
+
+def test_what_cannot_be_or_is_not_held_is_said_before_the_first_trial(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_recipe(tmp_path, tiny_model)
+
+    def begun(**said: Any) -> SearchRecord:
+        tree = yaml.safe_load(path.read_text())
+        tree["search"] = {"hours": 10.0, **said}
+        path.write_text(yaml.safe_dump(tree))
+        loaded = load_recipe(path)
+        assert loaded.recipe.search is not None
+        return searching._Work(loaded, (), loaded.recipe.search, tmp_path / "out", True, lambda line: None)._begun()
+
+    ranks = {"adapter.r": {"choices": [4, 8]}}
+    with pytest.raises(RecipeError, match=r"search: full sft, adapter\.r 4"):
+        begun(candidates=["lora sft", "full sft"], settings=ranks)
+    with pytest.raises(RecipeError, match=r"search: lora dpo"):
+        begun(candidates=["lora sft", "lora dpo"])
+    one = begun(candidates=["lora sft", "lora classify"])
+    assert one.planned_seconds > 0
+    hours = 1.01 * one.planned_seconds / 3600
+    assert begun(candidates=["lora sft", "lora classify"], hours=hours).planned_seconds > 0
+    monkeypatch.setattr(searching, "STAGE_SECONDS", 3600.0)
+    with pytest.raises(RecipeError, match=r"does not hold one training of 'lora sft'"):
+        begun(candidates=["lora sft", "lora classify"], hours=0.9)
 
 
 def test_a_search_that_was_begun_goes_on_though_the_plan_would_take_another_technique_by_now(
@@ -173,6 +284,7 @@ def test_a_search_that_was_begun_goes_on_though_the_plan_would_take_another_tech
         return SimpleNamespace(resolved=resolved, plan=lambda: plan)
 
     work = searching._Work(loaded, (), section(), tmp_path, True, lambda line: None)
+    monkeypatch.setattr(searching, "load_recipe", lambda *args, **more: loaded)
     monkeypatch.setattr(searching, "look_at", lambda *args, **more: looked("sft"))
     begun = work._begun()
     assert begun.technique == "lora sft"
@@ -252,6 +364,8 @@ def test_few_choices_are_all_tried_and_then_there_is_nothing_else() -> None:
         ({"settings": {"train.learning_rate": [1, 2]}}, "is {low: , high: , log: true} or"),
         ({"settings": {"method.type": {"choices": ["sft", "classify"]}}}, "`candidates` are for techniques"),
         ({"settings": {"train.validations": {"choices": [9, 18]}}}, "a rung ends with a validation"),
+        ({"settings": {"train.max_length": {"choices": [9, 18]}}}, "which validation rows there are"),
+        ({"reduction": 10, "rungs": 6}, "reduction 10 on 6 rungs validates 100,000 times"),
         ({"settings": {"train.threads": {"choices": [1, 2]}}}, "does not hang on it; leave it out"),
         ({"candidates": ["lora sft", "lora sft"]}, "one stands twice"),
         ({"hours": 0}, "greater than 0"),
@@ -272,6 +386,8 @@ def test_a_recipe_that_cannot_be_searched_says_why() -> None:
     assert "'sft lora' is no 'ADAPTER METHOD'" in why(search={"hours": 1.0, "candidates": ["sft lora", "lora sft"]})
     assert "train.validations 4 is no multiple of 9" in why(search=asked, train={"validations": 4})
     assert why(search=asked, train={"validations": 18}) == ""
+    own = {"data": {"train": [{"path": "a.csv", "input": "text", "label": "label", "method": {"type": "sft"}}]}}
+    assert "data.train[0].method would be that of every trial" in why(search=asked, **own)
 
 
 def test_the_shares_of_rungs_and_what_all_take() -> None:
@@ -279,7 +395,7 @@ def test_the_shares_of_rungs_and_what_all_take() -> None:
     assert three.shares == pytest.approx((1 / 9, 1 / 3, 1.0))
     assert [three.on_rung(rung) for rung in range(3)] == [9, 3, 1]
     assert three.trainings == pytest.approx(9 / 9 + 3 * 2 / 9 + 1 * 2 / 3)
-    assert validations_of(three) == 9
+    assert three.validations == 9
 
 
 def test_the_plan_says_what_it_takes_and_whether_the_budget_holds_it() -> None:

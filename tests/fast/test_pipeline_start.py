@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import samples
@@ -97,6 +98,18 @@ def test_the_model_that_compares_by_meaning_is_looked_at_before_a_run_begins(
     threads = [looked(*asked, f"train.threads={count}")[2] for count in (1, 2)]
     assert threads[0] != threads[1], "they change the last bits of what is compared"
     assert looked("train.threads=1")[2] == looked("train.threads=2")[2], "and nothing else here"
+
+
+def test_data_is_prepared_again_where_answers_may_be_longer(tmp_path: Path) -> None:
+    entry = {"path": "d.csv", "name": "a", "input": "{message}", "label": "intent", "task": "generation"}
+
+    def key(**method: Any) -> str:
+        made = samples.resolved(
+            objective={}, data={"train": [{**entry, "rewards": [{"type": "exact"}]}]}, method={"type": "grpo", **method}
+        )
+        return STAGES["prepare"].key(RunFolder(tmp_path), made)
+
+    assert key() == key(num_generations=4) != key(max_completion_length=8) != key(max_completion_length=9)
 
 
 @pytest.mark.parametrize("given", [None, False, True])

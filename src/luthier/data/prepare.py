@@ -85,7 +85,7 @@ def prepare(
     flow.items, train = [], Shard(shards["train"])
     for step in steps:
         facts |= step.tell(train, flow)
-    written = getattr(resolved.recipe.method, "max_completion_length", None) or 0
+    written = resolved.recipe.method.answer_tokens or 0
     contract = completed(flow.renderer, train, written=written)
     write_atomic(out / "contract.json", contract.to_json())
     seed = resolved.recipe.data.split.seed

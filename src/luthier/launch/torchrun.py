@@ -31,7 +31,9 @@ from luthier.errors import LuthierError, OutOfMemory, Stopped
 from luthier.launch.child import StageFailed
 from luthier.launch.offline import is_here
 from luthier.spec.launch import Launch
+from luthier.store.events import CANNOT_TRAIN, EventLog
 from luthier.store.files import beside
+from luthier.store.runs import RunFolder
 
 Say = Callable[[str], None]
 _JOIN_SECONDS = 900
@@ -92,7 +94,10 @@ def work_together(stage: str, run: Path, launch: Launch, *, say: Say) -> None:
         agent = _Agent(worker_spec(stage, run, launch, meeting), DefaultLogsSpecs(log_dir=str(words)), say=say)
         result = agent.run()
         if result.is_failed():
-            raise verdict(stage, result.failures, stop_asked=agent.stop_asked, say=say)
+            error = verdict(stage, result.failures, stop_asked=agent.stop_asked, say=say)
+            if isinstance(error, OutOfMemory):  # what was killed could not say so itself
+                EventLog(RunFolder(run).events).append(CANNOT_TRAIN, what=error.what)
+            raise error
     except RendezvousError as error:
         raise Stopped(
             f"the machines did not meet at {meeting.endpoint}, or one of them gave up: {error}",

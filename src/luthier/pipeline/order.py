@@ -62,7 +62,8 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
     threads = recipe.train.threads if recipe.data.by_meaning else None  # they change the last bits of embeddings
     data = recipe.data.model_dump(mode="json")
     by_head = METHODS.get(recipe.method.type).has_head
-    asked = [recipe.method.model_dump(mode="json")] if by_head else []  # it stands in the contract
+    asked: list[object] = [recipe.method.model_dump(mode="json")] if by_head else []  # it stands in the contract
+    asked += [recipe.method.answer_tokens] if recipe.method.answer_tokens else []  # so does this
     replay = replay_of(recipe)
     return [
         resolved.model_sha256,

@@ -113,7 +113,7 @@ def work(context: Context) -> None:
     from luthier.models.compiled import compile_layers
     from luthier.pipeline.heads import head_labels
     from luthier.pipeline.training import open_inputs, open_validation, with_adapter
-    from luthier.train.memory import device_memory_errors, device_peak_gib
+    from luthier.train.memory import device_peak_gib, memory_errors
     from luthier.train.probe import pace
     from luthier.train.probe import probe as try_largest
     from luthier.train.reference import on_trial
@@ -126,7 +126,7 @@ def work(context: Context) -> None:
         compile_layers(model)
     inputs = on_trial(with_teachers(open_inputs(context), context, model))
     began = time.perf_counter()
-    with device_memory_errors(recipe.train):
+    with memory_errors(recipe.train):
         try_largest(model, inputs, recipe.train, ram_gib=None)
         made = pace(model, inputs, recipe.train, seconds=STEP_SECONDS)
         peak = device_peak_gib()

@@ -24,16 +24,17 @@ from luthier.launch.child import StageFailed
 from luthier.pipeline.drive import Session, train_until, work_through
 from luthier.pipeline.propose import propose, refuse_missing_optuna
 from luthier.pipeline.start import Prepared, Say, look_at, open_run, recipe_path
-from luthier.pipeline.training import CANNOT_TRAIN, judged_by
+from luthier.pipeline.training import judged_by
+from luthier.plan.cost import STAGE_SECONDS
 from luthier.plan.predict import technique_of
-from luthier.plan.search import validations_of, why_no_search
+from luthier.plan.search import why_no_search
 from luthier.plan.words import duration
 from luthier.records import RequestContract
 from luthier.search_records import RungScore, SearchRecord, Trial
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.plugins import METRICS
 from luthier.spec.search import Search
-from luthier.store.events import EventLog
+from luthier.store.events import CANNOT_TRAIN, EventLog
 from luthier.store.files import sha256_json, write_atomic
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
@@ -94,16 +95,28 @@ class _Work:
                         left = left[:number]
                         break
                     record = self._save(record, (*record.trials, trial))
-                if len(record.trials[number].rungs) > rung or record.trials[number].dropped:
+                if len(record.trials[number].rungs) > rung or record.trials[number].failed:
                     continue
                 if why := self._spent(record, number, rung):
                     return self._closed(record, why)
                 record = self._advanced(record, number, rung)
             record, left = self._halved(record, left, rung)
+            if not left:
+                return self._closed(record, f"no training came to the end of rung {rung + 1}")
         return self._closed(record, "all rungs were done")
 
     def session(self, trial: Trial) -> tuple[Session, Prepared]:
         """Its run, opened.
+
+        Raises:
+            RecipeError: its settings do not go with its technique, or with what the recipe says.
+        """
+        prepared = self._looked(trial)
+        run = open_run(prepared, out=self.place)
+        return Session(run, prepared.resolved, self.offline, self.say), prepared
+
+    def _looked(self, trial: Trial) -> Prepared:
+        """The recipe with its technique and its settings, looked at.
 
         Raises:
             RecipeError: its settings do not go with its technique, or with what the recipe says.
@@ -114,14 +127,12 @@ class _Work:
         said = [*self.overrides, *(f"{key}={{type: {name}}}" for key, name in wanted.items() if given[key] != name)]
         said += [f"{key}={str(one).lower() if isinstance(one, bool) else one}" for key, one in trial.settings.items()]
         if self.loaded.recipe.train.validations is None:
-            said += [f"train.validations={validations_of(self.section)}"]
+            said += [f"train.validations={self.section.validations}"]
         try:
             loaded = load_recipe(self.loaded.path, overrides=said)
-            prepared = look_at(loaded, offline=self.offline, say=lambda line: None, out=self.place)
+            return look_at(loaded, offline=self.offline, say=lambda line: None, out=self.place)
         except RecipeError as error:
             raise RecipeError(f"search: {trial.words}: {error.what}", way_out=error.way_out) from error
-        run = open_run(prepared, out=self.place)
-        return Session(run, prepared.resolved, self.offline, self.say), prepared
 
     def _begun(self) -> SearchRecord:
         """What was found before, or a new record.
@@ -130,10 +141,10 @@ class _Work:
         more is measured, and a search that was begun goes on.
 
         Raises:
-            RecipeError: by the plan the budget does not hold one training.
+            RecipeError: a technique cannot be with settings from the ends of their ranges, or by the plan the budget
+                does not hold one training of it.
         """
-        prepared = look_at(self.loaded, offline=self.offline, say=self.say, out=self.place)
-        resolved = prepared.resolved
+        resolved = look_at(self.loaded, offline=self.offline, say=self.say, out=self.place).resolved
         said = self.loaded.recipe.model_dump(mode="json", exclude={"output_dir", "launch"})
         teacher = resolved.teacher.sha256 if resolved.teacher is not None else None
         key = sha256_json([said, resolved.data_sha256, resolved.model_sha256, teacher, __version__])
@@ -142,20 +153,36 @@ class _Work:
             record = SearchRecord.read(file)
             self.say(f"search: goes on, {len(record.trials)} of {self.section.num_trials} trials were begun")
             return record
-        if 3600 * self.section.hours < (needed := prepared.plan().prediction.train_seconds):
-            raise RecipeError(
-                f"search.hours {self.section.hours:g} does not hold one training, which takes about {duration(needed)} "
-                "by the plan",
-                way_out="give it more, or train on fewer tokens (train.max_tokens)",
-            )
+        techniques = self.section.candidates or (technique_of(resolved),)
+        planned = max(self._planned(technique) for technique in techniques)
         file.parent.mkdir(parents=True, exist_ok=True)
         return SearchRecord(
             recipe=self.loaded.recipe.name,
             technique=technique_of(resolved),
             key=key,
             hours=self.section.hours,
+            planned_seconds=planned,
             shares=self.section.shares,
         )
+
+    def _planned(self, technique: str) -> float:
+        """Seconds that one training takes by the plan, with the settings that the recipe has.
+
+        Raises:
+            RecipeError: it cannot be, with these settings or those from the ends of what is searched; or the budget
+                does not hold it.
+        """
+        for settings in self.section.ends:
+            self._looked(Trial(number=0, technique=technique, settings=settings))
+        plan = self._looked(Trial(number=0, technique=technique, settings={})).plan()
+        seconds = plan.prediction.train_seconds + STAGE_SECONDS
+        if 3600 * self.section.hours < seconds:
+            raise RecipeError(
+                f"search.hours {self.section.hours:g} does not hold one training of {technique!r}, which takes about "
+                f"{duration(seconds)} by the plan",
+                way_out="give it more, or train on fewer tokens (train.max_tokens), or leave that candidate out",
+            )
+        return seconds
 
     def _file(self, key: str) -> Path:
         return self.place / self.loaded.recipe.name / f"search-{key[:12]}.json"
@@ -174,7 +201,7 @@ class _Work:
         return propose(self.section, record)
 
     def _advanced(self, record: SearchRecord, number: int, rung: int) -> SearchRecord:
-        """The trial trained to the end of a rung, and what it reached; dropped where its training failed."""
+        """The trial trained to the end of a rung, and what it reached; or why it cannot be trained."""
         trial, share = record.trials[number], self.section.shares[rung]
         session, prepared = self.session(trial)
         trial = trial.model_copy(update={"run": f"{session.run.name}/{session.run.id}"})
@@ -182,41 +209,26 @@ class _Work:
             f"--- trial {number} ({trial.words}), rung {rung + 1} of {self.section.rungs}: {share:.0%} of training"
         )
         last = round((prepared.resolved.recipe.train.validations or 1) * share)
-        seconds, dropped, began = 0.0, "", time.monotonic()
-        try:
-            seconds = _train(session, prepared, last, whole=rung + 1 == self.section.rungs)
-        except OutOfMemory:
-            dropped = "it ran out of memory"
-        except StageFailed as error:
-            dropped = _why_failed(session.run, error)
-        keys = judged_by(RequestContract.read(session.run.contract))
-        higher = METRICS.get(keys[0]).higher_is_better
-        if dropped:
-            trial = trial.model_copy(update={"dropped": dropped, "failed_seconds": time.monotonic() - began})
+        seconds, failed = _attempt(session, prepared, last, whole=rung + 1 == self.section.rungs)
+        metric, tiebreak = judged_by(RequestContract.read(session.run.contract))
+        higher = METRICS.get(metric).higher_is_better
+        found = None
+        if not failed:
+            found = _reached(session.run, last, (metric, self._tiebreak(tiebreak)), higher)
+            failed = "" if found else f"{metric} is not finite on the validation rows"
+        if found is None:
+            self.say(f"trial {number}: {failed}")
+            trial = trial.model_copy(update={"failed": failed, "other_seconds": seconds})
         else:
-            score, tiebreak = self._reached(session.run, last, keys, higher)
-            self.say(f"trial {number}: {keys[0]} {score:.4f} on validation rows")
-            done = RungScore(score=score, tiebreak=tiebreak, seconds=seconds)
+            self.say(f"trial {number}: {metric} {found[0]:.4f} on validation rows")
+            done = RungScore(score=found[0], tiebreak=found[1], seconds=seconds)
             trial = trial.model_copy(update={"rungs": (*trial.rungs, done)})
-        trials = [trial if one.number == number else one for one in record.trials]
-        return self._save(record, trials, metric=keys[0], higher_is_better=higher)
+        return self._save(record, _with(record, trial), metric=metric, higher_is_better=higher)
 
-    @staticmethod
-    def _reached(run: RunFolder, last: int, keys: tuple[str, str], higher: bool) -> tuple[float, float]:
-        """The best value until a validation, and what decides between equal ones, lower is better.
-
-        Raises:
-            RecipeError: there are no validation rows.
-        """
-        metric, tiebreak = keys
-        seen = [event["metrics"] for event in _validated(run)[:last]]
-        found = [(one[metric], one[tiebreak]) for one in seen if math.isfinite(one.get(metric, math.nan))]
-        if not found:
-            raise RecipeError(
-                f"search compares by {metric} on validation rows, and there are none",
-                way_out="give data.split.validation a share, or data.validation a file",
-            )
-        return min(found, key=lambda one: (-one[0] if higher else one[0], one[1]))
+    def _tiebreak(self, key: str) -> str | None:
+        """What decides between equal values, if all trials measure the same by it: words and heads do not."""
+        methods = {technique.partition(" ")[2] for technique in self.section.candidates or ()}
+        return key if len(methods) < 2 else None
 
     def _halved(self, record: SearchRecord, left: Sequence[int], rung: int) -> tuple[SearchRecord, list[int]]:
         """Only the best go on, the best of them first; of equals the first. After the last rung none is dropped.
@@ -225,11 +237,6 @@ class _Work:
         """
         reached = [record.trials[number] for number in left if len(record.trials[number].rungs) > rung]
         order = _best_first(reached, record, rung)
-        if not order:
-            raise RecipeError(
-                "search: the training of every trial failed",
-                way_out="look at what they said, and narrow search.settings",
-            )
         kept = len(order) if rung + 1 == self.section.rungs else -(-len(order) // self.section.reduction)
         out = {trial.number for trial in order[kept:]}
         why = f"not among the best {kept} of {len(order)} on rung {rung + 1}"
@@ -239,56 +246,109 @@ class _Work:
     def _spent(self, record: SearchRecord, number: int, rung: int) -> str:
         """Why the budget does not hold this rung and the end of the best one's training after it; '' if it does."""
         done_of = {trial.number: (0.0, *self.section.shares)[len(trial.rungs)] for trial in record.trials}
-        reached = max(done_of.values())
-        if not reached:  # whether it holds one training at all is said by the plan, before
-            return ""
-        learned = sum(one.seconds for trial in record.trials for one in trial.rungs)
-        a_training = learned / sum(done_of.values())
-        next_one = (self.section.shares[rung] - done_of[number]) * a_training
-        rest = max(0.0, 1.0 - max(reached, self.section.shares[rung])) * a_training
-        if record.seconds + next_one + rest <= 3600 * self.section.hours:
+        share = self.section.shares[rung]
+        a_training = self._a_training(record)
+        next_one = (share - done_of[number]) * a_training
+        rest = max(0.0, 1.0 - max(*done_of.values(), share)) * a_training
+        if not record.seconds or record.seconds + next_one + rest <= 3600 * self.section.hours:
             return ""
         return (
             f"the budget: {duration(record.seconds)} of {self.section.hours:g} hours were spent, and the next rung "
             f"with the end of the best one's training would take about {duration(next_one + rest)}"
         )
 
+    def _a_training(self, record: SearchRecord) -> float:
+        """Seconds that a whole one takes by what was trained here so far, or by the plan where nothing was."""
+        before = (0.0, *self.section.shares)
+        timed = [
+            (one.seconds, self.section.shares[rung] - before[rung])
+            for trial in record.trials
+            for rung, one in enumerate(trial.rungs)
+            if one.seconds  # what an earlier search had trained took none
+        ]
+        if not timed:
+            return record.planned_seconds
+        return sum(seconds for seconds, _ in timed) / sum(share for _, share in timed)
+
     def _closed(self, record: SearchRecord, why: str) -> SearchRecord:
-        """The best of the furthest rung is trained to its end."""
-        able = [trial for trial in record.trials if trial.rungs and not trial.dropped]
-        furthest = max(len(trial.rungs) for trial in able)
-        best = _best_first([trial for trial in able if len(trial.rungs) == furthest], record, furthest - 1)[0]
+        """The best of the furthest rung is trained to its end; where that fails, the next best.
+
+        Raises:
+            RecipeError: none can be trained.
+        """
         self.say(f"search: {why}")
-        session, prepared = self.session(best)
-        work_through(session, "train", plan=prepared.plan(), prepared=prepared)
-        return self._save(record, record.trials, ended=why, taken=best.number)
+        while able := [trial for trial in record.trials if trial.rungs and not trial.failed]:
+            furthest = max(len(trial.rungs) for trial in able)
+            best = _best_first([trial for trial in able if len(trial.rungs) == furthest], record, furthest - 1)[0]
+            session, prepared = self.session(best)
+            seconds, failed = _attempt(session, prepared, 0, whole=True)
+            if furthest < self.section.rungs:
+                best = best.model_copy(update={"other_seconds": seconds})
+            if not failed:
+                best = best.model_copy(update={"dropped": ""})
+                return self._save(record, _with(record, best), ended=why, taken=best.number)
+            self.say(f"trial {best.number}: {failed}")
+            record = self._save(record, _with(record, best.model_copy(update={"failed": failed})))
+        raise RecipeError(
+            f"search: {why}, and no trial could be trained",
+            way_out="look at what they said, and narrow search.settings",
+        )
 
 
-def _train(session: Session, prepared: Prepared, last: int, *, whole: bool) -> float:
-    """To the end of a rung, whose validations there are `last` of; the seconds that it took now.
+def _with(record: SearchRecord, trial: Trial) -> list[Trial]:
+    """The trials, this one as it is now."""
+    return [trial if one.number == trial.number else one for one in record.trials]
+
+
+def _attempt(session: Session, prepared: Prepared, last: int, *, whole: bool) -> tuple[float, str]:
+    """Train to the end, or to that of a rung, whose validations there are `last` of.
+
+    Returns:
+        The seconds that it took now, and why no model can be trained so; '' where it was.
 
     Raises:
-        StageFailed, OutOfMemory, Stopped: as a stage ended.
+        StageFailed, OutOfMemory, Stopped: a stage before training failed, or training did for another reason.
     """
-    if whole:
-        work_through(session, "train", plan=prepared.plan(), prepared=prepared)
-        marker = Stages(session.run).marker("train")
-        return marker.seconds if marker is not None else 0.0
-    if len(_validated(session.run)) >= last:  # before a kill
-        return 0.0
-    return train_until(session, last, plan=prepared.plan(), prepared=prepared)
+    plan = prepared.plan()
+    work_through(session, "prepare", plan=plan, prepared=prepared)
+    if not whole and len(_validated(session.run)) >= last:  # before a kill
+        return 0.0, ""
+    before, began = len(EventLog.read(session.run.events)), time.monotonic()
+    try:
+        if not whole:
+            return train_until(session, last, plan=plan, prepared=prepared), ""
+        work_through(session, "train", plan=plan, prepared=prepared)
+    except OutOfMemory:  # it was killed, and could not say so itself
+        return time.monotonic() - began, "it ran out of memory"
+    except StageFailed:
+        said = [event for event in EventLog.read(session.run.events)[before:] if event["kind"] == CANNOT_TRAIN]
+        if not said:
+            raise
+        return time.monotonic() - began, str(said[-1]["what"])
+    marker = Stages(session.run).marker("train")
+    return (marker.seconds if marker is not None else 0.0), ""
 
 
-def _why_failed(run: RunFolder, error: StageFailed) -> str:
-    """Of a training that cannot be done with such settings, in its own words.
+def _reached(run: RunFolder, last: int, keys: tuple[str, str | None], higher: bool) -> tuple[float, float] | None:
+    """The best value until a validation, and what decides between equal ones, lower is better; None if none is finite.
 
     Raises:
-        StageFailed: anything else has failed.
+        RecipeError: there are no validation rows, or fewer steps than validations.
     """
-    last = EventLog.read(run.events)[-1]
-    if last["kind"] != CANNOT_TRAIN:
-        raise error
-    return str(last["what"])
+    metric, tiebreak = keys
+    seen = [event["metrics"] for event in _validated(run)[:last]]
+    if not seen:
+        raise RecipeError(
+            f"search compares by {metric} on validation rows, and there are none",
+            way_out="give data.split.validation a share, or data.validation a file",
+        )
+    if len(seen) < last and not run.train_result.is_file():
+        raise RecipeError(
+            "search: training has fewer steps than validations, and a rung ends with a validation",
+            way_out="lower train.batch_size, search.rungs or search.reduction, or train on more",
+        )
+    found = [(one[metric], one[tiebreak] if tiebreak else 0.0) for one in seen if math.isfinite(one[metric])]
+    return min(found, key=lambda one: (-one[0] if higher else one[0], one[1])) if found else None
 
 
 def _validated(run: RunFolder) -> list[dict[str, dict[str, float]]]:

@@ -26,7 +26,7 @@ from luthier.records import LossSpike, RequestContract, StepEvent
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.plugins import METRICS
 from luthier.spec.recipe import Recipe
-from luthier.store.events import EventLog
+from luthier.store.events import CANNOT_TRAIN, EventLog
 from luthier.store.files import sha256_json, write_atomic
 
 if TYPE_CHECKING:
@@ -35,20 +35,17 @@ if TYPE_CHECKING:
     from luthier.train.inputs import Inputs
     from luthier.train.methods import Method
 
-CANNOT_TRAIN = "cannot_train"
-"""Kind of the event that says why no model can be trained with such settings; the last of its session."""
-
 
 def train(context: Context) -> None:
     """Train, resuming from the newest checkpoint; with the other ranks, where whoever started this says so."""
     from luthier.train.dist import joined
-    from luthier.train.memory import device_memory_errors
+    from luthier.train.memory import memory_errors
 
     settings = context.resolved.recipe.train
     device = set_up_device(settings, threads=threads_each(settings.threads or 1, ranks_here()))
     with joined() as ranks:
         try:
-            with device_memory_errors(settings):
+            with memory_errors(settings):
                 _train(context, ranks, device)
         except (NonFinite, OutOfMemory) as error:
             if ranks.is_first or isinstance(error, OutOfMemory):  # of a loss all ranks say the same

@@ -206,8 +206,7 @@ def _passes(resolved: ResolvedRecipe, learns: Learner) -> float:
     learn, and with a pass of the base, where a method that writes its answers measures from it.
     """
     facts = METHODS.get(resolved.recipe.method.type)
-    measured = facts.by_rewards and bool(getattr(resolved.recipe.method, "beta", None))
-    return facts.backward_factor + float(learns.whole_base) + float(measured)
+    return facts.backward_factor + float(learns.whole_base) + float(resolved.recipe.method.is_held)
 
 
 def _held_gib(resolved: ResolvedRecipe, shape: ModelShape) -> tuple[float, float]:

@@ -7,12 +7,6 @@ from luthier.plan.words import duration
 from luthier.records import Plan
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe
-from luthier.spec.search import Search
-
-
-def validations_of(section: Search) -> int:
-    """How often each trial validates where the recipe leaves it open: once for each share of the first rung."""
-    return int(section.reduction ** (section.rungs - 1))
 
 
 def why_no_search(recipe: Recipe) -> str:
@@ -22,6 +16,8 @@ def why_no_search(recipe: Recipe) -> str:
         return "--search tries what `search` of the recipe says, and there is none"
     if len(recipe.data.train) > 1:
         return "search compares trials by the metric of one task, and there are several"
+    if recipe.data.train[0].method is not None:
+        return "data.train[0].method would be that of every trial; write it as `method`"
     if recipe.merge is not None:
         return "search compares trainings, and with merge nothing is trained"
     for technique in section.candidates or ():
@@ -29,7 +25,7 @@ def why_no_search(recipe: Recipe) -> str:
         if adapter not in ADAPTERS.names() or method not in METHODS.names():
             known = ", ".join(ADAPTERS.names()), ", ".join(METHODS.names())
             return f"search.candidates: {technique!r} is no 'ADAPTER METHOD'; adapters: {known[0]}; methods: {known[1]}"
-    asked, needed = recipe.train.validations, validations_of(section)
+    asked, needed = recipe.train.validations, section.validations
     if asked is not None and asked % needed:
         return (
             f"train.validations {asked} is no multiple of {needed}, and a rung ends with a validation; write one, or "

@@ -183,9 +183,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     if recipe.is_noisy:  # every row is its own then
         shared = 0.0
     head = METHODS.get(recipe.method.type).has_head
-    written, each = getattr(recipe.method, "num_generations", 0), 0.0
+    written, each = recipe.method.answers, 0.0
     if written:
-        each = float(getattr(recipe.method, "max_completion_length", None) or longest_open_answer(train.max_length))
+        each = float(recipe.method.answer_tokens or longest_open_answer(train.max_length))
     own = max(1.0, prompt - shared + (0.0 if head else written * each if written else answer))
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)

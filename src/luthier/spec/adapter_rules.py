@@ -95,7 +95,7 @@ def refuse_unfit_measures(recipe: Recipe) -> None:
             f"method.type {method.type} asks the base before training, which is not built for layers that "
             "launch.strategy fsdp divides; take ddp, or a method without a reference (orpo, simpo)"
         )
-    held = facts.by_rewards and getattr(method, "beta", None)
+    held = method.is_held
     if recipe.train.neftune_noise_alpha is not None and (held or implicit):
         key = "method.beta" if held else f"method.type {method.type}"
         raise ValueError(

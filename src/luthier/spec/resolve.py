@@ -533,7 +533,7 @@ def _refuse_rewards_without_answers(recipe: Recipe) -> None:
 
 def _refuse_too_long_completions(recipe: Recipe) -> None:
     """What is written while it learns is what is written when it is asked, which is half of a row at most."""
-    asked, most = getattr(recipe.method, "max_completion_length", None), (recipe.train.max_length or 0) // 2
+    asked, most = recipe.method.answer_tokens, (recipe.train.max_length or 0) // 2
     if asked is not None and asked > most:
         raise RecipeError(
             f"method.max_completion_length {asked} is more than half of train.max_length ({most}), and no longer "

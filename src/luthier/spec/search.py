@@ -13,6 +13,8 @@ SEARCHED = ("train.", "adapter.", "method.")
 NOT_SEARCHED = {
     "adapter.type": "`candidates` are for techniques",
     "method.type": "`candidates` are for techniques",
+    "train.max_length": "it decides which validation rows there are",
+    "method.max_completion_length": "it decides how long an answer is that is compared",
     "train.validations": "a rung ends with a validation, the same for every trial",
     **dict.fromkeys(
         (
@@ -23,6 +25,9 @@ NOT_SEARCHED = {
     ),
 }  # fmt: skip
 """Keys with such a beginning that may not, and why."""
+
+MOST_VALIDATIONS = 256
+"""Of one training; the first rung ends with the first of them."""
 
 Value = Annotated[int, Field(strict=True)] | float | str | bool
 
@@ -92,6 +97,11 @@ class Search(Section):
             raise ValueError("give at least two candidates, or settings with a range")
         if self.settings is None and self.trials is not None:
             raise ValueError("trials counts those of settings; without them each candidate is one, so leave it out")
+        if self.validations > MOST_VALIDATIONS:
+            raise ValueError(
+                f"reduction {self.reduction} on {self.rungs} rungs validates {self.validations:,} "
+                f"times in a training, and {MOST_VALIDATIONS} is the most; take fewer rungs"
+            )
         if len(set(self.candidates or ())) < len(self.candidates or ()):
             raise ValueError("candidates: one stands twice")
         return self
@@ -101,9 +111,24 @@ class Search(Section):
         return len(self.candidates or ()) if self.settings is None else self.trials or 9
 
     @property
+    def validations(self) -> int:
+        """Of a training, once for each share of the first rung."""
+        return int(self.reduction ** (self.rungs - 1))
+
+    @property
     def shares(self) -> tuple[float, ...]:
         """Of a training, what has been done of it at the end of each rung."""
         return tuple(self.reduction ** (rung + 1 - self.rungs) for rung in range(self.rungs))
+
+    @property
+    def ends(self) -> tuple[dict[str, Value], ...]:
+        """Settings from the two ends of every range and from all choices; none where no settings are searched."""
+        values = {
+            key: one.choices if isinstance(one, Among) else (one.low, one.high)
+            for key, one in (self.settings or {}).items()
+        }
+        most = max(map(len, values.values()), default=0)
+        return tuple({key: some[min(place, len(some) - 1)] for key, some in values.items()} for place in range(most))
 
     def on_rung(self, rung: int) -> int:
         """How many trials begin it."""

@@ -25,6 +25,21 @@ class Method(Section):
 
     type: str
 
+    @property
+    def answers(self) -> int:
+        """That the model itself writes to each prompt of a step."""
+        return 0
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How long each of them may be; None is as long as when it is asked."""
+        return None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether each step measures from the base, and holds the model to it."""
+        return False
+
 
 class RewardRule(Section):
     """How an answer is verified. Each type of the table has a section of its own, which its `type` chooses."""

@@ -10,6 +10,9 @@ from typing import Any
 from luthier.store.clock import Clock, stamp, utc_now
 from luthier.store.files import disk_errors, write_all
 
+CANNOT_TRAIN = "cannot_train"
+"""Kind of the event that says why no model can be trained with such settings."""
+
 
 class EventLog:
     """Appends to `path`; several processes may do so at once."""

@@ -36,18 +36,21 @@ def device_peak_gib() -> float:
 
 
 @contextmanager
-def device_memory_errors(settings: Train) -> Iterator[None]:
-    """An accelerator without room, in our words.
+def memory_errors(settings: Train) -> Iterator[None]:
+    """An accelerator or a machine without room, in our words.
 
     Raises:
         OutOfMemory: torch found none for what was to be computed.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch has a kind of its own for accelerators alone
+        on_device = isinstance(error, torch.OutOfMemoryError)
+        if not on_device and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+            raise
         again = "" if settings.gradient_checkpointing else ", or set train.gradient_checkpointing: true"
         raise OutOfMemory(
-            f"the accelerator is full with train.micro_batch_tokens {settings.micro_batch_tokens} "
-            f"({str(error).splitlines()[0]})",
+            f"the {'accelerator' if on_device else 'memory'} is full with train.micro_batch_tokens "
+            f"{settings.micro_batch_tokens} ({str(error).splitlines()[0]})",
             way_out=f"lower train.micro_batch_tokens{again}: the result stays the same",
         ) from error

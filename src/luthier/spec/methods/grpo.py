@@ -22,6 +22,18 @@ class Grpo(Method):
         "group", description="'group': by the spread of a prompt's answers; 'none': as they are."
     )
 
+    @property
+    def answers(self) -> int:
+        return self.num_generations
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_length
+
+    @property
+    def is_held(self) -> bool:
+        return self.beta > 0
+
 
 FACTS = MethodFacts(
     name="grpo",
