@@ -6,6 +6,7 @@ Floor 2: no room knows another room, all rooms know these.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.errors import RunError
 
-Task = Literal["classification", "sentiment", "translation", "generation", "extraction", "preference", "domain"]
+Task = Literal[
+    "classification", "sentiment", "multi_label", "regression", "translation", "generation", "extraction", "preference",
+    "domain",
+]  # fmt: skip
 """The types of work that can be asked for."""
 PrivacyAction = Literal["report", "redact", "pseudonymise", "drop"]
 PrivacyProfile = Literal["fast", "balanced", "maximum"]
@@ -31,6 +35,11 @@ CLOSED_TASKS = ("classification", "sentiment")
 def is_closed(task: str | None) -> bool:
     """Whether a task's answers come from a closed set of labels."""
     return task in CLOSED_TASKS
+
+
+def is_read_off(task: str | None) -> bool:
+    """Whether a task's answers are labels or numbers, which a head can read off the prompt's last state."""
+    return is_closed(task) or task in ("multi_label", "regression")
 
 
 def is_text(task: str | None) -> bool:
@@ -77,10 +86,16 @@ class Interval(Record):
     """A value with its confidence interval."""
 
     point: float
-    low: float
+    low: float = Field(description="NaN, as `high`, where groups are too few to say, or all resamples are alike.")
     high: float
     level: float = Field(0.95, description="Two-sided confidence level.")
     n: int = Field(description="Items (not resamples) that the interval rests on.")
+
+    def ends(self, style: str = ".3f") -> str:
+        """'0.802 to 0.890', or that nothing is known of it."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return "not known"
+        return f"{self.low:{style}} to {self.high:{style}}"
 
 
 # --- step 1 and 2: what is there, what will happen -------------------------------------------------------------------
@@ -96,6 +111,7 @@ class ColumnProfile(Record):
     distinct: int = Field(description="Different values; at least so many where there are more than 200,000.")
     empty: int
     mean_chars: float
+    longest_chars: int = 0
     type: ColumnType = Field("text", description="Of its cells as the file holds them; 'text' where they differ.")
 
 
@@ -280,6 +296,13 @@ class Feature(Record):
     type: str = Field(description="What DuckDB makes of it, e.g. 'string'.")
 
 
+class Scale(Record):
+    """Of the numbers in the training rows: a head learns (number - mean) / spread."""
+
+    mean: float
+    spread: float = Field(description="Standard deviation, of the population.")
+
+
 class RequestContract(Record):
     """How the model is asked, frozen at prepare time.
 
@@ -319,9 +342,18 @@ class RequestContract(Record):
     label_order: tuple[str, ...] = Field(
         (), description="The labels from the lowest to the highest; empty where they have no order."
     )
+    tags: tuple[str, ...] = Field((), description="Labels of which a text may have several, sorted.")
+    separator: str = Field("", description="Stands between the labels of a text that has several.")
+    threshold: float | None = Field(None, description="A label of several is given from this probability on.")
+    scale: Scale | None = Field(None, description="Of the numbers that are learned; None where answers are none.")
     rewards: tuple[dict[str, Any], ...] = Field(
         (), description="What verifies an answer: sections of the rewards table; no part of how it is asked."
     )
+
+    @property
+    def head_rows(self) -> tuple[str, ...]:
+        """What a head has a score for: each label, or the number."""
+        return (self.name,) if self.scale is not None else self.labels or self.tags
 
 
 def longest_open_answer(max_length: int) -> int:
@@ -550,9 +582,11 @@ class Answer(Record):
     """What a model says to one request."""
 
     text: str
+    given: tuple[str, ...] | None = Field(None, description="Labels, where a text may have several; else None.")
+    value: float | None = Field(None, description="The number, where one is asked for; NaN where none is said.")
     label: str = Field(description="Chosen label; '' for free text.")
     probabilities: dict[str, float] = Field(
-        description="Label -> probability over the closed set; empty for free text."
+        description="Label -> probability, over a closed set or, of several labels, of each; empty for free text."
     )
     log_mass: float | None = Field(
         description="Log of the closed set's total probability, in nats; None for free text and for a head."

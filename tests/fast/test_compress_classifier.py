@@ -45,7 +45,7 @@ from luthier.spec.recipe import Evaluate
 from tiny import llama, write_messages, write_tokenizer
 
 BAR = 0.7
-TEXT = "Wood is light.\n\nThe bridge is of maple.\n\nStrings are of steel.\n"
+TEXT = "Wood is light.\n\nThe bridge is maple.\n\nStrings are steel.\n\nA bow has hair.\n\nGlue is warm.\n\nIt dries.\n"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,14 @@ from luthier.evals.calibrate import MIN_ITEMS
 from luthier.evals.metrics.calibration_error import BINS
 from luthier.spec.load import load_recipe
 from luthier.spec.methods.classify import Classify
+from luthier.spec.methods.multi_label import MultiLabel
+from luthier.spec.methods.regression import Regression
 from luthier.spec.plugins import METRICS
+from luthier.spec.recipe import Recipe
 
-PAGE = (Path(__file__).parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+WHOLE = (Path(__file__).parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+PAGE, _, REST = WHOLE.partition("## Several labels, or none")
+SEVERAL, _, NUMBERS = REST.partition("## Numbers")
 
 
 def test_the_recipe_shown_is_read(tmp_path: Path) -> None:
@@ -53,3 +58,23 @@ def test_degrees_are_given_as_shown(tmp_path: Path) -> None:
     assert recipe.data.labels.order == ("low", "medium", "high", "critical")
     assert recipe.method == Classify(ordered=True)
     assert {"mae", "quadratic_kappa"} <= set(re.findall(r"`(\w+)`", PAGE)) & set(METRICS.names())
+
+
+def recipe_in(text: str, folder: Path) -> Recipe:
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    (folder / "r.yaml").write_text(yaml.safe_dump({"name": "r", "model": "m", **shown}), encoding="utf-8")
+    return load_recipe(folder / "r.yaml").recipe
+
+
+def test_several_labels_and_numbers_are_given_as_shown(tmp_path: Path) -> None:
+    several, number = recipe_in(SEVERAL, tmp_path), recipe_in(NUMBERS, tmp_path)
+    assert (several.entry.task, several.data.labels.separator) == ("multi_label", ";")
+    assert several.method == MultiLabel(threshold=0.5)
+    assert (number.entry.task, number.method) == ("regression", Regression(huber_delta=1.5))
+    shown = dict(re.findall(r"`method\.(\w+): ([^`]+)`", SEVERAL))
+    for key, value in shown.items():
+        MultiLabel.model_validate({key: yaml.safe_load(value)})
+    assert set(shown) | {"type", "calibrate"} == set(MultiLabel.model_fields)
+    assert "method.huber_delta" in NUMBERS
+    assert {"mae", "rmse", "r_squared"} <= set(re.findall(r"`(\w+)`", NUMBERS)) & set(METRICS.names())
+    assert "binary_log_loss" in METRICS.names()

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import random
+
+import echo_engine
 import numpy as np
 import pytest
 from echo_engine import example
 
-from luthier.evals.baselines import BASELINES, REGULARISATIONS, Baseline, majority, tfidf_logreg
+from luthier.data.answers import joined
+from luthier.data.shards import Example
+from luthier.evals.baselines import (
+    REGULARISATIONS,
+    Baseline,
+    baselines_of,
+    majority,
+    mean,
+    tfidf_each,
+    tfidf_logreg,
+    tfidf_ridge,
+)
+from luthier.records import Scale
 
 WORDS = {
     "refund": ["money back", "refund please", "pay me back"],
@@ -72,5 +87,45 @@ def test_texts_without_letters_and_scripts_without_spaces_are_no_trouble():
     assert tfidf_logreg(train, [], train[:4]).predicted == ("empty", "marks", "refund", "marks")
 
 
-def test_the_table_holds_both():
-    assert (BASELINES["majority"], BASELINES["tfidf_logreg"]) == (majority, tfidf_logreg)
+def test_each_kind_of_answer_has_its_own():
+    kinds = {
+        ("majority", "tfidf_logreg"): {"labels": ("a", "b")},
+        ("mean", "tfidf_ridge"): {"labels": (), "scale": Scale(mean=0.0, spread=1.0)},
+        (): {"labels": ()},
+    }
+    for names, said in kinds.items():
+        assert tuple(baselines_of(echo_engine.contract(**said))) == names
+    several = baselines_of(echo_engine.contract(labels=(), tags=("a",), separator=","))
+    assert tuple(several) == ("majority", "tfidf_logreg")
+
+
+@pytest.mark.parametrize("held", [0, 40])
+def test_a_model_a_label_and_ridge_learn_what_words_say(held: int) -> None:
+    rng = random.Random(0)
+    words = {"late": "delayed", "broken": "cracked", "refund": "money"}
+
+    def rows(count: int) -> tuple[list[Example], list[Example]]:
+        labelled, numbered = [], []
+        for _ in range(count):
+            labels = [label for label in words if rng.random() < 0.4]
+            text = " ".join([*(words[label] for label in labels), rng.choice(["cello", "drum"])])
+            labelled.append(example(text, joined(labels, ",")))
+            numbered.append(example(text, str(2.5 * len(labels) - 1)))
+        return labelled, numbered
+
+    train, numbered_train = rows(120)
+    validation, numbered_validation = rows(held)
+    test, numbered_test = rows(60)
+    each = tfidf_each(train, validation, test, separator=",")
+    assert np.mean([said == one.answer for said, one in zip(each.predicted, test, strict=True)]) > 0.95
+    ridge = tfidf_ridge(numbered_train, numbered_validation, numbered_test)
+    off = [abs(float(said) - float(one.answer)) for said, one in zip(ridge.predicted, numbered_test, strict=True)]
+    assert np.mean(off) < 0.2
+    flat = mean(numbered_train, [], numbered_test)
+    assert float(flat.predicted[0]) == pytest.approx(np.mean([float(one.answer) for one in numbered_train]))
+
+
+def test_a_label_that_every_row_has_needs_no_model() -> None:
+    train = [example(f"text {number}", "a, b" if number % 2 else "a") for number in range(12)]
+    made = tfidf_each(train, [], train, separator=",")
+    assert all("a" in said for said in made.predicted)

@@ -22,7 +22,7 @@ from luthier.spec.recipe import Evaluate
 
 TEXT = (
     "A luthier makes and mends instruments.\n\nThe top is spruce.\nThe back is maple.\r\n\r\n"
-    "Strings are steel or gut.\n"
+    "Strings are steel or gut.\n\nA bow has hair.\n\nVarnish keeps water out.\n\nGlue lets go when it is warm.\n"
 )
 SETTINGS = Evaluate(baselines=("majority", "tfidf_logreg", "base"), resamples=300, level=0.95)
 OPEN = contract(task="generation", labels=(), system="", max_new_tokens=4)
@@ -228,6 +228,9 @@ def test_general_perplexity_is_that_of_each_token_after_the_first(judged):
         "A luthier makes and mends instruments.",
         "The top is spruce.\nThe back is maple.",
         "Strings are steel or gut.",
+        "A bow has hair.",
+        "Varnish keeps water out.",
+        "Glue lets go when it is warm.",
     ]
     assert paragraphs(TEXT) == parts
     engine = asker(2.0).engine
@@ -239,7 +242,7 @@ def test_general_perplexity_is_that_of_each_token_after_the_first(judged):
     assert report.general.num_tokens == tokens
     assert report.general.tuned.point == pytest.approx(math.exp(nats / tokens))
     assert report.general.ratio.point == pytest.approx(report.general.tuned.point / report.general.base.point)
-    assert (report.general.source, report.general.ratio.n) == ("violins", 3)
+    assert (report.general.source, report.general.ratio.n) == ("violins", 6)
 
 
 def test_a_long_paragraph_is_read_in_windows_and_none_is_lost():
@@ -391,7 +394,9 @@ def test_an_empty_test_split_is_refused(tmp_path):
 
 def test_a_general_text_of_one_paragraph_is_refused_before_any_model_is_asked(tmp_path):
     told = []
-    with pytest.raises(DataError, match=r"'violins': 1 usable paragraphs found, at least 2[^$]*separate paragraphs"):
+    with pytest.raises(
+        DataError, match=r"'violins': 1 usable paragraphs found, [^$]* at least 6\n[^$]*separate paragraphs"
+    ):
         evaluate(
             material(general_text="One.\n\n2"),
             base=asker(0.0),

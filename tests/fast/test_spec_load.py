@@ -272,13 +272,13 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
         (
             "method: ppo",
             "r.yaml:4: unknown method 'ppo'",
-            "known in this version: classify, distill, dpo, grpo, kto, orpo, pretrain, sft",
+            "known in this version: classify, distill, dpo, grpo, kto, multi_label, orpo, pretrain, regression, sft",
         ),
         ("export: [gguf]", "r.yaml:4: unknown export 'gguf'", "known in this version: adapter, merged"),
         ("export:\n- merged\n- merged", "r.yaml:4: export: a name stands twice in ['merged', 'merged']", "keep one"),
         (
             "evaluate: {baselines: [bert]}",
-            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg', 'length', 'few_shot' or 'base'",
+            "evaluate.baselines.0: Input should be 'majority', 'tfidf_logreg', 'mean', 'tfidf_ridge', 'length', ",
             "",
         ),
         ("evaluate: {resamples: 10}", "evaluate.resamples: Input should be greater than or equal to 200", ""),

@@ -24,6 +24,7 @@ SHORTEST: dict[str, Any] = {"name": "r", "model": {"name": "m"}, "data": {"train
 OF_SEVERAL = {"multi_task", *(f"data.train.0.{key}" for key in (*OWN_KEYS, *OWN_PLACES))}
 OPEN_ON_PURPOSE = {
     "search",
+    "data.labels.separator",
     "data.train.0.rewards",
     "data.augment",  # nothing follows from these where they are not given
     "data.canaries",

@@ -7,6 +7,7 @@ recipe and not here fails; so does one that nothing obeys.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -70,7 +71,7 @@ from luthier.pipeline.training import make_ready, with_adapter
 from luthier.pipeline.trunk import lay_trunk
 from luthier.plan.make import make_plan
 from luthier.plan.search import search_note
-from luthier.records import Message, RequestContract
+from luthier.records import Message, RequestContract, Scale
 from luthier.search_records import SearchRecord
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
@@ -674,6 +675,28 @@ def through_head(tree: dict[str, Any], folder: Path) -> object:
     return float(loss.detach()), calibrates(given.recipe, made), made.abstain_below
 
 
+def through_several(tree: dict[str, Any], folder: Path) -> object:
+    """What a head for several labels learns from some rows, and what it says of them."""
+    tree = with_("data.train.0.task", "multi_label", with_("method.type", "multi_label", tree))
+    given, out = resolved(tree, folder), Path(tempfile.mkdtemp(dir=folder))
+    asked = classify_kit.contract().model_copy(
+        update={"labels": (), "tags": classify_kit.LABELS, "separator": ",", "threshold": 0.5}
+    )
+    loss = load_method(given.recipe.method, asked).loss_sum(classify_kit.moved(), classify_kit.EXAMPLES)
+    prepare(given, tokenizer_folder=folder / "tokenizer", out=out)
+    made = RequestContract.read(out / "contract.json")
+    return float(loss.detach()), calibrates(given.recipe, made), made.threshold, made.tags
+
+
+def through_number(tree: dict[str, Any], folder: Path) -> object:
+    """What a head for a number learns from some rows."""
+    tree = with_("data.train.0.task", "regression", with_("method.type", "regression", {**tree, "objective": {}}))
+    method = resolved(tree, folder).recipe.method
+    rows = [dataclasses.replace(one, answer=str(place % 7)) for place, one in enumerate(classify_kit.EXAMPLES)]
+    asked = classify_kit.contract().model_copy(update={"labels": (), "scale": Scale(mean=2.0, spread=1.0)})
+    return float(load_method(method, asked).loss_sum(classify_kit.moved(), rows).detach())
+
+
 PREPARE, TRAIN, GATE, PLAN = through_prepare, through_train, through_gate, through_plan
 Consumer = Callable[[dict[str, Any], Path], object]
 EFFECTS: dict[str, tuple[object, Consumer]] = {
@@ -730,6 +753,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "data.filter.languages": (["fr"], PREPARE),
     "data.filter.max_repetition": (0.5, PREPARE),
     "data.labels.rename": ({"ask": "question"}, PREPARE),
+    "data.labels.separator": ("e", through_several),
     "data.labels.order": (["sell", "ask", "buy"], PREPARE),
     "data.labels.min_rows": (1000, PREPARE),
     "data.labels.review": (False, PREPARE),
@@ -784,6 +808,9 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.logit_adjustment": (1.0, through_head),
     "method.ordered": (True, through_head),
     "method.calibrate": (False, through_head),
+    "method.positive_weight": (3.0, through_several),
+    "method.threshold": (0.2, through_several),
+    "method.huber_delta": (0.1, through_number),
     "method.abstain_below": (0.9, through_head),
     "method.num_generations": (3, through_grpo),
     "method.max_completion_length": (2, through_grpo),
@@ -964,9 +991,20 @@ ANSWERING = {"data.teacher.rewrite"}
 """Keys that are refused where answers are labels."""
 
 
+READ_OFF = {
+    "method.positive_weight": "multi_label",
+    "method.threshold": "multi_label",
+    "data.labels.separator": "multi_label",
+    "method.huber_delta": "regression",
+}
+"""Keys that are refused for other tasks than these."""
+NEEDS |= {key: ("method.type", task) for key, task in READ_OFF.items()}
+
+
 def untold(key: str) -> dict[str, Any]:
     """The recipe that the key's other value is put into."""
     base = paired(BASE) if key in PAIRED else answering(BASE) if key in {*ANSWERING, *VERIFIED} else BASE
+    base = dict(with_("data.train.0.task", READ_OFF[key], {**BASE, "objective": {}})) if key in READ_OFF else base
     base = dict(with_("data.train.0.rewards", [{"type": "exact"}], base)) if key in VERIFIED else base
     return dict(with_(*NEEDS[key], base)) if key in NEEDS else base
 

@@ -165,17 +165,17 @@ def test_what_is_computed_is_the_prompt_and_the_unit_is_the_row() -> None:
 
 
 def test_with_dropout_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.train.methods import classify
+    from luthier.train import over_prompts
 
     laid_out: list[int] = []
-    real = classify.lay_out_rows
+    real = over_prompts.lay_out_rows
 
     def counted(rows: Any, **how: Any) -> Any:
         made = real(rows, **how)
         laid_out.append(made[0].input_ids.numel())
         return made
 
-    monkeypatch.setattr(classify, "lay_out_rows", counted)
+    monkeypatch.setattr(over_prompts, "lay_out_rows", counted)
     for dropout in (0.0, 0.3):
         method().loss_sum(fresh(dropout=dropout).train(), EXAMPLES)
     assert laid_out[0] < laid_out[1] == sum(len(one.prompt_ids) for one in EXAMPLES)
@@ -256,7 +256,7 @@ def test_a_contract_that_was_made_for_words_is_refused() -> None:
         contract().model_copy(update={"answered_by": "words"}),
         contract().model_copy(update={"label_rows": ()}),
     ):
-        with pytest.raises(RunError, match="not made for a classification head") as caught:
+        with pytest.raises(RunError, match="not made for a head of this kind") as caught:
             load_method(Settings(), made)
         assert "luthier prepare" in caught.value.way_out
     assert load_method(Settings(), contract()).count(EXAMPLES[0]) == 1

@@ -14,7 +14,7 @@ import torch
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import attach
-from luthier.records import StepEvent, TrainResult
+from luthier.records import Scale, StepEvent, TrainResult
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Train
@@ -380,4 +380,9 @@ def test_every_method_of_the_table_has_its_section() -> None:
         settings = facts.section(**({"teacher": "t"} if facts.is_taught else {}))
         assert settings.type == name
         rewards: tuple[dict[str, Any], ...] = ({"type": "exact"},) if facts.by_rewards else ()
-        assert load_method(settings, classify_kit.contract(rewards=rewards)).count(EXAMPLES[0]) > 0
+        more: dict[str, Any] = {
+            "multi_label": {"labels": (), "tags": classify_kit.LABELS},
+            "regression": {"labels": (), "scale": Scale(mean=0.0, spread=1.0)},
+        }.get(name, {})
+        made = classify_kit.contract(rewards=rewards).model_copy(update=more)
+        assert load_method(settings, made).count(EXAMPLES[0]) > 0

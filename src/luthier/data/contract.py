@@ -23,7 +23,7 @@ from luthier.data.privacy.profiles import FAST, Detector, open_detector
 from luthier.data.privacy.spans import Span
 from luthier.data.privacy.tagger import Tagger
 from luthier.data.template import PLAIN_TEMPLATE, TEXT_TEMPLATE, render
-from luthier.errors import ModelError, RunError
+from luthier.errors import DataError, ModelError, RunError
 from luthier.records import Message, RequestContract, is_closed, is_text, longest_open_answer
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Privacy
@@ -328,6 +328,7 @@ def make_contract(
         max_new_tokens=longest_open_answer(max_length),
         too_long=resolved.recipe.data.too_long,
         label_order=resolved.recipe.data.labels.order if is_closed(entry.task) else (),
+        separator=resolved.recipe.data.labels.separator or "",
         rewards=tuple(one.model_dump(mode="json") for one in entry.rewards or ()),
         **_by_head(resolved),
         **_computed(resolved),
@@ -343,7 +344,8 @@ def _by_head(resolved: ResolvedRecipe) -> dict[str, Any]:
     facts = METHODS.entries().get(method.type)  # 'auto' is none of them
     if facts is None or not facts.has_head:
         return {}
-    return {"answered_by": "head", "abstain_below": getattr(method, "abstain_below", None)}
+    given = {key: getattr(method, key, None) for key in ("abstain_below", "threshold")}
+    return {"answered_by": "head", **given}
 
 
 def _computed(resolved: ResolvedRecipe) -> dict[str, Any]:
@@ -365,10 +367,21 @@ def with_labels(renderer: Renderer, labels: Iterable[str]) -> RequestContract:
     """The renderer's contract over a closed set of answers, with room for the longest of them.
 
     They stand in the order that they have, else in that of the alphabet.
+
+    Raises:
+        DataError: two of them are written alike.
     """
     order = renderer.contract.label_order
     names = tuple(sorted(set(labels), key=order.index if order else None))
-    longest = max(len(renderer.answer_ids(label)) for label in names)
+    written: dict[tuple[int, ...], str] = {}
+    for label in names:
+        first = written.setdefault(tuple(renderer.answer_ids(label)), label)
+        if first != label:
+            raise DataError(
+                f"the labels {first!r} and {label!r} are written with the same tokens, so no model can tell them apart",
+                way_out="rename one of them in data.labels.rename",
+            )
+    longest = max(map(len, written))
     return renderer.contract.model_copy(update={"labels": names, "max_new_tokens": longest})
 
 

@@ -15,7 +15,7 @@ from luthier.data.privacy.profiles import FAST, Detector, open_detector, teacher
 from luthier.data.privacy.pseudonyms import Pseudonyms, mapping_passphrase, read_key
 from luthier.data_report import Finding
 from luthier.errors import DataError, SecretFound
-from luthier.records import RequestContract, is_closed
+from luthier.records import RequestContract, is_read_off
 from luthier.spec.recipe import DataEntry, Privacy
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.template import field, fields, literals
@@ -213,7 +213,7 @@ def _texts(item: Item, contract: RequestContract) -> list[tuple[str, str]]:
         return [*((f"messages[{index}]", turn.content) for index, turn in enumerate(item.turns)), *other]
     names = fields(contract.input)
     texts = [(names[0] if contract.input == field(names[0]) else "input", item.text)]
-    return texts if is_closed(contract.task) else [*texts, ("answer", item.answer), *other]
+    return texts if is_read_off(contract.task) else [*texts, ("answer", item.answer), *other]
 
 
 def treated(text: str, contract: RequestContract, detector: Detector, pseudonyms: Pseudonyms | None) -> str:
@@ -238,7 +238,7 @@ def _treat(item: Item, contract: RequestContract, detector: Detector, pseudonyms
         item.turns = tuple(turn.model_copy(update={"content": treat(turn.content)}) for turn in item.turns)
         return
     item.text = treat(item.text)
-    if not is_closed(contract.task):
+    if not is_read_off(contract.task):
         item.answer = treat(item.answer)
 
 

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from luthier.data.answers import joined, labels_in, number_of
 from luthier.data.chat import parse_chat
 from luthier.data.contract import prepare_text
 from luthier.data.inputs import as_text, fill
 from luthier.data.items import Item, Ledger, Verdict
 from luthier.data.step import RowStep
 from luthier.errors import DataError
-from luthier.records import RequestContract, is_closed, is_text
+from luthier.records import RequestContract, is_closed, is_read_off, is_text
 from luthier.spec.template import fields
 
 _LABEL_TRANSFORMS = ("strip_control", "normalise_unicode", "collapse_whitespace")
@@ -40,15 +41,32 @@ class Fill(RowStep):
                     old or _read_rejected(item, self.rejected) for old, item in zip(verdicts, items, strict=True)
                 ]
             return ledger.sift("conversations", items, verdicts), None
-        names, closed = fields(self.contract.input), is_closed(self.contract.task)
+        names, verdicts = fields(self.contract.input), list[Verdict | None]()
         for item in items:
             cells = {name: item.values.get(name) for name in names}
             has_text = any(as_text(cell).strip() for cell in cells.values())
             item.text = fill(self.contract.input, cells) if has_text else ""
-            answer = as_text(item.values.get(self.label))
-            item.answer = _cleaned(answer, _LABEL_TRANSFORMS) if closed else answer
+            item.answer, verdict = _answer_in(item.values.get(self.label), self.contract)
+            verdicts.append(verdict)
             item.rejected = as_text(item.values.get(self.rejected)) if self.rejected else ""
-        return items, None
+        return ledger.sift("answers", items, verdicts) if any(verdicts) else items, None
+
+
+def _answer_in(cell: object, contract: RequestContract) -> tuple[str, Verdict | None]:
+    """What a row teaches, and why it cannot: labels are cleaned, several are sorted, and numbers have to be such."""
+    text = as_text(cell)
+    if is_closed(contract.task):
+        return _cleaned(text, _LABEL_TRANSFORMS), None
+    if contract.task == "multi_label":
+        try:
+            labels = labels_in(cell, contract.separator)
+        except DataError as error:
+            return "", ("bad_labels", f"{error.what}; {error.way_out}" if error.way_out else error.what)
+        return joined([_cleaned(label, _LABEL_TRANSFORMS) for label in labels], contract.separator), None
+    if contract.task == "regression" and text.strip():
+        number = number_of(text)
+        return text.strip(), None if number is not None else ("not_a_number", f"{text[:60]!r} is no finite number")
+    return text, None
 
 
 def clean(items: Sequence[Item], contract: RequestContract, ledger: Ledger) -> list[Item]:
@@ -91,7 +109,7 @@ def chat_column(items: Sequence[Item]) -> str:
 def _clean(item: Item, contract: RequestContract, ledger: Ledger) -> bool:
     raw = item.text
     item.text = _cleaned(raw, contract.transforms)
-    if not is_closed(contract.task):
+    if not is_read_off(contract.task):
         item.answer = _cleaned(item.answer, contract.transforms)
     if item.text == raw:
         return False

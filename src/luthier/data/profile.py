@@ -183,6 +183,7 @@ class _Column:
             distinct=len(self.values),
             empty=self.empty,
             mean_chars=self.mean_chars,
+            longest_chars=self.longest,
             type=common_type(self.cell_types),
         )
 

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from luthier.data.answers import divided
 from luthier.data.augment import set_orphans_aside
 from luthier.data.contract import Renderer, with_labels
 from luthier.data.cut import SHORTEST_OPEN_ANSWER
@@ -17,7 +20,7 @@ from luthier.data.step import Flow
 from luthier.data.steps.labels import check_labels
 from luthier.data.tokenise import render_rows
 from luthier.errors import DataError
-from luthier.records import Contamination, RequestContract, SplitName, is_closed, is_text
+from luthier.records import Contamination, RequestContract, Scale, SplitName, is_closed, is_text
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -115,12 +118,59 @@ def completed(renderer: Renderer, train: Shard, *, written: int) -> RequestContr
     if is_text(contract.task):
         return contract
     if is_closed(contract.task):
-        answers = zip(train.column("answer"), train.column("made_by"), strict=True)
-        rows = Counter(answer for answer, made_by in answers if made_by != CANARY)
+        rows = Counter(_taught(train))
         made = with_labels(renderer, rows)
         if made.answered_by == "head":
             made = made.model_copy(update={"label_rows": tuple(rows[label] for label in made.labels)})
         return made
+    if contract.task == "multi_label":
+        contract = _with_tags(contract, train)
+    if contract.task == "regression":
+        contract = contract.model_copy(update={"scale": _scale(train)})
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
     most = max(int(longest), written, SHORTEST_OPEN_ANSWER)
     return contract.model_copy(update={"max_new_tokens": min(most, contract.max_length // 2)})
+
+
+def _with_tags(contract: RequestContract, train: Shard) -> RequestContract:
+    """The contract with the labels of which a training row has some, and how many rows have each.
+
+    Raises:
+        DataError: no row has any.
+    """
+    rows = Counter(label for answer in _taught(train) for label in divided(answer, contract.separator))
+    if not rows:
+        raise DataError(
+            f"{contract.name}: no row of the train split has a label",
+            way_out="look at data.train[0].label and data.labels.separator",
+        )
+    tags = tuple(sorted(rows))
+    counts = tuple(rows[tag] for tag in tags) if contract.answered_by == "head" else ()
+    return contract.model_copy(update={"tags": tags, "label_rows": counts})
+
+
+def _scale(train: Shard) -> Scale:
+    """Of the numbers of the training rows.
+
+    Raises:
+        DataError: they are all the same.
+    """
+    numbers = np.array([float(answer) for answer in _taught(train)], dtype=np.float64)
+    mean, spread = float(numbers.mean()), float(numbers.std())
+    if not spread > 0:
+        raise DataError(
+            f"all {len(numbers)} numbers of the train split are {mean:g}: there is nothing to learn",
+            way_out="look at data.train[0].label",
+        )
+    if not np.isfinite(spread):
+        raise DataError(
+            f"the numbers of the train split are too large ({np.abs(numbers).max():g}) to take their mean",
+            way_out="give them in another unit",
+        )
+    return Scale(mean=mean, spread=spread)
+
+
+def _taught(train: Shard) -> list[str]:
+    """Answers of all rows but canaries."""
+    answers = zip(train.column("answer"), train.column("made_by"), strict=True)
+    return [answer for answer, made_by in answers if made_by != CANARY]

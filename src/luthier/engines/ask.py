@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
+from luthier.data.answers import divided, joined
 from luthier.data.contract import Renderer
 from luthier.data.cut import fit
 from luthier.data.features import input_columns
@@ -15,12 +19,16 @@ from luthier.data.read import Row
 from luthier.engines.protocol import Engine, HeadEngine
 from luthier.errors import RunError, UserError
 from luthier.records import Answer, Message, RequestContract, is_text
+from luthier.rewards.number import said_number
 from luthier.spec.template import fields
 
 
 def in_words(contract: RequestContract) -> RequestContract:
-    """The same question to a model without a head: labels are scored as words, and one is always given."""
-    return contract.model_copy(update={"answered_by": "words", "label_rows": (), "abstain_below": None})
+    """The same question to a model without a head: labels of a closed set are scored as words, and one is always given;
+    several labels, or a number, are written.
+    """
+    nothing = {"label_rows": (), "abstain_below": None, "threshold": None}
+    return contract.model_copy(update={"answered_by": "words", **nothing})
 
 
 class Asker:
@@ -79,8 +87,9 @@ class Asker:
                 f"this version goes on with one text; found {len(turns)} turns and {len(systems)} system prompts",
                 way_out="send one user message with the beginning of a text, and no system prompt",
             )
-        if self.contract.labels or self.contract.features:
-            does, one = "labels" if self.contract.labels else "answers", "row" if self.contract.features else "text"
+        labels = self.contract.labels or self.contract.answered_by == "head"
+        if labels or self.contract.features:
+            does, one = "labels" if labels else "answers", "row" if self.contract.features else "text"
             raise UserError(
                 f"this version {does} one {one}; found {len(turns)} turns and {len(systems)} system prompts",
                 way_out="send one user message without a system prompt",
@@ -130,10 +139,15 @@ class Asker:
 
     def _answer(self, messages: Sequence[Message]) -> Answer:
         prompt, lost = self._prompt(messages)
+        if self.contract.answered_by == "head":
+            return self._by_head(prompt, lost)
         if not self.contract.labels:
             text, count = self._generate(prompt)
+            number = said_number(text) if self.contract.scale is not None else 0.0
             return Answer(
                 text=text,
+                given=divided(text, self.contract.separator) if self.contract.tags else None,
+                value=None if self.contract.scale is None else math.nan if number is None else number,
                 label="",
                 probabilities={},
                 prompt_tokens=len(prompt),
@@ -142,8 +156,6 @@ class Asker:
                 log_mass=None,
                 greedy_label=None,
             )
-        if self.contract.answered_by == "head":
-            return self._by_head(prompt, lost)
         found = self.engine.score(prompt, self._label_ids)
         scores = np.asarray([score.logprob for score in found], dtype=np.float64)
         written = [label for label, score in zip(self.contract.labels, found, strict=True) if score.is_greedy]
@@ -169,6 +181,8 @@ class Asker:
                 way_out="serve its adapter or its merged weights with transformers",
             )
         scores = self.engine.class_logits(prompt, self.contract.name).astype(np.float64)
+        if not self.contract.labels:
+            return self._several(prompt, lost, scores) if self.contract.tags else self._number(prompt, lost, scores)
         weights = np.exp(scores - scores.max())
         probabilities = weights / weights.sum()
         best = int(probabilities.argmax())
@@ -185,10 +199,47 @@ class Asker:
             abstained=bar is not None and float(probabilities[best]) < bar,
         )
 
+    def _several(self, prompt: Sequence[int], lost: int, scores: NDArray[np.float64]) -> Answer:
+        """Every label whose own probability reaches the threshold."""
+        chances = 1.0 / (1.0 + np.exp(-scores))
+        assert self.contract.threshold is not None, "a head for several labels has a threshold"
+        probabilities = {name: float(p) for name, p in zip(self.contract.tags, chances, strict=True)}
+        given = tuple(name for name, p in probabilities.items() if p >= self.contract.threshold)
+        return _read_off(prompt, lost, joined(given, self.contract.separator), given=given, probabilities=probabilities)
+
+    def _number(self, prompt: Sequence[int], lost: int, scores: NDArray[np.float64]) -> Answer:
+        assert self.contract.scale is not None, "a head without labels says a number"
+        value = self.contract.scale.mean + self.contract.scale.spread * float(scores[0])
+        return _read_off(prompt, lost, f"{value:.6g}", value=value)
+
     def _generate(self, prompt: Sequence[int]) -> tuple[str, int]:
         room = min(self.contract.max_new_tokens, self.contract.max_length - len(prompt))
         ids = self.engine.generate(prompt, max_new_tokens=room, stop_ids=self.contract.stop_ids)
         return self.renderer.decode(ids), len(ids)
+
+
+def _read_off(
+    prompt: Sequence[int],
+    lost: int,
+    text: str,
+    *,
+    given: tuple[str, ...] | None = None,
+    value: float | None = None,
+    probabilities: Mapping[str, float] = MappingProxyType({}),
+) -> Answer:
+    """What a head says that is no label of a closed set; nothing is written."""
+    return Answer(
+        text=text,
+        label="",
+        given=given,
+        value=value,
+        probabilities=dict(probabilities),
+        prompt_tokens=len(prompt),
+        answer_tokens=0,
+        lost_tokens=lost,
+        log_mass=None,
+        greedy_label=None,
+    )
 
 
 def _something(cleaned: str) -> str:

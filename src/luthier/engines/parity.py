@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -45,7 +46,7 @@ def check_parity(
         if contract.answered_by == "head":
             assert isinstance(engine, HeadEngine)
             scores = engine.class_logits(ids, contract.name)
-            return scores, f"label {contract.labels[int(scores.argmax())]!r}"
+            return scores, _said(scores, contract)
         writer = cast(LogitsEngine, engine)
         return writer.logits(ids), writer.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
 
@@ -55,6 +56,9 @@ def check_parity(
             return _Compared(False, 0.0, False, _text_difference(golden, text, ids))
         (expected, said), (found, says) = asked(reference, ids), asked(candidate, ids)
         error = _relative_error(expected, found)
+        if contract.tags and error <= bound:  # a label whose score is at the threshold may fall on either side
+            near = np.abs(expected - _bar(contract)) <= bound * np.abs(expected).max()
+            says = _said(np.where(near, expected, found), contract)
         what = "" if contract.answered_by == "head" else "greedy ids "
         problem = "" if said == says else f"golden {golden.name!r}: {what}{says}, expected {said}"
         if not error <= bound:
@@ -73,6 +77,21 @@ def check_parity(
         first_difference=problem or ("" if goldens else "there is no golden prompt to compare"),
         answered_by=contract.answered_by,
     )
+
+
+def _said(scores: np.ndarray, contract: RequestContract) -> str:
+    """What a head's scores come to."""
+    if contract.scale is not None:
+        return "number"  # equal as far as the scores are, which are compared
+    if contract.tags:
+        return f"labels {[tag for tag, score in zip(contract.tags, scores, strict=True) if score >= _bar(contract)]}"
+    return f"label {contract.labels[int(scores.argmax())]!r}"
+
+
+def _bar(contract: RequestContract) -> float:
+    """The score from which on a label of several is given."""
+    assert contract.threshold is not None, "a head for several labels has a threshold"
+    return math.log(contract.threshold / (1.0 - contract.threshold))
 
 
 def together(checks: Sequence[ParityCheck]) -> ParityCheck:

@@ -15,6 +15,7 @@ from luthier.errors import RunError
 from luthier.eval_records import RunComparison
 from luthier.evals.compare import differences
 from luthier.evals.intervals import Bootstrap
+from luthier.evals.marks import with_marks
 from luthier.evals.observed import Observed
 from luthier.evals.score import verified
 from luthier.records import RequestContract
@@ -95,6 +96,8 @@ def read_tuned(stored: Stored) -> Observed:
         asked = [(line["line"], line["expected"]) for line in lines]
         predicted = tuple(str(line["predicted"]["tuned"]) for line in lines)
         probabilities = tuple(line["probabilities"]["tuned"] for line in lines if "tuned" in line["probabilities"])
+        tags = stored.contract.tags
+        chances = np.array([[said[tag] for tag in tags] for said in probabilities if tags], dtype=np.float64)
         greedy = tuple(str(line["greedy"]["tuned"]) for line in lines if "tuned" in line["greedy"])
         losses = [(line["nats"]["tuned"], line["tokens"], line["bytes"]) for line in lines if "nats" in line]
         nats, tokens, num_bytes = np.array(losses, dtype=np.float64).reshape(-1, 3).T
@@ -105,10 +108,10 @@ def read_tuned(stored: Stored) -> Observed:
     sizes = {len(part) for part in (probabilities, greedy, losses, kept) if part}
     if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
         raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=way_out)
-    return Observed(
+    said = Observed(
         tuple(row.answer for row in stored.test),
         predicted,
-        probabilities,
+        () if tags else probabilities,
         greedy,
         answer_nll=nats,
         answer_tokens=tokens,
@@ -116,7 +119,9 @@ def read_tuned(stored: Stored) -> Observed:
         prefers=stored.contract.task == "preference",
         order=stored.contract.label_order,
         terms=terms,
+        chances=chances,
     )
+    return with_marks(said, stored.contract)
 
 
 def _refuse_other_items(one: Stored, other: Stored) -> None:
@@ -132,6 +137,8 @@ def _refuse_other_items(one: Stored, other: Stored) -> None:
         odd = sorted(set(one.contract.labels) ^ set(other.contract.labels))
         shown = ", ".join(map(repr, odd[:_SHOWN]))
         raise RunError(f"{pair}: {len(odd)} labels are known to one of them only: {shown}", way_out=way_out)
+    if one.contract.tags != other.contract.tags or one.contract.scale != other.contract.scale:
+        raise RunError(f"{pair}: they have learned other labels, or numbers on another scale", way_out=way_out)
     if (orders := {one.contract.label_order, other.contract.label_order} - {()}) and len(orders) > 1:
         raise RunError(f"{pair}: their labels stand in another order", way_out="give both the same data.labels.order")
     mine, its = _items(one.test), _items(other.test)

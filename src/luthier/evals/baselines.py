@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import FeatureUnion
 
+from luthier.data.answers import divided, joined
 from luthier.data.shards import Example
+from luthier.records import RequestContract
 
 REGULARISATIONS = (1.0, 10.0, 100.0)
 """Candidates for C, the inverse strength of the penalty."""
+PENALTIES = (10.0, 1.0, 0.1)
+"""Candidates for the penalty of ridge regression, the strongest first."""
 _MIN_VALIDATION = 30
 """With fewer validation items their noise would choose C; folds of the training rows choose instead."""
 _FOLDS = 3
@@ -29,11 +35,11 @@ class Baseline:
 
     title: str
     predicted: tuple[str, ...]
-    """Label of each test item."""
+    """Answer to each test item."""
 
 
 def majority(train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]) -> Baseline:
-    """The commonest training label for every item; of equals the first in the alphabet."""
+    """The commonest training answer (label, or set of labels) for every item; of equals the first in the alphabet."""
     counts = Counter(example.answer for example in train)
     label = min(counts, key=lambda name: (-counts[name], name))
     return Baseline(f"majority class ({label})", (label,) * len(test))
@@ -61,10 +67,116 @@ def tfidf_logreg(train: Sequence[Example], validation: Sequence[Example], test: 
     return Baseline(f"TF-IDF + logistic regression (C = {best:g})", tuple(str(label) for label in predicted))
 
 
-BASELINES: dict[
-    Literal["majority", "tfidf_logreg"],
-    Callable[[Sequence[Example], Sequence[Example], Sequence[Example]], Baseline],
-] = {"majority": majority, "tfidf_logreg": tfidf_logreg}
+def mean(train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]) -> Baseline:
+    """The mean of the training numbers for every item."""
+    found = float(np.mean(_numbers(train)))
+    return Baseline(f"mean of the training rows ({found:.4g})", (repr(found),) * len(test))
+
+
+def tfidf_ridge(train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]) -> Baseline:
+    """Ridge regression over TF-IDF of words and letters, fitted on the training rows only.
+
+    The penalty is the one of `PENALTIES` with the lowest mean absolute error on the validation rows, or, where these
+    are few, in folds of the training rows; of equals the stronger.
+    """
+
+    def fit(inputs: Any, alpha: float, wanted: Any) -> Any:
+        return Ridge(alpha=alpha).fit(inputs, wanted)
+
+    def miss(model: Any, inputs: Any, wanted: Any) -> float:
+        return float(np.abs(model.predict(inputs) - wanted).mean())
+
+    alpha, model, features = _chosen(train, validation, np.array(_numbers(train)), _numbers, PENALTIES, fit, miss)
+    predicted = model.predict(features.transform(_columns(test)[0]))
+    return Baseline(f"TF-IDF + ridge regression (penalty {alpha:g})", tuple(repr(float(value)) for value in predicted))
+
+
+class _EachLabel:
+    """A logistic regression a label; one that all or no rows have needs none."""
+
+    def __init__(self, inputs: Any, marks: NDArray[np.bool_], c: float) -> None:
+        self._models = [
+            bool(column[0]) if column.all() or not column.any() else _fit(inputs, column, c) for column in marks.T
+        ]
+
+    def predict(self, inputs: Any) -> NDArray[np.bool_]:
+        """[N, C]"""
+        columns = [
+            np.full(inputs.shape[0], model) if isinstance(model, bool) else model.predict(inputs)
+            for model in self._models
+        ]
+        return np.stack(columns, axis=1).astype(np.bool_)
+
+
+def tfidf_each(
+    train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example], *, separator: str
+) -> Baseline:
+    """Whether a text has a label, by a logistic regression each over TF-IDF of words and letters.
+
+    C, one for all, is the one of `REGULARISATIONS` with the highest micro-F1 on the validation rows, or, where these
+    are few, in folds of the training rows; of equals the stronger penalty.
+    """
+    labels = sorted({label for example in train for label in divided(example.answer, separator)})
+
+    def marks_of(examples: Sequence[Example]) -> NDArray[np.bool_]:
+        sets = [set(divided(example.answer, separator)) for example in examples]
+        return np.array([[label in given for label in labels] for given in sets], dtype=np.bool_)
+
+    def miss(model: Any, inputs: Any, wanted: NDArray[np.bool_]) -> float:
+        given = model.predict(inputs)
+        return -2.0 * float((given & wanted).sum()) / max(1.0, float(given.sum() + wanted.sum()))
+
+    def fit(inputs: Any, c: float, wanted: NDArray[np.bool_]) -> _EachLabel:
+        return _EachLabel(inputs, wanted, c)
+
+    c, model, features = _chosen(train, validation, marks_of(train), marks_of, REGULARISATIONS, fit, miss)
+    given = model.predict(features.transform(_columns(test)[0]))
+    predicted = [joined([label for label, has in zip(labels, row, strict=True) if has], separator) for row in given]
+    return Baseline(f"TF-IDF + logistic regression a label (C = {c:g})", tuple(predicted))
+
+
+def _chosen(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    wanted: Any,
+    wanted_of: Callable[[Sequence[Example]], Any],
+    strengths: Sequence[float],
+    fit: Callable[[Any, float, Any], Any],
+    miss: Callable[[Any, Any, Any], float],
+) -> tuple[float, Any, Any]:
+    """The strength with the lowest miss, the model with it, and its features; of equals the first strength."""
+    texts, _ = _columns(train)
+    features = _features().fit(texts)
+    inputs = features.transform(texts)
+    if len(validation) >= _MIN_VALIDATION:
+        held, right = features.transform(_columns(validation)[0]), np.array(wanted_of(validation))
+        misses = {one: miss(fit(inputs, one, wanted), held, right) for one in strengths}
+    elif len(texts) >= _FOLDS:
+        misses = dict.fromkeys(strengths, 0.0)
+        for kept, left in KFold(_FOLDS, shuffle=True, random_state=0).split(texts):
+            for one in strengths:
+                misses[one] += miss(fit(inputs[kept], one, wanted[kept]), inputs[left], wanted[left])
+    else:
+        misses = {strengths[len(strengths) // 2]: 0.0}
+    best = min(misses, key=lambda one: misses[one])
+    return best, fit(inputs, best, wanted), features
+
+
+Made = Callable[[Sequence[Example], Sequence[Example], Sequence[Example]], Baseline]
+"""(training, validation, test rows) -> what a baseline predicts for the last."""
+
+
+def baselines_of(contract: RequestContract) -> dict[str, Made]:
+    """Those that need no language model, by name."""
+    if contract.labels:
+        return {"majority": majority, "tfidf_logreg": tfidf_logreg}
+    if contract.tags:
+        return {"majority": majority, "tfidf_logreg": partial(tfidf_each, separator=contract.separator)}
+    return {"mean": mean, "tfidf_ridge": tfidf_ridge} if contract.scale is not None else {}
+
+
+def _numbers(examples: Sequence[Example]) -> list[float]:
+    return [float(example.answer) for example in examples]
 
 
 def _columns(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
@@ -78,7 +190,7 @@ def _features() -> Any:
     return FeatureUnion([("words", words), ("letters", letters)])
 
 
-def _fit(inputs: Any, labels: Sequence[str], c: float) -> Any:
+def _fit(inputs: Any, labels: Any, c: float) -> Any:
     return LogisticRegression(C=c, max_iter=_MAX_ITERATIONS).fit(inputs, labels)
 
 

@@ -8,7 +8,7 @@ and without it T would be 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,48 @@ def calibrate(scores: NDArray[np.float64], wanted: Sequence[int]) -> Calibration
     targets = np.full(scores.shape, 1.0 / ((count + 2) * (labels - 1)))
     targets[np.arange(count), places] = (count + 1) / (count + 2)
 
-    def loss(log_temperature: float) -> float:
-        return float(-(targets * _log_softmax(scores / np.exp(log_temperature))).sum() / count)
-
-    # Convex in 1 / T, so there is one minimum in log T too.
-    found = float(np.exp(minimize_scalar(loss, bounds=(-_SPAN, _SPAN), method="bounded").x))
+    found = _fitted(lambda temperature: float(-(targets * _log_softmax(scores / temperature)).sum() / count))
     return Calibration(
         temperature=found,
         num_items=count,
         log_loss_before=_log_loss(scores, places),
         log_loss_after=_log_loss(scores / found, places),
     )
+
+
+def calibrate_each(scores: NDArray[np.float64], has: NDArray[np.bool_]) -> Calibration:
+    """The one temperature of N rows' scores, [N, C], each for a label that the row has or has not; p = sigmoid(z / T).
+
+    Targets as above, of the N C answers yes and no together. Each probability stays on its side of one half, so with
+    a threshold of one half no label changes by it.
+    """
+    count = has.size
+    right = np.where(has, scores, -scores)
+    sure = (count + 1) / (count + 2)
+
+    def loss(temperature: float) -> float:
+        return float(
+            -(sure * _log_sigmoid(right / temperature) + (1 - sure) * _log_sigmoid(-right / temperature)).mean()
+        )
+
+    found = _fitted(loss)
+    return Calibration(
+        temperature=found,
+        num_items=len(has),
+        log_loss_before=float(-_log_sigmoid(right).mean()),
+        log_loss_after=float(-_log_sigmoid(right / found).mean()),
+    )
+
+
+def _fitted(loss: Callable[[float], float]) -> float:
+    """The temperature where a loss that is convex in 1 / T is least; it has one minimum in log T too."""
+    found = minimize_scalar(lambda log: loss(float(np.exp(log))), bounds=(-_SPAN, _SPAN), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _log_sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = -np.logaddexp(0.0, -scores)
+    return found
 
 
 def _log_loss(scores: NDArray[np.float64], places: NDArray[np.int64]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.eval_records import ClassScore, Coverage, Difference, Mistake
 from luthier.evals.intervals import Bootstrap, holm
-from luthier.evals.metric import load_metric
+from luthier.evals.metric import load_metric, worst_of
 from luthier.evals.metrics import exact_match
 from luthier.evals.observed import Observed
 from luthier.records import Interval
@@ -24,15 +24,18 @@ MISTAKES_KEPT = 200
 def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
     """Every metric that can be computed from what was observed, with its interval."""
     metrics = {}
-    for name in _measurable(observed):
+    for name in measurable(observed):
         metric = load_metric(name)
         if name == "answered_accuracy":
             share = sum(observed.answered) / len(observed.answered)
             metrics[name] = bootstrap.proportion(metric.statistics(observed), metric.value, share_of=share)
             continue
         counted, drawn = _counted(name, observed, bootstrap)
-        ask = drawn.proportion if METRICS.get(name).is_proportion else drawn.interval
-        metrics[name] = ask(metric.statistics(counted), metric.value)
+        if METRICS.get(name).is_proportion:
+            metrics[name] = drawn.proportion(metric.statistics(counted), metric.value)
+        else:
+            worst = worst_of(name, counted)
+            metrics[name] = drawn.interval(metric.statistics(counted), metric.value, worst=worst)
     if observed.probabilities and observed.free_text:
         agreement = dataclasses.replace(observed, expected=observed.predicted)
         metrics["free_text_agreement"] = bootstrap.proportion(exact_match.statistics(agreement), exact_match.value)
@@ -42,7 +45,7 @@ def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
 def points_of(observed: Observed) -> dict[str, float]:
     """The same metrics without intervals, of which a second set would only invite to choose."""
     metrics = {}
-    for name in _measurable(observed):
+    for name in measurable(observed):
         metric = load_metric(name)
         metrics[name] = float(metric.value(metric.statistics(observed).sum(axis=0)))
     return metrics
@@ -53,9 +56,9 @@ def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[
     tuned = systems["tuned"]
     others = sorted((name for name in systems if name != "tuned"), key=lambda name: name != "base")
     found = []
-    for metric_name in _measurable(tuned):
+    for metric_name in measurable(tuned):
         metric = load_metric(metric_name)
-        against = [name for name in others if metric_name in _measurable(systems[name])]
+        against = [name for name in others if metric_name in measurable(systems[name])]
         p_values = [math.nan] * len(against)
         if metric_name == _correctness_metric(tuned):
             p_values = holm([bootstrap.p_value(tuned.correct, systems[name].correct) for name in against])
@@ -70,11 +73,19 @@ def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[
 
 
 def class_scores(observed: Observed, labels: Sequence[str]) -> tuple[ClassScore, ...]:
-    """Precision, recall and F1 of each label, 0 where the denominator is; labels in the order given."""
-    counts = np.array(confusion(observed, labels)).reshape(len(labels), len(labels))
+    """Precision, recall and F1 of each label, 0 where the denominator is; labels in the order given.
+
+    Where a text may have several, these are the first columns of the marks.
+    """
+    if observed.marks.size:
+        expected, given = observed.marks[:, : len(labels), 0], observed.marks[:, : len(labels), 1]
+        counted = np.stack([(expected * given).sum(axis=0), given.sum(axis=0), expected.sum(axis=0)], axis=1)
+    else:
+        counts = np.array(confusion(observed, labels)).reshape(len(labels), len(labels))
+        counted = np.stack([np.diagonal(counts), counts.sum(axis=0), counts.sum(axis=1)], axis=1)
     scores = []
-    for index, label in enumerate(labels):
-        right, said, asked = int(counts[index, index]), int(counts[:, index].sum()), int(counts[index].sum())
+    for label, numbers in zip(labels, counted, strict=True):
+        right, said, asked = map(int, numbers)
         scores.append(
             ClassScore(
                 label=label,
@@ -100,10 +111,11 @@ def confusion(observed: Observed, labels: Sequence[str]) -> tuple[tuple[int, ...
 def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, ...]:
     """Wrong answers, the most confident first and then by line; at most `MISTAKES_KEPT`.
 
-    The probability is that of the predicted label; NaN for free text, which has no closed set to share it.
+    The probability is that of the predicted label; NaN for free text, which has no closed set to share it. Of numbers
+    those that are farthest off come first.
     """
     found = []
-    for index in np.flatnonzero(~observed.correct).tolist():
+    for index in _wrong(observed):
         predicted = observed.predicted[index]
         probability = observed.probabilities[index][predicted] if observed.probabilities else math.nan
         found.append(
@@ -115,8 +127,17 @@ def mistakes(observed: Observed, examples: Sequence[Example]) -> tuple[Mistake, 
                 probability=probability,
             )
         )
-    found.sort(key=lambda mistake: (0.0 if math.isnan(mistake.probability) else -mistake.probability, mistake.line))
+    if not observed.numbers.size:
+        found.sort(key=lambda mistake: (0.0 if math.isnan(mistake.probability) else -mistake.probability, mistake.line))
     return tuple(found[:MISTAKES_KEPT])
+
+
+def _wrong(observed: Observed) -> list[int]:
+    """Places of the items with a wrong answer; of numbers the farthest off first."""
+    if not observed.numbers.size:
+        return [int(place) for place in np.flatnonzero(~observed.correct)]
+    off = np.abs(observed.numbers[:, 0] - observed.numbers[:, 1])
+    return [int(place) for place in np.argsort(-off, kind="stable") if off[place] > 0]
 
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -137,13 +158,19 @@ def coverage(observed: Observed) -> tuple[Coverage, ...]:
     return tuple(found)
 
 
-def _measurable(observed: Observed) -> list[str]:
+def measurable(observed: Observed) -> list[str]:
     """Names of the metrics for which the needed fields were observed; the main metric of the task first."""
     if observed.prefers:
         named = {"preference_margin": observed.leads, "perplexity": observed.answer_tokens}
         return ["preference_accuracy", *(name for name, part in named.items() if part.size)]
     if observed.answer_bytes.size:
         return ["bits_per_byte", "perplexity"]
+    written = ["perplexity"] if observed.answer_tokens.size else []
+    if observed.marks.size:
+        chances = ["binary_log_loss"] if observed.chances.size else []
+        return ["micro_f1", "macro_f1", "accuracy", "hamming_loss", *chances, *written]
+    if observed.numbers.size:
+        return ["mae", "rmse", "r_squared", *written]
     names = []
     if not observed.free_text or observed.probabilities:  # labels were chosen, by a baseline or by score
         names += ["macro_f1", "accuracy", *(("quadratic_kappa", "mae") if observed.order else ())]
@@ -174,4 +201,6 @@ def _correctness_metric(tuned: Observed) -> str:
     """The metric that counts right answers, which the paired test compares."""
     if tuned.prefers:
         return "preference_accuracy"
-    return "accuracy" if tuned.probabilities else "exact_match"
+    if tuned.numbers.size:  # which are near, or not
+        return ""
+    return "accuracy" if tuned.probabilities or tuned.marks.size else "exact_match"

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -17,13 +16,23 @@ from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, GlossaryUse, SystemScore, Terms
-from luthier.evals.baselines import BASELINES
-from luthier.evals.compare import class_scores, confusion, coverage, differences, metrics_of, mistakes, points_of
+from luthier.evals.baselines import Made, baselines_of
+from luthier.evals.compare import (
+    class_scores,
+    confusion,
+    coverage,
+    differences,
+    measurable,
+    metrics_of,
+    mistakes,
+    points_of,
+)
 from luthier.evals.few_shot import show
 from luthier.evals.general import compare_general, paragraph_losses, refuse_short_text
 from luthier.evals.glossary import DOCUMENTS, PIECES, Places, find_places, find_terms, read_glossary
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
+from luthier.evals.marks import unsaid, with_marks
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
 from luthier.evals.preference import TITLES as REWARD_TITLES
@@ -159,7 +168,11 @@ def evaluate(
         systems = _preferences(material, base, tuned, beside, baselines, progress, clock)
     else:
         _refuse_baselines(baselines, material.contract, _fitting(material.contract))
-        systems = [_baseline(name, material, progress, clock) for name in BASELINES if name in baselines]
+        systems = [
+            _baseline(name, make, material, progress, clock)
+            for name, make in baselines_of(material.contract).items()
+            if name in baselines
+        ]
         if is_text(material.contract.task):
             places = _places(material, base)
         systems += [
@@ -170,7 +183,7 @@ def evaluate(
         ]
     systems = [_with_terms(system, glossary, met) for system in systems]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
-    _write_predictions(out / "predictions.jsonl", material.test, systems)
+    _write_predictions(out / "predictions.jsonl", material.test, systems, tags=material.contract.tags)
     rng = np.random.default_rng(seed)
     with_contaminated = _all_items(systems, len(clean))
     material = replace(material, test=[material.test[place] for place in clean])
@@ -262,7 +275,7 @@ def _report(
     claim = (
         text_headline(scores, compared, found.terms, num_items=bootstrap.num_items, num_groups=bootstrap.num_groups)
         if texts
-        else headline(scores, compared, num_items=bootstrap.num_items, closed=bool(labels))
+        else headline(scores, compared, num_items=bootstrap.num_items, metric=measurable(seen["tuned"])[0])
     )
     return EvalReport(
         name=material.contract.name,
@@ -273,17 +286,17 @@ def _report(
         with_contaminated=found.with_contaminated,
         systems=scores,
         differences=compared,
-        classes=class_scores(seen["tuned"], labels),
+        classes=class_scores(seen["tuned"], labels or material.contract.tags),
         labels=labels,
         confusion=confusion(seen["tuned"], labels),
         mistakes=mistakes(seen["tuned"], material.test),
-        coverage=coverage(seen["tuned"]) if material.contract.answered_by == "head" else (),
+        coverage=coverage(seen["tuned"]) if labels and material.contract.answered_by == "head" else (),
         general=found.general,
         terms=found.terms,
         glossary=found.glossary,
         headline=claim,
         resamples=bootstrap.resamples,
-        interval_method=_method(bootstrap, tested=not texts),
+        interval_method=_method(bootstrap, tested=not texts and material.contract.scale is None),
         data_sha256=material.data_sha256,
         weights_sha256=material.weights_sha256,
         peak_memory_gib=_peak_memory_gib(),
@@ -302,7 +315,7 @@ def _fitting(contract: RequestContract) -> tuple[str, ...]:
     """Baselines of all tasks but preferences."""
     if is_text(contract.task):
         return ("base",)
-    return (*(BASELINES if contract.labels else ()), "few_shot", "base")
+    return (*baselines_of(contract), "few_shot", "base")
 
 
 def _refuse_baselines(given: Sequence[str], contract: RequestContract, fitting: Sequence[str]) -> None:
@@ -316,16 +329,14 @@ def _refuse_baselines(given: Sequence[str], contract: RequestContract, fitting: 
         )
 
 
-def _baseline(
-    name: Literal["majority", "tfidf_logreg"], material: Material, progress: Progress, clock: Callable[[], float]
-) -> _System:
+def _baseline(name: str, make: Made, material: Material, progress: Progress, clock: Callable[[], float]) -> _System:
     started = clock()
     progress(f"baseline {name}", 0, 1)
-    made = BASELINES[name](material.train, material.validation, material.test)
+    made = make(material.train, material.validation, material.test)
     progress(f"baseline {name}", 1, 1)
     expected = tuple(example.answer for example in material.test)
-    observed = Observed(expected, made.predicted, order=material.contract.label_order)
-    return _System(name, made.title, observed, clock() - started)
+    said = Observed(expected, made.predicted, order=material.contract.label_order)
+    return _System(name, made.title, with_marks(said, material.contract), clock() - started)
 
 
 def _ask(
@@ -342,6 +353,8 @@ def _ask(
         read = read_texts(asker, material.test, places, tick=_titled(progress, title))
         return _System(name, title, read.observed, clock() - started, read.terms)
     said = score(asker, material.test, tick=_titled(progress, title))
+    if missing := unsaid(said):
+        title += f" ({missing:,} answers without a number count as the mean of training)"
     return _System(name, title, _comparable(said, material), clock() - started)
 
 
@@ -409,7 +422,7 @@ def _method(bootstrap: Bootstrap, *, tested: bool) -> str:
     grouped = bootstrap.num_groups < bootstrap.num_items
     test = f"a sign-flip test by group, {FLIPS:,} flips" if grouped else "McNemar's exact test"
     drawn = (
-        f"{bootstrap.level:.0%} percentile bootstrap, {bootstrap.resamples} resamples of "
+        f"{bootstrap.level:.0%} BCa bootstrap, {bootstrap.resamples} resamples of "
         f"{bootstrap.num_groups} groups, paired between systems"
     )
     if not tested:  # of a loss there is nothing that is right or wrong
@@ -420,7 +433,7 @@ def _method(bootstrap: Bootstrap, *, tested: bool) -> str:
     )
 
 
-def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_System]) -> None:
+def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_System], *, tags: Sequence[str]) -> None:
     seen = {system.name: system.observed for system in systems}
     lines = []
     for index, example in enumerate(test):
@@ -433,6 +446,8 @@ def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_S
             # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.
             "greedy": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
         }
+        if chances := {name: said.chances[index].tolist() for name, said in seen.items() if said.chances.size}:
+            line["probabilities"] = {name: dict(zip(tags, each, strict=True)) for name, each in chances.items()}
         if any(said.answered for said in seen.values()):
             line["abstained"] = [name for name, said in seen.items() if said.answered and not said.answered[index]]
         leads = {name: float(said.leads[index]) for name, said in seen.items() if said.leads.size}

@@ -10,7 +10,7 @@ import numpy as np
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.eval_records import GeneralText
-from luthier.evals.intervals import Bootstrap
+from luthier.evals.intervals import FEWEST_GROUPS, Bootstrap
 from luthier.evals.metrics import perplexity
 from luthier.evals.observed import Floats
 
@@ -65,12 +65,12 @@ def refuse_short_text(asker: Asker, text: str, *, source: str) -> None:
     """Check the general text before any model is asked.
 
     Raises:
-        DataError: it has fewer than two paragraphs of two tokens or more, so no interval can be given.
+        DataError: it has fewer than `FEWEST_GROUPS` paragraphs of two tokens or more, so no interval can be given.
     """
     found = sum(len(_text_ids(asker, part)) > 1 for part in paragraphs(text))
-    if found < 2:
+    if found < FEWEST_GROUPS:
         raise DataError(
-            f"general text {source!r}: {found} usable paragraphs found, at least 2 are needed for an interval",
+            f"general text {source!r}: {found} usable paragraphs found, an interval needs at least {FEWEST_GROUPS}",
             way_out="separate paragraphs by empty lines, or give a longer text",
         )
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from luthier.eval_records import PARENT, Difference, SystemScore
 from luthier.records import Interval
+from luthier.spec.plugins import METRICS
 
 WORDS = {
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "mae": "mean absolute error",
     "exact_match": "exact match",
     "preference_accuracy": "preference accuracy",
     "bits_per_byte": "bits per byte",
@@ -17,6 +20,8 @@ WORDS = {
 }
 BASELINES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
+    "tfidf_ridge": "TF-IDF + ridge regression",
+    "mean": "The mean of the training rows",
     "few_shot": "The base model with examples in its prompt",
     "length": "Choosing by length alone",
     "base_per_token": "The base model, by likelihood a token,",
@@ -24,26 +29,24 @@ BASELINES = {
 """What stands in the first line where it beats the tuned model."""
 
 
-def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, closed: bool) -> str:
+def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, metric: str) -> str:
     """One sentence about the tuned model; where a baseline reaches more, the sentence is about that.
 
     Args:
         systems: with 'tuned' and 'base' among them.
         differences: tuned - other, of the task's main metric at least.
         num_items: size of the test split.
-        closed: whether labels were chosen; macro-F1 is then the main metric, else the reward or exact match.
+        metric: that the sentence is about.
     """
-    metric = "macro_f1" if closed else "exact_match"
-    for other in ("preference_accuracy", "reward"):
-        if any(other in system.metrics for system in systems):
-            metric = other
-    word = WORDS[metric]
+    word, higher = WORDS[metric], METRICS.get(metric).higher_is_better
+    sign = 1.0 if higher else -1.0
     values: dict[str, Interval] = {one.system: one.metrics[metric] for one in systems if metric in one.metrics}
     gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}
     tuned = values["tuned"]
-    best = max((name for name in BASELINES if name in values), key=lambda name: values[name].point, default="")
-    if best and values[best].point > tuned.point:
-        shown = "a difference that" + (" the intervals show" if gaps[best].high < 0 else " may be chance")
+    best = max((name for name in BASELINES if name in values), key=lambda name: sign * values[name].point, default="")
+    if best and sign * values[best].point > sign * tuned.point:
+        is_shown = gaps[best].high < 0 if higher else gaps[best].low > 0
+        shown = "a difference that" + (" the intervals show" if is_shown else " may be chance")
         return (
             f"{BASELINES[best]} beats the tuned model on {num_items} test items: "
             f"{word} {_show(values[best])} against {_show(tuned)}, {shown}."
@@ -52,8 +55,9 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         f"On {num_items} test items the tuned model reaches {word} {_show(tuned)}, "
         f"{_against_base(gaps['base'])} (base model {values['base'].point:.3f})"
     )
-    sentence += _labelled(systems) if closed else _perplexity(systems, differences) + _terms(systems, differences)
-    return sentence + against_parent(values, gaps, higher_is_better=True) + "."
+    read_off = metric in ("macro_f1", "micro_f1", "mae")
+    sentence += _labelled(systems) if read_off else _perplexity(systems, differences) + _terms(systems, differences)
+    return sentence + against_parent(values, gaps, higher_is_better=higher) + "."
 
 
 def _labelled(systems: Sequence[SystemScore]) -> str:
@@ -72,7 +76,7 @@ def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference
     gap = next(gap.interval for gap in differences if (gap.metric, gap.against) == ("perplexity", "base"))
     return (
         f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "
-        f"(difference {gap.low:+.2f} to {gap.high:+.2f})"
+        f"(difference {gap.ends('+.2f')})"
     )
 
 
@@ -94,16 +98,16 @@ def against_parent(values: Mapping[str, Interval], gaps: Mapping[str, Interval],
     gap = gaps[best]
     return (
         f"; the best of the merged runs, {best.removeprefix(PARENT)}, reaches {values[best].point:.3f} (the merge "
-        f"{gap.point:+.3f}, {gap.low:+.3f} to {gap.high:+.3f})"
+        f"{gap.point:+.3f}, {gap.ends('+.3f')})"
     )
 
 
 def _show(value: Interval) -> str:
-    return f"{value.point:.3f} ({value.level:.0%} interval {value.low:.3f} to {value.high:.3f})"
+    return f"{value.point:.3f} ({value.level:.0%} interval {value.ends()})"
 
 
 def _against_base(gap: Interval) -> str:
-    span = f"({gap.low:+.3f} to {gap.high:+.3f})"
+    span = f"({gap.ends('+.3f')})"
     if gap.low > 0:
         return f"{gap.point:.3f} more than the base model {span}"
     if gap.high < 0:

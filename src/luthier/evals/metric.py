@@ -25,6 +25,12 @@ class Metric(Protocol):
         ...
 
 
+def worst_of(name: str, observed: Observed) -> Floats | None:
+    """Statistics of an item that is as wrong as can be, [K], of a metric that says so; None of others."""
+    worst = getattr(importlib.import_module(f"luthier.evals.metrics.{name}"), "worst", None)
+    return None if worst is None else worst(observed)
+
+
 def load_metric(name: str) -> Metric:
     """The implementation of a metric.
 

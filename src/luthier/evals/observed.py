@@ -45,11 +45,23 @@ class Observed:
     rewards: Floats = field(default_factory=_nothing)
     """[N] what the answer is worth by the task's rewards, 0 to 1."""
 
+    marks: Floats = field(default_factory=_nothing)
+    """[N, C + 1, 2] where a text may have several labels: how often each is expected, and given; the last column is for
+    labels that are given and are neither learned nor expected anywhere."""
+    chances: Floats = field(default_factory=_nothing)
+    """[N, C'] probability of each label that was learned, which come first among the C."""
+    numbers: Floats = field(default_factory=_nothing)
+    """[N, 2] the expected number and the predicted one."""
+
     def __post_init__(self) -> None:
         sizes = {len(self.expected), len(self.predicted)}
         sizes |= {len(part) for part in (self.probabilities, self.free_text, self.answered) if part}
         numbers = (self.answer_nll, self.answer_tokens, self.leads, self.answer_bytes)
-        sizes |= {len(part) for part in (*numbers, self.terms, self.rewards) if part.size}
+        sizes |= {
+            len(part)
+            for part in (*numbers, self.terms, self.rewards, self.marks, self.chances, self.numbers)
+            if part.size
+        }
         assert sizes == {len(self.expected)}, f"fields of different lengths: {sizes}"
 
     def only(self, places: Sequence[int]) -> Observed:
@@ -65,6 +77,7 @@ class Observed:
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
             numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
             numbers(self.answer_bytes), self.order, numbers(self.terms), numbers(self.rewards),
+            numbers(self.marks), numbers(self.chances), numbers(self.numbers),
         )  # fmt: skip
 
     @property

@@ -11,10 +11,11 @@ import numpy as np
 
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
+from luthier.evals.marks import with_marks
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.texts import read_texts
-from luthier.records import Answer, Message, is_text
+from luthier.records import Answer, Message, RequestContract, is_text
 from luthier.rewards import Reward, rewards_of
 
 Tick = Callable[[int, int], None]
@@ -45,13 +46,15 @@ def score(
     observed = Observed(
         expected=tuple(example.answer for example in examples),
         predicted=tuple(said.predicted for said in asked),
-        probabilities=tuple(said.probabilities for said in asked if said.probabilities),
+        probabilities=tuple(said.probabilities for said in asked if said.probabilities and asker.contract.labels),
         answered=tuple(said.answered for said in asked) if asker.contract.abstain_below is not None else (),
         order=asker.contract.label_order,
     )
     if asker.contract.answered_by == "head":  # which writes nothing
-        return observed
-    return replace(
+        tags = asker.contract.tags
+        chances = [[said.probabilities[tag] for tag in tags] for said in asked] if tags else []
+        return with_marks(replace(observed, chances=np.array(chances, dtype=np.float64)), asker.contract)
+    written = replace(
         observed,
         free_text=tuple(said.free_text for said in asked),
         answer_nll=np.array([said.answer_nll for said in asked], dtype=np.float64),
@@ -60,6 +63,7 @@ def score(
             rewards_of(asker.contract), [said.free_text for said in asked], [example.answer for example in examples]
         ),
     )
+    return with_marks(written, asker.contract)
 
 
 def verified(reward: Reward | None, said: Sequence[str], expected: Sequence[str]) -> Floats:
@@ -92,14 +96,16 @@ def _ask(asker: Asker, example: Example, after: Sequence[Message]) -> _Said:
             return _Said(answer.label, answer.probabilities, "", 0.0, 0, not answer.abstained)
         nll = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
         return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, len(expected_ids))
+    if asker.contract.answered_by == "head":
+        answer = asker.answer_prepared(example.text)
+        return _Said(answer.text, answer.probabilities, "", 0.0, 0)
     text = asker.free_text(example.text, after=after) if after else _open_text(asker, example, prompt)
     nll = -asker.engine.score(prompt, [expected_ids])[0].logprob
     return _Said(text, {}, text, nll, len(expected_ids))
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:
-    """Point values for choosing a checkpoint: accuracy and macro_f1, of degrees quadratic_kappa too, exact_match or
-    bits_per_byte; and perplexity, or log loss where a head chooses the labels.
+    """Point values for choosing a checkpoint: bits_per_byte and perplexity of texts, else `measured_in_training`.
 
     Raises:
         ValueError: there are no examples.
@@ -111,15 +117,25 @@ def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, f
         names = ["bits_per_byte", "perplexity"]
     else:
         observed = score(asker, examples)
-        names = ["accuracy", "macro_f1"] if asker.contract.labels else ["exact_match"]
-        names += ["reward"] if asker.contract.rewards else []
-        names += ["quadratic_kappa"] if asker.contract.label_order else []
-        names.append("log_loss" if asker.contract.answered_by == "head" else "perplexity")
+        names = measured_in_training(asker.contract)
     values = {}
     for name in names:
         metric = load_metric(name)
         values[name] = float(metric.value(metric.statistics(observed).sum(axis=0)))
     return values
+
+
+def measured_in_training(contract: RequestContract) -> list[str]:
+    """Names of the metrics that weights are chosen by, and of what tells equal ones apart."""
+    by_head = contract.answered_by == "head"
+    if contract.tags:
+        return ["micro_f1", "macro_f1", "accuracy", "binary_log_loss" if by_head else "perplexity"]
+    if contract.scale is not None:
+        return ["mae", "r_squared", "rmse", *(() if by_head else ("perplexity",))]
+    names = ["accuracy", "macro_f1"] if contract.labels else ["exact_match"]
+    names += ["reward"] if contract.rewards else []
+    names += ["quadratic_kappa"] if contract.label_order else []
+    return [*names, "log_loss" if by_head else "perplexity"]
 
 
 def _closed_nll(

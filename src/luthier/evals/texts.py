@@ -120,7 +120,7 @@ def text_headline(
         against = f"no difference to the base model is shown, {gap.point:+.3f}"
     of_terms = (
         f"; perplexity of {terms.num_terms} terms of the domain is {terms.tuned.point:.2f} against "
-        f"{terms.base.point:.2f} (ratio {terms.ratio.low:.2f} to {terms.ratio.high:.2f})"
+        f"{terms.base.point:.2f} (ratio {terms.ratio.ends('.2f')})"
         if terms is not None
         else ""
     )
@@ -128,6 +128,6 @@ def text_headline(
     of_parents = against_parent(values, gaps, higher_is_better=False)
     return (
         f"On {num_items} pieces of held-out documents in {num_groups} groups the tuned model needs {tuned.point:.3f} "
-        f"bits per byte ({tuned.level:.0%} interval {tuned.low:.3f} to {tuned.high:.3f}), {against} "
-        f"({gap.low:+.3f} to {gap.high:+.3f}; base model {base.point:.3f}){of_terms}{of_parents}."
+        f"bits per byte ({tuned.level:.0%} interval {tuned.ends()}), {against} "
+        f"({gap.ends('+.3f')}; base model {base.point:.3f}){of_terms}{of_parents}."
     )

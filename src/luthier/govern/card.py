@@ -16,7 +16,17 @@ from luthier.spec.adapter_section import Adapter
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
-_QUALITY = ("macro_f1", "accuracy", "reward", "exact_match", "preference_accuracy", "bits_per_byte")
+_QUALITY = (
+    "micro_f1",
+    "macro_f1",
+    "accuracy",
+    "mae",
+    "r_squared",
+    "reward",
+    "exact_match",
+    "preference_accuracy",
+    "bits_per_byte",
+)
 """Metrics by which a baseline is said to beat the tuned model."""
 
 
@@ -71,6 +81,11 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
     if evaluation.labels:
         labels = ", ".join(map(_text, evaluation.labels))
         use = f"Choosing one of {len(evaluation.labels)} labels for a text ({entry.task}, `{entry.name}`): {labels}."
+    elif entry.task == "multi_label":
+        labels = ", ".join(_text(score.label) for score in evaluation.classes)
+        use = f"Choosing any of {len(evaluation.classes)} labels for a text, or none (`{entry.name}`): {labels}."
+    elif entry.task == "regression":
+        use = f"Giving a number for a text (`{entry.name}`)."
     elif entry.task == "preference":
         use = f"Answering a text in the way that was preferred (`{entry.name}`)."
     elif is_text(entry.task):
@@ -337,7 +352,7 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport, bar: fl
             "It always chooses one of its labels" if bar is None else f"It gives no label below {bar:g}, and else one"
         )
         limits.append(f"- {always}, also for a text to which none of them applies.")
-    else:
+    elif data.answered_by == "words":
         limits.append("- Its answers are not checked for truth.")
     if data.synthetic:
         limits.append("- The data is synthetic: expect other numbers on real inputs.")
@@ -393,7 +408,7 @@ def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact], gate: G
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.point:.3f} ({interval.level * 100:g} %: {interval.low:.3f} to {interval.high:.3f})"
+    return f"{interval.point:.3f} ({interval.level * 100:g} %: {interval.ends()})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

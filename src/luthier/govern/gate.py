@@ -6,6 +6,7 @@ A target is met when its bound clears it, not its point. The bound is the worse 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -184,17 +185,19 @@ def _terms_line(limit: Limit, use: GlossaryUse | None) -> GateLine:
 def _limit_line(limit: Limit, interval: Interval, subject: str, key: str) -> GateLine:
     """A limit against the worse end of the interval."""
     end, side, bound = ("low", "lower", interval.low) if limit.op == ">=" else ("high", "upper", interval.high)
+    found = f"{_number(interval.low, limit.value)} to {_number(interval.high, limit.value)} (n = {interval.n})"
+    counts = f"what counts is its {side} end, a one-sided bound at {(1 + interval.level) * 50:g} %"
+    if math.isnan(bound):
+        found = f"not known (n = {interval.n})"
+        counts = f"its {side} end would count, and groups of rows are too few, or too much alike, to have one"
     return GateLine(
         line=limit.key,
         kind="non_regression" if limit.relative else "target",
         asked=limit.text,
         observed=(
-            f"{subject} {_number(interval.point, limit.value)}, "
-            f"{interval.level * 100:g} % interval {_number(interval.low, limit.value)} to "
-            f"{_number(interval.high, limit.value)} (n = {interval.n}); what counts is its {side} end, a one-sided "
-            f"bound at {(1 + interval.level) * 50:g} %"
+            f"{subject} {_number(interval.point, limit.value)}, {interval.level * 100:g} % interval {found}; {counts}"
         ),
-        bound=bound,
+        bound=None if math.isnan(bound) else bound,
         passed=limit.holds(bound),
         evidence=f"eval/report.json: {key}.{end}",
     )

@@ -108,19 +108,22 @@ def class_scores(model: Any, layout: Layout, last: Tensor, task: str = "") -> Te
     return scores
 
 
-def as_classifier(model: Any, labels: Sequence[str], *, pad_token_id: int, task: str = "") -> Any:
+def as_classifier(
+    model: Any, labels: Sequence[str], *, pad_token_id: int, task: str = "", problem_type: str = ""
+) -> Any:
     """The same weights as transformers' sequence classification: decoder and head, without the output head.
 
     Args:
         model: without an adapter (merged), with its head.
         labels: names of the head's rows.
         task: whose head, see `head_of`.
+        problem_type: what a score is for, in transformers' words; one label a row where it is ''.
         pad_token_id: that no prompt ends with: the last token that is another one is the one that is scored.
     """
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.num_labels = len(labels)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: place for place, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type or "single_label_classification"
     config.get_text_config().pad_token_id = config.pad_token_id = pad_token_id
     classifier = _class_of(model)(config).to(torch.float32)
     head = head_of(model, task)

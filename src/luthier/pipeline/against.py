@@ -60,6 +60,6 @@ def comparison_lines(compared: RunComparison) -> list[str]:
         p_value = "" if one.p_value != one.p_value else f", p = {one.p_value:.3g}"  # NaN where there is no test
         lines.append(
             f"  {WORDS.get(one.metric, one.metric)}: {gap.point:+.3f} "
-            f"({gap.level:.0%} interval {gap.low:+.3f} to {gap.high:+.3f}{p_value}): {verdict}"
+            f"({gap.level:.0%} interval {gap.ends('+.3f')}{p_value}): {verdict}"
         )
     return [*lines, *(f"  not compared: {reason}" for reason in compared.left_out)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,6 +187,10 @@ def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
     cut: dict[str, object] = {"lost_tokens": answer.lost_tokens} if answer.lost_tokens else {}
     if asker.contract.abstain_below is not None:
         cut["abstained"] = answer.abstained
+    if answer.value is not None:
+        return place | {"value": answer.value if math.isfinite(answer.value) else None, "text": answer.text, **cut}
+    if answer.given is not None:
+        return place | {"labels": answer.given, "probabilities": answer.probabilities, **cut}
     if answer.label:
         return place | {
             "label": None if answer.abstained else answer.label,

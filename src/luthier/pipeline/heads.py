@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from luthier.data.answers import divided
 from luthier.data.shards import Example
 from luthier.pipeline.context import Context
 from luthier.records import Calibration, RequestContract
@@ -15,7 +16,7 @@ def head_labels(context: Context) -> dict[str, int]:
     """Task -> labels among which a head is to choose, of those whose labels are not words; '' for a task alone."""
     several = len(context.tasks) > 1
     return {
-        task.contract.name if several else "": len(task.contract.labels)
+        task.contract.name if several else "": len(task.contract.head_rows)
         for task in context.tasks
         if task.contract.answered_by == "head"
     }
@@ -59,7 +60,7 @@ def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Exa
     import torch
 
     from luthier.engines.transformers import TransformersEngine
-    from luthier.evals.calibrate import MIN_ITEMS, calibrate
+    from luthier.evals.calibrate import MIN_ITEMS, calibrate, calibrate_each
     from luthier.models.classifier import head_of
     from luthier.train.shard import is_sharded
 
@@ -69,7 +70,11 @@ def calibrate_head(model: Any, contract: RequestContract, examples: Sequence[Exa
     engine = TransformersEngine(model, at_once=1) if is_sharded(model) else TransformersEngine(model)
     asked = engine.each(lambda example: engine.class_logits(example.prompt_ids, contract.name), examples)
     scores = np.stack(list(asked)).astype(np.float64)
-    found = calibrate(scores, [contract.labels.index(example.answer) for example in examples])
+    if contract.tags:
+        sets = [set(divided(example.answer, contract.separator)) for example in examples]
+        found = calibrate_each(scores, np.array([[tag in given for tag in contract.tags] for given in sets]))
+    else:
+        found = calibrate(scores, [contract.labels.index(example.answer) for example in examples])
     with torch.no_grad():
         head.weight.div_(found.temperature)
     return found

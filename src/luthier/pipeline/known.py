@@ -74,6 +74,8 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
         if score.system == "few_shot" and examples_of(other.recipe) != examples_of(resolved.recipe):
             continue
         name = _UNTRAINED.get(score.system, technique_of(other))
+        if score.system not in _UNTRAINED and _training(other) != _training(resolved):
+            continue
         if same_base or score.system in ("majority", "tfidf_logreg"):
             yield Known(
                 technique=name,
@@ -84,5 +86,14 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
 
 
 def _question(resolved: ResolvedRecipe) -> tuple[object, ...]:
-    entry = resolved.recipe.entry
-    return resolved.data_sha256.get("data.train.0.path"), entry.task, entry.input, entry.label
+    """What decides which rows are learned and judged, and what may be answered."""
+    entry, data = resolved.recipe.entry, resolved.recipe.data
+    files = [resolved.data_sha256.get(key) for key in ("data.train.0.path", "data.test", "data.validation")]
+    rules = [data.split, data.limit, data.labels.rename, data.labels.separator, data.filter, data.features]
+    return *files, entry.task, entry.input, entry.label, *rules
+
+
+def _training(resolved: ResolvedRecipe) -> tuple[object, ...]:
+    """For how long is learned; a run that was only tried out says nothing of a whole one."""
+    train = resolved.recipe.train
+    return train.max_tokens, train.num_train_epochs

@@ -147,7 +147,7 @@ def refuse_other_contract(mine: RequestContract, whose: str, other: RequestContr
     """
     keys = [*_SAME, *(_SAME_TASK if mine.name == other.name else ())]
     if mine.answered_by == "head" or other.answered_by == "head":
-        keys += ["answered_by", "labels"]  # a head's rows are its labels
+        keys += ["answered_by", "labels", "tags", "scale"]  # a head's rows are its labels, or its unit
     for key in keys:
         one, two = getattr(mine, key), getattr(other, key)
         if one != two:

@@ -236,6 +236,10 @@ def judged_by(contract: RequestContract) -> tuple[str, str]:
         return "preference_accuracy", "preference_loss"
     if contract.rewards:
         return "reward", "perplexity"
+    if contract.tags:
+        return "micro_f1", "binary_log_loss" if contract.answered_by == "head" else "perplexity"
+    if contract.scale is not None:
+        return "mae", "rmse"
     metric = "quadratic_kappa" if contract.label_order else "macro_f1" if contract.labels else "perplexity"
     return metric, "log_loss" if contract.answered_by == "head" else "perplexity"
 

@@ -250,8 +250,8 @@ def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float
 
 
 def linear_seconds(work: Workload) -> float:
-    """Time to fit TF-IDF + logistic regression; 0 where the task has no labels."""
-    return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels else 0.0
+    """Time to fit TF-IDF + a linear model; 0 where answers are neither labels nor numbers that a head reads off."""
+    return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels or work.head else 0.0
 
 
 def other_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:

@@ -86,10 +86,15 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe, *, heads: M
 def head_parameters(resolved: ResolvedRecipe, profiles: Sequence[DataProfile], shape: ModelShape) -> dict[str, int]:
     """Task -> parameters of its head, of those that have one."""
     return {
-        name: shape.hidden_size * len(labels_of(part.recipe.entry.task, part.recipe.entry.label, profile))
+        name: shape.hidden_size * _rows_of_head(part, profile)
         for name, part, profile in zip(resolved.names, resolved.parts, profiles, strict=True)
         if METHODS.get(part.recipe.method.type).has_head
     }
+
+
+def _rows_of_head(part: ResolvedRecipe, profile: DataProfile) -> int:
+    entry, rename = part.recipe.entry, part.recipe.data.labels.rename
+    return max(1, len(labels_of(entry.task, entry.label, profile, rename=rename)))
 
 
 def _rest_seconds(one: Prediction) -> float:

@@ -54,7 +54,7 @@ def lines(plan: Plan) -> list[str]:
 
 def _proof_lines(proof: Detectable) -> list[str]:
     if math.isnan(proof.smallest_difference):
-        return [f"proof     {count(proof.num_test)} pieces of held-out documents; {proof.assumption}"]
+        return [f"proof     {count(proof.num_test)} test rows; {proof.assumption}"]
     return [
         f"proof     {count(proof.num_test)} test rows show a difference of {points(proof.smallest_difference)} "
         "(80 % power, McNemar at 5 %)",

@@ -9,7 +9,7 @@ from luthier.plan.cost import probed_rates, usual_rates
 from luthier.plan.expect import measured_alike
 from luthier.plan.measured import Known, Probed
 from luthier.plan.parameters import counted_parameters
-from luthier.plan.power import DISCORDANCE, needed_for, smallest_difference
+from luthier.plan.power import DISCORDANCE, is_planned, needed_for, smallest_difference
 from luthier.plan.predict import predict, training_gib
 from luthier.plan.rank import Ground, price_of, rank, within
 from luthier.plan.words import duration, millions, price, size
@@ -19,10 +19,10 @@ from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan
 from luthier.spec.plugins import METRICS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.spec.suits import labels_of
+from luthier.spec.suits import is_counted, labels_of
 from luthier.spec.trunk import TOKENS_PER_CHAR
 
-USUAL_METRICS = ("macro_f1", "exact_match")
+USUAL_METRICS = ("micro_f1", "macro_f1", "exact_match", "mae")
 """Of a task with labels and of one without; the verdict of a run speaks of them too."""
 
 TIGHT = 0.8
@@ -74,7 +74,7 @@ def make_plan(
     ]
     tuning, recipe = tunings[0], resolved.recipe
     work, prediction, budget = tuning.work, tuning.prediction, recipe.objective.budget
-    labels = labels_of(recipe.entry.task, recipe.entry.label, profile)
+    labels = labels_of(recipe.entry.task, recipe.entry.label, profile, rename=recipe.data.labels.rename)
     task = recipe.entry.task or ""
     alike = measured_alike(task, num_labels=len(labels), train_rows=work.train_rows, shape=shape)
     ground = Ground(
@@ -85,7 +85,7 @@ def make_plan(
         rates=usual_rates(matmul_gflops) if probed is None else probed_rates(probed),
         threads=recipe.train.threads or 1,
         metric=metric_of(resolved),
-        labels=labels,
+        labels=labels if is_counted(recipe.entry.label, profile) else {},
         known=(*known, *alike),
     )
     candidates = rank(tunings, ground)
@@ -139,17 +139,19 @@ def memory_asks_for_checkpointing(
 def _detectable(resolved: ResolvedRecipe, work: Workload) -> Detectable:
     """What the test split can show; of several targets the one that asks for the highest value."""
     level = resolved.recipe.evaluate.level or 0.95
-    if work.is_text:
+    if work.is_text or resolved.recipe.entry.task == "regression":
+        what = "pieces of held-out documents, and what a difference of losses"
+        what = what if work.is_text else "what a difference of distances"
         return Detectable(
             num_test=work.test_rows,
             smallest_difference=float("nan"),
-            assumption="what a difference of losses shows depends on how documents differ, which is not known before",
+            assumption=f"{what} shows depends on how rows differ, which is not known before",
             target=next((limit.text for limit in resolved.limits if not limit.relative), ""),
             must_observe=None,
         )
     targets = [limit for limit in resolved.limits if not limit.relative]
     needed = {limit.text: needed_for(limit, work.test_rows, level=level) for limit in targets}
-    binomial = [limit for limit in targets if METRICS.get(limit.metric).is_proportion]
+    binomial = [limit for limit in targets if is_planned(limit.metric)]
     hardest = max(binomial, key=lambda limit: limit.value, default=targets[0] if targets else None)
     return Detectable(
         num_test=work.test_rows,
@@ -236,7 +238,7 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
         notes.append(
             f"{detectable.target} cannot be shown with {work.test_rows:,} test rows, even by a perfect score, if it "
             "behaves like a share of independent items: use more."
-            if METRICS.get(metric.rpartition(".")[2]).is_proportion
+            if is_planned(metric.rpartition(".")[2])
             else f"What must be seen for {detectable.target} cannot be said before training."
         )
     if recipe.train.max_tokens is not None and work.whole_epochs < (recipe.train.num_train_epochs or 0):

@@ -37,8 +37,11 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, flo
 def must_observe(target: float, n: int, *, level: float = 0.95) -> float | None:
     """Smallest share k/n whose lower Wilson bound reaches `target`; None where even n of n do not.
 
-    The score interval is the score test turned round, so the bound reaches t where p >= t + z sqrt(t(1-t)/n).
+    The score interval is the score test turned round, so the bound reaches t where p >= t + z sqrt(t(1-t)/n), and
+    reaches 1 nowhere.
     """
+    if target >= 1.0:
+        return None
     z = normal_quantile(level)
     needed = target + z * math.sqrt(max(0.0, target * (1 - target)) / n)
     successes = math.ceil(needed * n - 1e-9)
@@ -97,6 +100,15 @@ def smallest_difference(
     return high
 
 
+OF_SOME_ITEMS = ("answered_accuracy", "term_accuracy")
+"""Shares of items of which nobody knows before how many there will be."""
+
+
+def is_planned(metric: str) -> bool:
+    """Whether a binomial model may say before training what must be seen of it."""
+    return METRICS.get(metric).is_proportion and metric not in OF_SOME_ITEMS
+
+
 def needed_for(limit: Limit, n: int, *, level: float) -> float | None:
     """About the point value that must be seen for the bound to clear a target; None where that cannot be said.
 
@@ -104,6 +116,6 @@ def needed_for(limit: Limit, n: int, *, level: float) -> float | None:
     it is a mean over labels and rests on fewer items each, so its real interval is mostly somewhat wider. None for a
     metric that is no share, and where even a perfect score would not do.
     """
-    if not METRICS.get(limit.metric).is_proportion or limit.op != ">=":
+    if not is_planned(limit.metric) or limit.op != ">=":
         return None
     return must_observe(limit.value, n, level=level)

@@ -66,7 +66,7 @@ def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) 
     """
     adapter = resolved.recipe.adapter
     has_head = METHODS.get(resolved.recipe.method.type).has_head
-    head, beside = (shape.hidden_size * num_labels, BESIDE_HEAD) if has_head else (0, "")
+    head, beside = (shape.hidden_size * max(1, num_labels), BESIDE_HEAD) if has_head else (0, "")
     of_base = ADAPTERS.get(adapter.type or "").trains_base
     every = getattr(adapter, "layers_to_transform", None) is None
     # Of all weights, the output head is then the only one that learns nothing, where it is not tied to the embeddings.
@@ -138,7 +138,7 @@ def predict(
         shape,
         # Weights that learned stand beside those of the base.
         adapter=shape.num_parameters if learns.whole_base else learns.parameters,
-        tokens=(work.few_shot if work.asks_few_shot else work).prompt_tokens,
+        tokens=max(work.longest_prompt, work.few_shot.prompt_tokens if work.asks_few_shot else 0.0),
         scored=max(cost.scored_nodes(work), memory.GENERAL_POSITIONS),
         threads=train.threads or 1,
     )

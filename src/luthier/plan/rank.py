@@ -18,7 +18,11 @@ from luthier.spec.suits import THIN_ROWS_PER_LABEL, suited
 TFIDF = "do not fine-tune: TF-IDF + logistic regression"
 ZERO_SHOT = "do not fine-tune: zero-shot"
 FEW_SHOT = "do not fine-tune: few-shot"
+RIDGE = "do not fine-tune: TF-IDF + ridge regression"
 MAJORITY = "do not fine-tune: majority class"
+
+_LINEAR = {"multi_label": TFIDF, "regression": RIDGE}
+"""What counts words, for tasks whose answers are no closed set."""
 
 HARDLY_ANY_ROWS = 16
 """Training rows (open task) below which an answer's form can hardly be learned; prompting is the honest start."""
@@ -50,6 +54,7 @@ class Ground:
     metric: str
     """What quality is said in."""
     labels: Mapping[str, int]
+    """Label -> rows; empty where they were not counted."""
     known: Sequence[Known]
     """What was measured, the nearest first."""
 
@@ -85,6 +90,9 @@ def rank(tunings: Sequence[Estimate], ground: Ground) -> tuple[Candidate, ...]:
     if ground.work.num_labels:
         candidates[TFIDF] = _tfidf(ground)
         candidates[MAJORITY] = _majority(ground)
+    elif ground.task in _LINEAR:
+        linear = _LINEAR[ground.task]
+        candidates[linear] = _tfidf(ground).model_copy(update={"technique": linear})
     order = [name for name in _order(tuned, ground.work) if name in candidates]
     expected = {name: candidates[name].expected for name in order}
     for place in range(1, len(order)):  # each goes before the first that was seen to be worse
@@ -99,7 +107,7 @@ def rank(tunings: Sequence[Estimate], ground: Ground) -> tuple[Candidate, ...]:
 
 def _order(tuned: Sequence[str], work: Workload) -> tuple[str, ...]:
     if not work.num_labels:
-        prompted = (ZERO_SHOT, FEW_SHOT)
+        prompted = (TFIDF, RIDGE, ZERO_SHOT, FEW_SHOT)
         return (*tuned, *prompted) if work.train_rows >= HARDLY_ANY_ROWS else (*prompted, *tuned)
     if work.rows_per_label < FEW_ROWS_PER_LABEL:
         return (ZERO_SHOT, FEW_SHOT, *tuned, TFIDF, MAJORITY)
@@ -158,7 +166,8 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
     if one.resolved.recipe.merge is not None:
         return _merging(one, ground)
     shape, work = ground.shape, ground.work
-    what = "to tell the labels apart" if one.work.head else "words and subjects" if work.is_text else "the answers"
+    labels = "how far up a number is" if ground.task == "regression" else "to tell the labels apart"
+    what = labels if one.work.head else "words and subjects" if work.is_text else "the answers"
     learns = f"learns {what}"
     speaks_for = f"keeps what {shape.name} knows of language and {learns} from {_rows(work)}"
     if one.learner.whole_base:
@@ -243,7 +252,7 @@ def _untrained(
 def _zero_shot(ground: Ground) -> Candidate:
     shape, work = ground.shape, ground.work
     scored = max(1, work.num_labels) * work.answer_tokens
-    peak = memory.evaluation_gib(shape, adapter=0, tokens=work.prompt_tokens, scored=scored, threads=ground.threads)
+    peak = memory.evaluation_gib(shape, adapter=0, tokens=work.longest_prompt, scored=scored, threads=ground.threads)
     against = "knows neither the answers that are wanted nor their form"
     if work.is_text:
         against = "knows of the domain what it met before; what matters to a request has to be put into its prompt"
@@ -317,6 +326,6 @@ def _majority(ground: Ground) -> Candidate:
         MAJORITY,
         seconds=0.0,
         peak=0.0,
-        expected=expected_of(MAJORITY, ground.metric, ground.known) or majority(ground.labels, ground.metric),
+        expected=majority(ground.labels, ground.metric) or expected_of(MAJORITY, ground.metric, ground.known),
         words=("what any other must beat", "nothing to compute", "answers the same whatever is asked"),
     )

@@ -9,9 +9,9 @@ from luthier.errors import DataError, RecipeError
 from luthier.records import DataProfile, is_text, longest_open_answer
 from luthier.spec.fill_baselines import examples_of, shows_examples
 from luthier.spec.plugins import METHODS, MethodFacts
-from luthier.spec.recipe import Data, DataEntry, RowLimit
+from luthier.spec.recipe import Data, DataEntry, Recipe, RowLimit
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.spec.suits import labels_of
+from luthier.spec.suits import is_counted, labels_of
 from luthier.spec.template import Field, literals, parse
 
 TURN_TOKENS = 5
@@ -58,7 +58,9 @@ class Workload:
     micro_batch_rows: float
     """Mean rows that are computed at once."""
     largest_micro_batch: float
-    """Tokens of the largest micro-batch, what rows share counted once."""
+    """Tokens of the largest micro-batch, what rows share counted once; never less than the longest row."""
+    longest_prompt: float
+    """Tokens of it, as far as train.max_length lets it be."""
     is_paired: bool = False
     """Whether a row is a prompt with two answers, which `answer_tokens` counts together and which are scored."""
     reference_rows: int = 0
@@ -128,7 +130,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
 
     Raises:
         RecipeError: the input template or the label names a column that the file does not have.
-        DataError: a split file of the user's own is missing.
+        DataError: a split file of the user's own is missing, or a closed set of labels is of one label.
     """
     recipe = resolved.recipe
     entry, split, limit, train = recipe.entry, recipe.data.split, recipe.data.limit, recipe.train
@@ -158,7 +160,9 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     validation = like[1] if own_validation else round(rows * split.validation)
     train_rows = rows - (0 if own_test else test) - (0 if own_validation else validation)
     train_rows = max(1, min(train_rows, limit.train or train_rows))
-    labels = labels_of(entry.task, entry.label, profile)
+    labels, counted = _labels(recipe, profile), is_counted(entry.label, profile)
+    if counted and len(labels) == 1:
+        raise _one_label(next(iter(labels)), profile)
     learned_rows = float(train_rows + made_rows(recipe.data, train_rows, labels))
     if recipe.data.teacher is not None and recipe.data.teacher.path is not None:
         written = _rows_like(resolved, profile, recipe.data.teacher.path, rows=profile.num_rows)
@@ -187,6 +191,10 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     if written:
         each = float(recipe.method.answer_tokens or longest_open_answer(train.max_length))
     own = max(1.0, prompt - shared + (0.0 if head else written * each if written else answer))
+    more = max(0.0, _longest_chars(entry, profile) - input_chars) * tokens_per_char
+    longest_prompt = prompt if texts else min(train.max_length - 1.0, prompt + more)
+    longest_row = piece if texts else min(float(train.max_length), longest_prompt + own - (prompt - shared))
+    step = max(LONG_STEP * train.batch_size * own, (train.batch_size - 1) * own + longest_row - shared) + shared
     at_once = max(1.0, min(float(train.batch_size), (train.micro_batch_tokens - shared) / own))
     asked = round(learned_rows * (prompt + answer) * train.num_train_epochs)
     trained = min(asked, train.max_tokens or asked)
@@ -197,7 +205,7 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         validation_rows=min(validation, limit.validation or validation),
         test_rows=max(1, min(test, limit.test or test)),
         num_labels=len(labels),
-        rarest_share=min(labels.values(), default=0) / max(1, sum(labels.values())),
+        rarest_share=min(labels.values(), default=0) / max(1, sum(labels.values())) if counted else 0.0,
         prompt_tokens=prompt,
         shared_tokens=shared,
         answer_tokens=answer,
@@ -205,7 +213,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
         trained_tokens=trained,
         whole_epochs=train.num_train_epochs * trained / asked,
         micro_batch_rows=at_once,
-        largest_micro_batch=min(train.micro_batch_tokens, LONG_STEP * train.batch_size * own + shared),
+        largest_micro_batch=max(min(train.micro_batch_tokens, step), longest_row),
+        longest_prompt=longest_prompt,
         head=head,
         is_paired=entry.task == "preference",
         reference_rows=_reference_rows(METHODS.get(recipe.method.type), train_rows, validation),
@@ -267,6 +276,25 @@ def _template_chars(template: str, profile: DataProfile, *, computed: Mapping[st
     return (
         len(literals(template)) + short + sum(_column_chars(name, "data.train[0].input", profile) for name in columns)
     )
+
+
+def _labels(recipe: Recipe, profile: DataProfile) -> Mapping[str, int]:
+    return labels_of(recipe.entry.task, recipe.entry.label, profile, rename=recipe.data.labels.rename)
+
+
+def _one_label(label: str, profile: DataProfile) -> DataError:
+    return DataError(
+        f"{profile.path}: all rows have the label {label!r}, so there is nothing to tell apart",
+        way_out="give rows of other labels, or name another column as data.train[0].label",
+    )
+
+
+def _longest_chars(entry: DataEntry, profile: DataProfile) -> float:
+    """Of the columns that the input names, each at its longest: no row is longer. Of chats only the mean is known."""
+    if not entry.input:
+        return profile.mean_input_chars
+    named = {part.name for part in parse(entry.input) if isinstance(part, Field)}
+    return len(literals(entry.input)) + sum(one.longest_chars for one in profile.columns if one.name in named)
 
 
 def _answer_chars(label: str | None, profile: DataProfile) -> float:

@@ -25,9 +25,19 @@ from luthier.search_records import SearchRecord
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
+USUAL_METRICS = (
+    "micro_f1", "macro_f1", "mae", "reward", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity",
+)  # fmt: skip
+"""What a verdict speaks of where no target does, the first that was measured."""
+
 METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "hamming_loss": "Hamming loss",
+    "binary_log_loss": "log loss a label",
+    "rmse": "root mean squared error",
+    "r_squared": "R squared",
     "exact_match": "exact match",
     "perplexity": "perplexity",
     "preference_accuracy": "preference accuracy",
@@ -38,7 +48,7 @@ METRIC_TITLES = {
     "calibration_error": "calibration error",
     "coverage": "share labelled",
     "answered_accuracy": "accuracy of labels given",
-    "mae": "mean absolute error, in steps",
+    "mae": "mean absolute error",
     "quadratic_kappa": "quadratic weighted kappa",
     "term_accuracy": "term accuracy",
 }
@@ -47,6 +57,8 @@ METRIC_TITLES = {
 SYSTEM_TITLES = {
     "majority": "majority class",
     "tfidf_logreg": "TF-IDF + logistic regression",
+    "mean": "mean",
+    "tfidf_ridge": "TF-IDF + ridge regression",
     "length": "length alone",
     "base": "base model",
     "few_shot": "base model, few-shot",
@@ -110,7 +122,16 @@ class Evidence:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        usual = ("macro_f1", "reward", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity")
+        usual = (
+            "micro_f1",
+            "macro_f1",
+            "mae",
+            "reward",
+            "exact_match",
+            "preference_accuracy",
+            "bits_per_byte",
+            "perplexity",
+        )
         return next(name for name in (*targets, *usual, *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:
@@ -164,8 +185,10 @@ def signed_points(value: float) -> str:
 
 def signed(interval: Interval, metric: str) -> str:
     """A difference with its interval: in points for shares, plain for the rest."""
-    if not all(math.isfinite(value) for value in (interval.point, interval.low, interval.high)):
+    if not math.isfinite(interval.point):
         return "–"
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return f"{signed_points(interval.point) if is_proportion(metric) else f'{interval.point:+.3f}'} [–, –]"
     if not is_proportion(metric):
         return f"{interval.point:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
     ends = f"{100 * interval.low:+.1f}, {100 * interval.high:+.1f}".replace("-", "−")
@@ -233,7 +256,7 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
     difference = evidence.difference(score.system)
     if difference is None:
         return sentence + "."
-    chance = difference.interval.low <= 0 <= difference.interval.high
+    chance = not (difference.interval.low > 0 or difference.interval.high < 0)
     shown = signed(difference.interval, evidence.metric)
     return f"{sentence} (tuned minus it: {shown}{', which may be chance' if chance else ''})."
 
@@ -291,7 +314,7 @@ def _kept(within: bool) -> str:
 
 def ask_commands(evidence: Evidence) -> list[str]:
     """Shell lines that serve the run, ask it something, and answer a whole file."""
-    if is_closed(evidence.resolved.recipe.entry.task):
+    if is_closed(evidence.resolved.recipe.entry.task) or evidence.by_head:
         place, body = "classify", '{"input": "your text"}'
     else:
         place = "chat/completions"

@@ -47,5 +47,14 @@ def number_in(text: str, *, after: str, marked: bool = False) -> Fraction | None
     return _value(numbers[-1]) if numbers else None
 
 
+def said_number(text: str) -> float | None:
+    """The number that a text is, or else the last one that it says; None where it says none."""
+    try:
+        return float(text)  # with an exponent, if there is one
+    except ValueError:
+        found = number_in(text, after=Number().after)
+        return None if found is None else float(found)
+
+
 def _value(digits: str) -> Fraction | None:
     return Fraction(digits.replace(",", "").replace("\u2212", "-")) if len(digits) <= _LONGEST else None

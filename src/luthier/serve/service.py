@@ -67,7 +67,7 @@ class Service:
         return {"id": self._named(name), "object": "model", "created": self._started, "owned_by": "luthier"}
 
     def classify(self, request: ClassifyRequest) -> Json:
-        """Label and probabilities of each text, in order.
+        """Label, labels or number of each text, with probabilities of labels, in order.
 
         Raises:
             RequestRefused: the version writes free text.
@@ -75,7 +75,7 @@ class Service:
         """
         model = self._named(request.model) if request.model is not None else self._only_labels()
         asker = self._askers[model]
-        if not asker.contract.labels:
+        if not _is_read_off(asker.contract):
             raise RequestRefused(
                 f"{model!r} writes free text and has no labels", way_out="ask /v1/chat/completions", param="model"
             )
@@ -83,8 +83,7 @@ class Service:
         data = [
             {
                 "index": index,
-                "label": _given(answer),
-                "probabilities": answer.probabilities,
+                **said(asker.contract, answer),
                 **_marks(asker.contract, answer),
             }
             for index, answer in enumerate(answers)
@@ -93,7 +92,7 @@ class Service:
 
     def _only_labels(self) -> str:
         """The model that a request means which names none: the only one, or the only one with labels."""
-        closed = [name for name, asker in self._askers.items() if asker.contract.labels]
+        closed = [name for name, asker in self._askers.items() if _is_read_off(asker.contract)]
         known = closed if len(closed) == 1 else list(self._askers)
         if len(known) > 1:
             raise RequestRefused(
@@ -157,7 +156,7 @@ class Service:
 
 def _finish_reason(contract: RequestContract, answer: Answer) -> str:
     room = min(contract.max_new_tokens, contract.max_length - answer.prompt_tokens)
-    return "stop" if contract.labels or answer.answer_tokens < room else "length"
+    return "stop" if _is_read_off(contract) or answer.answer_tokens < room else "length"
 
 
 def as_events(completion: Json, *, include_usage: bool) -> str:
@@ -179,6 +178,19 @@ def as_events(completion: Json, *, include_usage: bool) -> str:
     if include_usage:
         events = [event | {"usage": None} for event in events] + [frame | {"choices": [], "usage": completion["usage"]}]
     return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+def _is_read_off(contract: RequestContract) -> bool:
+    """Whether labels or numbers are given, and nothing is written."""
+    return bool(contract.labels) or contract.answered_by == "head"
+
+
+def said(contract: RequestContract, answer: Answer) -> Json:
+    """What is said of a text that gets labels or a number."""
+    if contract.scale is not None:
+        return {"value": answer.value}
+    label = {"labels": answer.given} if contract.tags else {"label": _given(answer)}
+    return {**label, "probabilities": answer.probabilities}
 
 
 def _marks(contract: RequestContract, answer: Answer) -> Json:

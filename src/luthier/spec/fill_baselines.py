@@ -29,7 +29,9 @@ def fill_baselines(filler: Filler) -> None:
     """
     task, evaluate = filler.tree["data"]["train"][0]["task"], filler.tree["evaluate"]
     asked = evaluate["few_shot_examples"] is not None
-    baselines = ["majority", "tfidf_logreg", "base"] if is_closed(task) else ["base"]
+    labels = is_closed(task) or task == "multi_label"
+    baselines = ["majority", "tfidf_logreg", "base"] if labels else ["base"]
+    baselines = ["mean", "tfidf_ridge", "base"] if task == "regression" else baselines
     baselines = ["length", *baselines] if task == "preference" else baselines
     baselines = [*baselines[:-1], "few_shot", "base"] if asked else baselines
     filler.fill("evaluate.baselines", baselines, "all baselines that fit the task and cost little, or are asked for")

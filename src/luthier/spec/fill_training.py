@@ -25,7 +25,7 @@ def fill_method(filler: Filler, profile: DataProfile) -> None:
     if method["type"] == "auto":
         split, limit = filler.tree["data"]["split"], filler.tree["data"]["limit"]["train"]
         rows = profile.num_rows * (1.0 - split["test"] - split["validation"])
-        labels = labels_of(task, entry["label"], profile)
+        labels = labels_of(task, entry["label"], profile, rename=filler.tree["data"]["labels"]["rename"])
         first = suited(task, num_labels=len(labels), train_rows=min(rows, limit or rows))[0]
         filler.tree["method"] = method = first.facts.section.model_validate({"type": first.facts.name}).model_dump(
             mode="json"

@@ -22,6 +22,7 @@ from luthier.spec.adapter_section import Adapter
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.asking import Paraphrase, Writer
 from luthier.spec.base import Model
+from luthier.spec.labels import Labels, as_label
 from luthier.spec.launch import Launch
 from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
@@ -95,30 +96,6 @@ class Privacy(Section):
         if self.keep_mapping is not None and self.action != "pseudonymise":
             raise ValueError("keep_mapping keeps pseudonyms, which only action: pseudonymise makes")
         return self
-
-
-class Labels(Section):
-    rename: dict[str, str] = Field(default_factory=dict, description="Label in the file -> label to learn.")
-    order: tuple[str, ...] = Field((), description="All labels from the lowest to the highest, where they are degrees.")
-    min_rows: int | None = Field(None, ge=0, description="Labels with fewer training rows are named in the report.")
-    review: bool | None = Field(
-        None, description="List rows whose label a simple model of the other rows contradicts; nothing is changed."
-    )
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _numbers_are_labels_too(cls, value: object) -> object:
-        """As they stand in a file: `order: [1, 2, 3]`."""
-        if not isinstance(value, list | tuple):
-            return value
-        return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
-
-    @field_validator("order")
-    @classmethod
-    def _is_an_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value and (len(value) < 2 or len(set(value)) < len(value)):
-            raise ValueError("names at least two labels, each once, from the lowest to the highest")
-        return value
 
 
 CleanStep = Literal[
@@ -457,6 +434,8 @@ class Train(Section):
     @classmethod
     def _is_a_way_to_weigh(cls, value: object) -> object:
         """One message for a union."""
+        if isinstance(value, dict):
+            value = {as_label(key): one for key, one in value.items()}
         numbers = isinstance(value, dict) and all(
             isinstance(one, int | float) and not isinstance(one, bool) and 0 < one < float("inf")
             for one in value.values()
@@ -483,10 +462,13 @@ class Train(Section):
         return self
 
 
+Baseline = Literal["majority", "tfidf_logreg", "mean", "tfidf_ridge", "length", "few_shot", "base"]
+
+
 class Evaluate(Section):
-    baselines: tuple[Literal["majority", "tfidf_logreg", "length", "few_shot", "base"], ...] | None = Field(
-        None, description="Systems beside the tuned model; the base is needed for differences."
-    )
+    baselines: (
+        tuple[Literal["majority", "tfidf_logreg", "mean", "tfidf_ridge", "length", "few_shot", "base"], ...] | None
+    ) = Field(None, description="Systems beside the tuned model; the base is needed for differences.")
     few_shot_examples: int | None = Field(
         None, ge=1, le=64, description="Training rows that the baseline few_shot shows; a number asks for it."
     )

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from luthier.errors import RecipeError
-from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_text
+from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_read_off, is_text
 from luthier.spec.asking import refuse_unfit_writer
 from luthier.spec.fill_baselines import fill_baselines
 from luthier.spec.fill_merge import fill_merge, say_unused
@@ -22,12 +22,26 @@ from luthier.spec.launch import Launch
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
 from luthier.spec.merge import KEPT_SETTINGS, Parent
-from luthier.spec.plugins import ADAPTERS, METHODS, METRICS
+from luthier.spec.plugins import ADAPTERS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
 from luthier.spec.template import field, fields
+from luthier.spec.unfitting import (
+    refuse_balance_without_labels,
+    refuse_foreign_metric,
+    refuse_order_without_labels,
+    refuse_rewards_without_answers,
+    refuse_too_long_completions,
+    refuse_unmeasured,
+)
 
 CLASSIFY_SYSTEM = "Answer with the {name} of the message."
+_SYSTEMS = {
+    "classification": CLASSIFY_SYSTEM,
+    "sentiment": CLASSIFY_SYSTEM,
+    "multi_label": "Answer with all {name} of the message, or none.",
+    "regression": "Answer with the {name} of the message, a number.",
+}
 
 CLEAN_CLOSED: tuple[CleanStep, ...] = (
     "unescape_html", "repair_mojibake", "strip_control", "normalise_unicode", "collapse_whitespace",
@@ -167,13 +181,13 @@ def _resolved(
     )
     refuse_unfit_writer(resolved.recipe)
     refuse_unfitting(resolved.recipe)
-    _refuse_balance_without_labels(resolved.recipe)
-    _refuse_order_without_labels(resolved.recipe)
-    _refuse_rewards_without_answers(resolved.recipe)
-    _refuse_too_long_completions(resolved.recipe)
+    refuse_balance_without_labels(resolved.recipe)
+    refuse_order_without_labels(resolved.recipe)
+    refuse_rewards_without_answers(resolved.recipe)
+    refuse_too_long_completions(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
-        _refuse_foreign_metric(limit, resolved.recipe)
-        _refuse_unmeasured(limit, resolved.recipe)
+        refuse_foreign_metric(limit, resolved.recipe)
+        refuse_unmeasured(limit, resolved.recipe)
     return resolved
 
 
@@ -253,17 +267,19 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
     if paired:
         filler.fill(f"{entry}.name", task, "what the rows are")
     filler.fill(f"{entry}.name", entry_name(given["label"], task), "the answer's column")
-    closed = is_closed(task)
-    system = CLASSIFY_SYSTEM.format(name=given["name"].replace("_", " ")) if closed else ""
-    filler.fill(f"{entry}.system", system, "short, so that few tokens are spent on it" if closed else "none is needed")
+    closed, read_off = is_closed(task), is_read_off(task)
+    system = _SYSTEMS[task].format(name=given["name"].replace("_", " ")) if read_off else ""
+    why = "short, so that few tokens are spent on it" if read_off else "none is needed"
+    filler.fill(f"{entry}.system", system, why)
     stated = "stated by the data set itself" if profile.license else "not stated in the recipe"
     filler.fill(f"{entry}.license", profile.license or "unknown", stated)
     filler.fill(
         "data.clean",
-        list(CLEAN_CLOSED if closed else CLEAN_OPEN),
-        "layout carries no meaning for a label" if closed else "markup and indentation may be what the text is about",
+        list(CLEAN_CLOSED if read_off else CLEAN_OPEN),
+        "layout carries no meaning for a label" if read_off else "markup and indentation may be what the text is about",
     )
     _fill_labels(filler, profile, closed=closed)
+    _fill_separator(filler, several=task == "multi_label")
     _fill_split(filler, loaded, profile)
     _fill_columns(filler, profile)
 
@@ -454,6 +470,24 @@ def _fill_labels(filler: Filler, profile: DataProfile, *, closed: bool) -> None:
     filler.fill("data.labels.review", closed and few, "a matter of seconds" if closed and few else many)
 
 
+def _fill_separator(filler: Filler, *, several: bool) -> None:
+    """What stands between labels, where a row may have several.
+
+    Raises:
+        RecipeError: it is given for another task.
+    """
+    if several:
+        filler.fill("data.labels.separator", ",", "usual")
+        return
+    if filler.tree["data"]["labels"]["separator"] is not None:
+        raise RecipeError(
+            "data.labels.separator divides the labels of a cell, and this task has one answer a row",
+            way_out="leave it out, or set data.train[0].task: multi_label",
+            key="data.labels.separator",
+        )
+    filler.reasons["data.labels.separator"] = "open on purpose: one answer a row"
+
+
 def _refuse_answer_in_input(template: str, label: str) -> None:
     if label in fields(template):
         raise RecipeError(
@@ -490,93 +524,3 @@ def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> Resolv
     filler = Filler(recipe)
     fill_launch(filler)
     return resolved.model_copy(update={"recipe": _whole(filler.tree)})
-
-
-def _refuse_balance_without_labels(recipe: Recipe) -> None:
-    """Weights and samplers go by label."""
-    given = {"class_weight": recipe.train.class_weight is not None, "sampler": recipe.train.sampler != "shuffle"}
-    for key, is_given in given.items():
-        if is_given and not is_closed(recipe.entry.task):
-            raise RecipeError(
-                f"train.{key} goes by label, and {recipe.entry.task} has none",
-                way_out=f"leave train.{key} out, or set data.train[0].task",
-            )
-
-
-def _refuse_order_without_labels(recipe: Recipe) -> None:
-    """Degrees are labels; and nothing is learned by an order that nobody gave."""
-    order = recipe.data.labels.order
-    if order and not is_closed(recipe.entry.task):
-        raise RecipeError(
-            f"data.labels.order puts labels in order, and {recipe.entry.task} has none",
-            way_out="leave data.labels.order out, or give it in the data entry of the task that it is of",
-            key="data.labels.order",
-        )
-    if getattr(recipe.method, "ordered", False) and not order:
-        raise RecipeError(
-            "method.ordered learns by the order of the labels, and data.labels.order gives none",
-            way_out="set data.labels.order: [LOWEST, ..., HIGHEST], or leave method.ordered out",
-            key="method.ordered",
-        )
-
-
-def _refuse_rewards_without_answers(recipe: Recipe) -> None:
-    """Rewards verify what is written freely."""
-    task, rewards = recipe.entry.task or "", recipe.entry.rewards
-    if rewards and task not in METRICS.get("reward").tasks:
-        raise RecipeError(
-            f"data.train[0].rewards verify free answers, and {task} has none",
-            way_out=f"leave them out; tasks with free answers: {', '.join(METRICS.get('reward').tasks)}",
-            key="data.train.0.rewards",
-        )
-
-
-def _refuse_too_long_completions(recipe: Recipe) -> None:
-    """What is written while it learns is what is written when it is asked, which is half of a row at most."""
-    asked, most = recipe.method.answer_tokens, (recipe.train.max_length or 0) // 2
-    if asked is not None and asked > most:
-        raise RecipeError(
-            f"method.max_completion_length {asked} is more than half of train.max_length ({most}), and no longer "
-            "answer is written when the model is asked",
-            way_out=f"set train.max_length to {2 * asked}, or write shorter answers",
-            key="method.max_completion_length",
-        )
-
-
-def _refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
-    """What a head does not do, and what is known only of a version that may abstain, or of labels in an order."""
-    written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
-    why, way_out = "", ""
-    if limit.metric in written and METHODS.get(recipe.method.type).has_head:
-        why, way_out = (
-            "a classification head writes nothing",
-            "ask for macro_f1, accuracy or log_loss, or set method: sft",
-        )
-    elif limit.metric in abstaining and getattr(recipe.method, "abstain_below", None) is None:
-        why, way_out = (
-            "this version always gives a label",
-            "set method: {type: classify, abstain_below: 0.7}, or ask for accuracy",
-        )
-    elif limit.metric == "term_accuracy" and recipe.evaluate.glossary is None:
-        why, way_out = "no glossary is given", "name a file of terms as evaluate.glossary"
-    elif limit.metric == "reward" and not recipe.entry.rewards:
-        why, way_out = "nothing verifies the answers", "set data.train[0].rewards, e.g. [{type: exact}]"
-    elif limit.metric in ("mae", "quadratic_kappa") and not recipe.data.labels.order:
-        why, way_out = "the labels have no order", "set data.labels.order: [LOWEST, ..., HIGHEST]"
-    if why and limit.subject != "general":
-        raise RecipeError(
-            f"objective: {limit.key!r} is not measured, {why}",
-            way_out=way_out,
-            key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
-        )
-
-
-def _refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
-    task = recipe.entry.task
-    if limit.subject != "general" and task not in METRICS.get(limit.metric).tasks:
-        fitting = [name for name, facts in METRICS.entries().items() if task in facts.tasks]
-        raise RecipeError(
-            f"objective: {limit.key!r} is not measured for {task}",
-            way_out=f"measured: {', '.join(fitting)}",
-            key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ MANY_LABELS = 20
 """Labels above which writing one of them out is the longer way; of 77 it lost to counting words (benchmarks/LOG.md)."""
 
 
+_BY_HEAD = {
+    "multi_label": "each label has a probability of its own",
+    "regression": "a number is near or far, and words of it are right or wrong",
+}
+
+
 @dataclass(frozen=True)
 class Suited:
     """A method that does the task, and why it stands where it stands."""
@@ -24,14 +31,26 @@ class Suited:
     why: str
 
 
-def labels_of(task: str | None, label: str | None, profile: DataProfile) -> Mapping[str, int]:
-    """Label -> rows; where the recipe names another column than the profile found, its distinct values as equals."""
+def labels_of(
+    task: str | None, label: str | None, profile: DataProfile, *, rename: Mapping[str, str]
+) -> Mapping[str, int]:
+    """Label -> rows, renamed as the recipe says; where it names another column than the profile has counted, as many
+    equals as that has distinct values.
+    """
     if not is_closed(task):
         return {}
-    if label in (None, "", profile.label) and profile.labels:
-        return profile.labels
+    if is_counted(label, profile):
+        rows: Counter[str] = Counter()
+        for name, count in profile.labels.items():
+            rows[rename.get(name, name)] += count
+        return rows
     distinct = next((column.distinct for column in profile.columns if column.name == label), 0)
     return {str(number): profile.num_rows // max(1, distinct) for number in range(distinct)}
+
+
+def is_counted(label: str | None, profile: DataProfile) -> bool:
+    """Whether the profile has counted the rows of each label."""
+    return label in (None, "", profile.label) and bool(profile.labels)
 
 
 TAUGHT = "a teacher says more of each token than the answer alone"
@@ -51,6 +70,9 @@ def suited(task: str, *, num_labels: int, train_rows: float, given: str = "") ->
     """
     able = [facts for facts in METHODS.entries().values() if task in facts.tasks]
     able = [facts for facts in able if not facts.only_if_asked or facts.name == given]
+    if task in _BY_HEAD:
+        able.sort(key=lambda facts: not facts.has_head)
+        return tuple(Suited(facts, _BY_HEAD[task] if facts.has_head else "written token by token") for facts in able)
     if len(able) == 1:
         return (Suited(able[0], f"the only method of this version for {task}"),)
     head, why = prefers_head(num_labels, train_rows / num_labels) if num_labels else (False, f"made for {task}")

@@ -26,5 +26,5 @@ def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None)
 def reopen(*, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
     """Base and adapter through PEFT."""
     if head is not None:
-        return ClassifierEngine.open(base, folder, num_labels=len(head.labels))
+        return ClassifierEngine.open(base, folder, num_labels=len(head.head_rows))
     return TransformersEngine.open(base, folder)

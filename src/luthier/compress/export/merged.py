@@ -25,7 +25,9 @@ def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None)
     merged = merge(tuned) if is_adapted(tuned) else tuned
     if head is not None:
         pad_token_id, pad_token = padding(base, head)
-        merged = as_classifier(merged, head.labels, pad_token_id=pad_token_id, task=head.name)
+        merged = as_classifier(
+            merged, head.head_rows, pad_token_id=pad_token_id, task=head.name, problem_type=problem_type(head)
+        )
         path = base / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         write_atomic(out / path.name, json.dumps({**config, "pad_token": pad_token}, ensure_ascii=False, indent=2))
@@ -35,10 +37,17 @@ def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None)
         merged.save_pretrained(out, safe_serialization=True)
 
 
+def problem_type(head: RequestContract) -> str:
+    """As transformers calls it: by it its own loss is chosen, and how its pipeline reads scores."""
+    if head.scale is not None:
+        return "regression"
+    return "multi_label_classification" if head.tags else "single_label_classification"
+
+
 def reopen(*, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
     """The folder alone, without PEFT and without the base."""
     if head is not None:
-        return ClassifierEngine.open(folder, num_labels=len(head.labels))
+        return ClassifierEngine.open(folder, num_labels=len(head.head_rows))
     return TransformersEngine.open(folder)
 
 

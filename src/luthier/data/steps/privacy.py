@@ -12,7 +12,7 @@ from luthier.data.items import Item, Ledger
 from luthier.data.privacy.pseudonyms import Pseudonyms, mapping_passphrase, write_mapping
 from luthier.data.step import Facts, Flow, RowStep
 from luthier.data_report import Finding
-from luthier.records import RequestContract, is_closed
+from luthier.records import RequestContract, is_read_off
 from luthier.spec.recipe import Privacy as Rules
 from luthier.store.files import write_atomic
 
@@ -61,7 +61,7 @@ class Privacy(RowStep):
         """
         findings = [finding for part in made for finding in part.findings]
         stop_at_secrets(findings, self.rules)
-        if is_closed(self.contract.task):
+        if is_read_off(self.contract.task):
             column = flow.resolved.recipe.entry.label or ""
             found = guard_labels(flow.items, self.rules, column=column, key=self.hmac_key)
             findings = sorted([*found, *findings], key=lambda one: (one.file, one.line)) if found else findings

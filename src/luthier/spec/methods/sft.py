@@ -14,7 +14,7 @@ FACTS = MethodFacts(
     name="sft",
     summary="supervised fine-tuning on answers",
     section=Sft,
-    tasks=("classification", "sentiment", "translation", "generation", "extraction"),
+    tasks=("classification", "sentiment", "multi_label", "regression", "translation", "generation", "extraction"),
     # Small bases take larger steps: on 135 M, 1e-3 and 2e-3 ended alike (benchmarks/LOG.md); 2e-4 is what most recipes
     # for 7 B and more use.
     learning_rates=((0.5, 1e-3), (2.0, 5e-4), (float("inf"), 2e-4)),

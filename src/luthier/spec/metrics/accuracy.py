@@ -4,8 +4,8 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="accuracy",
-    summary="share of right labels",
-    tasks=("classification", "sentiment"),
+    summary="share of right labels; of several, of items with just these",
+    tasks=("classification", "sentiment", "multi_label"),
     higher_is_better=True,
     is_proportion=True,
 )

@@ -5,7 +5,7 @@ from luthier.spec.plugins import MetricFacts
 FACTS = MetricFacts(
     name="macro_f1",
     summary="mean F1 over classes",
-    tasks=("classification", "sentiment"),
+    tasks=("classification", "sentiment", "multi_label"),
     higher_is_better=True,
     is_proportion=True,
 )

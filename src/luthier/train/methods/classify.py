@@ -22,61 +22,35 @@ and the head stays one that plain tools know. Of two labels it is the cross-entr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot
 
 from luthier.data.shards import Example
-from luthier.errors import RunError
-from luthier.models.classifier import class_scores
-from luthier.models.forward import is_noisy
-from luthier.models.packing import SHARED, lay_out_rows
 from luthier.records import RequestContract
 from luthier.spec.methods.classify import Classify as Settings
+from luthier.train.over_prompts import OverPrompts, refuse_other_contract
 
 if TYPE_CHECKING:
     from luthier.spec.section import Method as AnySettings
-    from luthier.train.trunk import Trunk
 
 
-class Classify:
+class Classify(OverPrompts):
     """The method; its unit is the row."""
 
     def __init__(self, settings: Settings, contract: RequestContract) -> None:
-        self.settings, self.task = settings, contract.name
+        super().__init__(contract.name)
+        self.settings = settings
         self.places = {label: place for place, label in enumerate(contract.labels)}
         rows = torch.tensor(contract.label_rows, dtype=torch.float64)
         self.log_shares = (rows / rows.sum()).log().float()  # [C]
 
-    def count(self, example: Example) -> int:
-        """One."""
-        return 1
-
-    def computed(self, example: Example) -> Sequence[Sequence[int]]:
-        """The prompt, as it is asked; the answer's words are not read."""
-        return [example.prompt_ids]
-
-    def loss_sum(
-        self,
-        model: Any,
-        examples: Sequence[Example],
-        weights: Sequence[float] | None = None,
-        trunk: Trunk | None = None,
-    ) -> Tensor:
-        """Loss of the rows, summed, in nats; what prompts share is computed once."""
-        rows = [example.prompt_ids for example in examples]
-        layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
-        last = torch.stack([place[-1] for place in places])
-        with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
-            scores = class_scores(model, layout, last, self.task)
+    def row_losses(self, scores: Tensor, examples: Sequence[Example]) -> Tensor:
+        """See `losses`."""
         wanted = torch.tensor([self.places[example.answer] for example in examples], device=scores.device)
-        losses = self.losses(scores, wanted)
-        if weights is not None:
-            losses = losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)
-        return losses.sum()
+        return self.losses(scores, wanted)
 
     def losses(self, scores: Tensor, wanted: Tensor) -> Tensor:
         """Loss of each row.
@@ -130,9 +104,5 @@ def open_method(settings: AnySettings, contract: RequestContract) -> Classify:
         RunError: the contract is not one for a head: it was made for another method.
     """
     assert isinstance(settings, Settings)
-    if contract.answered_by != "head" or len(contract.label_rows) != len(contract.labels):
-        raise RunError(
-            f"the request contract of {contract.name!r} is not made for a classification head",
-            way_out="run `luthier prepare` again",
-        )
+    refuse_other_contract(contract, rows=contract.labels)
     return Classify(settings, contract)
