@@ -11,7 +11,7 @@ from data_kit import CHATML, renderer, resolved, tokenizer_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.contract import Renderer, make_contract
+from luthier.data.contract import Renderer, make_contract, with_labels
 from luthier.data.masks import Supervision, mask
 from luthier.data.template import render
 from luthier.errors import DataError, ModelError, RecipeError, RunError
@@ -247,3 +247,9 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_input_templates_that_cannot_be_read_are_refused(template: str) -> None:
     with pytest.raises(RecipeError, match=r"data\.train\[0\]\.input"):
         fields(template)
+
+
+def test_labels_that_are_written_alike_are_refused(tmp_path: Path) -> None:
+    made = renderer(tmp_path)
+    with pytest.raises(DataError, match="are written with the same tokens"):
+        with_labels(made, ["<|im_end|>", made.defuse("<|im_end|>"), "other"])

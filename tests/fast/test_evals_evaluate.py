@@ -171,8 +171,8 @@ def test_progress_is_told_for_each_system_up_to_its_end(judged):
         ("baseline tfidf_logreg", 1),
         ("base model, not tuned", 60),
         ("tuned model", 60),
-        ("base model on the general text", 3),
-        ("tuned model on the general text", 3),
+        ("base model on the general text", 6),
+        ("tuned model on the general text", 6),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import samples
@@ -152,6 +153,27 @@ def test_another_base_says_nothing_of_this_one_but_words_are_words(tmp_path: Pat
     write_run(tmp_path, "one")
     mine = samples.resolved().model_copy(update={"model_sha256": samples.sha("e")})
     assert {one.technique for one in earlier(tmp_path, mine).known} == {TFIDF, MAJORITY}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"labels": {"rename": {"refund_status": "return_request"}}},
+        {"split": {"test": 0.4}},
+        {"limit": {"test": 9}},
+        {"filter": {"max_chars": 90}},
+    ],
+)
+def test_a_run_with_other_labels_or_rows_is_no_measure_of_these(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_run(tmp_path, "one", data={"train": [{"path": "support.csv"}], **other})
+    assert earlier(tmp_path, samples.resolved()).known == ()
+
+
+def test_a_training_that_was_only_tried_out_says_nothing_of_a_whole_one(tmp_path: Path) -> None:
+    write_run(tmp_path, "one", train={"max_tokens": 900})
+    assert "lora sft" not in {one.technique for one in earlier(tmp_path, samples.resolved()).known}
+    mine = samples.resolved(train={"max_tokens": 900})
+    assert "lora sft" in {one.technique for one in earlier(tmp_path, mine).known}
 
 
 def test_runs_that_cannot_be_read_say_nothing(tmp_path: Path) -> None:

@@ -466,3 +466,40 @@ def test_what_an_accelerator_takes_is_not_predicted_and_that_is_said() -> None:
     assert note not in plan_of(train={"device": "cpu"}).notes
     tight = samples.resolved(**budget, train={"device": "cuda", "batch_size": 64, "micro_batch_tokens": 8192})
     assert not memory_asks_for_checkpointing(tight, samples.profile(), samples.shape())
+
+
+def test_memory_is_planned_for_the_longest_row_and_prompt_not_for_the_mean_ones() -> None:
+    def plan(longest: int, **train: Any) -> Plan:
+        columns = [
+            one.model_copy(update={"longest_chars": longest}) if one.name == "message" else one
+            for one in samples.profile().columns
+        ]
+        return plan_of(profile={"columns": tuple(columns)}, train={"max_length": 2048, "batch_size": 4, **train})
+
+    usual, long = plan(200), plan(9000)
+    assert long.prediction.train_memory_gib > 1.5 * usual.prediction.train_memory_gib
+    assert long.prediction.train_seconds == pytest.approx(usual.prediction.train_seconds, rel=0.01)
+    one_row = plan(9000, micro_batch_tokens=64)  # one row is computed at once, however small the micro-batch
+    assert one_row.prediction.train_memory_gib > 1.5 * plan(200, micro_batch_tokens=64).prediction.train_memory_gib
+    cut = plan(9000, max_length=256)
+    assert cut.prediction.train_memory_gib < usual.prediction.train_memory_gib * 1.5, "longer rows are not learned"
+
+
+def test_labels_are_counted_as_the_recipe_calls_them() -> None:
+    halves = {label: "one" if place % 2 else "two" for place, label in enumerate(sorted(samples.LABELS))}
+    plan = plan_of(
+        objective={"targets": {"intent.accuracy": ">= 0.6"}},
+        data={"train": [{"path": "support.csv"}], "labels": {"rename": halves}},
+    )
+    rows = [sum(samples.LABELS[label] for label, name in halves.items() if name == half) for half in ("one", "two")]
+    (majority,) = [one for one in plan.candidates if one.technique == MAJORITY]
+    assert majority.expected is not None
+    assert majority.expected.point == pytest.approx(max(rows) / sum(rows))
+    other = plan_of(
+        objective={"targets": {"channel.accuracy": ">= 0.6"}},
+        data={"train": [{"path": "support.csv", "input": "{message}", "label": "channel", "task": "classification"}]},
+    )
+    (majority,) = [one for one in other.candidates if one.technique == MAJORITY]
+    assert majority.expected is None, "rows of this column's labels were not counted"
+    with pytest.raises(DataError, match="all rows have the label 'same'"):
+        plan_of(profile={"labels": {"same": 1200}})

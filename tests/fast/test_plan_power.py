@@ -93,3 +93,10 @@ def test_must_observe_is_the_smallest_share_whose_bound_clears_the_target(n: int
 def test_only_proportions_are_predicted() -> None:
     assert needed_for(Limit("intent", "accuracy", ">=", 0.8, False), 280, level=0.95) == pytest.approx(0.85)
     assert needed_for(Limit("intent", "perplexity", "<=", 2.0, False), 280, level=0.95) is None
+    assert needed_for(Limit("intent", "answered_accuracy", ">=", 0.8, False), 280, level=0.95) is None, "of how many?"
+
+
+@pytest.mark.parametrize("n", [1, 100, 100_000])
+def test_no_bound_ever_reaches_one(n: int) -> None:
+    assert must_observe(1.0, n) is None
+    assert wilson(n, n)[0] < 1.0

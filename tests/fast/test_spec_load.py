@@ -623,3 +623,17 @@ def test_an_override_may_go_on_below_the_short_form_that_another_gave(tmp_path: 
         tmp_path / "r.yaml", overrides=["method=classify", "method.abstain_below=0.9"], environment={}
     ).recipe.method
     assert method.model_dump(include={"type", "abstain_below"}) == {"type": "classify", "abstain_below": 0.9}
+
+
+def test_labels_may_be_numbers_and_yaml_yes_is_told_from_a_label(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    start = "name: r\nmodel: m\n"
+    data = "data: {train: [{path: d.csv, task: classification}], labels: {%s}}\n"
+    path.write_text(start + data % "order: [1, 2, 3], rename: {4: 3}" + "train: {class_weight: {1: 2, 3: 3}}\n")
+    recipe = load_recipe(path, environment={}).recipe
+    assert (recipe.data.labels.order, recipe.data.labels.rename) == (("1", "2", "3"), {"4": "3"})
+    assert recipe.train.class_weight == {"1": 2, "3": 3}
+    for wrong in ("order: [no, maybe]", "rename: {yes: good}"):
+        path.write_text(start + data % wrong)
+        with pytest.raises(RecipeError, match="put it in quotes"):
+            load_recipe(path, environment={})
