@@ -96,8 +96,10 @@ def _whisker(interval: Interval, y: float, scale: Scale, *, kind: str, shown: st
 
 
 def differences(found: Sequence[Difference]) -> Markup:
-    """Tuned minus another system, in points, around zero; only for shares."""
+    """Tuned minus another system, in points, around zero; only for shares, '' where there are none."""
     shown = [difference for difference in found if is_proportion(difference.metric)]
+    if not shown:
+        return Markup()
     top, end = 12.0, WIDTH - 258
     bottom = top + ROW * len(shown)
     lows = [difference.interval.low for difference in shown if math.isfinite(difference.interval.low)]
@@ -161,7 +163,7 @@ def training(
     metric: str,
     best_step: int,
     spikes: Sequence[LossSpike] = (),
-    loss: str = "mean negative log-likelihood a supervised token",
+    loss: str = "mean negative log-likelihood a supervised token, in nats",
 ) -> Markup:
     """Loss of each step and of each validation above, the validation metric below, on one axis of steps.
 
@@ -170,7 +172,7 @@ def training(
     steps = [event for event in history if event.kind == "step"]
     checks = [event for event in history if event.kind == "validation"]
     by_reward = bool(steps) and all("reward" in event.metrics for event in (*steps, *checks))
-    name = "reward: mean of the answers that were written" if by_reward else f"loss: {loss}, in nats"
+    name = "reward: mean of the answers that were written" if by_reward else f"loss: {loss}"
 
     def value(event: StepEvent) -> float:
         return event.metrics["reward"] if by_reward else event.loss

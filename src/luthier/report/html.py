@@ -143,11 +143,19 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
             metric=train.best_metric,
             best_step=train.best_step,
             spikes=train.spikes,
-            loss="mean loss a row" if evidence.by_head else "mean negative log-likelihood a supervised token",
+            loss=_loss(evidence),
         ),
         "confusion": charts.confusion(evaluation.labels, evaluation.confusion) if closed else "",
         "predicted": charts.predicted(_predicted(evidence)),
     }
+
+
+def _loss(evidence: Evidence) -> str:
+    """What the curve of training shows."""
+    if not evidence.by_head:
+        return "mean negative log-likelihood a supervised token, in nats"
+    unit = "squared standard deviations" if evidence.resolved.recipe.entry.task == "regression" else "nats"
+    return f"mean loss a row, in {unit}"
 
 
 def _predicted(evidence: Evidence) -> list[tuple[str, float, float, str]]:

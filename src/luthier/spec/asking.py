@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator, model_validator
 
 from luthier.errors import RecipeError
-from luthier.records import is_closed, is_text
+from luthier.records import is_closed, is_read_off, is_text
 from luthier.spec.section import Section
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ def refuse_unfit_writer(recipe: Recipe) -> None:
         raise RecipeError(
             f"data.teacher writes one answer to a row, and a row of task {entry.task!r} has "
             f"{'two' if entry.task == 'preference' else 'none'}",
+            way_out="leave data.teacher out",
+            key="data.teacher",
+        )
+    if is_read_off(entry.task) and not is_closed(entry.task):
+        raise RecipeError(
+            f"data.teacher writes what nobody holds to the labels or the numbers of task {entry.task!r}",
             way_out="leave data.teacher out",
             key="data.teacher",
         )

@@ -255,6 +255,12 @@ def _fill_data(filler: Filler, loaded: LoadedRecipe, profile: DataProfile) -> No
         raise RecipeError(
             f"{profile.path}: no column looks like an answer", way_out="set data.train[0].label", key=entry
         )
+    if chat and task in ("multi_label", "regression"):
+        raise RecipeError(
+            f"{profile.path}: task {task} has rows with a column of answers, and these are conversations",
+            way_out="set data.train[0].input and .label",
+            key=f"{entry}.task",
+        )
     brings_answers = chat and not paired
     filler.fill(
         f"{entry}.label",
