@@ -400,7 +400,8 @@ class DataReport(Record):
     synthetic: bool
     features: tuple[FeatureReport, ...] = Field((), description="Of data.features, in the order of computing.")
     contract_sha256: str
-    source_sha256: dict[str, str] = Field(description="File -> hash.")
+    source_sha256: dict[str, str] = Field(description="File -> hash; the first is that of the task's rows.")
+    own_files: tuple[SplitName, ...] = Field((), description="Splits that have a file of their own.")
     augmentation: Augmentation | None = Field(None, description="None where data.augment is absent.")
     teacher: TaughtRows | None = Field(None, description="None where data.teacher is absent.")
     canaries: PlantedCanaries | None = Field(None, description="None where data.canaries is absent.")

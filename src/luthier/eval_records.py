@@ -43,6 +43,9 @@ class RunComparison(Record):
     num_groups: int
     not_counted: int = Field(description="Rows that training has seen in one of the runs.")
     differences: tuple[Difference, ...]
+    against_points: dict[str, float] = Field(
+        default_factory=dict, description="Metrics of the other model on these rows."
+    )
     left_out: tuple[str, ...] = Field((), description="Metrics that the runs cannot be compared by, with the reason.")
 
 
@@ -53,9 +56,13 @@ class TransferCell(Record):
     together: tuple[str, ...] = Field(description="The tasks of the training, in the recipe's order.")
     metric: str
     higher_is_better: bool
-    alone: float = Field(description="The metric after training alone.")
+    alone: float = Field(description="The metric after training alone, on the rows that are compared.")
     difference: Interval = Field(description="Paired by item.")
-    p_value: float = Field(description="Two-sided, corrected by Holm over all cells; NaN where there is no test.")
+    num_items: int = Field(description="Rows that are compared: training has seen them in neither run.")
+    not_counted: int = Field(0, description="Rows that training has seen in one of the runs.")
+    p_value: float = Field(
+        description="Two-sided, of this metric, corrected by Holm over all cells; NaN where there is no test of it."
+    )
 
 
 class TransferMatrix(Record):

@@ -90,6 +90,28 @@ def test_groups_are_compared_by_the_lines_of_the_same_file(tmp_path: Path) -> No
     assert kinds(ours) == ["group", ""]
 
 
+def test_other_files_beside_do_not_hide_the_groups_and_splits_of_their_own_have_other_lines(tmp_path: Path) -> None:
+    def with_files(place: Path, **changes: object) -> Path:
+        report = DataReport.read(place / "report.json")
+        sources = {**report.source_sha256, "bench.csv": "b" * 64}
+        write_atomic(place / "report.json", report.model_copy(update={"source_sha256": sources, **changes}).to_json())
+        return place
+
+    rows: Rows = [(3, "g0", "r"), (4, "g2", "s")]
+    for number, (ours_own, their_own) in enumerate([((), ()), (("test",), ()), ((), ("validation",))]):
+        ours = folder(tmp_path / f"ours{number}", train=[(1, "g0", "p"), (2, "g2", "q")], test=rows)
+        one = folder(tmp_path / f"one{number}", train=[(1, "g5", "other")], validation=[(2, "g6", "words")])
+        marked(tmp_path, with_files(ours, own_files=ours_own), with_files(one, own_files=their_own))
+        assert kinds(ours) == ["group", "" if their_own else "group"]
+
+
+def test_wording_of_other_templates_does_not_hide_a_text(tmp_path: Path) -> None:
+    ours = folder(tmp_path / "ours", train=[(1, "g0", "p")], test=[(3, "g3", "Say: seen before")])
+    one = folder(tmp_path / "one", train=[(9, "g0", "Seen before")], source="1" * 64)
+    write_atomic(one / "contract.json", contract(input="{text}").to_json())
+    assert marked(tmp_path, ours, one) == {"test": 1}
+
+
 def test_groups_of_another_file_say_nothing(tmp_path: Path) -> None:
     ours = folder(tmp_path / "ours", train=[(1, "g0", "p")], test=[(3, "g0", "r")])
     one = folder(tmp_path / "one", train=[(1, "g0", "other words")], source="1" * 64)

@@ -113,6 +113,18 @@ def test_a_label_is_known_whatever_stands_around_it_and_nothing_else_is(
     assert found.dropped == ({} if answer else {"not_a_label" if said else "empty": 1})
 
 
+def test_rows_of_groups_that_are_kept_back_are_not_asked_about(tmp_path: Path, fake: Fake) -> None:
+    rows = [{**row, "customer": f"c{number % 12}"} for number, row in enumerate(tickets())]
+    write(tmp_path / "more.csv", [{"message": f"other words {n}", "customer": f"c{n}"} for n in range(14)])
+    split = {"test": 0.3, "validation": 0.2, "group_by": "customer", "stratify": False}
+    report = run(tmp_path, rows, split=split, teacher=rules(fake, path="more.csv"))
+    found = told(report)
+    assert 0 < found.dropped["group_kept_back"] < 12
+    assert found.rows == 14 - found.dropped["group_kept_back"] == len(fake.asked)
+    held = {row.group for name in ("validation", "test") for row in shards(tmp_path)[name]}
+    assert not held & {row.group for row in written(tmp_path)}
+
+
 def test_what_is_cut_off_refused_or_over_budget_is_counted(tmp_path: Path, fake: Fake) -> None:
     fake.finish = "length"
     path = unlabelled(tmp_path)
@@ -120,6 +132,9 @@ def test_what_is_cut_off_refused_or_over_budget_is_counted(tmp_path: Path, fake:
     assert (found.rows, found.dropped) == (0, {"cut_off": 5})
     again = told(run(tmp_path, tickets(), teacher=rules(fake, path=path)))
     assert (again.dropped, again.endpoint.from_cache) == ({"cut_off": 5}, 5)
+    fake.finish = "content_filter"
+    found = told(run(tmp_path, tickets(), teacher=rules(fake, path=path, model="filtered")))
+    assert (found.rows, found.dropped) == (0, {"refused": 5})
     fake.finish, fake.refusal = "stop", "I may not"
     found = told(run(tmp_path, tickets(), teacher=rules(fake, path=path, model="other")))
     assert (found.rows, found.dropped) == (0, {"refused": 5})

@@ -81,7 +81,7 @@ def test_a_task_without_a_step_is_said_to_have_none() -> None:
 def cell(task: str, low: float, high: float, **changes: object) -> TransferCell:
     values = {
         "task": task, "together": ("a", "b"), "metric": "macro_f1", "higher_is_better": True, "alone": 0.5,
-        "difference": Interval(point=(low + high) / 2, low=low, high=high, n=9), "p_value": 0.04,
+        "difference": Interval(point=(low + high) / 2, low=low, high=high, n=9), "p_value": 0.04, "num_items": 9,
     }  # fmt: skip
     return TransferCell.model_validate(values | changes)
 
@@ -98,7 +98,7 @@ def cell(task: str, low: float, high: float, **changes: object) -> TransferCell:
 )
 def test_only_what_the_interval_shows_is_said(made: TransferCell, word: str, kind: str) -> None:
     matrix = TransferMatrix(recipe="r", tasks=("a", "b"), cells=(made, cell("b", -0.1, 0.1)), runs={})
-    assert f": {word} (alone 0.500)" in transfer_lines(matrix)[0]
+    assert f": {word} (alone 0.500; 9 rows)" in transfer_lines(matrix)[0]
     assert f'class="{kind}"' in render_transfer(matrix)
 
 

@@ -637,3 +637,14 @@ def test_labels_may_be_numbers_and_yaml_yes_is_told_from_a_label(tmp_path: Path)
         path.write_text(start + data % wrong)
         with pytest.raises(RecipeError, match="put it in quotes"):
             load_recipe(path, environment={})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:abc/v1", "http://[::1/v1", "http://h:0/v1"]
+)
+def test_an_endpoint_that_is_no_url_is_refused_with_its_line(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "r.yaml"
+    teacher = f"teacher: {{endpoint: '{url}', model: m, path: more.csv}}"
+    path.write_text(f"name: r\nmodel: m\ndata:\n  train: [{{path: d.csv}}]\n  {teacher}\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml:5: data\.teacher\.endpoint: is no URL"):
+        load_recipe(path, environment={})

@@ -24,7 +24,7 @@ from luthier.train.dist import Ranks
 from luthier.train.inputs import Inputs, TaskRows
 from luthier.train.methods.sft import Sft
 from luthier.train.mixing import drawn_of_tasks, task_shares
-from luthier.train.optim import make_optimizer
+from luthier.train.optim import learning_rate, make_optimizer
 from luthier.train.validation import Judged, Validation
 from luthier.train.weighting import Weighting, without_conflict
 from ranks_kit import together
@@ -150,6 +150,21 @@ def test_learned_weights_come_to_rest_where_the_formula_has_its_least() -> None:
         weighting.set_gradient(turns_of(STEP, two(), max_tokens=99), losses)
         descent.step()
     torch.testing.assert_close(learned.detach(), torch.log(2 * torch.tensor([0.9, 4.0])), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_learned_of_the_weights_counts_within_the_steps_of_a_short_training() -> None:
+    """At a rate of their own: that of the model would leave them where they began."""
+    for rate in (1e-5, 5e-4):
+        weighting, losses = Weighting(two(loss="uncertainty")), {0: 0.2, 1: 4.0}
+        settings = SETTINGS.model_copy(update={"learning_rate": rate, "lr_scheduler_type": "linear"})
+        optimizer = make_optimizer(weighting.parameters(), settings)
+        for step in range(60):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total=60, settings=settings) * group["rate_factor"]
+            weighting.set_gradient(turns_of(STEP, two(), max_tokens=99), losses)
+            optimizer.step()
+        factors = weighting.factors()
+        assert factors[0] / factors[1] > 4  # the least of the formula is at 20
 
 
 def test_conflicts_are_projected_out_and_what_does_not_conflict_is_added() -> None:

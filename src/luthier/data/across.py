@@ -1,4 +1,4 @@
-"""A test row whose text another task of the same training learns has been seen too."""
+"""A test row that asks what another task of the same training learns has been seen too."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
+from luthier.data.learned_before import compared_key
 from luthier.data.shards import Shard, write_shard
 from luthier.data_report import DataReport, Leakage
+from luthier.records import RequestContract
 from luthier.store.files import sha256_file, write_atomic
 
 
 def mark_seen_elsewhere(folders: Mapping[str, Path]) -> dict[str, int]:
-    """Mark test rows whose text stands, word for word, among the training rows of another task.
+    """Mark test rows whose text stands among the training rows of another task. Letter case, white space and wording
+    of templates do not tell texts apart.
 
     They do not count, like those that their own task has seen; shard and report of the task are written anew. Rows that
     are only nearly alike are looked for within a task alone.
@@ -31,15 +34,16 @@ def mark_seen_elsewhere(folders: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _learned_texts(folder: Path) -> frozenset[str]:
-    """The texts of the training rows in a data folder."""
-    return frozenset(Shard(folder / "train.arrow").column("text"))
+    """The texts of the training rows in a data folder, as they are compared."""
+    contract = RequestContract.read(folder / "contract.json")
+    return frozenset(compared_key(row.text, contract) for row in Shard(folder / "train.arrow"))
 
 
 def _mark_seen(folder: Path, learned: Set[str]) -> int:
-    """Mark the test rows of a data folder whose text stands, word for word, in `learned`; gives how many that are."""
-    path = folder / "test.arrow"
+    """Mark the test rows of a data folder whose text stands in `learned`; gives how many that are."""
+    path, contract = folder / "test.arrow", RequestContract.read(folder / "contract.json")
     rows = list(Shard(path))
-    seen = [not row.contaminated and row.text in learned for row in rows]
+    seen = [not row.contaminated and compared_key(row.text, contract) in learned for row in rows]
     if any(seen):
         write_shard(path, [replace(r, contaminated="exact") if s else r for r, s in zip(rows, seen, strict=True)])
         _tell(folder / "report.json", path, sum(seen))

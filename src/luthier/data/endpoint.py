@@ -211,8 +211,10 @@ class Endpoint:
         try:
             answer = json.loads(content)
             choice = answer["choices"][0]
-            message, whole = choice["message"], choice.get("finish_reason") != "length"
-            text, refused = message["content"] or "", not message["content"] and bool(message.get("refusal"))
+            message, ended = choice["message"], choice.get("finish_reason")
+            filtered, whole = ended == "content_filter", ended != "length"
+            text = message["content"] or ""
+            refused = filtered or (not text and bool(message.get("refusal")))
             tokens = (answer.get("usage") or {}).get("total_tokens")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DataError(

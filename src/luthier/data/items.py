@@ -209,10 +209,14 @@ class Ledger:
         return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none was set aside"
 
 
+def group_of(column: str, value: str) -> str:
+    """Name of the group of all rows with this value in a column."""
+    return blake2b(f"{column}={value}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
 def name_item(item: Item, group_by: str) -> None:
     """Set digest and group: a pseudonym for what the column holds, else for what the row asks; it may be an address."""
     key = item.key
     item.digest = digest_of(key)
     value = as_text(item.values.get(group_by)).strip() if group_by else ""
-    source = f"{group_by}={value}" if value else f"text={key}"
-    item.group = blake2b(source.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    item.group = group_of(group_by, value) if value else group_of("text", key)

@@ -88,8 +88,7 @@ def set_aside_learned(
 
 def _groups_by_line(folder: Path, report: DataReport) -> dict[int, str]:
     """Line of the task's file -> our group of it; splits that have files of their own have other lines."""
-    own_files = len(report.source_sha256) > 1
-    splits = ("train",) if own_files else ("train", "validation", "test")
+    splits = [split for split in ("train", "validation", "test") if split not in report.own_files]
     return {row.line: row.group for split in splits for row in Shard(folder / f"{split}.arrow") if not row.made_by}
 
 
@@ -99,25 +98,27 @@ def _seen(
     found = _Seen()
     for folder in learned.values():
         contract = RequestContract.read(folder / "contract.json")
-        sources = set(DataReport.read(folder / "report.json").source_sha256.values())
-        same_file = sources == {source[1]}
+        report = DataReport.read(folder / "report.json")
+        same = next(iter(report.source_sha256.values()), None) == source[1]
         for split in splits:
+            same_file = same and split not in report.own_files
             for row in Shard(folder / f"{split}.arrow"):
-                found.keys.setdefault(_key(row, contract), set()).add(row.answer)
+                found.keys.setdefault(compared_key(row.text, contract), set()).add(row.answer)
                 if same_file and not row.made_by and row.line in by_line:
                     found.groups.add(by_line[row.line])
     return found
 
 
-def _key(row: Example, contract: RequestContract) -> str:
-    return without_wording(text_key(row.text), contract.input) if contract.input else text_key(row.text)
+def compared_key(text: str, contract: RequestContract) -> str:
+    """What a prepared text asks, as it is compared with what other runs and tasks ask."""
+    return text_key(without_wording(text_key(text), contract.input)) if contract.input else text_key(text)
 
 
 def _kinds(
     rows: Sequence[Example], seen: _Seen, contract: RequestContract, threshold: float | None
 ) -> list[Contamination]:
     """How each row was met."""
-    keys = [_key(row, contract) for row in rows]
+    keys = [compared_key(row.text, contract) for row in rows]
     near: Set[int] = _near(rows, keys, seen, closed=is_closed(contract.task), threshold=threshold)
     return [
         "exact" if key in seen.keys else "near" if place in near else "group" if row.group in seen.groups else ""

@@ -160,6 +160,7 @@ def _report(flow: Flow, found: Facts, shards: Mapping[SplitName, Path]) -> DataR
         license=entry.license or "unknown",
         synthetic=entry.synthetic,
         contract_sha256=sha256_file(out / "contract.json"),
+        own_files=tuple(name for name, file in (("validation", data.validation), ("test", data.test)) if file),
         source_sha256={file: fingerprint(resolved.file(file)) for file in read},
         **facts,
     )

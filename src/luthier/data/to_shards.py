@@ -20,7 +20,7 @@ from luthier.data.step import Flow
 from luthier.data.steps.labels import check_labels
 from luthier.data.tokenise import render_rows
 from luthier.errors import DataError
-from luthier.records import Contamination, RequestContract, Scale, SplitName, is_closed, is_text
+from luthier.records import Contamination, RequestContract, Scale, SplitName, is_closed, is_read_off, is_text
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -128,7 +128,7 @@ def completed(renderer: Renderer, train: Shard, *, written: int) -> RequestContr
     if contract.task == "regression":
         contract = contract.model_copy(update={"scale": _scale(train)})
     longest = max(length - prompt for length, prompt in zip(train.lengths, train.column("prompt_tokens"), strict=True))
-    most = max(int(longest), written, SHORTEST_OPEN_ANSWER)
+    most = max(int(longest), written, 0 if is_read_off(contract.task) else SHORTEST_OPEN_ANSWER)
     return contract.model_copy(update={"max_new_tokens": min(most, contract.max_length // 2)})
 
 

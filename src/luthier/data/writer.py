@@ -17,7 +17,7 @@ from luthier.data.contract import Renderer, prepare_text
 from luthier.data.endpoint import BudgetSpent, Questions
 from luthier.data.firewall import keep_off_benchmarks
 from luthier.data.inputs import as_text, fill, missing_column
-from luthier.data.items import Item, Ledger, Verdict, answer_of, digest_of, labels_of
+from luthier.data.items import Item, Ledger, Verdict, answer_of, digest_of, group_of, labels_of
 from luthier.data.likeness import compared_text
 from luthier.data.near import NearPairs
 from luthier.data.read import Row, rows
@@ -133,6 +133,9 @@ def _rows(flow: Flow, path: str, dropped: Counter[str]) -> Iterator[Item]:
         item = Item(name, row.line, None, {}, text=text, made_by=TEACHER)
         item.digest = digest_of(item.key)
         item.group = f"{TEACHER}={item.digest.hex()}"
+        column = flow.resolved.recipe.data.split.group_by
+        if column and as_text(row.values.get(column)).strip():  # it belongs to the rows of that group
+            item.group = group_of(column, as_text(row.values[column]).strip())
         yield item
 
 
@@ -140,9 +143,11 @@ def _usable(read: Sequence[Item], flow: Flow, dropped: Counter[str], found: Coun
     """Those that stand nowhere else, in which personal data was seen to."""
     held, taken, kept = {item.digest for item in flow.items}, set[bytes](), list[Item]()
     near = _near_kept_back(read, flow)
+    groups = {item.group for item in flow.items if item.split != "train"}
     for item in read:
         reason = "stands_in_the_data" if item.digest in held else "repeated" if item.digest in taken else ""
         reason = reason or ("nearly_in_the_data" if id(item) in near else "")
+        reason = reason or ("group_kept_back" if item.group in groups else "")
         if not reason:
             taken.add(item.digest)
             reason, kinds = guarded(item, flow)

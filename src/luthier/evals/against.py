@@ -13,7 +13,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.errors import RunError
 from luthier.eval_records import RunComparison
-from luthier.evals.compare import differences
+from luthier.evals.compare import differences, points_of
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.marks import with_marks
 from luthier.evals.observed import Observed
@@ -78,6 +78,7 @@ def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, se
         num_groups=bootstrap.num_groups,
         not_counted=len(one.test) - len(clean),
         differences=differences({"tuned": said, other.name: told}, bootstrap),
+        against_points=points_of(told),
         left_out=tuple(left_out),
     )
 

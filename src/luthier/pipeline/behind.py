@@ -44,12 +44,20 @@ def as_trained(run: RunFolder) -> TrainResult:
 
 
 def directly_behind(resolved: ResolvedRecipe) -> list[RunFolder]:
-    """The runs that a run is merged from, and those that teach it."""
-    teachers = (part.teacher for part in resolved.parts)
+    """The runs that a run is merged from, those that teach it, and those whose export is its base or its teacher."""
+    teachers = [part.teacher for part in resolved.parts if part.teacher is not None]
+    folders = [resolved.file(resolved.recipe.model.name), *(Path(one.shape.path) for one in teachers)]
     return [
         *(RunFolder(Path(parent.path)) for parent in resolved.parents),
-        *(RunFolder(Path(one.tuned).parent.parent) for one in teachers if one is not None and one.tuned),
+        *(RunFolder(Path(one.tuned).parent.parent) for one in teachers if one.tuned),
+        *(run for run in map(_exporter, folders) if run is not None),
     ]
+
+
+def _exporter(model: Path) -> RunFolder | None:
+    """The run in whose folder a model stands; None for any other, and for a name that is no folder."""
+    above = model.resolve().parents if model.exists() else ()
+    return next((RunFolder(folder).whole for folder in above if RunFolder(folder).resolved.is_file()), None)
 
 
 def runs_behind(runs: Iterable[RunFolder]) -> dict[str, RunFolder]:

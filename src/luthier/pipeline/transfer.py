@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from luthier.errors import RecipeError
-from luthier.eval_records import EvalReport, TransferCell, TransferMatrix
+from luthier.eval_records import TransferCell, TransferMatrix
 from luthier.evals.intervals import holm
 from luthier.pipeline.against import compare
 from luthier.pipeline.drive import Session, work_through
@@ -81,16 +81,16 @@ def _cell(name: str, subset: tuple[str, ...], runs: dict[tuple[str, ...], RunFol
     alone = runs[name,]
     compared = compare(runs[subset].task(name), alone)
     first = compared.differences[0]  # of the task's main metric
-    tuned = next(one for one in EvalReport.read(alone.eval_report).systems if one.system == "tuned")
-    p_values = [one.p_value for one in compared.differences if one.p_value == one.p_value]
     return TransferCell(
         task=name,
         together=subset,
         metric=first.metric,
         higher_is_better=METRICS.get(first.metric).higher_is_better,
-        alone=tuned.metrics[first.metric].point,
+        alone=compared.against_points[first.metric],
         difference=first.interval,
-        p_value=p_values[0] if p_values else float("nan"),
+        num_items=compared.num_items,
+        not_counted=compared.not_counted,
+        p_value=first.p_value,
     )
 
 
@@ -99,6 +99,10 @@ def _corrected(cells: Sequence[TransferCell]) -> tuple[TransferCell, ...]:
     tested = [cell for cell in cells if cell.p_value == cell.p_value]
     corrected = dict(zip(map(id, tested), holm([cell.p_value for cell in tested]), strict=True))
     return tuple(cell.model_copy(update={"p_value": corrected.get(id(cell), cell.p_value)}) for cell in cells)
+
+
+def _left_out(cell: TransferCell) -> str:
+    return f", {cell.not_counted} more that training has seen do not count" if cell.not_counted else ""
 
 
 def transfer_lines(matrix: TransferMatrix) -> list[str]:
@@ -113,6 +117,6 @@ def transfer_lines(matrix: TransferMatrix) -> list[str]:
         p_value = f", p = {cell.p_value:.3g}" if cell.p_value == cell.p_value else ""
         lines.append(
             f"{cell.task} with {others}: {title(cell.metric)} {signed(gap, cell.metric)}{p_value}: {verdict} "
-            f"(alone {cell.alone:.3f})"
+            f"(alone {cell.alone:.3f}; {cell.num_items} rows{_left_out(cell)})"
         )
     return lines

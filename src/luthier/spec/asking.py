@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,6 +34,12 @@ class Asking(Section):
     def _is_plain_url(cls, value: str) -> str:
         if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
             raise ValueError("is a URL such as 'https://host/v1', without user, password or query; a key is `key_env`")
+        try:
+            told = urlsplit(value).port
+        except ValueError as error:  # brackets that do not close, or a port that is none
+            raise ValueError(f"is no URL: {error}") from error
+        if told == 0:
+            raise ValueError("is no URL: nothing listens on port 0")
         return value
 
 

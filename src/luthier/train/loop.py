@@ -195,7 +195,7 @@ class _Loop:
             loss=loss,
             learning_rate=rate,
             grad_norm=norm,
-            num_tokens=sum(self.inputs.lengths[row] for row in rows),
+            num_tokens=sum(self.seen.example(row).num_tokens for row in rows),
             computed_tokens=sum(part.num_tokens for turn in turns for part in turn.parts),
             supervised_tokens=sum(map(self.seen.learned, rows)),
             seconds=time.monotonic() - began,
@@ -223,8 +223,10 @@ class _Loop:
         )
 
     def _told(self, losses: Mapping[int, float]) -> dict[str, float]:
-        """Of several tasks, the mean loss of each in this step."""
-        return {f"{self.inputs.tasks[task].name}.loss": loss for task, loss in losses.items()}
+        """Of several tasks, the mean loss of each in this step, and what it has learned to count."""
+        names = [task.name for task in self.inputs.tasks]
+        counts = {f"{names[task]}.weight": factor for task, factor in self.weighting.factors().items()}
+        return {f"{names[task]}.loss": loss for task, loss in losses.items()} | counts
 
     def _backward(self, turns: Sequence[Turn], step: int) -> list[list[Tensor]]:
         """Leave the gradient of the step, summed over ranks, in the parameters.

@@ -13,6 +13,12 @@ from luthier.spec.adapter_section import EMBEDDINGS
 from luthier.spec.recipe import Train
 from luthier.train.shard import is_part
 
+LOG_VARIANCE = "multi_task.log_variance"
+"""What `multi_task.loss: uncertainty` learns beside the model."""
+LOG_VARIANCE_RATE = 0.05
+"""Its learning rate whatever the model's, by which Adam moves it in a step at most: at that of an adapter, tasks whose
+losses are 20 times apart would weigh 6 % apart after 60 steps (benchmarks/LOG.md, 2026-11-27)."""
+
 _LAYER = re.compile(r"\.layers\.(\d+)\.|\.h\.(\d+)\.")
 
 
@@ -63,6 +69,8 @@ def rate_factors(parameters: Iterable[str], settings: Train) -> dict[str, float]
             factor = settings.layer_lr_decay ** (top - layers.get(name, -1))
         if settings.loraplus_lr_ratio is not None and ".lora_B." in name:
             factor *= settings.loraplus_lr_ratio
+        if name == LOG_VARIANCE:
+            factor = LOG_VARIANCE_RATE / (settings.learning_rate or 1.0)
         made[name] = factor
     return made
 

@@ -25,6 +25,7 @@ from torch.nn import Parameter
 
 from luthier.train.batches import Turn
 from luthier.train.inputs import Inputs
+from luthier.train.optim import LOG_VARIANCE
 
 
 class Weighting:
@@ -38,7 +39,13 @@ class Weighting:
 
     def parameters(self) -> dict[str, Parameter]:
         """What is learned beside the model, by a name that no module has."""
-        return {} if self._learned is None else {"multi_task.log_variance": self._learned}
+        return {} if self._learned is None else {LOG_VARIANCE: self._learned}
+
+    def factors(self) -> dict[int, float]:
+        """Task -> exp(-s), what has been learned that it counts; none where nothing is learned of it."""
+        if self._learned is None:
+            return {}
+        return {task: float(one) for task, one in enumerate(torch.exp(-self._learned.detach()))}
 
     def shares(self, turns: Sequence[Turn]) -> dict[int, float]:
         """Task -> what its mean loss counts in this step."""
