@@ -63,13 +63,15 @@ def resolved(
     seed: int = 0,
     **data: Any,
 ) -> ResolvedRecipe:
-    """A recipe with nothing left open that data rooms look at."""
+    """A recipe with nothing left open that data rooms look at; `method` among `data` is the section of that name."""
+    method = {"method": data.pop("method")} if "method" in data else {}
     split = {"test": 0.25, "validation": 0.1, "group_by": "", "stratify": task == "classification", "seed": seed}
     entry = {"path": path, "name": "intent", "task": task, "input": input, "label": label, "system": system}
     recipe = Recipe.model_validate(
         {
             "name": "r",
             "model": {"name": "m"},
+            **method,
             "data": {
                 "train": [{**entry, "license": "unknown"}],
                 "privacy": {"action": "report", "secrets": "stop"},

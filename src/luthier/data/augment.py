@@ -26,7 +26,7 @@ from luthier.data.shards import Shard
 from luthier.data.split import lot
 from luthier.data.swaps import read_swaps
 from luthier.data_report import Augmentation, EndpointUse, Technique, TextChange
-from luthier.records import is_closed
+from luthier.records import is_closed, is_read_off
 from luthier.spec.recipe import Augment
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -249,7 +249,7 @@ def row_name(item: Item) -> str:
 def _makers(rules: Augment, renderer: Renderer, resolved: ResolvedRecipe) -> dict[str, Make]:
     """Technique -> what makes an offspring of a row. What an answer repeats is left as it is, or exchanged in both."""
     contract = renderer.contract
-    closed, swaps = is_closed(contract.task), read_swaps(resolved)
+    closed, swaps = is_read_off(contract.task), read_swaps(resolved)
 
     def kept(item: Item, text: str, *, spelling: bool) -> noise.Kept:
         """In capitals a word is still the one that the answer repeats, but not where the answer is a copy."""
@@ -328,7 +328,7 @@ class _Checks:
 
     def __init__(self, items: Sequence[Item], renderer: Renderer) -> None:
         self._renderer = renderer
-        self._closed = is_closed(renderer.contract.task)
+        self._closed = is_read_off(renderer.contract.task)
         learned = [item for item in items if item.split == "train"]
         self._texts = {(asked_text(item), _answer(item)) for item in learned}
         self._labels: dict[str, str] = {item.key: item.answer for item in learned} if self._closed else {}
@@ -372,7 +372,7 @@ def _off_kept_back(
         return list(pairs)
     held = [item for item in items if item.split != "train" and not item.contaminated]
     texts = [compared_text(item, contract.input) for item in [*held, *(made for made, _ in pairs)]]
-    alike, closed = NearPairs(texts, threshold, left=len(held)).before(), is_closed(contract.task)
+    alike, closed = NearPairs(texts, threshold, left=len(held)).before(), is_read_off(contract.task)
     kept = []
     for place, pair in enumerate(pairs, start=len(held)):
         like = any(not closed or held[match.index].answer == pair[0].answer for match in alike.get(place, ()))

@@ -61,7 +61,7 @@ class Privacy(RowStep):
         """
         findings = [finding for part in made for finding in part.findings]
         stop_at_secrets(findings, self.rules)
-        if is_read_off(self.contract.task):
+        if is_read_off(self.contract.task) and self.contract.task != "regression":  # a number names nobody
             column = flow.resolved.recipe.entry.label or ""
             found = guard_labels(flow.items, self.rules, column=column, key=self.hmac_key)
             findings = sorted([*found, *findings], key=lambda one: (one.file, one.line)) if found else findings
