@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics import CHRF
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 import luthier.evals.metrics
 from luthier.errors import RecipeError
 from luthier.evals.metric import load_metric
+from luthier.evals.metrics import chrf
 from luthier.evals.observed import Observed
 from luthier.spec.plugins import METRICS
 
@@ -125,3 +127,35 @@ def test_degrees_stay_with_their_items():
     assert seen.only([2, 0]).degrees.tolist() == [[2, 0], [0, 3]]
     table = np.stack([load_metric("quadratic_kappa").statistics(seen).sum(axis=0)] * 2)
     assert load_metric("quadratic_kappa").value(table).shape == (2,)
+
+
+TEXTS = st.lists(
+    st.tuples(st.text("abc äß!.", max_size=14), st.text("abc äß!.", min_size=1, max_size=14)), min_size=1, max_size=8
+)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_chrf_of_a_corpus_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
+    said, wanted = (list(part) for part in zip(*pairs, strict=True))
+    reference = CHRF()
+    score = reference.corpus_score(said, [wanted]).score
+    assert point("chrf", Observed(tuple(wanted), tuple(said))) == pytest.approx(score, abs=1e-9)
+    ours, theirs = set(chrf.SIGNATURE.split("|")), set(str(reference.get_signature()).split("|"))
+    assert ours - theirs == {"chrF2"}
+    assert all(part.startswith("version") for part in theirs - ours)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "score"),
+    [
+        ("The cat!", "a cat", 1.0),
+        ("cat cat sat", "cat sat sat", 2 / 3),
+        ("dog", "cat", 0.0),
+        ("the", "...", 1.0),
+        ("the", "cat", 0.0),
+        ("It is a cat", "cat", 0.5),
+    ],
+)
+def test_f1_of_words_counts_as_squad_does(said: str, wanted: str, score: float) -> None:
+    assert point("token_f1", Observed((wanted,), (said,))) == pytest.approx(score)

@@ -121,6 +121,7 @@ def read_tuned(stored: Stored) -> Observed:
         order=stored.contract.label_order,
         terms=terms,
         chances=chances,
+        translates=stored.contract.task == "translation",
     )
     return with_marks(said, stored.contract)
 

@@ -176,8 +176,12 @@ def measurable(observed: Observed) -> list[str]:
         names += ["macro_f1", "accuracy", *(("quadratic_kappa", "mae") if observed.order else ())]
     if observed.rewards.size:
         names.append("reward")
+    if observed.free_text and not observed.probabilities and observed.translates:
+        names.append("chrf")
     if observed.free_text:
         names.append("exact_match")
+    if observed.free_text and not observed.probabilities and not observed.translates:
+        names.append("token_f1")
     if observed.terms.any():
         names.append("term_accuracy")
     if observed.answer_tokens.size:

@@ -33,6 +33,7 @@ from luthier.evals.glossary import DOCUMENTS, PIECES, Places, find_places, find_
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.marks import unsaid, with_marks
+from luthier.evals.metrics import chrf
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
 from luthier.evals.preference import TITLES as REWARD_TITLES
@@ -296,7 +297,8 @@ def _report(
         glossary=found.glossary,
         headline=claim,
         resamples=bootstrap.resamples,
-        interval_method=_method(bootstrap, tested=not texts and material.contract.scale is None),
+        interval_method=_method(bootstrap, tested=not texts and material.contract.scale is None)
+        + (f"; {chrf.SIGNATURE}" if seen["tuned"].translates else ""),
         data_sha256=material.data_sha256,
         weights_sha256=material.weights_sha256,
         peak_memory_gib=_peak_memory_gib(),

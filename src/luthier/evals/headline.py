@@ -13,6 +13,7 @@ WORDS = {
     "micro_f1": "micro-F1",
     "mae": "mean absolute error",
     "exact_match": "exact match",
+    "chrf": "chrF",
     "preference_accuracy": "preference accuracy",
     "bits_per_byte": "bits per byte",
     "term_accuracy": "term accuracy",

@@ -45,6 +45,8 @@ class Observed:
     rewards: Floats = field(default_factory=_nothing)
     """[N] what the answer is worth by the task's rewards, 0 to 1."""
 
+    translates: bool = False
+    """Whether answers are translations."""
     marks: Floats = field(default_factory=_nothing)
     """[N, C + 1, 2] where a text may have several labels: how often each is expected, and given; the last column is for
     labels that are given and are neither learned nor expected anywhere."""
@@ -77,7 +79,7 @@ class Observed:
             of(self.expected), of(self.predicted), of(self.probabilities), of(self.free_text),
             numbers(self.answer_nll), numbers(self.answer_tokens), of(self.answered), self.prefers, numbers(self.leads),
             numbers(self.answer_bytes), self.order, numbers(self.terms), numbers(self.rewards),
-            numbers(self.marks), numbers(self.chances), numbers(self.numbers),
+            self.translates, numbers(self.marks), numbers(self.chances), numbers(self.numbers),
         )  # fmt: skip
 
     @property

@@ -49,6 +49,7 @@ def score(
         probabilities=tuple(said.probabilities for said in asked if said.probabilities and asker.contract.labels),
         answered=tuple(said.answered for said in asked) if asker.contract.abstain_below is not None else (),
         order=asker.contract.label_order,
+        translates=asker.contract.task == "translation",
     )
     if asker.contract.answered_by == "head":  # which writes nothing
         tags = asker.contract.tags
@@ -133,6 +134,7 @@ def measured_in_training(contract: RequestContract) -> list[str]:
     if contract.scale is not None:
         return ["mae", "r_squared", "rmse", *(() if by_head else ("perplexity",))]
     names = ["accuracy", "macro_f1"] if contract.labels else ["exact_match"]
+    names = ["chrf"] if contract.task == "translation" else names
     names += ["reward"] if contract.rewards else []
     names += ["quadratic_kappa"] if contract.label_order else []
     return [*names, "log_loss" if by_head else "perplexity"]

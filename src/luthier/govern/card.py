@@ -23,7 +23,9 @@ _QUALITY = (
     "mae",
     "r_squared",
     "reward",
+    "chrf",
     "exact_match",
+    "token_f1",
     "preference_accuracy",
     "bits_per_byte",
 )

@@ -22,7 +22,7 @@ from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import is_counted, labels_of
 from luthier.spec.trunk import TOKENS_PER_CHAR
 
-USUAL_METRICS = ("micro_f1", "macro_f1", "exact_match", "mae")
+USUAL_METRICS = ("micro_f1", "macro_f1", "chrf", "exact_match", "mae")
 """Of a task with labels and of one without; the verdict of a run speaks of them too."""
 
 TIGHT = 0.8

@@ -26,7 +26,8 @@ from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
 USUAL_METRICS = (
-    "micro_f1", "macro_f1", "mae", "reward", "exact_match", "preference_accuracy", "bits_per_byte", "perplexity",
+    "micro_f1", "macro_f1", "mae", "reward", "chrf", "exact_match", "preference_accuracy", "bits_per_byte",
+    "perplexity",
 )  # fmt: skip
 """What a verdict speaks of where no target does, the first that was measured."""
 
@@ -39,6 +40,8 @@ METRIC_TITLES = {
     "rmse": "root mean squared error",
     "r_squared": "R squared",
     "exact_match": "exact match",
+    "token_f1": "F1 of words",
+    "chrf": "chrF",
     "perplexity": "perplexity",
     "preference_accuracy": "preference accuracy",
     "preference_margin": "preference margin",
