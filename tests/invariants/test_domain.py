@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_model(folder / "model")
     rng = random.Random(0)
     (folder / "docs").mkdir()
-    for number in range(14):
+    for number in range(24):
         parts = [" ".join(rng.choice(WORDS) for _ in range(40)) + f" {number}." for _ in range(rng.randrange(1, 5))]
         (folder / "docs" / f"{number}.md").write_text("# Part\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
     general = [f"{number} birds over the {name} river" for number in range(30) for name in ("blue", "wide")]
