@@ -1,0 +1,25 @@
+"""What docs/evaluation.md says is what happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import test_evals_coverage
+from scipy import stats
+
+from luthier.evals.intervals import FEWEST_GROUPS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    assert f"With fewer than {FEWEST_GROUPS} there is no interval" in PAGE
+    assert f"z^2 = {stats.norm.ppf(0.975) ** 2:.2f}" in PAGE
+    assert "`tests/fast/test_evals_coverage.py`" in PAGE
+
+
+def test_what_the_page_says_is_simulated_is_simulated() -> None:
+    told = {"means": "mean_of_normal", "skewed losses": "mean_of_losses", "shares": "share_of_right", "kappa": "kappa"}
+    for word, test in told.items():
+        assert word in " ".join(PAGE.split())
+        assert any(test in name for name in vars(test_evals_coverage))
