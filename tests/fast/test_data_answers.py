@@ -43,3 +43,8 @@ def test_labels_that_cannot_be_are_refused(cell: object, words: str) -> None:
 )
 def test_numbers(text: str, number: float | None) -> None:
     assert number_of(text) == number
+
+
+def test_a_list_that_a_text_holds_is_a_list() -> None:
+    assert labels_in('["delivery", "refund"]', ",") == ("delivery", "refund")
+    assert labels_in("[draft], other", ",") == ("[draft]", "other")

@@ -144,3 +144,16 @@ def test_an_endless_loss_is_endless_and_not_no_number() -> None:
     assert found.point == math.inf
     assert found.high == math.inf
     assert found.low > 0
+
+
+@pytest.mark.parametrize("value", [0.1, math.log(2), -0.3])
+def test_what_only_rounding_tells_apart_has_no_spread(value: float) -> None:
+    made = bootstrap(10, np.random.default_rng(0), each=6)
+    assert math.isnan(made.interval(of(np.full(60, value)), mean).low or 0.0)
+    gap = made.difference(of(np.full(60, value)), of(np.zeros(60)), mean)
+    assert gap.low is not None
+    assert gap.high is not None
+    assert gap.high - gap.low > 0.2 * abs(value)
+    share = made.proportion(of(np.tile([1.0, 1.0, 0.0], 20)), mean)
+    assert share.low is not None
+    assert share.low < 0.4, "ten groups that are all alike are worth ten rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, false_discovery_control
 
-from luthier.evals.intervals import Bootstrap, holm, mcnemar, sign_flip
+from luthier.evals.intervals import FEWEST_GROUPS, Bootstrap, holm, mcnemar, sign_flip
 from luthier.evals.metric import load_metric
 from luthier.evals.metrics import accuracy, macro_f1, perplexity
 from luthier.evals.observed import Observed
@@ -79,7 +80,9 @@ def test_the_difference_of_a_system_with_itself_is_exactly_zero_and_its_ratio_ex
     assert (found.point, found.low, found.high) == (0.0, 0.0, 0.0)
     losses = np.stack([np.arange(1.0, len(right) + 1), np.ones(len(right))], axis=1)
     ratio = bootstrap([""] * len(right)).ratio(losses, losses, perplexity.value)
-    assert (ratio.point, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
+    assert ratio.point == 1.0
+    ends = [] if len(right) < FEWEST_GROUPS else [1.0, 1.0]  # of a few items nothing is promised
+    assert [end for end in (ratio.low, ratio.high) if not math.isnan(end)] == ends
 
 
 def test_pairing_narrows_the_difference_of_systems_that_fail_on_the_same_items():

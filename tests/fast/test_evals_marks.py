@@ -145,3 +145,31 @@ def test_one_temperature_for_all_labels_is_the_one_that_drew_them(true: float) -
     right = np.where(has, scores, -scores)
     plain = minimize_scalar(lambda t: np.logaddexp(0, -right / t).mean(), bounds=(0.1, 10), method="bounded").x
     assert found.temperature == pytest.approx(plain, rel=0.01)
+
+
+def test_prose_in_the_place_of_labels_is_wrong_and_still_a_share() -> None:
+    """However many unknown labels it comes to; the metric is taken for a share, which has an interval of its own."""
+    observed = seen([{"a"}] * 40, [{"I am sorry", "to hear", "that", "x", "y"}] * 40)
+    found = metrics_of(observed, Bootstrap([""] * 40, resamples=200, level=0.95, rng=np.random.default_rng(0)))
+    assert (found["hamming_loss"].point, found["hamming_loss"].high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999", "1_000"])
+def test_a_number_that_is_none_counts_as_the_mean(text: str) -> None:
+    observed = with_marks(Observed(("1", "4"), (text, "3")), NUMBER)
+    assert observed.numbers.tolist() == [[1.0, 2.0], [4.0, 3.0]]
+    assert unsaid(observed) == 1
+
+
+def test_a_certain_head_that_is_wrong_loses_much_and_not_everything() -> None:
+    observed = replace(seen([{"a"}, set()], [set(), {"a"}]), chances=np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert points_of(observed)["binary_log_loss"] == pytest.approx(-math.log(1e-15) / 3)
+
+
+def test_where_the_outlier_stands_does_not_matter() -> None:
+    expected = [1e6, *map(float, range(40))]
+    said = [one + 0.1 for one in expected]
+    for order in (1, -1):
+        observed = with_marks(Observed(tuple(map(repr, expected[::order])), tuple(map(repr, said[::order]))), NUMBER)
+        bootstrap = Bootstrap([""] * 41, resamples=300, level=0.95, rng=np.random.default_rng(0))
+        assert metrics_of(observed, bootstrap)["r_squared"].low == pytest.approx(1.0, abs=0.2)

@@ -17,7 +17,7 @@ from luthier.pipeline.known import earlier
 from luthier.plan.expect import TABLE, expected_of, majority, measured_alike, outdone
 from luthier.plan.lines import lines
 from luthier.plan.make import make_plan
-from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, MAJORITY, RIDGE, TFIDF, ZERO_SHOT
 from luthier.records import Expected, Plan
 from luthier.spec.plugins import METRICS
 from luthier.store.files import write_atomic
@@ -167,6 +167,25 @@ def test_another_base_says_nothing_of_this_one_but_words_are_words(tmp_path: Pat
 def test_a_run_with_other_labels_or_rows_is_no_measure_of_these(tmp_path: Path, other: dict[str, Any]) -> None:
     write_run(tmp_path, "one", data={"train": [{"path": "support.csv"}], **other})
     assert earlier(tmp_path, samples.resolved()).known == ()
+
+
+def test_what_stands_beside_numbers_is_not_taken_for_what_was_trained(tmp_path: Path) -> None:
+    sections: dict[str, Any] = {
+        "objective": {"targets": {"minutes.mae": "<= 9"}},
+        "method": {"type": "regression"},
+        "data": {"train": [{"path": "support.csv", "label": "intent", "name": "minutes", "task": "regression"}]},
+    }
+    run = write_run(tmp_path, "one", **sections)
+    values = {"mean": 9.9, "tfidf_ridge": 3.0, "base": 25.0, "tuned": 4.0}
+    systems = tuple(
+        SystemScore(system=name, title=name, metrics={"mae": samples.interval(one, 0.1)}, seconds=1.0)
+        for name, one in values.items()
+    )
+    write_atomic(run.eval_report, samples.eval_report().model_copy(update={"systems": systems}).to_json())
+    known = earlier(tmp_path, samples.resolved(**sections)).known
+    assert {one.technique: one.metrics["mae"].point for one in known} == {
+        RIDGE: 3.0, ZERO_SHOT: 25.0, "lora regression": 4.0,
+    }  # fmt: skip
 
 
 def test_a_training_that_was_only_tried_out_says_nothing_of_a_whole_one(tmp_path: Path) -> None:

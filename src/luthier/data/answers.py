@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -29,6 +30,8 @@ def labels_in(cell: object, separator: str) -> tuple[str, ...]:
     Raises:
         DataError: a label of a list holds the separator, or is no text; or one is `NO_LABEL` beside others.
     """
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        cell = _list_in(cell)
     if isinstance(cell, list | tuple):
         found = []
         for one in cell:
@@ -46,6 +49,15 @@ def labels_in(cell: object, separator: str) -> tuple[str, ...]:
     if NO_LABEL in found and len(set(found)) > 1:
         raise DataError(f"{NO_LABEL!r} stands for no label, and here beside others", way_out="rename that label")
     return tuple(sorted(set(found) - {NO_LABEL}))
+
+
+def _list_in(text: str) -> object:
+    """The list that a text is in JSON, as a CSV file may hold it; else the text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 def number_of(text: str) -> float | None:

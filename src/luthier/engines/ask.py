@@ -210,7 +210,8 @@ class Asker:
     def _number(self, prompt: Sequence[int], lost: int, scores: NDArray[np.float64]) -> Answer:
         assert self.contract.scale is not None, "a head without labels says a number"
         value = self.contract.scale.mean + self.contract.scale.spread * float(scores[0])
-        return _read_off(prompt, lost, f"{value:.6g}", value=value)
+        places = max(0, 6 - math.floor(math.log10(self.contract.scale.spread)))  # a millionth of what numbers differ by
+        return _read_off(prompt, lost, f"{value:.{places}f}", value=value)
 
     def _generate(self, prompt: Sequence[int]) -> tuple[str, int]:
         room = min(self.contract.max_new_tokens, self.contract.max_length - len(prompt))

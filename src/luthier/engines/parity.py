@@ -55,7 +55,8 @@ def check_parity(
         if text != golden.prompt or tuple(ids) != golden.prompt_ids:
             return _Compared(False, 0.0, False, _text_difference(golden, text, ids))
         (expected, said), (found, says) = asked(reference, ids), asked(candidate, ids)
-        error = _relative_error(expected, found)
+        least = 0.0 if contract.labels or contract.answered_by == "words" else 1.0
+        error = _relative_error(expected, found, least=least)
         if contract.tags and error <= bound:  # a label whose score is at the threshold may fall on either side
             near = np.abs(expected - _bar(contract)) <= bound * np.abs(expected).max()
             says = _said(np.where(near, expected, found), contract)
@@ -119,10 +120,11 @@ class _Compared(NamedTuple):
     problem: str
 
 
-def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+def _relative_error(expected: np.ndarray, found: np.ndarray, *, least: float) -> float:
+    """Over the largest of the expected, or `least`: of standard deviations or log odds 1, as 0 is a usual answer."""
     if expected.shape != found.shape:
         return float("inf")
-    error = float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
+    error = float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny, least))
     return error if error == error else float("inf")  # NaN is as far off as can be
 
 

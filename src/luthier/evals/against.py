@@ -139,8 +139,8 @@ def _refuse_other_items(one: Stored, other: Stored) -> None:
         odd = sorted(set(one.contract.labels) ^ set(other.contract.labels))
         shown = ", ".join(map(repr, odd[:_SHOWN]))
         raise RunError(f"{pair}: {len(odd)} labels are known to one of them only: {shown}", way_out=way_out)
-    if one.contract.tags != other.contract.tags or one.contract.scale != other.contract.scale:
-        raise RunError(f"{pair}: they have learned other labels, or numbers on another scale", way_out=way_out)
+    if one.contract.tags != other.contract.tags:
+        raise RunError(f"{pair}: they have learned other labels", way_out=way_out)
     if (orders := {one.contract.label_order, other.contract.label_order} - {()}) and len(orders) > 1:
         raise RunError(f"{pair}: their labels stand in another order", way_out="give both the same data.labels.order")
     mine, its = _items(one.test), _items(other.test)

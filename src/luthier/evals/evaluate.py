@@ -355,9 +355,7 @@ def _ask(
         read = read_texts(asker, material.test, places, tick=_titled(progress, title))
         return _System(name, title, read.observed, clock() - started, read.terms)
     said = score(asker, material.test, tick=_titled(progress, title))
-    if missing := unsaid(said):
-        title += f" ({missing:,} answers without a number count as the mean of training)"
-    return _System(name, title, _comparable(said, material), clock() - started)
+    return _System(name, title + _missing(said), _comparable(said, material), clock() - started)
 
 
 def _few_shot(
@@ -369,7 +367,15 @@ def _few_shot(
     shown = show(base, material.train, material.test, count=count)
     title = f"base model, few-shot ({count} examples, {shown.mean_examples:.1f} fit on average)"
     said = score(base, material.test, after=shown.turns, tick=_titled(progress, "base model, few-shot"))
-    return _System("few_shot", title, _comparable(said, material), clock() - started, (), shown.mean_examples)
+    return _System(
+        "few_shot", title + _missing(said), _comparable(said, material), clock() - started, (), shown.mean_examples
+    )
+
+
+def _missing(said: Observed) -> str:
+    """What the row of a system adds where numbers were asked for, and some answers have none."""
+    missing = unsaid(said)
+    return f" ({missing:,} answers without a number count as the mean of training)" if missing else ""
 
 
 def _comparable(said: Observed, material: Material) -> Observed:

@@ -22,6 +22,8 @@ Value = Callable[[Floats], Floats]
 FEWEST_GROUPS = 6
 """With fewer no interval is given but Wilson's: no test by sign flips could call a difference of five groups real, as 1
 in 16 of the signs are that one-sided."""
+ROUNDING = 1e-12
+"""Of an end: what is narrower has no width."""
 FLIPS = 10_000
 """Random assignments of signs in the sign-flip test; a p-value of 0.05 is then exact to about 0.004."""
 
@@ -187,12 +189,12 @@ class Bootstrap:
         pull = _acceleration(without)
         reach = math.sqrt(groups / (groups - 1)) * float(special.stdtrit(groups - 1, (1 + self.level) / 2))
         low, high = (_corrected(sign * reach, bias=bias, pull=pull) for sign in (-1.0, 1.0))
-        return found.model_copy(
-            update={
-                "low": float(np.quantile(resampled, low, method="lower")),
-                "high": float(np.quantile(resampled, high, method="higher")),
-            }
-        )
+        left = float(np.quantile(resampled, low, method="lower"))
+        right = float(np.quantile(resampled, high, method="higher"))
+        width = right - left
+        if math.isfinite(width) and width <= ROUNDING * max(abs(left), abs(right)):  # the same sums in another order
+            left = right = found.point
+        return found.model_copy(update={"low": left, "high": right})
 
 
 def _without(by_group: Floats) -> Floats:

@@ -10,7 +10,7 @@ from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
-from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
+from luthier.plan.rank import FEW_SHOT, MAJORITY, RIDGE, TFIDF, ZERO_SHOT
 from luthier.records import Plan
 from luthier.spec.fill_baselines import examples_of
 from luthier.spec.resolve import ResolvedRecipe
@@ -19,7 +19,13 @@ from luthier.store.runs import RunFolder
 MOST_RUNS = 100
 """Evaluated runs that are looked at, the newest first."""
 
-_UNTRAINED = {"majority": MAJORITY, "tfidf_logreg": TFIDF, "base": ZERO_SHOT, "few_shot": FEW_SHOT}
+_UNTRAINED = {
+    "majority": MAJORITY,
+    "tfidf_logreg": TFIDF,
+    "tfidf_ridge": RIDGE,
+    "base": ZERO_SHOT,
+    "few_shot": FEW_SHOT,
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,12 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
     for score in report.systems:
         if score.system == "few_shot" and examples_of(other.recipe) != examples_of(resolved.recipe):
             continue
-        name = _UNTRAINED.get(score.system, technique_of(other))
-        if score.system not in _UNTRAINED and _training(other) != _training(resolved):
+        if score.system not in _UNTRAINED and score.system != "tuned":  # others are no techniques
             continue
-        if same_base or score.system in ("majority", "tfidf_logreg"):
+        name = _UNTRAINED.get(score.system, technique_of(other))
+        if score.system == "tuned" and _training(other) != _training(resolved):
+            continue
+        if same_base or score.system in ("majority", "tfidf_logreg", "tfidf_ridge"):
             yield Known(
                 technique=name,
                 metrics=score.metrics,

@@ -292,6 +292,7 @@ def open_validation(context: Context, model: Any, *, most: int | None = None) ->
                 higher_is_better=METRICS.get(metric).higher_is_better,
                 tiebreak=f"{prefix}{tiebreak}",
                 weight=task.resolved.recipe.entry.weight,
+                unit=task.contract.scale.spread if task.contract.scale is not None else 1.0,
             )
         )
 

@@ -238,7 +238,7 @@ def _data_notes(resolved: ResolvedRecipe, work: Workload, detectable: Detectable
         notes.append(
             f"{detectable.target} cannot be shown with {work.test_rows:,} test rows, even by a perfect score, if it "
             "behaves like a share of independent items: use more."
-            if is_planned(metric.rpartition(".")[2])
+            if is_planned(metric.rpartition(".")[2]) and " >= " in detectable.target
             else f"What must be seen for {detectable.target} cannot be said before training."
         )
     if recipe.train.max_tokens is not None and work.whole_epochs < (recipe.train.num_train_epochs or 0):

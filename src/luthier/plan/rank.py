@@ -91,8 +91,7 @@ def rank(tunings: Sequence[Estimate], ground: Ground) -> tuple[Candidate, ...]:
         candidates[TFIDF] = _tfidf(ground)
         candidates[MAJORITY] = _majority(ground)
     elif ground.task in _LINEAR:
-        linear = _LINEAR[ground.task]
-        candidates[linear] = _tfidf(ground).model_copy(update={"technique": linear})
+        candidates[_LINEAR[ground.task]] = _tfidf(ground, _LINEAR[ground.task])
     order = [name for name in _order(tuned, ground.work) if name in candidates]
     expected = {name: candidates[name].expected for name in order}
     for place in range(1, len(order)):  # each goes before the first that was seen to be worse
@@ -298,7 +297,7 @@ def _few_shot(ground: Ground) -> Candidate:
     )
 
 
-def _tfidf(ground: Ground) -> Candidate:
+def _tfidf(ground: Ground, technique: str = TFIDF) -> Candidate:
     work = ground.work
     seconds = cost.linear_seconds(work)
     speaks_for = f"{duration(seconds)} to fit, a few MB to serve, answers in a millisecond"
@@ -311,11 +310,11 @@ def _tfidf(ground: Ground) -> Candidate:
         against += f"; with {_rows(work)} most words of a new message are new to it"
     return _untrained(
         ground,
-        TFIDF,
+        technique,
         seconds=seconds,
         fitting=seconds,
         peak=TFIDF_GIB,
-        expected=expected_of(TFIDF, ground.metric, ground.known),
+        expected=expected_of(technique, ground.metric, ground.known),
         words=(why, speaks_for, against),
     )
 

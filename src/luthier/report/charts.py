@@ -12,6 +12,7 @@ from luthier.plan.words import p_value
 from luthier.records import Interval, LossSpike, StepEvent
 from luthier.report.evidence import is_proportion, minus, number, signed, system_title, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
+from luthier.spec.plugins import METRICS
 
 WIDTH = 860.0
 LABELS = 222.0
@@ -95,6 +96,13 @@ def _whisker(interval: Interval, y: float, scale: Scale, *, kind: str, shown: st
     return [line(left, y, right, y, kind=f"whisker {kind}"), dot(x, y, kind=kind), label]
 
 
+def _is_better(difference: Difference) -> bool:
+    """Whether the interval shows the tuned model to be better."""
+    interval, metric = difference.interval, difference.metric
+    higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
+    return interval.low > 0 if higher else interval.high < 0
+
+
 def differences(found: Sequence[Difference]) -> Markup:
     """Tuned minus another system, in points, around zero; only for shares, '' where there are none."""
     shown = [difference for difference in found if is_proportion(difference.metric)]
@@ -115,7 +123,7 @@ def differences(found: Sequence[Difference]) -> Markup:
         y, interval = top + ROW * (row + 0.5), difference.interval
         label = f"over {_short(difference.against)}, {title(difference.metric)}"
         parts.append(text(LABELS - 18, y + 5, label, anchor="end"))
-        parts += _whisker(interval, y, scale, kind="tuned" if interval.low > 0 else "other", shown="")
+        parts += _whisker(interval, y, scale, kind="tuned" if _is_better(difference) else "other", shown="")
         p = p_value(difference.p_value)
         words = signed(interval, difference.metric) + (f", {p}" if p else "")
         parts.append(text(end + 18, y + 5, words, kind="small ink"))

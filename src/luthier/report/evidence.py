@@ -31,6 +31,9 @@ USUAL_METRICS = (
 )  # fmt: skip
 """What a verdict speaks of where no target does, the first that was measured."""
 
+LINEAR = ("tfidf_logreg", "tfidf_ridge")
+"""Systems that count words."""
+
 METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -125,17 +128,7 @@ class Evidence:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
         targets = [limit.metric for limit in self.resolved.limits if not limit.relative]
-        usual = (
-            "micro_f1",
-            "macro_f1",
-            "mae",
-            "reward",
-            "exact_match",
-            "preference_accuracy",
-            "bits_per_byte",
-            "perplexity",
-        )
-        return next(name for name in (*targets, *usual, *tuned) if name in tuned)
+        return next(name for name in (*targets, *USUAL_METRICS, *tuned) if name in tuned)
 
     def system(self, name: str) -> SystemScore:
         """The score of a system that was evaluated; 'tuned' and 'base' always are."""
@@ -172,6 +165,8 @@ def number(value: float) -> str:
     """Three places for a share, four digits for anything else, '–' where there is no number."""
     if not math.isfinite(value):
         return "–"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.2e}".replace("-", "−")
     places = 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
     return f"{value:,.{places}f}".replace("-", "−")
 
@@ -186,6 +181,11 @@ def signed_points(value: float) -> str:
     return f"{'+' if value >= 0 else '−'}{points(abs(value))}"
 
 
+def _plus(value: float) -> str:
+    """A number with its sign."""
+    return f"{'+' if value >= 0 else ''}{number(value)}"
+
+
 def signed(interval: Interval, metric: str) -> str:
     """A difference with its interval: in points for shares, plain for the rest."""
     if not math.isfinite(interval.point):
@@ -193,7 +193,7 @@ def signed(interval: Interval, metric: str) -> str:
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return f"{signed_points(interval.point) if is_proportion(metric) else f'{interval.point:+.3f}'} [–, –]"
     if not is_proportion(metric):
-        return f"{interval.point:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+        return f"{_plus(interval.point)} [{_plus(interval.low)}, {_plus(interval.high)}]"
     ends = f"{100 * interval.low:+.1f}, {100 * interval.high:+.1f}".replace("-", "−")
     return f"{signed_points(interval.point)} [{ends}]"
 
@@ -232,7 +232,7 @@ def warnings(evidence: Evidence) -> list[str]:
     higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
     said = []
     parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
-    for system in ("tfidf_logreg", "few_shot", "length", *parents, "base_per_token", "base", "majority"):
+    for system in (*LINEAR, "few_shot", "length", *parents, "base_per_token", "base", "majority", "mean"):
         for score in evidence.evaluation.systems:
             if score.system != system or metric not in score.metrics:
                 continue
@@ -248,6 +248,8 @@ def warnings(evidence: Evidence) -> list[str]:
 def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) -> str:
     names = {
         "tfidf_logreg": "TF-IDF + logistic regression",
+        "tfidf_ridge": "TF-IDF + ridge regression",
+        "mean": "Always answering the mean of the training rows",
         "base": "The base model without tuning",
         "majority": "Always answering the most frequent label",
         "few_shot": "The base model with examples in its prompt",

@@ -15,6 +15,7 @@ from luthier.plan.words import count, duration, loss_spike, memory, millions, p_
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
+    LINEAR,
     Evidence,
     ask_commands,
     bits,
@@ -111,7 +112,7 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             bound = "" if line.bound is None else f", bound {number(line.bound)}"
             asked = f"asked {_symbols(line.asked)}{bound}"
             figures.append((f"target {line.line}", "met" if line.passed else "not met", asked))
-    others = [("base", "the base model"), ("tfidf_logreg", "TF-IDF"), ("length", "length alone")]
+    others = [("base", "the base model"), *((name, "TF-IDF") for name in LINEAR), ("length", "length alone")]
     others += [(one.system, system_title(one.system)) for one in evaluation.systems if one.system.startswith(PARENT)]
     for against, name in others:
         difference = evidence.difference(against)

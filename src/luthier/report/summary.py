@@ -6,6 +6,7 @@ from luthier.eval_records import PARENT
 from luthier.plan.words import duration, memory, p_value
 from luthier.records import GateDecision
 from luthier.report.evidence import (
+    LINEAR,
     Evidence,
     ask_commands,
     bits,
@@ -50,7 +51,7 @@ def summary(evidence: Evidence) -> list[str]:
     lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
     lines += [*filter(None, [contaminated_line(evidence)]), ""]
     parents = [score.system for score in evaluation.systems if score.system.startswith(PARENT)]
-    for against in ("base", *parents, "tfidf_logreg", "length", "base_per_token"):
+    for against in ("base", *parents, *LINEAR, "length", "base_per_token"):
         difference = evidence.difference(against)
         if difference is not None:
             p = p_value(difference.p_value)

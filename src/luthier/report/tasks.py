@@ -8,6 +8,7 @@ from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
 from luthier.report.evidence import (
+    LINEAR,
     Evidence,
     brackets,
     budgets,
@@ -33,7 +34,7 @@ def overview(evidence: Sequence[Evidence]) -> list[list[str]]:
         metric = one.metric
         systems = {score.system: score.metrics for score in one.evaluation.systems}
         difference = one.difference("base")
-        linear = systems.get("tfidf_logreg", {})
+        linear = next((systems[name] for name in LINEAR if name in systems), {})
         rows.append(
             [
                 one.evaluation.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from fractions import Fraction
 
 from luthier.errors import DataError
@@ -48,12 +50,15 @@ def number_in(text: str, *, after: str, marked: bool = False) -> Fraction | None
 
 
 def said_number(text: str) -> float | None:
-    """The number that a text is, or else the last one that it says; None where it says none."""
+    """The finite number that a text is, or else the last one that it says; None where it says none."""
     try:
-        return float(text)  # with an exponent, if there is one
+        value = float(text)  # with an exponent, if there is one
     except ValueError:
         found = number_in(text, after=Number().after)
-        return None if found is None else float(found)
+        if found is None:
+            return None
+        value = float(found) if abs(found) < sys.float_info.max else math.inf
+    return value if math.isfinite(value) and "_" not in text else None
 
 
 def _value(digits: str) -> Fraction | None:

@@ -21,6 +21,8 @@ class Judged:
     tiebreak: str
     """A loss-like key (lower is better) that decides between equal values."""
     weight: float = 1.0
+    unit: float = 1.0
+    """What a value that is better the lower it is counts in: of numbers the spread of the training rows'."""
 
     def of(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         """(value, tiebreak), higher is better for both."""
@@ -28,9 +30,9 @@ class Judged:
         return (value if self.higher_is_better else -value), -metrics[self.tiebreak]
 
     def quality(self, metrics: Mapping[str, float]) -> float:
-        """Between 0 and 1: a share as it is, 1 / (1 + value) of what is better the lower it is."""
+        """Between 0 and 1: a share as it is, 1 / (1 + value / unit) of what is better the lower it is."""
         value = metrics[self.metric]
-        return value if self.higher_is_better else 1.0 / (1.0 + value)
+        return value if self.higher_is_better else 1.0 / (1.0 + value / self.unit)
 
 
 @dataclass(frozen=True)

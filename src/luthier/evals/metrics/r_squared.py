@@ -8,9 +8,9 @@ from luthier.evals.observed import Floats, Observed
 
 
 def statistics(observed: Observed) -> Floats:
-    """(squared distance, number, its square, 1) of each item, numbers less the first one; shape [N, 4]."""
+    """(squared distance, number, its square, 1) of each item, numbers less their mean; shape [N, 4]."""
     expected, said = observed.numbers[:, 0], observed.numbers[:, 1]
-    centred = expected - expected[:1]  # squares of large numbers that hardly differ would lose what differs
+    centred = expected - expected.mean()  # squares of large numbers that hardly differ would lose what differs
     return np.stack([(expected - said) ** 2, centred, centred**2, np.ones_like(said)], axis=1)
 
 
