@@ -65,7 +65,7 @@ def moved(**changes: Any) -> Any:
     return model
 
 
-def plain(model: Any, place: Path) -> Any:
+def plain(model: Any, place: Path, **config: Any) -> Any:
     """The same as PEFT's own sequence classification, opened by its and transformers' own functions from disk."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
@@ -73,5 +73,5 @@ def plain(model: Any, place: Path) -> Any:
     (place / "adapter").mkdir(parents=True)
     llama().save_pretrained(place / "base")
     save_adapter(model, place / "adapter")
-    base = AutoModelForSequenceClassification.from_pretrained(place / "base", num_labels=len(LABELS))
+    base = AutoModelForSequenceClassification.from_pretrained(place / "base", **{"num_labels": len(LABELS), **config})
     return PeftModel.from_pretrained(base, place / "adapter", is_trainable=True)

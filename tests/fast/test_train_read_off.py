@@ -9,14 +9,14 @@ from typing import Any
 import echo_engine
 import pytest
 import torch
-from classify_kit import EXAMPLES, LORA, moved
+from classify_kit import EXAMPLES, LORA, moved, plain
 from test_train_classify import peft_name
 from torch import Tensor
 
 from luthier.data.answers import joined
 from luthier.data.shards import Example
 from luthier.errors import RunError
-from luthier.models.adapters import attach, save_adapter
+from luthier.models.adapters import attach
 from luthier.models.classifier import head_of, put_head
 from luthier.records import RequestContract, Scale
 from luthier.spec.methods.multi_label import MultiLabel
@@ -56,18 +56,6 @@ def one_score() -> Any:
         assert head is not None
         head.weight.normal_(std=0.2)
     return model
-
-
-def plain(model: Any, place: Path, **config: Any) -> Any:
-    """PEFT's own sequence classification with transformers' own loss."""
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-
-    (place / "adapter").mkdir(parents=True)
-    llama().save_pretrained(place / "base")
-    save_adapter(model, place / "adapter")
-    base = AutoModelForSequenceClassification.from_pretrained(place / "base", **config)
-    return PeftModel.from_pretrained(base, place / "adapter", is_trainable=True)
 
 
 def gradients(model: Any, learns: Any, examples: list[Example], budget: int) -> tuple[float, dict[str, Tensor]]:

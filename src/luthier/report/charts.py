@@ -10,9 +10,8 @@ from markupsafe import Markup
 from luthier.eval_records import ClassScore, Difference, SystemScore
 from luthier.plan.words import p_value
 from luthier.records import Interval, LossSpike, StepEvent
-from luthier.report.evidence import is_proportion, minus, number, signed, system_title, title
+from luthier.report.evidence import is_higher_better, is_proportion, minus, number, signed, system_title, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
-from luthier.spec.plugins import METRICS
 
 WIDTH = 860.0
 LABELS = 222.0
@@ -98,9 +97,8 @@ def _whisker(interval: Interval, y: float, scale: Scale, *, kind: str, shown: st
 
 def _is_better(difference: Difference) -> bool:
     """Whether the interval shows the tuned model to be better."""
-    interval, metric = difference.interval, difference.metric
-    higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
-    return interval.low > 0 if higher else interval.high < 0
+    interval = difference.interval
+    return interval.low > 0 if is_higher_better(difference.metric) else interval.high < 0
 
 
 def differences(found: Sequence[Difference]) -> Markup:

@@ -161,6 +161,11 @@ def is_proportion(metric: str) -> bool:
     return metric not in METRICS.names() or METRICS.get(metric).is_proportion
 
 
+def is_higher_better(metric: str) -> bool:
+    """Of those that are no entry of the table, such as agreement of greedy text, more is better."""
+    return metric not in METRICS.names() or METRICS.get(metric).higher_is_better
+
+
 def number(value: float) -> str:
     """Three places for a share, four digits for anything else, '–' where there is no number."""
     if not math.isfinite(value):
@@ -229,7 +234,7 @@ def warnings(evidence: Evidence) -> list[str]:
     """What must be said before anything else, strongest first: whoever beats the tuned model, and the plan's advice."""
     metric = evidence.metric
     tuned = evidence.system("tuned").metrics[metric].point
-    higher = metric not in METRICS.names() or METRICS.get(metric).higher_is_better
+    higher = is_higher_better(metric)
     said = []
     parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
     for system in (*LINEAR, "few_shot", "length", *parents, "base_per_token", "base", "majority", "mean"):
