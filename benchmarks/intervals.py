@@ -2,8 +2,8 @@
 
     python benchmarks/intervals.py [REPETITIONS]
 
-Ten rows a group; how easy a row is for either system moves with its group, so right answers do, too. Beside the interval
-of luthier.evals.intervals stands the percentile bootstrap over the same groups, the usual one of evaluation scripts.
+Ten rows a group; how easy a row is for either system moves with its group, so right answers do, too. Beside the
+interval of luthier.evals.intervals stands the percentile bootstrap over the same groups, usual in evaluation scripts.
 The table of docs/evaluation.md is made of it. One process; 300 resamples each.
 """
 
@@ -47,6 +47,7 @@ def ours_misses(right: NDArray[np.float64], groups: int, rng: np.random.Generato
 
 
 def main(repetitions: int) -> None:
+    """A row for each number of groups."""
     for groups in GROUPS:
         missed = np.zeros(2)
         for seed in range(repetitions):

@@ -6,9 +6,6 @@ from pydantic import Field
 
 from luthier.records import Interval, Record, SplitName, Task
 
-PARENT = "parent "
-"""How the system of a merged run begins; its name follows."""
-
 
 class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""

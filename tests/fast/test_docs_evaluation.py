@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import test_evals_coverage
@@ -9,7 +10,8 @@ from scipy import stats
 
 from luthier.evals.intervals import FEWEST_GROUPS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_numbers_are_those_of_the_code() -> None:
@@ -23,3 +25,14 @@ def test_what_the_page_says_is_simulated_is_simulated() -> None:
     for word, test in told.items():
         assert word in " ".join(PAGE.split())
         assert any(test in name for name in vars(test_evals_coverage))
+
+
+def test_the_table_is_what_its_script_wrote() -> None:
+    with (ROOT / "benchmarks/results/intervals.csv").open(encoding="utf-8", newline="") as file:
+        last = {row["groups"]: row for row in csv.DictReader(file)}
+    for title, column in (("percentile bootstrap", "percentile_misses"), ("here", "luthier_misses")):
+        shares = [f"{100 * float(row[column]) + 1e-9:.1f} %" for row in last.values()]
+        assert f"| {title} | {' | '.join(shares)} |" in PAGE
+    assert f"| groups | {' | '.join(last)} |" in PAGE
+    (repetitions,) = {int(row["repetitions"]) for row in last.values()}
+    assert f"{repetitions:,} repetitions" in PAGE

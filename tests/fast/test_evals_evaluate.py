@@ -13,12 +13,13 @@ from echo_engine import LABELS, TOKENIZER, asker, chat_example, contract, exampl
 
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import PARENT, EvalReport
+from luthier.eval_records import EvalReport
 from luthier.evals.evaluate import Beside, Material, evaluate
 from luthier.evals.general import paragraph_losses, paragraphs
 from luthier.evals.score import score, validation_metrics
 from luthier.records import Answer, Message
 from luthier.spec.recipe import Evaluate
+from luthier.systems import PARENT
 
 TEXT = (
     "A luthier makes and mends instruments.\n\nThe top is spruce.\nThe back is maple.\r\n\r\n"

@@ -21,6 +21,7 @@ FLOORS = {
     "spec": 3,
     "data_report": 3,
     "eval_records": 3,
+    "systems": 2,
     "search_records": 3,
     "store": 4,
     "plan": 5,

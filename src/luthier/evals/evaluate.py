@@ -15,7 +15,7 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import PARENT, AllItems, EvalReport, GeneralText, GlossaryUse, SystemScore, Terms
+from luthier.eval_records import AllItems, EvalReport, GeneralText, GlossaryUse, SystemScore, Terms
 from luthier.evals.baselines import Made, baselines_of
 from luthier.evals.compare import (
     class_scores,
@@ -44,6 +44,7 @@ from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
+from luthier.systems import PARENT
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, all)."""

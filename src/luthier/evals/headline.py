@@ -4,30 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from luthier.eval_records import PARENT, Difference, SystemScore
+from luthier.eval_records import Difference, SystemScore
 from luthier.records import Interval
 from luthier.spec.plugins import METRICS
-
-WORDS = {
-    "macro_f1": "macro-F1",
-    "micro_f1": "micro-F1",
-    "mae": "mean absolute error",
-    "exact_match": "exact match",
-    "chrf": "chrF",
-    "preference_accuracy": "preference accuracy",
-    "bits_per_byte": "bits per byte",
-    "term_accuracy": "term accuracy",
-    "reward": "reward",
-}
-BASELINES = {
-    "tfidf_logreg": "TF-IDF + logistic regression",
-    "tfidf_ridge": "TF-IDF + ridge regression",
-    "mean": "The mean of the training rows",
-    "few_shot": "The base model with examples in its prompt",
-    "length": "Choosing by length alone",
-    "base_per_token": "The base model, by likelihood a token,",
-}
-"""What stands in the first line where it beats the tuned model."""
+from luthier.systems import PARENT, is_in_first_line, subject
 
 
 def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], *, num_items: int, metric: str) -> str:
@@ -39,17 +19,19 @@ def headline(systems: Sequence[SystemScore], differences: Sequence[Difference], 
         num_items: size of the test split.
         metric: that the sentence is about.
     """
-    word, higher = WORDS[metric], METRICS.get(metric).higher_is_better
+    word, higher = METRICS.get(metric).title, METRICS.get(metric).higher_is_better
     sign = 1.0 if higher else -1.0
     values: dict[str, Interval] = {one.system: one.metrics[metric] for one in systems if metric in one.metrics}
     gaps = {gap.against: gap.interval for gap in differences if gap.metric == metric}
     tuned = values["tuned"]
-    best = max((name for name in BASELINES if name in values), key=lambda name: sign * values[name].point, default="")
+    best = max(
+        (name for name in values if is_in_first_line(name)), key=lambda name: sign * values[name].point, default=""
+    )
     if best and sign * values[best].point > sign * tuned.point:
         is_shown = gaps[best].high < 0 if higher else gaps[best].low > 0
         shown = "a difference that" + (" the intervals show" if is_shown else " may be chance")
         return (
-            f"{BASELINES[best]} beats the tuned model on {num_items} test items: "
+            f"{subject(best)} beats the tuned model on {num_items} test items: "
             f"{word} {_show(values[best])} against {_show(tuned)}, {shown}."
         )
     sentence = (

@@ -6,8 +6,8 @@ from luthier.data.shards import Shard
 from luthier.errors import RunError
 from luthier.eval_records import RunComparison
 from luthier.evals.against import Stored, compare_runs
-from luthier.evals.headline import WORDS
 from luthier.records import RequestContract
+from luthier.report.evidence import title
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 
@@ -59,7 +59,6 @@ def comparison_lines(compared: RunComparison) -> list[str]:
         verdict = "more" if gap.low > 0 else "less" if gap.high < 0 else "no difference is shown"
         p_value = "" if one.p_value != one.p_value else f", p = {one.p_value:.3g}"  # NaN where there is no test
         lines.append(
-            f"  {WORDS.get(one.metric, one.metric)}: {gap.point:+.3f} "
-            f"({gap.level:.0%} interval {gap.ends('+.3f')}{p_value}): {verdict}"
+            f"  {title(one.metric)}: {gap.point:+.3f} ({gap.level:.0%} interval {gap.ends('+.3f')}{p_value}): {verdict}"
         )
     return [*lines, *(f"  not compared: {reason}" for reason in compared.left_out)]

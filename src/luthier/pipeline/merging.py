@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.shards import Shard
 from luthier.errors import DataError
-from luthier.eval_records import PARENT
 from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.heads import calibrate_head, calibrates
 from luthier.pipeline.parents import tuned_of
@@ -21,6 +20,7 @@ from luthier.records import Calibration, MergedRun, MergeResult, TrainResult
 from luthier.spec.merge import Merge, Parent
 from luthier.store.files import write_atomic
 from luthier.store.runs import ADAPTER, WEIGHTS, weights_sha256
+from luthier.systems import PARENT
 
 if TYPE_CHECKING:
     from torch import Tensor

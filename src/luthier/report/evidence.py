@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from luthier.data_report import DataReport
-from luthier.eval_records import PARENT, Difference, EvalReport, SystemScore
+from luthier.eval_records import Difference, EvalReport, SystemScore
 from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
@@ -24,54 +24,13 @@ from luthier.records import (
 from luthier.search_records import SearchRecord
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.systems import place, subject, system_title
 
 USUAL_METRICS = (
     "micro_f1", "macro_f1", "mae", "reward", "chrf", "exact_match", "preference_accuracy", "bits_per_byte",
     "perplexity",
 )  # fmt: skip
 """What a verdict speaks of where no target does, the first that was measured."""
-
-LINEAR = ("tfidf_logreg", "tfidf_ridge")
-"""Systems that count words."""
-
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "micro_f1": "micro-F1",
-    "hamming_loss": "Hamming loss",
-    "binary_log_loss": "log loss a label",
-    "rmse": "root mean squared error",
-    "r_squared": "R squared",
-    "exact_match": "exact match",
-    "token_f1": "F1 of words",
-    "chrf": "chrF",
-    "perplexity": "perplexity",
-    "preference_accuracy": "preference accuracy",
-    "preference_margin": "preference margin",
-    "bits_per_byte": "bits per byte",
-    "free_text_agreement": "greedy text agrees",
-    "log_loss": "log loss",
-    "calibration_error": "calibration error",
-    "coverage": "share labelled",
-    "answered_accuracy": "accuracy of labels given",
-    "mae": "mean absolute error",
-    "quadratic_kappa": "quadratic weighted kappa",
-    "term_accuracy": "term accuracy",
-}
-"""What people call a metric; others go by their key."""
-
-SYSTEM_TITLES = {
-    "majority": "majority class",
-    "tfidf_logreg": "TF-IDF + logistic regression",
-    "mean": "mean",
-    "tfidf_ridge": "TF-IDF + ridge regression",
-    "length": "length alone",
-    "base": "base model",
-    "few_shot": "base model, few-shot",
-    "base_per_token": "base model, a token",
-    "tuned": "tuned model",
-}
-"""Short names of systems, for charts and sentences."""
 
 ACTIONS = {
     "report": "reported, left in",
@@ -146,14 +105,9 @@ class Evidence:
         return tuple(line for line in self.gate.lines if not line.passed)
 
 
-def system_title(system: str) -> str:
-    """Short name of a system; a merged run goes by its own."""
-    return SYSTEM_TITLES.get(system, system.removeprefix(PARENT))
-
-
 def title(metric: str) -> str:
     """What people call a metric."""
-    return METRIC_TITLES.get(metric, metric)
+    return METRICS.get(metric).title if metric in METRICS.names() else metric.replace("_", " ")
 
 
 def is_proportion(metric: str) -> bool:
@@ -236,14 +190,11 @@ def warnings(evidence: Evidence) -> list[str]:
     tuned = evidence.system("tuned").metrics[metric].point
     higher = is_higher_better(metric)
     said = []
-    parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
-    for system in (*LINEAR, "few_shot", "length", *parents, "base_per_token", "base", "majority", "mean"):
-        for score in evidence.evaluation.systems:
-            if score.system != system or metric not in score.metrics:
-                continue
-            point = score.metrics[metric].point
-            if point > tuned if higher else point < tuned:
-                said.append(_beaten(evidence, score, point, tuned))
+    others = [score for score in evidence.evaluation.systems if score.system != "tuned" and metric in score.metrics]
+    for score in sorted(others, key=lambda score: place(score.system)):
+        point = score.metrics[metric].point
+        if point > tuned if higher else point < tuned:
+            said.append(_beaten(evidence, score, point, tuned))
     first = evidence.plan.candidates[0].technique
     if first != evidence.plan.chosen and first.startswith("do not fine-tune"):
         said.append(f"The plan ranked '{first}' first; the recipe's method was run all the same.")
@@ -251,18 +202,8 @@ def warnings(evidence: Evidence) -> list[str]:
 
 
 def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) -> str:
-    names = {
-        "tfidf_logreg": "TF-IDF + logistic regression",
-        "tfidf_ridge": "TF-IDF + ridge regression",
-        "mean": "Always answering the mean of the training rows",
-        "base": "The base model without tuning",
-        "majority": "Always answering the most frequent label",
-        "few_shot": "The base model with examples in its prompt",
-        "length": "Choosing by length alone",
-        "base_per_token": "The base model, by likelihood a token,",
-    }
-    name = names.get(score.system) or f"The merged run {score.system.removeprefix(PARENT)}"
-    sentence = f"{name} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"
+    reached = f"{title(evidence.metric)} {number(point)} against {number(tuned)}"
+    sentence = f"{subject(score.system)} beats the tuned model: {reached}"
     difference = evidence.difference(score.system)
     if difference is None:
         return sentence + "."

@@ -10,12 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.data_report import DataReport
-from luthier.eval_records import PARENT
 from luthier.plan.words import count, duration, loss_spike, memory, millions, p_value, size
 from luthier.report import charts
 from luthier.report.evidence import (
     ACTIONS,
-    LINEAR,
     Evidence,
     ask_commands,
     bits,
@@ -28,12 +26,12 @@ from luthier.report.evidence import (
     not_looked_for,
     number,
     signed,
-    system_title,
     title,
     verdict,
     warnings,
 )
 from luthier.report.summary import refused_hint, shared_metrics, table
+from luthier.systems import LINEAR, PARENT, system_title
 
 MOST_TEXT = 320
 """Characters of a misclassified text that are shown."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from luthier.eval_records import PARENT
 from luthier.plan.words import duration, memory, p_value
 from luthier.records import GateDecision
 from luthier.report.evidence import (
-    LINEAR,
     Evidence,
     ask_commands,
     bits,
@@ -19,6 +17,7 @@ from luthier.report.evidence import (
     verdict,
     warnings,
 )
+from luthier.systems import LINEAR, PARENT
 
 
 def table(evidence: Evidence) -> list[list[str]]:

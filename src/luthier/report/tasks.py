@@ -8,7 +8,6 @@ from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
 from luthier.report.evidence import (
-    LINEAR,
     Evidence,
     brackets,
     budgets,
@@ -23,6 +22,7 @@ from luthier.report.html import environment
 from luthier.report.summary import columns, gate_lines_of
 from luthier.report.task_charts import task_losses
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.systems import LINEAR
 
 HEAD = ["task", "metric", "tuned model", "base model", "tuned minus base", "TF-IDF"]
 

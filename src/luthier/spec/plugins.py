@@ -99,6 +99,8 @@ class MetricFacts:
     """A number about predictions."""
 
     name: str
+    title: str
+    """What people call it."""
     summary: str
     tasks: tuple[str, ...]
     higher_is_better: bool

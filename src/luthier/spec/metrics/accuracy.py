@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="accuracy",
+    title="accuracy",
     summary="share of right labels; of several, of items with just these",
     tasks=("classification", "sentiment", "multi_label"),
     higher_is_better=True,

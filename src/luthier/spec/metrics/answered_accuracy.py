@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="answered_accuracy",
+    title="accuracy of labels given",
     summary="share of right labels among those given",
     tasks=("classification", "sentiment"),
     higher_is_better=True,

@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="bits_per_byte",
+    title="bits per byte",
     summary="bits of the documents' tokens over the bytes of their text",
     tasks=("domain",),
     higher_is_better=False,

@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="coverage",
+    title="share labelled",
     summary="share of items that get a label",
     tasks=("classification", "sentiment"),
     higher_is_better=True,

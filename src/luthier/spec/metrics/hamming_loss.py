@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="hamming_loss",
+    title="Hamming loss",
     summary="share of wrong yes and no",
     tasks=("multi_label",),
     higher_is_better=False,

@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="log_loss",
+    title="log loss",
     summary="mean negative log-likelihood of the label",
     tasks=("classification", "sentiment"),
     higher_is_better=False,

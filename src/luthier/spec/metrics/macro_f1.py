@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="macro_f1",
+    title="macro-F1",
     summary="mean F1 over classes",
     tasks=("classification", "sentiment", "multi_label"),
     higher_is_better=True,

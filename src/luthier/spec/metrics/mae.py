@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="mae",
+    title="mean absolute error",
     summary="mean distance from the number, or steps from the degree",
     tasks=("classification", "sentiment", "regression"),
     higher_is_better=False,

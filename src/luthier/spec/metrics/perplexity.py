@@ -7,6 +7,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="perplexity",
+    title="perplexity",
     summary="exp of the mean negative log-likelihood",
     tasks=get_args(Task),
     higher_is_better=False,

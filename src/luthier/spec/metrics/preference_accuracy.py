@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="preference_accuracy",
+    title="preference accuracy",
     summary="share of pairs told apart rightly",
     tasks=("preference",),
     higher_is_better=True,

@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="preference_margin",
+    title="preference margin",
     summary="mean lead of the preferred answer, in nats",
     tasks=("preference",),
     higher_is_better=True,

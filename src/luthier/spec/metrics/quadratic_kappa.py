@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="quadratic_kappa",
+    title="quadratic weighted kappa",
     summary="quadratic weighted kappa",
     tasks=("classification", "sentiment"),
     higher_is_better=True,

@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="r_squared",
+    title="R squared",
     summary="share of the variance accounted for",
     tasks=("regression",),
     higher_is_better=True,

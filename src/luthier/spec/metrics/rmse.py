@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="rmse",
+    title="root mean squared error",
     summary="root mean squared error",
     tasks=("regression",),
     higher_is_better=False,

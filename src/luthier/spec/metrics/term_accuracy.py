@@ -4,6 +4,7 @@ from luthier.spec.plugins import MetricFacts
 
 FACTS = MetricFacts(
     name="term_accuracy",
+    title="term accuracy",
     summary="terms of the glossary that the answer keeps",
     tasks=("translation", "generation"),
     higher_is_better=True,
