@@ -353,6 +353,12 @@ def test_the_plan_says_what_the_test_split_can_prove() -> None:
     hopeless = plan_of(objective={"targets": {"intent.accuracy": ">= 0.99"}})
     assert hopeless.detectable.must_observe is None
     assert any("cannot be shown with 298 test rows" in note for note in hopeless.notes)
+    data = {"train": [{"path": "support.csv", "label": "intent", "name": "intent", "task": "multi_label"}]}
+    lower = plan_of(
+        objective={"targets": {"intent.hamming_loss": "<= 0.001"}}, method={"type": "multi_label"}, data=data
+    )
+    notes = [note for note in lower.notes if "intent.hamming_loss <= 0.001" in note]
+    assert notes == ["What must be seen for intent.hamming_loss <= 0.001 cannot be said before training."]
 
 
 def test_a_model_of_another_build_is_noted() -> None:

@@ -10,8 +10,9 @@ import pytest
 import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
-from luthier.eval_records import AllItems, GlossaryTerm, GlossaryUse, Mistake, SystemScore
+from luthier.eval_records import AllItems, Difference, GlossaryTerm, GlossaryUse, Mistake, SystemScore
 from luthier.records import Expected, GateLine, Interval, LossSpike
+from luthier.report import charts
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
 
@@ -334,6 +335,20 @@ def test_a_run_without_validation_or_with_stages_taken_over() -> None:
     taken = page(stage_seconds={"gate": 0.1}, train=samples.train_result(history=(), resumed_from=(20, 40)))
     assert "whole run" not in taken.text
     assert "Taken up again at step 20, 40." in taken.text
+
+
+def test_a_difference_is_drawn_as_a_gain_where_it_is_one() -> None:
+    """Less is more of an error that is a share."""
+
+    def kind(metric: str, point: float) -> str:
+        gap = Difference(
+            system="tuned", against="base", metric=metric, interval=samples.interval(point, 0.01), p_value=math.nan
+        )
+        (found,) = re.findall(r'class="whisker (\w+)"', str(charts.differences([gap])))
+        return str(found)
+
+    assert [kind("macro_f1", 0.1), kind("macro_f1", -0.1), kind("macro_f1", 0.005)] == ["tuned", "other", "other"]
+    assert [kind("hamming_loss", 0.1), kind("hamming_loss", -0.1)] == ["other", "tuned"]
 
 
 def test_drawings_are_labeled_for_those_who_do_not_see_them() -> None:

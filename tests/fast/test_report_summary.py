@@ -9,7 +9,7 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.eval_records import AllItems
+from luthier.eval_records import AllItems, SystemScore
 from luthier.report.evidence import bits, number
 from luthier.report.summary import summary
 from luthier.report.svg import Scale, ticks
@@ -51,6 +51,30 @@ def test_a_warning_stands_first_and_last() -> None:
     advised = summary(samples.evidence(plan=samples.plan(candidates=(candidates[2], candidates[0]))))
     assert advised[0] == advised[-1]
     assert advised[0].startswith("The plan ranked 'do not fine-tune: zero-shot' first")
+
+
+def numbers(**mae: float) -> Any:
+    """Evidence of a task whose answers are numbers: errors of systems."""
+    scores = tuple(
+        SystemScore(system=name, title=name, metrics={"mae": samples.interval(one, 0.2)}, seconds=1.0)
+        for name, one in mae.items()
+    )
+    targets = {"objective": {"targets": {"intent.mae": "<= 9"}}, "method": {"type": "regression"}}
+    entry = {"data": {"train": [{"path": "support.csv", "label": "intent", "name": "intent", "task": "regression"}]}}
+    evaluation = samples.eval_report().model_copy(update={"systems": scores, "differences": ()})
+    return samples.evidence(resolved=samples.resolved(**targets, **entry), evaluation=evaluation)
+
+
+def test_of_errors_the_smaller_is_the_better_and_counting_words_is_named_where_it_has_it() -> None:
+    beaten = summary(numbers(mean=4.0, tfidf_ridge=2.0, base=9.0, tuned=3.0))
+    assert beaten[0] == beaten[-1] == (
+        "TF-IDF + ridge regression beats the tuned model: mean absolute error 2.000 against 3.000."
+    )  # fmt: skip
+    assert "beats the tuned model" not in "\n".join(summary(numbers(mean=4.0, tfidf_ridge=3.5, base=9.0, tuned=3.0)))
+    worst = summary(numbers(mean=2.5, tfidf_ridge=2.0, base=9.0, tuned=3.0))
+    assert [line.partition(" beats")[0] for line in worst if "beats the tuned model" in line][:2] == [
+        "TF-IDF + ridge regression", "Always answering the mean of the training rows",
+    ]  # fmt: skip
 
 
 def test_both_numbers_are_told_where_training_has_seen_test_items() -> None:

@@ -271,6 +271,20 @@ def test_a_task_that_nobody_judges_goes_on_when_all_others_have_stopped(tmp_path
     assert {"many.loss"} == set(result.history[-2].metrics)
 
 
+@given(error=st.floats(0, 1e6), unit=st.floats(1e-3, 1e3), scale=st.floats(1e-3, 1e3))
+def test_the_unit_that_numbers_are_written_in_does_not_decide_which_weights_are_kept(
+    error: float, unit: float, scale: float
+) -> None:
+    """Minutes or hours: an error counts in standard deviations of the training rows' numbers."""
+
+    def quality(scale: float) -> float:
+        judged = Judged("minutes", "mae", higher_is_better=False, tiebreak="mae", unit=scale * unit)
+        return judged.quality({"mae": scale * error})
+
+    assert quality(scale) == pytest.approx(quality(1.0))
+    assert quality(1.0) == pytest.approx(1 / (1 + error / unit))
+
+
 def test_what_is_kept_is_best_over_all_tasks_by_their_weights() -> None:
     by = (
         Judged("a", "a.f1", higher_is_better=True, tiebreak="a.loss", weight=3.0),
