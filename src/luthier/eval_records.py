@@ -71,6 +71,33 @@ class TransferMatrix(Record):
     runs: dict[str, str] = Field(description="Tasks of a training, joined by ' + ' -> its run folder.")
 
 
+class SeedScore(Record):
+    """A metric of the tuned model over several seeds, or how far it leads another system."""
+
+    metric: str
+    against: str = Field("", description="The system that is subtracted, in each run its own; '' where none is.")
+    values: tuple[float, ...] = Field(description="Of each seed, in their order.")
+    mean: Interval = Field(description="Over seeds, of both noises: as many other seeds on other test rows.")
+    training_sd: float = Field(description="Standard deviation from seed to seed, on these test rows.")
+    test_sd: float = Field(description="Of the mean, from one draw of as many groups to another; NaN where unknown.")
+
+
+class SeedsReport(Record):
+    """One recipe trained with several seeds and judged on the same test rows: what is noise of training, what of the
+    test.
+    """
+
+    recipe: str
+    task: str = Field(description="Name of the data entry.")
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...] = Field(description="Run of each seed.")
+    num_items: int
+    num_groups: int
+    level: float
+    scores: tuple[SeedScore, ...] = Field(description="The task's main metric first.")
+    differences: tuple[SeedScore, ...]
+
+
 class ClassScore(Record):
     label: str
     support: int

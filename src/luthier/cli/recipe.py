@@ -29,6 +29,7 @@ from luthier.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from luthier.eval_records import SeedsReport
     from luthier.pipeline.drive import Session
 
 
@@ -148,6 +149,10 @@ def run(
     search: Annotated[
         bool, typer.Option("--search", help="First try what `search` of the recipe says; the best becomes the run.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="N", help="Train with N seeds, to tell the noise of training from the test's."),
+    ] = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -155,13 +160,43 @@ def run(
     from luthier.pipeline.drive import finish
     from luthier.pipeline.report import closing_lines, evaluation_document
 
-    if search:
+    over: tuple[SeedsReport, ...] = ()
+    if seeds is not None:
+        session, over = _over_seeds(target, seeds, overrides or [], out, nproc, search=search, offline=offline)
+    elif search:
         session = _searched(target, overrides or [], out, nproc, offline)
     else:
         session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
     document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
-    emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
+    lines = ["", *closing_lines(evidence, gate)]
+    if over:
+        from luthier.pipeline.seeds import seeds_lines
+
+        document["seeds"] = [one.model_dump(mode="json") for one in over]
+        lines += ["", *seeds_lines(over), *(f"page: {task.seeds_page}" for task in session.tasks)]
+    emit(document, lines, as_json=as_json)
+
+
+def _over_seeds(
+    recipe: str, count: int, overrides: list[str], out: Path | None, nproc: int | None, *, search: bool, offline: bool
+) -> tuple[Session, tuple[SeedsReport, ...]]:
+    """The run of the recipe's own seed with all its stages done, and what all seeds have in common."""
+    from luthier.errors import RecipeError
+    from luthier.pipeline.drive import work_through
+    from luthier.pipeline.seeds import over_seeds
+
+    if search:
+        raise RecipeError(
+            "--seeds and --search cannot be one command: a search ends with other settings each time",
+            way_out="search first, then give what it took in the recipe, with --seeds",
+        )
+    launch = [] if nproc is None else [f"launch.nproc_per_node={nproc}"]
+    session, reports = over_seeds(
+        recipe, count, overrides=[*overrides, *launch], out=out, offline=go_offline(offline), say=say
+    )
+    work_through(session, "export")
+    return session, reports
 
 
 def _searched(recipe: str, overrides: list[str], out: Path | None, nproc: int | None, offline: bool) -> Session:

@@ -121,6 +121,27 @@ class Bootstrap:
         """Paired interval of value(one) / value(other); both have shape [N, K]."""
         return self._paired(one, other, lambda a, b: value(a) / value(b))
 
+    def deviation(self, statistics: Sequence[Floats], other: Sequence[Floats] | None, value: Value) -> float:
+        """Standard deviation, over other draws of as many groups, of a metric's mean over S systems.
+
+        Args:
+            statistics: of each system, S times [N, K].
+            other: of what each system is compared with, in the same order: of the differences then.
+            value: the metric.
+
+        Returns:
+            That of the resamples, times sqrt(G / (G - 1)); NaN with fewer than `FEWEST_GROUPS`, or where the metric
+            of a resample is no number.
+        """
+        if self.num_groups < FEWEST_GROUPS:
+            return math.nan
+        with np.errstate(invalid="ignore"):
+            resampled = np.mean([value(self._sums(self._by_group(one))) for one in statistics], axis=0)
+            if other is not None:
+                resampled = resampled - np.mean([value(self._sums(self._by_group(one))) for one in other], axis=0)
+        spread = float(resampled.std(ddof=1)) * math.sqrt(self.num_groups / (self.num_groups - 1))
+        return spread if math.isfinite(spread) else math.nan
+
     def _paired(self, one: Floats, other: Floats, compare: Callable[[Floats, Floats], Floats]) -> Interval:
         groups = self._by_group(one), self._by_group(other)
         with np.errstate(invalid="ignore", divide="ignore"):  # of endless losses, or to nothing

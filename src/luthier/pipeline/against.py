@@ -24,8 +24,8 @@ def compare(run: RunFolder, other: RunFolder) -> RunComparison:
     assert recipe.evaluate.resamples is not None  # resolved
     assert recipe.evaluate.level is not None  # resolved
     return compare_runs(
-        _stored(run),
-        _stored(other),
+        stored(run),
+        stored(other),
         resamples=recipe.evaluate.resamples,
         level=recipe.evaluate.level,
         seed=recipe.train.seed,
@@ -41,7 +41,8 @@ def _refuse_several(run: RunFolder) -> None:
         )
 
 
-def _stored(run: RunFolder) -> Stored:
+def stored(run: RunFolder) -> Stored:
+    """What an evaluated run, or a task of one, keeps of its evaluation."""
     return Stored(
         name=f"{run.name}/{run.id}",
         contract=RequestContract.read(run.contract),

@@ -509,6 +509,21 @@ def entry_name(label: str, task: str) -> str:
     return name if name and name[0].isalpha() else task
 
 
+def reseeded(resolved: ResolvedRecipe, seed: int) -> ResolvedRecipe:
+    """The same run with another `train.seed`; all else that was chosen stays as it is."""
+
+    def changed(one: ResolvedRecipe) -> ResolvedRecipe:
+        train = one.recipe.train.model_copy(update={"seed": seed})
+        return one.model_copy(
+            update={
+                "recipe": one.recipe.model_copy(update={"train": train}),
+                "reasons": {**one.reasons, "train.seed": "of `--seeds`"},
+            }
+        )
+
+    return changed(resolved).model_copy(update={"tasks": tuple(changed(task) for task in resolved.tasks)})
+
+
 def relaunched(resolved: ResolvedRecipe, launch: Mapping[str, object]) -> ResolvedRecipe:
     """The same run, started in another way.
 

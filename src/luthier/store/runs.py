@@ -59,6 +59,8 @@ class RunFolder:
     artifacts_index = _At("artifacts/index.json")
     gate = _At("gate.json")
     search = _At("search.json")
+    seeds = _At("seeds.json")
+    seeds_page = _At("seeds.html")
     card = _At("card.md")
     lineage = _At("lineage.json")
     report = _At("report.html")
