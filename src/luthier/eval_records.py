@@ -71,6 +71,36 @@ class TransferMatrix(Record):
     runs: dict[str, str] = Field(description="Tasks of a training, joined by ' + ' -> its run folder.")
 
 
+class Contender(Record):
+    """A system of a leaderboard: the tuned model of a run, or a baseline that was evaluated beside one."""
+
+    name: str = Field(description="'NAME/ID' of a run, or a baseline's title.")
+    is_baseline: bool = False
+    base: str = Field("", description="Model that was tuned.")
+    technique: str = Field("", description="What was trained, 'lora sft'.")
+    metrics: dict[str, Interval]
+    trainable_parameters: int = 0
+    train_seconds: float = 0.0
+    answer_seconds: float = Field(description="Of the evaluation, a test row; on the machine of that run.")
+
+
+class Leaderboard(Record):
+    """Several runs and their baselines on the same test rows; the best by the main metric first."""
+
+    task: str = Field(description="Type of the task.")
+    metric: str
+    num_items: int
+    num_groups: int
+    not_counted: int
+    level: float
+    pair_level: float = Field(
+        description="Of each difference, so that all of them hold together with `level` (Bonferroni)."
+    )
+    contenders: tuple[Contender, ...]
+    pairs: tuple[Difference, ...] = Field(description="Each contender minus each that stands below it.")
+    left_out: tuple[str, ...]
+
+
 class SeedScore(Record):
     """A metric of the tuned model over several seeds, or how far it leads another system."""
 

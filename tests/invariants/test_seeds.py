@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from command import Done, luthier
-from luthier.eval_records import EvalReport, SeedsReport
+from luthier.eval_records import EvalReport, Leaderboard, SeedsReport
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 from tiny import write_messages, write_model
@@ -79,6 +79,32 @@ def test_the_numbers_are_those_of_the_runs(world: tuple[Path, Done]) -> None:
     assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", page)
     assert "seed 7" in page
     assert "seed 8" in page
+
+
+def test_runs_are_ranked_on_one_page_beside_the_baselines_of_the_first(world: tuple[Path, Done]) -> None:
+    folder, done = world
+    names = done.document["seeds"][0]["runs"]
+    runs = [str(Path("runs") / name) for name in names]
+    ranked = luthier("report", *runs, "--json", cwd=folder).succeeds().document
+    board = Leaderboard.model_validate({key: value for key, value in ranked.items() if key != "page"} | {"pairs": ()})
+    assert {one.name for one in board.contenders if not one.is_baseline} == set(names)
+    assert {one.name for one in board.contenders if one.is_baseline} == {"TF-IDF + logistic regression"}
+    values = [one.metrics[board.metric].point for one in board.contenders]
+    assert values == sorted(values, reverse=True)
+    evaluated = {name: EvalReport.read(RunFolder(folder / "runs" / name).eval_report) for name in names}
+    for one in board.contenders:
+        report = evaluated.get(one.name, evaluated[names[0]])
+        (system,) = [each for each in report.systems if each.system == ("tfidf_logreg" if one.is_baseline else "tuned")]
+        assert one.metrics[board.metric].point == pytest.approx(system.metrics[board.metric].point)
+    assert board.pair_level == pytest.approx(1 - 0.05 / 3)
+    assert len(ranked["pairs"]) == 3
+    page = (folder / "leaderboard.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", page)
+    assert all(name in page for name in names)
+    for wrong, message in (((runs[0], runs[0]), "is named twice"), ((runs[0], "-o", "x.html"), "drop it")):
+        refused = luthier("report", *wrong, cwd=folder)
+        assert refused.code == 2
+        assert message in refused.err
 
 
 def test_nothing_is_done_twice_and_odd_wishes_are_refused(world: tuple[Path, Done]) -> None:

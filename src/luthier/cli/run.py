@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli.shared import DataName, Format, Json, Offline, Query, Run, Sheet, emit, go_offline, say, work_on_run
-from luthier.errors import GateRefused
+from luthier.errors import GateRefused, RunError
 
 
 def evaluate(
@@ -69,12 +69,37 @@ def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
         )
 
 
-def report(run: Run, as_json: Json = False) -> None:
-    """Write report.html anew and say where it is."""
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="A run; or several over the same test rows, to be ranked.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Page of several runs; default: leaderboard.html.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html anew and say where it is; of several runs, a leaderboard with every pair compared."""
     from luthier.pipeline.report import closing_lines, write_report
 
-    path, evidence, gate = write_report(run)
+    if len(runs) > 1:
+        _rank(runs, output, as_json=as_json)
+        return
+    if output is not None:
+        raise RunError("--output names the page of several runs; that of one is its report.html", way_out="drop it")
+    path, evidence, gate = write_report(runs[0])
     emit({"report": str(path)}, [*closing_lines(evidence, gate), "", f"report: {path}"], as_json=as_json)
+
+
+def _rank(runs: list[str], output: Path | None, *, as_json: bool) -> None:
+    from luthier.pipeline.leaderboard import PAGE, leaderboard, leaderboard_lines
+
+    goal = output or Path(PAGE)
+    board = leaderboard(runs, output=goal)
+    emit(
+        {"page": str(goal), **board.model_dump(mode="json")},
+        [*leaderboard_lines(board), "", f"page: {goal}"],
+        as_json=as_json,
+    )
 
 
 def predict(

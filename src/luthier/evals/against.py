@@ -50,38 +50,66 @@ def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, se
         RunError: the runs were not asked the same rows, the message says in what they differ; or what one of them
             stored is missing or damaged.
     """
-    _refuse_other_items(one, other)
-    clean = [
-        place
-        for place, (mine, its) in enumerate(zip(one.test, other.test, strict=True))
-        if not mine.contaminated and not its.contaminated
-    ]
-    if not clean:
-        raise RunError(
-            f"{one.name} and {other.name}: there is no test row that training has seen in neither",
-            way_out="give other rows as data.test and run both again",
-        )
-    said, told = (read_tuned(stored).only(clean) for stored in (one, other))
-    left_out = []
-    if not np.array_equal(said.terms[:, 1:], told.terms[:, 1:]):
-        left_out = ["term_accuracy: the runs were asked for other terms"]
-        said, told = (replace(seen, terms=np.empty((0, 2))) for seen in (said, told))
-    if one.contract.rewards != other.contract.rewards:
-        left_out.append("reward: the runs verify answers in other ways")
-    elif (reward := rewards_of(one.contract)) is not None:
-        said, told = (replace(seen, rewards=verified(reward, seen.free_text, seen.expected)) for seen in (said, told))
-    groups = [one.test[place].group for place in clean]
-    bootstrap = Bootstrap(groups, resamples=resamples, level=level, rng=np.random.default_rng(seed))
+    shared = shared_rows([one, other])
+    said, told = shared.said
+    bootstrap = Bootstrap(shared.groups, resamples=resamples, level=level, rng=np.random.default_rng(seed))
     return RunComparison(
         run=one.name,
         against=other.name,
         num_items=bootstrap.num_items,
         num_groups=bootstrap.num_groups,
-        not_counted=len(one.test) - len(clean),
+        not_counted=shared.not_counted,
         differences=differences({"tuned": said, other.name: told}, bootstrap),
         against_points=points_of(told),
-        left_out=tuple(left_out),
+        left_out=shared.left_out,
     )
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """What several runs said to the test rows that training has seen in none of them."""
+
+    places: tuple[int, ...]
+    """Of these rows among all test rows."""
+    said: tuple[Observed, ...]
+    """By the tuned model of each run."""
+    groups: tuple[str, ...]
+    """Of each row, as the first run has them."""
+    not_counted: int
+    left_out: tuple[str, ...]
+    """Metrics that the runs cannot be compared by, with the reason."""
+
+
+def shared_rows(stores: Sequence[Stored]) -> SharedRows:
+    """Put together what runs over the same test rows have stored.
+
+    Raises:
+        RunError: see `compare_runs`.
+    """
+    first, *others = stores
+    for other in others:
+        _refuse_other_items(first, other)
+    clean = [
+        place
+        for place, rows in enumerate(zip(*(one.test for one in stores), strict=True))
+        if not any(row.contaminated for row in rows)
+    ]
+    if not clean:
+        named = " and ".join(one.name for one in stores)
+        raise RunError(
+            f"{named}: there is no test row that training has seen in {'neither' if len(stores) == 2 else 'none'}",
+            way_out="give other rows as data.test and run both again",
+        )
+    said, left_out = [read_tuned(one).only(clean) for one in stores], []
+    if any(not np.array_equal(said[0].terms[:, 1:], seen.terms[:, 1:]) for seen in said):
+        left_out = ["term_accuracy: the runs were asked for other terms"]
+        said = [replace(seen, terms=np.empty((0, 2))) for seen in said]
+    if any(one.contract.rewards != first.contract.rewards for one in stores):
+        left_out.append("reward: the runs verify answers in other ways")
+    elif (reward := rewards_of(first.contract)) is not None:
+        said = [replace(seen, rewards=verified(reward, seen.free_text, seen.expected)) for seen in said]
+    groups = tuple(first.test[place].group for place in clean)
+    return SharedRows(tuple(clean), tuple(said), groups, len(first.test) - len(clean), tuple(left_out))
 
 
 def read_tuned(stored: Stored) -> Observed:

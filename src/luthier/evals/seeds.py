@@ -77,9 +77,11 @@ def _score(
             values = values - np.array([float(metric.value(one.sum(axis=0))) for one in its])
         training, test = float(values.std(ddof=1)), bootstrap.deviation(mine, its, metric.value)
         mean = interval_of_mean(values.tolist(), test, num_groups=bootstrap.num_groups, level=bootstrap.level)
-    if its is None and METRICS.get(name).is_proportion:
-        low, high = np.clip([mean.low, mean.high], 0.0, 1.0).tolist()  # NaN stays NaN
-        mean = mean.model_copy(update={"low": low, "high": high})
+    if its is None:
+        facts = METRICS.get(name)
+        least = 0.0 if facts.is_proportion or not facts.higher_is_better else -math.inf  # a loss is not below 0
+        low, high = np.clip([mean.low, mean.high], least, 1.0 if facts.is_proportion else math.inf).tolist()
+        mean = mean.model_copy(update={"low": low, "high": high})  # NaN stays NaN
     return SeedScore(
         metric=name,
         values=tuple(values.tolist()),

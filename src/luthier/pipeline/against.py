@@ -19,7 +19,7 @@ def compare(run: RunFolder, other: RunFolder) -> RunComparison:
         RunError: see `luthier.evals.against.compare_runs`.
     """
     for one in (run, other):
-        _refuse_several(one)
+        refuse_several(one)
     recipe = ResolvedRecipe.read(run.resolved).recipe
     assert recipe.evaluate.resamples is not None  # resolved
     assert recipe.evaluate.level is not None  # resolved
@@ -32,7 +32,12 @@ def compare(run: RunFolder, other: RunFolder) -> RunComparison:
     )
 
 
-def _refuse_several(run: RunFolder) -> None:
+def refuse_several(run: RunFolder) -> None:
+    """One task is compared at a time.
+
+    Raises:
+        RunError: the run has several.
+    """
     names = ResolvedRecipe.read(run.resolved).names
     if len(names) > 1:
         raise RunError(

@@ -26,14 +26,15 @@ _SHORT = {
 
 
 def _short(system: str) -> str:
-    return _SHORT.get(system) or _fit(system_title(system), 14)
+    return _SHORT.get(system) or fit(system_title(system), 14)
 
 
 MOST_LABELS = 40
 """Labels up to which a confusion matrix can be read."""
 
 
-def _fit(label: str, chars: int) -> str:
+def fit(label: str, chars: int) -> str:
+    """Cut to so many characters."""
     return label if len(label) <= chars else label[: chars - 1] + "…"
 
 
@@ -46,7 +47,7 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
     for row, score in enumerate(scores):
         kind = "strong" if score.system == "tuned" else ""
         y = top + ROW * (row + 0.5) + 5
-        parts.append(text(LABELS - 18, y, _fit(system_title(score.system), 28), anchor="end", kind=kind))
+        parts.append(text(LABELS - 18, y, fit(system_title(score.system), 28), anchor="end", kind=kind))
     for column, metric in enumerate(metrics):
         start = LABELS + column * (panel + gap)
         shown = [score.metrics[metric].high for score in scores if metric in score.metrics]
@@ -64,7 +65,7 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
         for row, score in enumerate(scores):
             if metric in score.metrics:
                 kind = "tuned" if score.system == "tuned" else "other"
-                parts += _whisker(
+                parts += whisker(
                     score.metrics[metric],
                     top + ROW * (row + 0.5),
                     scale,
@@ -79,7 +80,7 @@ def systems(scores: Sequence[SystemScore], metrics: Sequence[str], *, targets: M
     return figure(parts, width=WIDTH, height=bottom + 26, label=spoken)
 
 
-def _whisker(interval: Interval, y: float, scale: Scale, *, kind: str, shown: str) -> list[Markup]:
+def whisker(interval: Interval, y: float, scale: Scale, *, kind: str, shown: str) -> list[Markup]:
     """A dot with its interval and its value beside it, to the left where there is no room at the right."""
     if not math.isfinite(interval.point):
         return [text(scale.start, y + 5, "not defined", kind="small")]
@@ -122,7 +123,7 @@ def differences(found: Sequence[Difference]) -> Markup:
         y, interval = top + ROW * (row + 0.5), difference.interval
         label = f"over {_short(difference.against)}, {title(difference.metric)}"
         parts.append(text(LABELS - 18, y + 5, label, anchor="end"))
-        parts += _whisker(interval, y, scale, kind="tuned" if _is_better(difference) else "other", shown="")
+        parts += whisker(interval, y, scale, kind="tuned" if _is_better(difference) else "other", shown="")
         p = p_value(difference.p_value)
         words = signed(interval, difference.metric) + (f", {p}" if p else "")
         parts.append(text(end + 18, y + 5, words, kind="small ink"))
@@ -138,7 +139,7 @@ def rows(rows_in: int, dropped: Mapping[str, int], splits: Mapping[str, int], *,
     y, left = 4.0, rows_in
 
     def put(label: str, start: int, stop: int, kind: str, shown: str, *, strong: bool = False) -> None:
-        parts.append(text(LABELS - 18, y + 13, _fit(label, 33), anchor="end", kind="strong" if strong else ""))
+        parts.append(text(LABELS - 18, y + 13, fit(label, 33), anchor="end", kind="strong" if strong else ""))
         parts.append(rect(scale(start), y, max(1.5, scale(stop) - scale(start)), bar, kind=kind))
         parts.append(text(scale(stop) + 10, y + 13, shown, kind="value ink" if strong else "value"))
 
@@ -254,8 +255,8 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
     for row, label in enumerate(labels):
         total = sum(counts[row])
         y = top + row * size
-        parts.append(text(left - 8, y + size / 2 + 5, _fit(label, 24), anchor="end"))
-        parts.append(text(left + (row + 0.62) * size, top - 8, _fit(label, 24), turn=-45))
+        parts.append(text(left - 8, y + size / 2 + 5, fit(label, 24), anchor="end"))
+        parts.append(text(left + (row + 0.62) * size, top - 8, fit(label, 24), turn=-45))
         for column, count in enumerate(counts[row]):
             x, share = left + column * size, count / max(1, total)
             parts.append(rect(x, y, size - 2, size - 2, kind="cell"))
