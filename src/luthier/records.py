@@ -26,7 +26,7 @@ TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
 
 AnsweredBy = Literal["words", "head"]
-"""How a label is said: written, or chosen by a classification head."""
+"""How an answer is said: written, or read off by a head, which chooses a label, says a number or scores an answer."""
 
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
@@ -336,7 +336,7 @@ class RequestContract(Record):
         default_factory=dict, description="Type of each column that a feature names; a request is held to it."
     )
     features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
-    answered_by: AnsweredBy = Field("words", description="'head': a classification head chooses among the labels.")
+    answered_by: AnsweredBy = Field("words", description="'head': a head chooses among labels, or says a number.")
     label_rows: tuple[int, ...] = Field((), description="Training rows of each label, where a head learns them.")
     abstain_below: float | None = Field(None, description="A label that is less likely than this is not given.")
     label_order: tuple[str, ...] = Field(
@@ -349,11 +349,25 @@ class RequestContract(Record):
     rewards: tuple[dict[str, Any], ...] = Field(
         (), description="What verifies an answer: sections of the rewards table; no part of how it is asked."
     )
+    answer_columns: tuple[str, ...] = Field(
+        (), description="Of rows whose answers are scored: columns of the preferred answer and of the other one."
+    )
+
+    @property
+    def scores_answers(self) -> bool:
+        """Whether a head scores an answer that stands behind the prompt, at the last token of its end of turn."""
+        return self.task == "preference" and self.answered_by == "head"
 
     @property
     def head_rows(self) -> tuple[str, ...]:
-        """What a head has a score for: each label, or the number."""
-        return (self.name,) if self.scale is not None else self.labels or self.tags
+        """What a head has a score for: each label, the number, or the answer."""
+        return (self.name,) if self.scale is not None or self.scores_answers else self.labels or self.tags
+
+    @property
+    def unwritten_end(self) -> int:
+        """Tokens of the end of turn behind the one that stops generation: read where answers are scored alone."""
+        stop = next((place for place, token in enumerate(self.end_of_turn_ids) if token in self.stop_ids), None)
+        return 0 if stop is None else len(self.end_of_turn_ids) - 1 - stop
 
 
 def longest_open_answer(max_length: int) -> int:
@@ -368,6 +382,7 @@ class Golden(Record):
     text: str = Field(description="The user's turn before templates; never a row with findings.")
     prompt: str = Field(description="Rendered text.")
     prompt_ids: tuple[int, ...]
+    answer: str = Field("", description="What stands behind the user's turn where answers are scored.")
 
 
 # --- step 4: training ------------------------------------------------------------------------------------------------

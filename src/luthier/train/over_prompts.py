@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from luthier.train.trunk import Trunk
 
 
+def scores_at_ends(model: Any, rows: Sequence[Sequence[int]], task: str, trunk: Trunk | None = None) -> Tensor:
+    """Scores of a task's head at the last token of each row, in one forward pass; float32 [K, C].
+
+    What rows begin with alike is computed once, unless noise makes every row its own. Where there is a trunk, the
+    layers that learn start at its states.
+    """
+    layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
+    last = torch.stack([place[-1] for place in places])
+    with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
+        return class_scores(model, layout, last, task)
+
+
 class OverPrompts(ABC):
     """A method whose unit is the row.
 
@@ -47,11 +59,7 @@ class OverPrompts(ABC):
         trunk: Trunk | None = None,
     ) -> Tensor:
         """Loss of the rows, summed; what prompts share is computed once."""
-        rows = [example.prompt_ids for example in examples]
-        layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
-        last = torch.stack([place[-1] for place in places])
-        with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
-            scores = class_scores(model, layout, last, self.task)
+        scores = scores_at_ends(model, [example.prompt_ids for example in examples], self.task, trunk)
         losses = self.row_losses(scores, examples)
         if weights is not None:
             losses = losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)
