@@ -38,7 +38,9 @@ def answer_columns(contract: RequestContract, given: Collection[str]) -> tuple[s
     both = f", or both {' and '.join(map(repr, pair))}" if pair else ""
     raise UserError(
         f"this version scores answers, and there is none: found {', '.join(sorted(given)) or 'nothing'}",
-        way_out=f"give the answer as {ANSWER!r}{both}",
+        way_out=f"give the answer as {ANSWER!r}{both}"
+        if contract.input
+        else "send a conversation that ends with the answer, as messages",
     )
 
 

@@ -33,7 +33,18 @@ def scores_at_ends(model: Any, rows: Sequence[Sequence[int]], task: str, trunk: 
         return class_scores(model, layout, last, task)
 
 
-class OverPrompts(ABC):
+class ByHead:
+    """A method whose loss is made of scores of a head: no token of an answer is learned, whether it is read or not."""
+
+    by_head = True
+
+
+def learns_by_head(method: object) -> bool:
+    """Whether a method, by itself or on a trunk, is one of those."""
+    return bool(getattr(method, "by_head", False))
+
+
+class OverPrompts(ByHead, ABC):
     """A method whose unit is the row.
 
     Args:

@@ -25,14 +25,14 @@ from luthier.data.shards import Example
 from luthier.errors import RunError
 from luthier.records import RequestContract
 from luthier.spec.methods.reward import RewardModel as Settings
-from luthier.train.over_prompts import scores_at_ends
+from luthier.train.over_prompts import ByHead, scores_at_ends
 
 if TYPE_CHECKING:
     from luthier.spec.section import Method as AnySettings
     from luthier.train.trunk import Trunk
 
 
-class RewardModel:
+class RewardModel(ByHead):
     """The method; its unit is the pair."""
 
     def __init__(self, settings: Settings, task: str) -> None:
