@@ -321,9 +321,7 @@ class RequestContract(Record):
     chat_template: str = Field(description="Jinja source, the tokenizer's own.")
     bos_token: str
     eos_token: str
-    end_of_turn: str = Field(
-        description="What ends an answer, up to the token that stops generation, e.g. '<|im_end|>'."
-    )
+    end_of_turn: str = Field(description="What ends an answer, to the token that stops it, e.g. '<|im_end|>'.")
     end_of_turn_ids: tuple[int, ...] = Field(description="Ids of it; supervised.")
     stop_ids: tuple[int, ...]
     tokenizer_sha256: str
@@ -346,12 +344,8 @@ class RequestContract(Record):
     separator: str = Field("", description="Stands between the labels of a text that has several.")
     threshold: float | None = Field(None, description="A label of several is given from this probability on.")
     scale: Scale | None = Field(None, description="Of the numbers that are learned; None where answers are none.")
-    rewards: tuple[dict[str, Any], ...] = Field(
-        (), description="What verifies an answer: sections of the rewards table; no part of how it is asked."
-    )
-    answer_columns: tuple[str, ...] = Field(
-        (), description="Of rows whose answers are scored: columns of the preferred answer and of the other one."
-    )
+    rewards: tuple[dict[str, Any], ...] = Field((), description="What verifies an answer; no part of how it is asked.")
+    answer_columns: tuple[str, ...] = Field((), description="Of both answers of a row, where a head scores them.")
 
     @property
     def scores_answers(self) -> bool:
@@ -362,12 +356,6 @@ class RequestContract(Record):
     def head_rows(self) -> tuple[str, ...]:
         """What a head has a score for: each label, the number, or the answer."""
         return (self.name,) if self.scale is not None or self.scores_answers else self.labels or self.tags
-
-    @property
-    def unwritten_end(self) -> int:
-        """Tokens of the end of turn behind the one that stops generation: read where answers are scored alone."""
-        stop = next((place for place, token in enumerate(self.end_of_turn_ids) if token in self.stop_ids), None)
-        return 0 if stop is None else len(self.end_of_turn_ids) - 1 - stop
 
 
 def longest_open_answer(max_length: int) -> int:
@@ -510,9 +498,7 @@ class TrainResult(Record):
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int
-    seconds: float = Field(
-        description="Time over all sessions of the run, validations, a trunk and a reference included."
-    )
+    seconds: float = Field(description="Over all sessions of the run; validations, a trunk and a reference included.")
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]
@@ -522,9 +508,7 @@ class TrainResult(Record):
     model_sha256: str
     threads: int
     ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
-    calibration: Calibration | None = Field(
-        None, description="Of a run of one task; None where nothing was calibrated."
-    )
+    calibration: Calibration | None = Field(None, description="Of a run of one task; None where there was none.")
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, description="Of a run of several: task -> what its head's scores were divided by."
     )

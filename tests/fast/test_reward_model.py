@@ -30,7 +30,7 @@ from luthier.engines.transformers import TransformersEngine
 from luthier.errors import DataError, ModelError, ParityError, RunError, UserError
 from luthier.eval_records import EvalReport
 from luthier.evals.evaluate import Material, evaluate
-from luthier.evals.preference import pair_metrics, read_pairs, scored_leads
+from luthier.evals.preference import pair_metrics, read_pairs, scored_leads, unwritten_end
 from luthier.models.adapters import attach, save_adapter
 from luthier.models.base import load_base
 from luthier.models.classifier import head_of, put_head
@@ -129,7 +129,7 @@ def test_the_contract_says_that_answers_are_scored_and_keeps_the_whole_end_of_a_
         assert (contract.answered_by, contract.scores_answers) == ("head", True)
         assert contract.head_rows == (contract.name,)
         assert contract.end_of_turn == "<|im_end|>\n"
-        assert (len(contract.end_of_turn_ids), contract.unwritten_end, len(contract.stop_ids)) == (2, 1, 1)
+        assert (len(contract.end_of_turn_ids), unwritten_end(contract), len(contract.stop_ids)) == (2, 1, 1)
         assert DataReport.read(run.data / "report.json").answered_by == "head"
         assert not in_words(contract).scores_answers
     assert (made.contract.answer_columns, chats.contract.answer_columns) == (("chosen", "rejected"), ())
@@ -223,7 +223,7 @@ def test_the_base_is_asked_about_what_it_would_write_as_beside_dpo(made: Run, tm
     assert theirs.contract.end_of_turn == "<|im_end|>"
     engine = made.engine.without_adapter()
     dpo = read_pairs(Asker(theirs.contract, theirs, engine), Shard(tmp_path / "dpo" / "test.arrow"))
-    ours = read_pairs(made.base_asker(), Shard(made.data / "test.arrow"), unwritten=made.contract.unwritten_end)
+    ours = read_pairs(made.base_asker(), Shard(made.data / "test.arrow"), unwritten=unwritten_end(made.contract))
     assert np.array_equal(dpo.logprobs_N2, ours.logprobs_N2)
     assert np.array_equal(dpo.tokens_N2, ours.tokens_N2)
 

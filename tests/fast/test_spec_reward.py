@@ -47,7 +47,11 @@ def test_nothing_chooses_it_and_beside_it_nothing_else_is_weighed(tmp_path: Path
             "'preference.perplexity' is not measured, a reward model writes nothing",
             "ask for preference_accuracy, or set method: dpo",
         ),
-        ({"adapter": {"modules_to_save": ["lm_head"]}}, "a head reads nothing off it", "or set method: dpo"),
+        (
+            {"adapter": {"modules_to_save": ["lm_head"]}},
+            "a head that scores answers reads nothing off it",
+            "or set method: dpo",
+        ),
         ({"entry": {"rewards": [{"type": "exact"}]}}, "rewards verify free answers, and preference has none", ""),
         ({"entry": {"task": "generation", "rejected": None}}, "method 'reward' does not do 'generation'", "preference"),
         ({"data": {"canaries": {"count": 2}}}, "data.canaries does not go with preferences", ""),

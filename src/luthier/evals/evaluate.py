@@ -35,7 +35,16 @@ from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.marks import unsaid, with_marks
 from luthier.evals.metrics import chrf
 from luthier.evals.observed import Floats, Observed
-from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, judged, length_baseline, margins, observed, read_pairs
+from luthier.evals.preference import (
+    BASE_TITLE,
+    PER_TOKEN_TITLE,
+    judged,
+    length_baseline,
+    margins,
+    observed,
+    read_pairs,
+    unwritten_end,
+)
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
@@ -402,7 +411,7 @@ def _preferences(
         made = length_baseline(material.train, test)
         systems.append(_System("length", made.title, made.observed, clock() - started))
     started = clock()
-    unwritten = material.contract.unwritten_end if material.contract.scores_answers else 0
+    unwritten = unwritten_end(material.contract)
     before = read_pairs(base, test, unwritten=unwritten, tick=_titled(progress, _TITLES["base"]))
     took = clock() - started
     likelier = _comparable(_without_leads(observed(test, margins(before, "sum"), before)), material)

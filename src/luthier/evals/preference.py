@@ -17,6 +17,7 @@ from luthier.engines.protocol import HeadEngine
 from luthier.evals.compare import measurable
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Floats, Observed
+from luthier.records import RequestContract
 from luthier.spec.plugins import PairReward
 
 Tick = Callable[[int, int], None]
@@ -70,6 +71,12 @@ def read_pairs(
         if tick is not None:
             tick(len(logprobs), len(examples))
     return PairScores(np.array(logprobs, dtype=np.float64), np.array(tokens, dtype=np.float64))
+
+
+def unwritten_end(contract: RequestContract) -> int:
+    """Tokens of the end of turn behind the one that stops generation: read where an answer is scored, never written."""
+    stop = next((place for place, token in enumerate(contract.end_of_turn_ids) if token in contract.stop_ids), None)
+    return 0 if stop is None or not contract.scores_answers else len(contract.end_of_turn_ids) - 1 - stop
 
 
 def _read(asker: Asker, example: Example, unwritten: int) -> tuple[float, float, tuple[int, int]]:
