@@ -145,7 +145,7 @@ def _write_beside(place: Path, part: Part, *, base: Path, readme: str) -> None:
         write_atomic(place / name, one.contract.to_json())
 
 
-def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[Golden], tuple[str, list[int]]]:
+def plain_encoder(folder: Path, contract: RequestContract) -> Callable[..., tuple[str, list[int]]]:
     """User text, and the answer that is scored, -> (prompt, ids) as plain transformers does it from the artifact's own
     files.
     """
@@ -154,19 +154,19 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[Golden],
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
     if is_text(contract.task):
-        return lambda golden: (contract.bos_token + golden.text, list(tokenizer(golden.text)["input_ids"]))
+        return lambda text: (contract.bos_token + text, list(tokenizer(text)["input_ids"]))
 
-    def encode(golden: Golden) -> tuple[str, list[int]]:
+    def encode(user_text: str, answer: str = "") -> tuple[str, list[int]]:
         system = [Message(role="system", content=contract.system)] if contract.system else []
         turns = [
             message.model_dump(include={"role", "content"})
-            for message in (*system, Message(role="user", content=golden.text))
+            for message in (*system, Message(role="user", content=user_text))
         ]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
         if not contract.scores_answers:
             return text, list(ids)
-        whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": golden.answer}], tokenize=False)
+        whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
         if not whole.endswith(contract.end_of_turn):  # a template that writes nothing behind an answer
             whole += contract.end_of_turn
         # By itself, as it is read behind any prompt; most templates end a prompt where no token goes on.
