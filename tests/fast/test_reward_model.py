@@ -36,6 +36,7 @@ from luthier.models.base import load_base
 from luthier.models.classifier import head_of, put_head
 from luthier.pipeline.answers import predict
 from luthier.pipeline.named import Named, opened
+from luthier.pipeline.reference import pair_measure
 from luthier.pipeline.scores import refuse_padded_ends
 from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.plugins import EXPORTS
@@ -228,11 +229,16 @@ def test_the_base_is_asked_about_what_it_would_write_as_beside_dpo(made: Run, tm
     assert np.array_equal(dpo.tokens_N2, ours.tokens_N2)
 
 
-def test_checkpoints_are_chosen_by_accuracy_and_the_loss_of_the_choices(made: Run) -> None:
+def test_checkpoints_are_chosen_by_accuracy_and_the_loss_of_the_choices(made: Run, tmp_path: Path) -> None:
     rows = Shard(made.data / "validation.arrow")
     found = pair_metrics(made.asker(), rows, reward="score", before=None, scale=1.0)
     assert set(found) == {"preference_accuracy", "preference_margin", "preference_loss"}
     leads = scored_leads(made.asker(), rows)
+    task: Any = type("Task", (), {
+        "resolved": resolved(tmp_path, ROWS, method=REWARD), "asker": staticmethod(lambda engine: made.asker(engine)),
+    })  # fmt: skip
+    headless = TransformersEngine.open(made.base)  # as it is where merged runs are tried: nothing is asked yet
+    assert pair_measure(task, rows, headless)(made.engine) == found
     assert found["preference_loss"] == pytest.approx(np.mean(np.log1p(np.exp(-leads))))
 
 
@@ -326,6 +332,28 @@ def test_an_adapter_beside_which_plain_tools_would_score_too_early_is_refused_be
     assert "leave 'adapter' out of export" in refused.value.way_out
 
 
+def test_beside_words_it_leaves_the_house_as_a_model_of_its_own(made: Run, tmp_path: Path) -> None:
+    writes = resolved(tmp_path, ROWS, entry={"task": "generation", "input": "{prompt}", "label": "chosen"})
+    prepare(writes, tokenizer_folder=made.base, out=tmp_path / "writes")
+    contract = RequestContract.read(tmp_path / "writes" / "contract.json")
+    tuned = attach(load_base(made.base), LORA, base_name="tiny", seed=0)
+    put_head(tuned, 1, task=made.contract.name, beside_words=True)
+    head = head_of(tuned, made.contract.name)
+    assert head is not None
+    torch.nn.init.normal_(head.weight, std=0.4)
+    (tmp_path / "both").mkdir()
+    save_adapter(tuned, tmp_path / "both")
+    reference = TransformersEngine.open(made.base, tmp_path / "both")
+    asked = [Asked(made.contract, made.goldens), Asked(contract, read_goldens(tmp_path / "writes" / "goldens.json"))]
+    for kind in ("adapter", "merged"):
+        artifact = export(
+            kind, base=made.base, adapter=tmp_path / "both", run=tmp_path, asked=asked, reference=reference,
+            weights_sha256="w" * 64,
+        )  # fmt: skip
+        assert (artifact.parity.passed, artifact.parity.answered_by) == (True, "both")
+        assert (tmp_path / "artifacts" / kind / made.contract.name / "contract.json").is_file()
+
+
 @pytest.mark.parametrize("what", ["head", "adapter"])
 def test_an_export_with_other_weights_is_deleted(made: Run, tmp_path: Path, what: str) -> None:
     spoiled = tmp_path / "adapter"
@@ -398,6 +426,17 @@ def test_rows_of_a_file_that_cannot_be_scored_have_their_reason(made: Run, tmp_p
         assert refused.value.way_out == "give the answer as 'answer', or both 'chosen' and 'rejected'"
     with pytest.raises(DataError, match="names the column 'prompt'"):
         answers(made, tmp_path, [{"answer": "b"}])
+
+
+def test_a_question_with_a_column_of_that_name_is_not_taken_for_the_answer(made: Run, tmp_path: Path) -> None:
+    row = {"prompt": "a", "answer": "b"}
+    asks_it = {"input": "{prompt} {answer}"}
+    with pytest.raises(DataError, match="there is none") as refused:
+        answers(made, tmp_path, [row], **asks_it)
+    assert refused.value.way_out == "give both 'chosen' and 'rejected'"
+    (said,) = answers(made, tmp_path, [row | {"chosen": "c", "rejected": "d"}], **asks_it)
+    (alone,) = answers(made, tmp_path, [{"prompt": "a b", "answer": "c"}])
+    assert said["scores"]["chosen"] == alone["score"]
 
 
 def test_scores_that_are_alike_prefer_nothing_and_those_that_are_no_numbers_are_none(made: Run, tmp_path: Path) -> None:

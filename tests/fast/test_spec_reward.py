@@ -14,8 +14,10 @@ from luthier.errors import RecipeError
 from luthier.plan import cost
 from luthier.plan.make import make_plan
 from luthier.plan.predict import learner_of
+from luthier.plan.search import why_no_search
 from luthier.plan.workload import workload
 from luthier.spec.plugins import METHODS
+from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import suited
 
@@ -61,6 +63,14 @@ def test_what_does_not_go_with_it_is_refused(tmp_path: Path, said: dict[str, Any
     with pytest.raises(RecipeError, match=words) as refused:
         made(tmp_path, **said)
     assert way_out in refused.value.way_out
+
+
+def test_a_search_does_not_weigh_scoring_against_writing() -> None:
+    tree = {"name": "r", "model": {"name": "m"}, "data": {"train": [{"path": "d.jsonl"}]}, "method": {"type": "reward"}}
+    for names, why in ((["lora reward", "loha reward"], ""), (["lora dpo", "lora reward"], "no metric says which")):
+        said = why_no_search(Recipe.model_validate({**tree, "search": {"candidates": names, "hours": 1.0}}))
+        assert why in said
+        assert bool(why) == bool(said)
 
 
 def test_what_holds_for_methods_that_measure_from_the_base_does_not_hold_for_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from luthier.data.features import input_columns
 from luthier.data.inputs import as_text
 from luthier.engines.ask import Asker
 from luthier.errors import UserError
@@ -33,15 +34,24 @@ def answer_columns(contract: RequestContract, given: Collection[str]) -> tuple[s
     pair = contract.answer_columns
     if pair and set(pair) <= set(given):
         return pair
-    if ANSWER in given:
-        return (ANSWER,)
-    both = f", or both {' and '.join(map(repr, pair))}" if pair else ""
+    alone = ANSWER if ANSWER not in question_columns(contract) else ""
+    if alone in given:
+        return (alone,)
+    ways = [
+        *([f"the answer as {alone!r}"] if alone else []),
+        *([f"both {' and '.join(map(repr, pair))}"] if pair else []),
+    ]
     raise UserError(
         f"this version scores answers, and there is none: found {', '.join(sorted(given)) or 'nothing'}",
-        way_out=f"give the answer as {ANSWER!r}{both}"
+        way_out=f"give {', or '.join(ways)}"
         if contract.input
         else "send a conversation that ends with the answer, as messages",
     )
+
+
+def question_columns(contract: RequestContract) -> tuple[str, ...]:
+    """Of a row that is asked; none where conversations are."""
+    return tuple(input_columns(contract.input, contract.features)) if contract.input else ()
 
 
 def score_values(asker: Asker, values: Mapping[str, object], columns: tuple[str, ...]) -> Scored:

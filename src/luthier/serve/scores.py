@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.data.features import input_columns
 from luthier.engines.ask import Asker
-from luthier.engines.pair import ANSWER, Scored, answer_columns, said_of, score_values
+from luthier.engines.pair import ANSWER, Scored, answer_columns, question_columns, said_of, score_values
 from luthier.errors import UserError
 from luthier.records import Answer, RequestContract
 from luthier.serve.schemas import ChatMessage, RequestRefused
@@ -54,7 +53,7 @@ def _scored(asker: Asker, place: str, asked: Asked) -> Scored:
     try:
         if isinstance(asked, str):
             raise UserError("a text alone has no answer that could be scored", way_out=f"send {_form(asker.contract)}")
-        if set(asked) == {MESSAGES} and MESSAGES not in _columns(asker.contract):
+        if set(asked) == {MESSAGES} and MESSAGES not in question_columns(asker.contract):
             turns = _TURNS.validate_python(asked[MESSAGES])
             answers = (asker.score_messages([turn.to_message() for turn in turns]),)
             return Scored(answers, said_of((ANSWER,), answers))
@@ -71,14 +70,10 @@ def _scored(asker: Asker, place: str, asked: Asked) -> Scored:
 
 def _form(contract: RequestContract) -> str:
     """What a request for a score looks like."""
-    cells = ", ".join(f'"{name}": ...' for name in (*_columns(contract), ANSWER))
+    answer = (ANSWER,) if ANSWER not in question_columns(contract) else contract.answer_columns
+    cells = ", ".join(f'"{name}": ...' for name in (*question_columns(contract), *answer))
     row = f"{{{cells}}} or " if contract.input else ""
     return f'{row}{{"messages": [..., {{"role": "assistant", "content": ...}}]}}'
-
-
-def _columns(contract: RequestContract) -> tuple[str, ...]:
-    """Of a row that is asked."""
-    return tuple(input_columns(contract.input, contract.features)) if contract.input else ()
 
 
 def refuse_scoring(contract: RequestContract, *, model: str) -> None:
