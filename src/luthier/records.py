@@ -582,7 +582,7 @@ class Answer(Record):
 
     text: str
     given: tuple[str, ...] | None = Field(None, description="Labels, where a text may have several; else None.")
-    value: float | None = Field(None, description="The number, where one is asked for; NaN where none is said.")
+    value: float | None = Field(None, description="The number or the score that is asked for; NaN where none is said.")
     label: str = Field(description="Chosen label; '' for free text.")
     probabilities: dict[str, float] = Field(
         description="Label -> probability, over a closed set or, of several labels, of each; empty for free text."

@@ -434,6 +434,8 @@ def test_a_question_with_a_column_of_that_name_is_not_taken_for_the_answer(made:
     with pytest.raises(DataError, match="there is none") as refused:
         answers(made, tmp_path, [row], **asks_it)
     assert refused.value.way_out == "give both 'chosen' and 'rejected'"
+    with pytest.raises(DataError, match="there is none"):
+        answers(made, tmp_path, [row | {"": "c"}], **asks_it)
     (said,) = answers(made, tmp_path, [row | {"chosen": "c", "rejected": "d"}], **asks_it)
     (alone,) = answers(made, tmp_path, [{"prompt": "a b", "answer": "c"}])
     assert said["scores"]["chosen"] == alone["score"]

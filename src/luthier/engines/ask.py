@@ -189,7 +189,7 @@ class Asker:
     def _head(self) -> HeadEngine:
         if not isinstance(self.engine, HeadEngine):
             raise RunError(
-                f"engine {self.engine.name!r} has no classification head, and this version's labels are chosen by one",
+                f"engine {self.engine.name!r} has no classification head, by which this version answers",
                 way_out="serve its adapter or its merged weights with transformers",
             )
         return self.engine

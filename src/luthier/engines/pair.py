@@ -35,7 +35,7 @@ def answer_columns(contract: RequestContract, given: Collection[str]) -> tuple[s
     if pair and set(pair) <= set(given):
         return pair
     alone = ANSWER if ANSWER not in question_columns(contract) else ""
-    if alone in given:
+    if alone and alone in given:
         return (alone,)
     ways = [
         *([f"the answer as {alone!r}"] if alone else []),
