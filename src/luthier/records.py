@@ -26,7 +26,7 @@ TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
 
 AnsweredBy = Literal["words", "head"]
-"""How a label is said: written, or chosen by a classification head."""
+"""How an answer is said: written, or read off by a head, which chooses a label, says a number or scores an answer."""
 
 CLOSED_TASKS = ("classification", "sentiment")
 """The tasks whose answers come from a closed set of labels."""
@@ -321,9 +321,7 @@ class RequestContract(Record):
     chat_template: str = Field(description="Jinja source, the tokenizer's own.")
     bos_token: str
     eos_token: str
-    end_of_turn: str = Field(
-        description="What ends an answer, up to the token that stops generation, e.g. '<|im_end|>'."
-    )
+    end_of_turn: str = Field(description="What ends an answer, to the token that stops it, e.g. '<|im_end|>'.")
     end_of_turn_ids: tuple[int, ...] = Field(description="Ids of it; supervised.")
     stop_ids: tuple[int, ...]
     tokenizer_sha256: str
@@ -336,7 +334,7 @@ class RequestContract(Record):
         default_factory=dict, description="Type of each column that a feature names; a request is held to it."
     )
     features_sha256: str = Field("", description="Hash of what the features make of probes; '' for none.")
-    answered_by: AnsweredBy = Field("words", description="'head': a classification head chooses among the labels.")
+    answered_by: AnsweredBy = Field("words", description="'head': a head chooses among labels, or says a number.")
     label_rows: tuple[int, ...] = Field((), description="Training rows of each label, where a head learns them.")
     abstain_below: float | None = Field(None, description="A label that is less likely than this is not given.")
     label_order: tuple[str, ...] = Field(
@@ -346,14 +344,18 @@ class RequestContract(Record):
     separator: str = Field("", description="Stands between the labels of a text that has several.")
     threshold: float | None = Field(None, description="A label of several is given from this probability on.")
     scale: Scale | None = Field(None, description="Of the numbers that are learned; None where answers are none.")
-    rewards: tuple[dict[str, Any], ...] = Field(
-        (), description="What verifies an answer: sections of the rewards table; no part of how it is asked."
-    )
+    rewards: tuple[dict[str, Any], ...] = Field((), description="What verifies an answer; no part of how it is asked.")
+    answer_columns: tuple[str, ...] = Field((), description="Of both answers of a row, where a head scores them.")
+
+    @property
+    def scores_answers(self) -> bool:
+        """Whether a head scores an answer that stands behind the prompt, at the last token of its end of turn."""
+        return self.task == "preference" and self.answered_by == "head"
 
     @property
     def head_rows(self) -> tuple[str, ...]:
-        """What a head has a score for: each label, or the number."""
-        return (self.name,) if self.scale is not None else self.labels or self.tags
+        """What a head has a score for: each label, the number, or the answer."""
+        return (self.name,) if self.scale is not None or self.scores_answers else self.labels or self.tags
 
 
 def longest_open_answer(max_length: int) -> int:
@@ -368,6 +370,7 @@ class Golden(Record):
     text: str = Field(description="The user's turn before templates; never a row with findings.")
     prompt: str = Field(description="Rendered text.")
     prompt_ids: tuple[int, ...]
+    answer: str = Field("", description="What stands behind the user's turn where answers are scored.")
 
 
 # --- step 4: training ------------------------------------------------------------------------------------------------
@@ -495,9 +498,7 @@ class TrainResult(Record):
     trained_tokens: int
     supervised_tokens: int
     trainable_parameters: int
-    seconds: float = Field(
-        description="Time over all sessions of the run, validations, a trunk and a reference included."
-    )
+    seconds: float = Field(description="Over all sessions of the run; validations, a trunk and a reference included.")
     peak_memory_gib: float
     resumed_from: tuple[int, ...] = Field(description="Steps at which the run was taken up again.")
     history: tuple[StepEvent, ...]
@@ -507,9 +508,7 @@ class TrainResult(Record):
     model_sha256: str
     threads: int
     ranks: int = Field(1, description="Processes that shared every step, at the end of training.")
-    calibration: Calibration | None = Field(
-        None, description="Of a run of one task; None where nothing was calibrated."
-    )
+    calibration: Calibration | None = Field(None, description="Of a run of one task; None where there was none.")
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, description="Of a run of several: task -> what its head's scores were divided by."
     )
@@ -583,7 +582,7 @@ class Answer(Record):
 
     text: str
     given: tuple[str, ...] | None = Field(None, description="Labels, where a text may have several; else None.")
-    value: float | None = Field(None, description="The number, where one is asked for; NaN where none is said.")
+    value: float | None = Field(None, description="The number or the score that is asked for; NaN where none is said.")
     label: str = Field(description="Chosen label; '' for free text.")
     probabilities: dict[str, float] = Field(
         description="Label -> probability, over a closed set or, of several labels, of each; empty for free text."

@@ -29,6 +29,7 @@ import test_evals_evaluate
 import test_pipeline_sinks
 import test_train_loop
 import test_train_preference
+import test_train_reward
 import torch
 from data_kit import encoder_folder, shape, tokenizer_folder
 from echo_engine import asker, contract
@@ -434,6 +435,14 @@ def through_simpo(tree: dict[str, Any], folder: Path) -> object:
     return [loss_of_pairs({"type": "simpo", **tree.get("method", {})}, folder)]
 
 
+def through_scores(tree: dict[str, Any], folder: Path) -> object:
+    """The loss of two pairs by a head that has learned something."""
+    settings = {"type": "reward", **{key: value for key, value in tree["method"].items() if key.startswith("center")}}
+    method = load_method(METHODS.get("reward").section.model_validate(settings), test_train_reward.contract())
+    pairs = [test_train_preference.pair(number) for number in range(2)]
+    return [float(method.loss_sum(test_train_reward.moved(), pairs).detach())]
+
+
 def through_teacher(tree: dict[str, Any], folder: Path) -> object:
     """What rows are learned with from one of two models that stand in the folder."""
     for number, name in enumerate(("teacher", "teacher2")):
@@ -821,6 +830,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "method.desirable_weight": (2.0, through_kto),
     "method.undesirable_weight": (2.0, through_kto),
     "method.gamma": (0.2, through_simpo),
+    "method.center_rewards_coefficient": (0.5, through_scores),
     "method.teacher": ("teacher2", through_teacher),
     "method.alpha": (0.9, through_teacher),
     "method.temperature": (3.0, through_teacher),
@@ -946,6 +956,7 @@ NEEDS = {  # keys that are refused without another
     "method.loss": ("method.type", "dpo"),
     "method.beta": ("method.type", "dpo"),
     "method.gamma": ("method.type", "simpo"),
+    "method.center_rewards_coefficient": ("method.type", "reward"),
     "method.desirable_weight": ("method.type", "kto"),
     "method.undesirable_weight": ("method.type", "kto"),
     **{key: ("method", {"type": "distill", "teacher": "teacher"}) for key in TAUGHT},
@@ -983,6 +994,7 @@ NEEDS |= dict.fromkeys(VERIFIED, ("method.type", "grpo"))
 PAIRED = {
     "data.train.0.rejected",
     *(f"method.{key}" for key in ("loss", "beta", "gamma", "desirable_weight", "undesirable_weight")),
+    "method.center_rewards_coefficient",
 }
 """Keys that are refused for other tasks than preferences."""
 

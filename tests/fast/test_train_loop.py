@@ -383,6 +383,7 @@ def test_every_method_of_the_table_has_its_section() -> None:
         more: dict[str, Any] = {
             "multi_label": {"labels": (), "tags": classify_kit.LABELS},
             "regression": {"labels": (), "scale": Scale(mean=0.0, spread=1.0)},
+            "reward": {"labels": (), "task": "preference"},
         }.get(name, {})
         made = classify_kit.contract(rewards=rewards).model_copy(update=more)
         assert load_method(settings, made).count(EXAMPLES[0]) > 0

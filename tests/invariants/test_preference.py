@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from test_kill import Bench, at_step, interrupt, pytestmark
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command import luthier
 from luthier.eval_records import EvalReport
@@ -78,3 +80,36 @@ def test_with_kto_the_base_reads_other_answers_too_and_the_run_is_judged_alike(b
     result = TrainResult.read(run.train_result)
     assert (result.method, result.best_metric) == ("kto", "preference_accuracy")
     assert result.history[-1].loss < result.history[0].loss
+
+
+def test_a_reward_model_is_judged_exported_and_scores_a_file_as_plain_tools_do(bench: Bench) -> None:
+    command(
+        "run", "tiny.yaml", "--out", "judge", "--set", "method={type: reward, center_rewards_coefficient: 0.01}",
+        "--set", "export=[adapter, merged]", "--set", "train.learning_rate=0.01", "--set", "train.num_train_epochs=4",
+        folder=bench.folder,
+    )  # fmt: skip
+    run = RunFolder.open("tiny", out=bench.folder / "judge")
+    result, report = TrainResult.read(run.train_result), EvalReport.read(run.eval_report)
+    assert (result.method, result.best_metric, run.train / "reference" in list(run.train.iterdir())) == (
+        "reward", "preference_accuracy", False,
+    )  # fmt: skip
+    assert result.history[-1].loss < 0.5 * result.history[0].loss
+    metrics = {one.system: one.metrics for one in report.systems}
+    assert list(metrics) == ["length", "base", "base_per_token", "tuned"]
+    assert metrics["tuned"]["preference_accuracy"].point > 0.8
+    gate = json.loads(run.gate.read_text())
+    assert gate["passed"]
+    assert "both answers of every row are scored" in {line["asked"] for line in gate["lines"]}
+    assert "Scoring answers to a text" in run.card.read_text()
+    assert "pairs, whose answers the head scores" in run.report.read_text()
+    asked = [{"prompt": "the guitar 3 is late", "chosen": "sorry, order 3 is here", "rejected": "no 9"}]
+    (bench.folder / "both.jsonl").write_text(json.dumps(asked[0]) + "\n")
+    command("predict", str(run.path), "both.jsonl", "--output", "scores.jsonl", folder=bench.folder)
+    said = json.loads((bench.folder / "scores.jsonl").read_text())
+    assert said["preferred"] == "chosen"
+    tokenizer = AutoTokenizer.from_pretrained(run.artifacts / "merged")
+    model: Any = AutoModelForSequenceClassification.from_pretrained(run.artifacts / "merged")
+    for name in ("chosen", "rejected"):
+        turns = [{"role": "user", "content": asked[0]["prompt"]}, {"role": "assistant", "content": asked[0][name]}]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+        assert float(model(**ids).logits[0, 0].detach()) == pytest.approx(said["scores"][name], abs=1e-4)

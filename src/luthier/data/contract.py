@@ -301,7 +301,11 @@ def make_contract(
     end_ids = tuple(tokenizer.encode(end_of_turn, add_special_tokens=False).ids)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     first = next((number for number in end_ids if number in special), end_ids[0])
-    if first in special:  # what the template writes after the token that stops generation is never generated
+    by_head = _by_head(resolved)
+    scored = bool(by_head) and entry.task == "preference"
+    # What the template writes after the token that stops generation is never generated; where an answer is scored, it
+    # is read to the end that plain tools give it.
+    if first in special and not scored:
         control = tokenizer.decode([first], skip_special_tokens=False)
         end_of_turn = end_of_turn[: end_of_turn.index(control) + len(control)]
         end_ids = end_ids[: end_ids.index(first) + 1]
@@ -330,7 +334,8 @@ def make_contract(
         label_order=resolved.recipe.data.labels.order if is_closed(entry.task) else (),
         separator=resolved.recipe.data.labels.separator or "",
         rewards=tuple(one.model_dump(mode="json") for one in entry.rewards or ()),
-        **_by_head(resolved),
+        answer_columns=(entry.label or "", entry.rejected or "") if scored and entry.input else (),
+        **by_head,
         **_computed(resolved),
         **tokens,
     )

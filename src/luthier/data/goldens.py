@@ -29,27 +29,43 @@ _BEGINNING = 200  # characters
 
 def make_goldens(renderer: Renderer, test: Shard, *, seed: int) -> tuple[Golden, ...]:
     """Two clean texts of `test` in which nothing personal was found, and made-up ones that are easy to get wrong."""
-    rows = zip(test.column("line"), test.column("text"), test.column("contaminated"), strict=True)
-    drawn = sorted(
-        ((line, text) for line, text, seen in rows if not seen), key=lambda row: lot(seed, f"{row[0]}:{row[1]}")
+    rows = zip(
+        test.column("line"), test.column("text"), test.column("answer"), test.column("contaminated"), strict=True
     )
-    plain = (text for _, text in drawn if not renderer.find(text) and not placeholders(text))
-    texts = {f"real_{number}": text for number, text in enumerate(itertools.islice(plain, 2), start=1)}
+    drawn = sorted(
+        ((line, text, answer) for line, text, answer, seen in rows if not seen),
+        key=lambda row: lot(seed, f"{row[0]}:{row[1]}"),
+    )
+    scored = renderer.contract.scores_answers
+    plain = ((text, answer) for _, text, answer in drawn if _is_plain(renderer, f"{text} {answer}" if scored else text))
+    real = list(itertools.islice(plain, 2))
+    texts = {f"real_{number}": text for number, (text, _) in enumerate(real, start=1)}
     room = min(_LONG_TOKENS, renderer.contract.max_length - renderer.contract.max_new_tokens)
     once, twice = (len(renderer.prompt_ids(renderer.messages(_SENTENCE * times))) for times in (1, 2))
     texts["long"] = _SENTENCE * max(1, (room - once) // (twice - once))
     if is_text(renderer.contract.task):  # a text to go on with: the beginning of a piece; nothing can follow nothing
         texts = {name: text[:_BEGINNING] if name != "long" else text for name, text in texts.items()}
-    made = (_golden(renderer, name, text) for name, text in {**texts, **_MADE_UP}.items())
+    texts |= _MADE_UP
+    answers = dict.fromkeys(texts, "")
+    if scored:  # odd ones to odd texts: each made-up text is the answer to the one before
+        odd = [name for name in texts if not name.startswith("real_")]
+        answers = {name: texts[other] for name, other in zip(odd, [*odd[1:], odd[0]], strict=True)}
+        answers |= {"long": _SENTENCE} | {f"real_{number}": answer for number, (_, answer) in enumerate(real, start=1)}
+    made = (_golden(renderer, name, text, answers[name]) for name, text in texts.items())
     return tuple(golden for golden in made if golden.prompt_ids)
 
 
-def _golden(renderer: Renderer, name: str, text: str) -> Golden:
-    text = renderer.defuse(renderer.clean_text(text))  # what plain tools must be given to read the same
+def _is_plain(renderer: Renderer, text: str) -> bool:
+    return not renderer.find(text) and not placeholders(text)
+
+
+def _golden(renderer: Renderer, name: str, text: str, answer: str) -> Golden:
+    text, answer = (renderer.defuse(renderer.clean_text(one)) for one in (text, answer))  # as plain tools must be given
     messages = renderer.messages(text)
-    return Golden(
-        name=name, text=text, prompt=renderer.prompt_text(messages), prompt_ids=tuple(renderer.prompt_ids(messages))
-    )
+    prompt, ids = renderer.prompt_text(messages), renderer.prompt_ids(messages)
+    if renderer.contract.scores_answers:
+        prompt, ids = prompt + renderer.answer_text(answer), ids + renderer.answer_ids(answer)
+    return Golden(name=name, text=text, prompt=prompt, prompt_ids=tuple(ids), answer=answer)
 
 
 def write_goldens(path: Path, goldens: Sequence[Golden]) -> None:

@@ -46,12 +46,60 @@ class Asker:
         Raises:
             UserError: nothing is left of the text after cleaning, or it is too long.
         """
+        return self._answer(self._asked_by(values))
+
+    def _asked_by(self, values: Mapping[str, object]) -> tuple[Message, ...]:
         if not self.contract.input:
-            raise UserError("this version answers conversations, not rows", way_out="ask /v1/chat/completions")
+            conversations = "a conversation that ends with the answer" if self.contract.scores_answers else ""
+            raise UserError(
+                f"this version {'scores the ends of' if conversations else 'answers'} conversations, not rows",
+                way_out=f"send {conversations} as messages" if conversations else "ask /v1/chat/completions",
+            )
         cells = self.renderer.with_features(values)
         text = self.renderer.filled(cells)
         said = any(as_text(cells[name]).strip() for name in fields(self.contract.input))
-        return self._answer(self.renderer.messages(_something(text if said else "")))
+        return self.renderer.messages(_something(text if said else ""))
+
+    def score_values(self, values: Mapping[str, object], answer: str) -> Answer:
+        """Score an answer to a row of a table, both cleaned and redacted as in training; the score is its `value`.
+
+        Raises:
+            UserError: nothing is left of text or answer after cleaning, they are too long, or this version writes.
+        """
+        return self._scored(self._asked_by(values), answer)
+
+    def score_messages(self, messages: Sequence[Message]) -> Answer:
+        """Score the last turn of a conversation, which is an answer of the assistant.
+
+        Raises:
+            UserError: the conversation ends otherwise or asks nothing; or see `score_values`.
+        """
+        if self.contract.features:
+            raise UserError(
+                "this version computes what it is asked from columns, and a conversation has none",
+                way_out="send a row with the columns and the answer",
+            )
+        *asked, last = messages or (Message(role="user", content=""),)
+        if last.role != "assistant" or not asked or asked[-1].role != "user":
+            raise UserError(
+                "the conversation does not end with a user message and the answer to it",
+                way_out="send the assistant's turn that is to be scored last",
+            )
+        return self._scored(self.renderer.with_system([self._cleaned(message) for message in asked]), last.content)
+
+    def _scored(self, messages: Sequence[Message], answer: str) -> Answer:
+        if not self.contract.scores_answers:
+            raise UserError("this version answers, and scores no answers", way_out="send the question alone")
+        prompt, lost = self._prompt(messages)
+        ids = self.renderer.answer_ids(_something(self.renderer.clean_text(answer), "answer"))
+        if len(prompt) + len(ids) > self.contract.max_length:
+            raise UserError(
+                f"prompt and answer have {len(prompt)} + {len(ids)} tokens, and {self.contract.max_length} fit "
+                "(max_length)",
+                way_out="shorten them, or train with a larger train.max_length",
+            )
+        value = float(self._head.class_logits([*prompt, *ids], self.contract.name)[0])
+        return _read_off([*prompt, *ids], lost, f"{value:.6g}", value=value)
 
     def answer_text(self, text: str) -> Answer:
         """Answer a text that is the whole user turn; it is cleaned and redacted as in training.
@@ -137,7 +185,20 @@ class Asker:
             )
         return prompt, lost
 
+    @property
+    def _head(self) -> HeadEngine:
+        if not isinstance(self.engine, HeadEngine):
+            raise RunError(
+                f"engine {self.engine.name!r} has no classification head, by which this version answers",
+                way_out="serve its adapter or its merged weights with transformers",
+            )
+        return self.engine
+
     def _answer(self, messages: Sequence[Message]) -> Answer:
+        if self.contract.scores_answers:
+            raise UserError(
+                "this version scores answers and writes none", way_out="send the answer that is to be scored too"
+            )
         prompt, lost = self._prompt(messages)
         if self.contract.answered_by == "head":
             return self._by_head(prompt, lost)
@@ -175,12 +236,7 @@ class Asker:
         )
 
     def _by_head(self, prompt: Sequence[int], lost: int) -> Answer:
-        if not isinstance(self.engine, HeadEngine):
-            raise RunError(
-                f"engine {self.engine.name!r} has no classification head, and this version's labels are chosen by one",
-                way_out="serve its adapter or its merged weights with transformers",
-            )
-        scores = self.engine.class_logits(prompt, self.contract.name).astype(np.float64)
+        scores = self._head.class_logits(prompt, self.contract.name).astype(np.float64)
         if not self.contract.labels:
             return self._several(prompt, lost, scores) if self.contract.tags else self._number(prompt, lost, scores)
         weights = np.exp(scores - scores.max())
@@ -243,12 +299,12 @@ def _read_off(
     )
 
 
-def _something(cleaned: str) -> str:
-    """The text, unless it is empty: training sets such rows aside, so nothing is known of an answer to them.
+def _something(cleaned: str, what: str = "text") -> str:
+    """The text or answer, unless it is empty: training sets such rows aside, so nothing is known of an answer to them.
 
     Raises:
         UserError: it is empty.
     """
     if not cleaned.strip():
-        raise UserError("nothing is left of the text after cleaning", way_out="give a text that says something")
+        raise UserError(f"nothing is left of the {what} after cleaning", way_out="give a text that says something")
     return cleaned

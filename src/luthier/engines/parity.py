@@ -20,7 +20,7 @@ def check_parity(
     goldens: Sequence[Golden],
     *,
     contract: RequestContract,
-    encode: Callable[[str], tuple[str, list[int]]],
+    encode: Callable[..., tuple[str, list[int]]],
     bound: float,
 ) -> ParityCheck:
     """Compare `candidate` with `reference` on every golden prompt.
@@ -33,7 +33,8 @@ def check_parity(
         candidate: the artifact, loaded again from disk.
         goldens: prompts chosen at prepare time.
         contract: for stop tokens and answer length.
-        encode: user text -> (rendered prompt, ids) by the *artifact's own* tokenizer and chat template.
+        encode: user text, and the answer where these are scored, -> (rendered prompt, ids) by the *artifact's own*
+            tokenizer and chat template.
         bound: largest accepted absolute logit error over the largest absolute logit of the reference.
 
     Returns:
@@ -52,7 +53,7 @@ def check_parity(
         return writer.logits(ids), writer.generate(ids, max_new_tokens=limit, stop_ids=contract.stop_ids)
 
     def compare(golden: Golden) -> _Compared:
-        text, ids = encode(golden.text)
+        text, ids = encode(golden.text, golden.answer) if contract.scores_answers else encode(golden.text)
         if text != golden.prompt or tuple(ids) != golden.prompt_ids:
             return _Compared(False, 0.0, False, _text_difference(golden, text, ids))
         (expected, said), (found, says) = asked(reference, ids), asked(candidate, ids)
@@ -83,7 +84,7 @@ def check_parity(
 
 def _said(scores: np.ndarray, contract: RequestContract) -> str:
     """What a head's scores come to."""
-    if contract.scale is not None:
+    if contract.scale is not None or contract.scores_answers:
         return "number"  # equal as far as the scores are, which are compared
     if contract.tags:
         return f"labels {[tag for tag, score in zip(contract.tags, scores, strict=True) if score >= _bar(contract)]}"

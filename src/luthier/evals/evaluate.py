@@ -35,7 +35,16 @@ from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.marks import unsaid, with_marks
 from luthier.evals.metrics import chrf
 from luthier.evals.observed import Floats, Observed
-from luthier.evals.preference import BASE_TITLE, PER_TOKEN_TITLE, length_baseline, margins, observed, read_pairs
+from luthier.evals.preference import (
+    BASE_TITLE,
+    PER_TOKEN_TITLE,
+    judged,
+    length_baseline,
+    margins,
+    observed,
+    read_pairs,
+    unwritten_end,
+)
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
@@ -403,17 +412,18 @@ def _preferences(
         made = length_baseline(material.train, test)
         systems.append(_System("length", made.title, made.observed, clock() - started))
     started = clock()
-    before = read_pairs(base, test, tick=_titled(progress, _TITLES["base"]))
+    unwritten = unwritten_end(material.contract)
+    before = read_pairs(base, test, unwritten=unwritten, tick=_titled(progress, _TITLES["base"]))
     took = clock() - started
+    likelier = _comparable(_without_leads(observed(test, margins(before, "sum"), before)), material)
     systems += [
-        _System("base", BASE_TITLE, _without_leads(observed(test, margins(before, "sum"), before)), took),
+        _System("base", BASE_TITLE, likelier, took),
         _System("base_per_token", PER_TOKEN_TITLE, observed(test, margins(before, "per_token")), took),
     ]
     others = [(one.name, one.title, one.open) for one in beside]
     for name, title, opened in (*others, ("tuned", REWARD_TITLES[material.reward], lambda: tuned)):
         started = clock()
-        after = read_pairs(opened(), test, tick=_titled(progress, title))
-        seen = observed(test, margins(after, material.reward, before), after)
+        seen = judged(opened(), test, reward=material.reward, before=before, tick=_titled(progress, title))
         systems.append(_System(name, title, seen, clock() - started))
     return systems
 

@@ -56,6 +56,8 @@ def _labelled(systems: Sequence[SystemScore]) -> str:
 def _perplexity(systems: Sequence[SystemScore], differences: Sequence[Difference]) -> str:
     """Free answers are seldom equal to the letter, so their likelihood belongs in the sentence."""
     values = {one.system: one.metrics["perplexity"].point for one in systems if "perplexity" in one.metrics}
+    if "tuned" not in values:  # which writes nothing
+        return ""
     gap = next(gap.interval for gap in differences if (gap.metric, gap.against) == ("perplexity", "base"))
     return (
         f"; perplexity of the expected answers is {values['tuned']:.2f} against {values['base']:.2f} "

@@ -13,8 +13,11 @@ import numpy as np
 
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
+from luthier.engines.protocol import HeadEngine
+from luthier.evals.compare import measurable
 from luthier.evals.metric import load_metric
 from luthier.evals.observed import Floats, Observed
+from luthier.records import RequestContract
 from luthier.spec.plugins import PairReward
 
 Tick = Callable[[int, int], None]
@@ -23,6 +26,7 @@ Tick = Callable[[int, int], None]
 TITLES: dict[PairReward, str] = {
     "implicit": "tuned model: the answer that gained more on the base (implicit reward)",
     "per_token": "tuned model: the likelier answer a token",
+    "score": "tuned model: the answer with the higher score",
 }
 BASE_TITLE = "base model, not tuned: the likelier answer (sum of log-probabilities)"
 PER_TOKEN_TITLE = "base model, not tuned: the likelier answer a token"
@@ -49,10 +53,19 @@ class Length:
         return f"the {'longer' if self.longer else 'shorter'} answer (characters; equal lengths count as wrong)"
 
 
-def read_pairs(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None) -> PairScores:
-    """Ask a model how likely it finds both answers of each pair; their prompt is computed once."""
+def read_pairs(
+    asker: Asker, examples: Sequence[Example], *, unwritten: int = 0, tick: Tick | None = None
+) -> PairScores:
+    """Ask a model how likely it finds both answers of each pair; their prompt is computed once.
+
+    Args:
+        asker: the model.
+        examples: N pairs.
+        unwritten: tokens at the end of each answer that no model writes, and that are not asked about.
+        tick: told of progress.
+    """
     logprobs, tokens = [], []
-    for one, other, counts in asker.engine.each(lambda example: _read(asker, example), examples):
+    for one, other, counts in asker.engine.each(lambda example: _read(asker, example, unwritten), examples):
         logprobs.append((one, other))
         tokens.append(counts)
         if tick is not None:
@@ -60,10 +73,37 @@ def read_pairs(asker: Asker, examples: Sequence[Example], *, tick: Tick | None =
     return PairScores(np.array(logprobs, dtype=np.float64), np.array(tokens, dtype=np.float64))
 
 
-def _read(asker: Asker, example: Example) -> tuple[float, float, tuple[int, int]]:
-    answers = (example.input_ids[example.prompt_tokens :], example.rejected_ids)
+def unwritten_end(contract: RequestContract) -> int:
+    """Tokens of the end of turn behind the one that stops generation: read where an answer is scored, never written."""
+    stop = next((place for place, token in enumerate(contract.end_of_turn_ids) if token in contract.stop_ids), None)
+    return 0 if stop is None or not contract.scores_answers else len(contract.end_of_turn_ids) - 1 - stop
+
+
+def _read(asker: Asker, example: Example, unwritten: int) -> tuple[float, float, tuple[int, int]]:
+    whole = (example.input_ids[example.prompt_tokens :], example.rejected_ids)
+    answers = [ids[: len(ids) - unwritten] for ids in whole]
     one, other = asker.engine.score(example.prompt_ids, answers)
     return one.logprob, other.logprob, (len(answers[0]), len(answers[1]))
+
+
+def scored_leads(asker: Asker, examples: Sequence[Example], *, tick: Tick | None = None) -> Floats:
+    """By how much a head scores the first answer of each pair above the other: the log odds that people prefer it; [N].
+
+    Each answer is asked about by itself, as `predict` and the server do.
+    """
+    engine, task, leads = asker.engine, asker.contract.name, list[float]()
+    assert isinstance(engine, HeadEngine), "answers are scored by a head"
+
+    def lead(example: Example) -> float:
+        rows = (example.input_ids, [*example.prompt_ids, *example.rejected_ids])
+        one, other = (float(engine.class_logits(row, task)[0]) for row in rows)
+        return one - other
+
+    for found in engine.each(lead, examples):
+        leads.append(found)
+        if tick is not None:
+            tick(len(leads), len(examples))
+    return np.array(leads, dtype=np.float64)
 
 
 def margins(scores: PairScores, reward: Literal["sum"] | PairReward, before: PairScores | None = None) -> Floats:
@@ -112,23 +152,40 @@ def _leads_in_length(examples: Sequence[Example]) -> Floats:
     return np.array([len(one.answer) - len(one.rejected) for one in examples], dtype=np.float64)
 
 
+def judged(
+    asker: Asker,
+    examples: Sequence[Example],
+    *,
+    reward: PairReward,
+    before: PairScores | None,
+    tick: Tick | None = None,
+) -> Observed:
+    """What a model prefers that learned preferences, and its leads; of one that writes also how likely it finds the
+    answers that people preferred.
+    """
+    if reward == "score":
+        leads = scored_leads(asker, examples, tick=tick)
+        return replace(observed(examples, leads), leads=leads)
+    scores = read_pairs(asker, examples, tick=tick)
+    return observed(examples, margins(scores, reward, before), scores)
+
+
 def pair_metrics(
-    asker: Asker, examples: Sequence[Example], *, reward: PairReward, before: PairScores, scale: float
+    asker: Asker, examples: Sequence[Example], *, reward: PairReward, before: PairScores | None, scale: float
 ) -> dict[str, float]:
     """Point values for choosing a checkpoint: accuracy, lead, perplexity of the preferred answers, and a loss.
 
-    The loss is the mean of - log s(scale * lead), s the logistic function: of how surely the pairs are told apart.
+    The loss is the mean of - log s(scale * lead), s the logistic function: of how surely the pairs are told apart. A
+    model that scores answers writes none, so there is no perplexity.
 
     Raises:
         ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("validation without examples")
-    scores = read_pairs(asker, examples)
-    leads = margins(scores, reward, before)
-    seen = observed(examples, leads, scores)
-    values = {"preference_loss": float(np.logaddexp(0.0, -scale * leads).mean())}
-    for name in ("preference_accuracy", "preference_margin", "perplexity"):
+    seen = judged(asker, examples, reward=reward, before=before)
+    values = {"preference_loss": float(np.logaddexp(0.0, -scale * seen.leads).mean())}
+    for name in measurable(seen):
         metric = load_metric(name)
         values[name] = float(metric.value(metric.statistics(seen).sum(axis=0)))
     return values

@@ -13,7 +13,7 @@ from luthier.govern.origin import base_lines
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.search_records import SearchRecord
 from luthier.spec.adapter_section import Adapter
-from luthier.spec.plugins import METRICS
+from luthier.spec.plugins import METHODS, METRICS
 from luthier.spec.resolve import ResolvedRecipe
 
 _QUALITY = (
@@ -88,6 +88,11 @@ def _intended_use(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]
         use = f"Choosing any of {len(evaluation.classes)} labels for a text, or none (`{entry.name}`): {labels}."
     elif entry.task == "regression":
         use = f"Giving a number for a text (`{entry.name}`)."
+    elif METHODS.get(resolved.recipe.method.type).scores_answers:
+        use = (
+            f"Scoring answers to a text (`{entry.name}`): of two, the one that people would rather have scores higher. "
+            "It writes none. The difference of two scores is the log odds of the choice; a score by itself has no unit."
+        )
     elif entry.task == "preference":
         use = f"Answering a text in the way that was preferred (`{entry.name}`)."
     elif is_text(entry.task):
@@ -356,6 +361,11 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport, bar: fl
         limits.append(f"- {always}, also for a text to which none of them applies.")
     elif data.answered_by == "words":
         limits.append("- Its answers are not checked for truth.")
+    elif evaluation.task == "preference":
+        limits.append(
+            "- Scores of answers to different prompts were not compared, nor answers by a model that was trained to "
+            "score high, which finds what a reward model overlooks."
+        )
     if data.synthetic:
         limits.append("- The data is synthetic: expect other numbers on real inputs.")
     if shape.quantisation:

@@ -263,11 +263,15 @@ def _data_lines(report: EvalReport, data: DataReport) -> Iterator[GateLine]:
     yield GateLine(
         line="supervision",
         kind="data",
-        asked="every row's label is learned"
+        asked="both answers of every row are scored"
+        if by_head and data.task == "preference"
+        else "every row's label is learned"
         if by_head
         else f"every {'document' if is_text(data.task) else 'answer'} is learned to its end",
         observed=(
-            "a head learns the label of every row, "
+            "a head reads every answer to its end, "
+            if by_head and data.task == "preference"
+            else "a head learns the label of every row, "
             if by_head
             else f"the end of the {'sequence' if is_text(data.task) else 'turn'} is "
             f"{'' if data.end_of_turn_supervised else 'not '}supervised, "

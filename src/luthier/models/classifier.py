@@ -226,5 +226,5 @@ def _check_family(model: Any) -> None:
 def _unfit(model: Any, why: str) -> ModelError:
     return ModelError(
         f"{type(model).__name__} cannot have a classification head here: {why}",
-        way_out="set method: sft, which learns labels as words",
+        way_out="set method: sft, which learns labels as words, or of preferences method: dpo",
     )

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from luthier.launch.child import COMPUTING
 from luthier.pipeline.context import Context, set_up_torch
 from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.scores import columns_of, place_of, score_row
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate
 from luthier.records import RequestContract, Version
@@ -156,8 +158,7 @@ def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> 
         DataError: the file cannot be read, lacks a column that the input template names, or has no rows.
         UserError: the version answers conversations, not rows.
     """
-    template = asker.contract.input
-    if not template:
+    if not asker.contract.input:
         raise UserError(
             "this version was trained on conversations, not on rows of a table",
             way_out="ask it through `luthier serve`",
@@ -167,8 +168,13 @@ def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> 
     with calling(data.path, data.named.text):
         read = list(read_source(data.source()))
     _refuse_missing_columns(data.named.text, asker.contract, read)
+    answer = _answer_row
+    if asker.contract.scores_answers:
+        named = {name for row in read if isinstance(row, Row) for name in row.values}
+        columns = columns_of(asker.contract, named, of=data.named.text)
+        answer = partial(score_row, columns=columns)
     lines, faults = [], 0
-    for said in asker.engine.each(lambda row: _answer_row(asker, row), read):
+    for said in asker.engine.each(lambda row: answer(asker, row), read):
         faults += "error" in said
         lines.append(json.dumps(said, ensure_ascii=False))
         progress("predicting", len(lines), len(read))
@@ -177,7 +183,7 @@ def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> 
 
 
 def _answer_row(asker: Asker, row: Row | Fault) -> dict[str, object]:
-    place: dict[str, object] = {"file": row.file, "line": row.line} if row.file else {"line": row.line}
+    place = place_of(row)
     if isinstance(row, Fault):
         return place | {"error": row.reason, "detail": row.detail}
     try:

@@ -59,6 +59,8 @@ def techniques(
     resolved, left_out = _first(loaded, again)
     task, own = resolved.recipe.entry.task, (resolved.recipe.method.type, resolved.recipe.adapter.type)
     methods = [name for name, facts in METHODS.entries().items() if task in facts.tasks and not facts.only_if_asked]
+    if METHODS.get(own[0]).scores_answers:  # those that write answer another question
+        methods = [own[0]]
     given = not alone or "adapter" in loaded.recipe.model_fields_set
     adapters = [own[1]] if given else [name for name, facts in ADAPTERS.entries().items() if facts.considered]
     others = []

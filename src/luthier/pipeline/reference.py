@@ -84,5 +84,5 @@ def pair_measure(task: Context, examples: Sequence[Example], engine: Engine) -> 
     method = task.resolved.recipe.method
     reward = METHODS.get(method.type).reward
     scale = method.beta if isinstance(method, Dpo | Kto | Simpo) else 1.0
-    before = read_pairs(task.asker(engine), examples)
+    before = None if reward == "score" else read_pairs(task.asker(engine), examples)
     return lambda asked: pair_metrics(task.asker(asked), examples, reward=reward, before=before, scale=scale)

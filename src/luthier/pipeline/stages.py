@@ -21,6 +21,7 @@ from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.merging import merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.scores import refuse_padded_ends
 from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
 from luthier.recipes import general_text
@@ -79,6 +80,7 @@ def prepare(context: Context) -> None:
     keep_off_learned(context)
     for task in context.tasks:
         _refuse_unverifiable(task)
+        refuse_padded_ends(task)
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))
 
 

@@ -193,7 +193,10 @@ def answer_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
 
 
 def tuned_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
-    """One item that what was tuned is asked: a head needs the prompt alone."""
+    """One item that what was tuned is asked: a head needs the prompt alone; of a pair each answer behind its prompt."""
+    if work.head and work.is_paired:
+        tokens, longest = 2 * work.prompt_tokens + work.answer_tokens, work.prompt_tokens + work.answer_tokens / 2
+        return forward_flops(shape, tokens=tokens, context=longest, with_logits=0) / (rates.score * 1e9)
     return prompt_seconds(shape, work, rates) if work.head else answer_seconds(shape, work, rates)
 
 
@@ -251,7 +254,7 @@ def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float
 
 def linear_seconds(work: Workload) -> float:
     """Time to fit TF-IDF + a linear model; 0 where answers are neither labels nor numbers that a head reads off."""
-    return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels or work.head else 0.0
+    return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels or (work.head and not work.is_paired) else 0.0
 
 
 def other_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:

@@ -166,6 +166,7 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         return _merging(one, ground)
     shape, work = ground.shape, ground.work
     labels = "how far up a number is" if ground.task == "regression" else "to tell the labels apart"
+    labels = "which answer is better" if work.is_paired else labels
     what = labels if one.work.head else "words and subjects" if work.is_text else "the answers"
     learns = f"learns {what}"
     speaks_for = f"keeps what {shape.name} knows of language and {learns} from {_rows(work)}"
@@ -175,6 +176,8 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         speaks_for += "; so few rows favor a pre-trained model over one that counts words"
     took = duration(one.prediction.train_seconds)
     against = f"{took} of training, and a model to serve; can forget what is not in the data"
+    if one.work.head and work.is_paired:
+        against += "; scores answers that others write, and writes none"
     if one.work.answers_written:
         speaks_for = f"keeps what {shape.name} knows of language, and writes more of what is verified, in any words"
         against += "; teaches nothing where it writes no answer that is worth anything"

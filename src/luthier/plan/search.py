@@ -25,6 +25,13 @@ def why_no_search(recipe: Recipe) -> str:
         if adapter not in ADAPTERS.names() or method not in METHODS.names():
             known = ", ".join(ADAPTERS.names()), ", ".join(METHODS.names())
             return f"search.candidates: {technique!r} is no 'ADAPTER METHOD'; adapters: {known[0]}; methods: {known[1]}"
+    named = [technique.partition(" ")[2] for technique in section.candidates or ()]
+    scoring = {METHODS.get(method).scores_answers for method in named}
+    if len(scoring) > 1:
+        return (
+            f"search.candidates: {', '.join(sorted(set(named)))}: some score answers and some write them, and no "
+            "metric says which you need"
+        )
     asked, needed = recipe.train.validations, section.validations
     if asked is not None and asked % needed:
         return (

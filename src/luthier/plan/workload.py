@@ -66,7 +66,9 @@ class Workload:
     reference_rows: int = 0
     """Rows that the base reads once before training, for methods that measure from it."""
     head: bool = False
-    """Whether a head answers: no answer is computed, and no label scored token by token."""
+    """Whether a head answers: no answer is computed but those of a pair, which it scores, and no label scored token by
+    token.
+    """
     counted: tuple[float, float] | None = None
     """Tokens that training computes and that it supervises, where they have been counted."""
     is_text: bool = False
@@ -100,7 +102,8 @@ class Workload:
     @property
     def own_tokens(self) -> float:
         """Tokens that training computes for a row beside what all rows share."""
-        return max(1.0, self.prompt_tokens - self.shared_tokens + (0.0 if self.head else self.learned_tokens))
+        answers = self.learned_tokens if self.is_paired or not self.head else 0.0
+        return max(1.0, self.prompt_tokens - self.shared_tokens + answers)
 
     @property
     def learned_tokens(self) -> float:
@@ -190,7 +193,8 @@ def workload(resolved: ResolvedRecipe, profile: DataProfile, *, tokens_per_char:
     written, each = recipe.method.answers, 0.0
     if written:
         each = float(recipe.method.answer_tokens or longest_open_answer(train.max_length))
-    own = max(1.0, prompt - shared + (0.0 if head else written * each if written else answer))
+    unread = head and entry.task != "preference"
+    own = max(1.0, prompt - shared + (0.0 if unread else written * each if written else answer))
     more = max(0.0, _longest_chars(entry, profile) - input_chars) * tokens_per_char
     longest_prompt = prompt if texts else min(train.max_length - 1.0, prompt + more)
     longest_row = piece if texts else min(float(train.max_length), longest_prompt + own - (prompt - shared))

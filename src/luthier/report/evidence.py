@@ -83,6 +83,11 @@ class Evidence:
         return self.data.answered_by == "head"
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether that head scores answers instead."""
+        return self.by_head and self.data.task == "preference"
+
+    @property
     def metric(self) -> str:
         """The metric that the verdict speaks of: the first target's, else the task's usual one."""
         tuned = self.system("tuned").metrics
@@ -267,6 +272,11 @@ def ask_commands(evidence: Evidence) -> list[str]:
     """Shell lines that serve the run, ask it something, and answer a whole file."""
     if is_closed(evidence.resolved.recipe.entry.task) or evidence.by_head:
         place, body = "classify", '{"input": "your text"}'
+        if evidence.scores_answers:
+            body = (
+                '{"input": {"messages": [{"role": "user", "content": "your text"}, '
+                '{"role": "assistant", "content": "an answer"}]}}'
+            )
     else:
         place = "chat/completions"
         body = f'{{"model": "{evidence.name}", "messages": [{{"role": "user", "content": "your text"}}]}}'

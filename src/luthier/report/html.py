@@ -154,7 +154,8 @@ def _loss(evidence: Evidence) -> str:
     if not evidence.by_head:
         return "mean negative log-likelihood a supervised token, in nats"
     unit = "squared standard deviations" if evidence.resolved.recipe.entry.task == "regression" else "nats"
-    return f"mean loss a row, in {unit}"
+    paired = evidence.resolved.recipe.entry.task == "preference"
+    return f"mean loss a {'pair' if paired else 'row'}, in {unit}"
 
 
 def _predicted(evidence: Evidence) -> list[tuple[str, float, float, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luthier.engines.ask import Asker
@@ -17,6 +17,7 @@ from luthier.serve.schemas import (
     UnknownModel,
     refuse_unsupported,
 )
+from luthier.serve.scores import placed, refuse_scoring, scores, usage
 
 Json = dict[str, Any]
 
@@ -67,7 +68,7 @@ class Service:
         return {"id": self._named(name), "object": "model", "created": self._started, "owned_by": "luthier"}
 
     def classify(self, request: ClassifyRequest) -> Json:
-        """Label, labels or number of each text, with probabilities of labels, in order.
+        """Label, labels or number of each text, with probabilities of labels, or the scores of answers, in order.
 
         Raises:
             RequestRefused: the version writes free text.
@@ -79,7 +80,9 @@ class Service:
             raise RequestRefused(
                 f"{model!r} writes free text and has no labels", way_out="ask /v1/chat/completions", param="model"
             )
-        answers = list(asker.engine.each(lambda placed: self._answer(asker, placed), self._placed(request.input)))
+        if asker.contract.scores_answers:
+            return scores(asker, request.input, model=model)
+        answers = list(asker.engine.each(lambda one: self._answer(asker, one), placed(request.input)))
         data = [
             {
                 "index": index,
@@ -88,7 +91,7 @@ class Service:
             }
             for index, answer in enumerate(answers)
         ]
-        return {"object": "list", "model": model, "data": data, "usage": _usage(*answers)}
+        return {"object": "list", "model": model, "data": data, "usage": usage(*answers)}
 
     def _only_labels(self) -> str:
         """The model that a request means which names none: the only one, or the only one with labels."""
@@ -100,12 +103,8 @@ class Service:
             )
         return known[0]
 
-    def _placed(self, asked: Sequence[str | Json]) -> list[tuple[str, str | Json]]:
-        """(place in the request, text or row) of each."""
-        return [(f"input.{index}" if len(asked) > 1 else "input", one) for index, one in enumerate(asked)]
-
-    def _answer(self, asker: Asker, placed: tuple[str, str | Json]) -> Answer:
-        place, asked = placed
+    def _answer(self, asker: Asker, given: tuple[str, str | Json]) -> Answer:
+        place, asked = given
         try:
             return asker.answer_values(asked) if isinstance(asked, dict) else asker.answer_text(asked)
         except UserError as error:
@@ -121,6 +120,7 @@ class Service:
         """
         model = self._named(request.model)
         asker = self._askers[model]
+        refuse_scoring(asker.contract, model=model)
         refuse_unsupported(request, asker.contract)
         messages = [message.to_message() for message in request.messages]
         (answer,) = asker.engine.each(asker.answer_messages, [messages])
@@ -141,7 +141,7 @@ class Service:
             "created": int(self._clock()),
             "model": model,
             "choices": [choice],
-            "usage": _usage(answer),
+            "usage": usage(answer),
         }
 
     def _named(self, name: str) -> str:
@@ -209,9 +209,3 @@ def _refusal(contract: RequestContract, answer: Answer) -> str | None:
 def _given(answer: Answer, text: str | None = None) -> str | None:
     """The label or text; None where the version abstains."""
     return None if answer.abstained else text or answer.label
-
-
-def _usage(*answers: Answer) -> Json:
-    prompt = sum(answer.prompt_tokens for answer in answers)
-    written = sum(answer.answer_tokens for answer in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}

@@ -107,6 +107,9 @@ def fill_adapter(filler: Filler) -> None:
 def _refuse_beside_a_head(filler: Filler) -> None:
     """What a head cannot learn, and what would be made up for twice."""
     method, train = filler.tree["method"], filler.tree["train"]
+    writes, reads = "sft", "a classification head reads no label"
+    if METHODS.get(method["type"]).scores_answers:
+        writes, reads = "dpo", "a head that scores answers reads nothing"
     if filler.tree["data"]["canaries"] is not None:
         raise RecipeError(
             "data.canaries are secrets that are written, and a classification head writes nothing",
@@ -116,9 +119,10 @@ def _refuse_beside_a_head(filler: Filler) -> None:
     unread = [name for name in filler.tree["adapter"].get("modules_to_save") or () if name.endswith(OUTPUT_HEADS)]
     if unread:
         raise RecipeError(
-            f"adapter.modules_to_save: {unread[0]!r} writes words, and a classification head reads no label off it; "
+            f"adapter.modules_to_save: {unread[0]!r} writes words, and {reads} off it; "
             "the model that a head is saved for has none",
-            way_out="leave it out (the head learns whole as it is; embeddings are embed_tokens), or set method: sft",
+            way_out="leave it out (the head learns whole as it is; embeddings are embed_tokens), or set method: "
+            f"{writes}",
             key="adapter.modules_to_save",
         )
     other = "class_weight" if train["class_weight"] is not None else "sampler" if train["sampler"] != "shuffle" else ""

@@ -18,8 +18,9 @@ from luthier.errors import RecipeError
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, RewardRule, Section
 
-PairReward = Literal["", "implicit", "per_token"]
-"""'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token."""
+PairReward = Literal["", "implicit", "per_token", "score"]
+"""'implicit': the log-probability of an answer beyond what it was before training; 'per_token': its mean a token;
+'score': what a head says of it."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,16 @@ class MethodFacts:
     """Whether it measures the rows of each step before it learns from them."""
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether it learns to score answers that others write, and writes none itself."""
+        return self.reward == "score"
+
+    @property
     def only_if_asked(self) -> bool:
-        """Whether it needs what only a recipe can name, so that nothing else may choose it."""
-        return self.is_taught or self.by_rewards
+        """Whether it needs what only a recipe can name, or answers another question than the task's other methods, so
+        that nothing else may choose it.
+        """
+        return self.is_taught or self.by_rewards or self.scores_answers
 
 
 ALL_LINEAR = "every linear layer of the base but the output head"

@@ -60,16 +60,23 @@ REWARDED = "what is measured is learned, not the words of one answer"
 """Why a method by rewards goes before learning given answers (Shao et al. 2024, arXiv 2402.03300, section 5.2)."""
 
 
+SCORED = "asked for: it scores answers and writes none, so no method that writes stands in its place"
+"""Why a method that scores answers stands alone."""
+
+
 def suited(task: str, *, num_labels: int, train_rows: float, given: str = "") -> tuple[Suited, ...]:
     """The methods of the table that do a task, the one that suits best first.
 
-    A method with a teacher or rewards is there only where it is `given`, for nobody else can name these.
+    A method with a teacher or rewards is there only where it is `given`, for nobody else can name these; so is one that
+    scores answers, and then no other is, for it answers another question.
 
     A head goes before writing labels out where there are rows enough for it, or labels so many that none could be
     written well. What nothing tells apart stands in the order of names.
     """
     able = [facts for facts in METHODS.entries().values() if task in facts.tasks]
     able = [facts for facts in able if not facts.only_if_asked or facts.name == given]
+    if scoring := [facts for facts in able if facts.scores_answers]:
+        return tuple(Suited(facts, SCORED) for facts in scoring)
     if task in _BY_HEAD:
         able.sort(key=lambda facts: not facts.has_head)
         return tuple(Suited(facts, _BY_HEAD[task] if facts.has_head else "written token by token") for facts in able)

@@ -64,7 +64,9 @@ def refuse_unmeasured(limit: Limit, recipe: Recipe) -> None:
     """What a head does not do, and what is known only of a version that may abstain, or of labels in an order."""
     written, abstaining = ("exact_match", "perplexity"), ("coverage", "answered_accuracy")
     why, way_out = "", ""
-    if limit.metric in written and METHODS.get(recipe.method.type).has_head:
+    if limit.metric in written and METHODS.get(recipe.method.type).scores_answers:
+        why, way_out = "a reward model writes nothing", "ask for preference_accuracy, or set method: dpo"
+    elif limit.metric in written and METHODS.get(recipe.method.type).has_head:
         why, way_out = (
             "a classification head writes nothing",
             "ask for macro_f1, accuracy or log_loss, or set method: sft",

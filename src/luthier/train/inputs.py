@@ -11,6 +11,7 @@ from itertools import accumulate
 from luthier.data.shards import Example
 from luthier.spec.multi_task import MultiTask
 from luthier.train.methods import Method
+from luthier.train.over_prompts import learns_by_head
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,9 @@ class Inputs:
         return [self.example(row) for row in rows]
 
     def learned(self, row: int) -> int:
-        """Supervised tokens of a row, of a pair those of both answers; 1 where its answer is not read, as by a head."""
-        example, method = self.example(row), self.tasks[self.task_of(row)].method
-        is_prompt = [len(ids) == example.prompt_tokens for ids in method.computed(example)]
-        return 1 if all(is_prompt) else example.num_supervised
+        """Supervised tokens of a row, of a pair those of both answers; 1 where a head learns, which learns no token."""
+        by_head = learns_by_head(self.tasks[self.task_of(row)].method)
+        return 1 if by_head else self.example(row).num_supervised
 
     def all(self) -> list[Example]:
         """Every row, in the order of the numbers."""

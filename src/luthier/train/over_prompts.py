@@ -21,7 +21,30 @@ if TYPE_CHECKING:
     from luthier.train.trunk import Trunk
 
 
-class OverPrompts(ABC):
+def scores_at_ends(model: Any, rows: Sequence[Sequence[int]], task: str, trunk: Trunk | None = None) -> Tensor:
+    """Scores of a task's head at the last token of each row, in one forward pass; float32 [K, C].
+
+    What rows begin with alike is computed once, unless noise makes every row its own. Where there is a trunk, the
+    layers that learn start at its states.
+    """
+    layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
+    last = torch.stack([place[-1] for place in places])
+    with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
+        return class_scores(model, layout, last, task)
+
+
+class ByHead:
+    """A method whose loss is made of scores of a head: no token of an answer is learned, whether it is read or not."""
+
+    by_head = True
+
+
+def learns_by_head(method: object) -> bool:
+    """Whether a method, by itself or on a trunk, is one of those."""
+    return bool(getattr(method, "by_head", False))
+
+
+class OverPrompts(ByHead, ABC):
     """A method whose unit is the row.
 
     Args:
@@ -47,11 +70,7 @@ class OverPrompts(ABC):
         trunk: Trunk | None = None,
     ) -> Tensor:
         """Loss of the rows, summed; what prompts share is computed once."""
-        rows = [example.prompt_ids for example in examples]
-        layout, places = lay_out_rows(rows, shared=max(map(len, rows)) + 1 if is_noisy(model) else SHARED)
-        last = torch.stack([place[-1] for place in places])
-        with nullcontext() if trunk is None else trunk.under(model, layout, rows, places):
-            scores = class_scores(model, layout, last, self.task)
+        scores = scores_at_ends(model, [example.prompt_ids for example in examples], self.task, trunk)
         losses = self.row_losses(scores, examples)
         if weights is not None:
             losses = losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)

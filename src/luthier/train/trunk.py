@@ -33,6 +33,7 @@ from luthier.store.files import sha256_file, sha256_json, write_atomic, write_at
 from luthier.train.batches import micro_batches, steps_of
 from luthier.train.inputs import Inputs
 from luthier.train.methods import Method
+from luthier.train.over_prompts import learns_by_head
 
 FORMAT = 1
 """Of the file; a folder of another one is never read."""
@@ -100,6 +101,10 @@ class OnTrunk:
 
     method: Method
     trunk: Trunk
+
+    @property
+    def by_head(self) -> bool:
+        return learns_by_head(self.method)
 
     def count(self, example: Example) -> int:
         return self.method.count(example)

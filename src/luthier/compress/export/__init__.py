@@ -145,8 +145,10 @@ def _write_beside(place: Path, part: Part, *, base: Path, readme: str) -> None:
         write_atomic(place / name, one.contract.to_json())
 
 
-def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tuple[str, list[int]]]:
-    """User text -> (prompt, ids) as plain transformers does it from the artifact's own files."""
+def plain_encoder(folder: Path, contract: RequestContract) -> Callable[..., tuple[str, list[int]]]:
+    """User text, and the answer that is scored, -> (prompt, ids) as plain transformers does it from the artifact's own
+    files.
+    """
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -154,7 +156,7 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tu
     if is_text(contract.task):
         return lambda text: (contract.bos_token + text, list(tokenizer(text)["input_ids"]))
 
-    def encode(user_text: str) -> tuple[str, list[int]]:
+    def encode(user_text: str, answer: str = "") -> tuple[str, list[int]]:
         system = [Message(role="system", content=contract.system)] if contract.system else []
         turns = [
             message.model_dump(include={"role", "content"})
@@ -162,6 +164,12 @@ def plain_encoder(folder: Path, contract: RequestContract) -> Callable[[str], tu
         ]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
-        return text, list(ids)
+        if not contract.scores_answers:
+            return text, list(ids)
+        whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        if not whole.endswith(contract.end_of_turn):  # a template that writes nothing behind an answer
+            whole += contract.end_of_turn
+        # By itself, as it is read behind any prompt; most templates end a prompt where no token goes on.
+        return whole, [*ids, *tokenizer(whole[len(text) :], add_special_tokens=False)["input_ids"]]
 
     return encode

@@ -39,7 +39,7 @@ def write(*, base: Path, adapter: Path, out: Path, head: RequestContract | None)
 
 def problem_type(head: RequestContract) -> str:
     """As transformers calls it: by it its own loss is chosen, and how its pipeline reads scores."""
-    if head.scale is not None:
+    if head.scale is not None or head.scores_answers:
         return "regression"
     return "multi_label_classification" if head.tags else "single_label_classification"
 
@@ -52,7 +52,8 @@ def reopen(*, base: Path, folder: Path, head: RequestContract | None) -> LogitsE
 
 
 def padding(base: Path, contract: RequestContract) -> tuple[int, str]:
-    """A token to pad with that no prompt ends with: the tokenizer's own, or another control token.
+    """A token to pad with that no prompt ends with, or no answer where these are scored: its tokenizer's own, or
+    another control token.
 
     Plain transformers scores the last token of a row that is not this one.
 
@@ -64,12 +65,14 @@ def padding(base: Path, contract: RequestContract) -> tuple[int, str]:
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
     renderer = Renderer.open_plain(contract, base / "tokenizer.json")
     last = renderer.prompt_ids(renderer.messages("text"))[-1]
+    if contract.scores_answers:
+        last = contract.end_of_turn_ids[-1]
     for token in (tokenizer.pad_token, *tokenizer.all_special_tokens):
         number = None if token is None else tokenizer.convert_tokens_to_ids(token)
         if number is not None and number != last:
             return number, token
     raise ModelError(
         f"the tokenizer of {base} has no control token to pad with beside {tokenizer.convert_ids_to_tokens(last)!r}, "
-        "with which every prompt ends",
+        f"with which every {'answer' if contract.scores_answers else 'prompt'} ends",
         way_out="add a pad_token to its tokenizer_config.json, or leave 'merged' out of export",
     )
