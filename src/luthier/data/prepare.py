@@ -19,6 +19,7 @@ from luthier.data.imbalance import balance
 from luthier.data.interpret import Fill, chat_column
 from luthier.data.items import Ledger
 from luthier.data.labels import rare_labels, similar_names
+from luthier.data.new_words import grow
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.reading import Reading
 from luthier.data.refine import make_step, part_rows, refine
@@ -81,7 +82,10 @@ def prepare(
     fill = Fill(flow.contract, entry.label or "", chat, entry.rejected or "")
     facts = dict(refine(flow, [fill, *steps], parts))
     facts |= {**reading.facts(), **looked_at(flow.items, resolved)}
-    shards = write_shards(flow, tokenizer_folder / "tokenizer.json")
+    tokenizer = tokenizer_folder / "tokenizer.json"
+    if (rules := resolved.recipe.model.new_tokens) is not None:
+        tokenizer, facts["new_tokens"] = grow(flow, tokenizer_folder, rules)
+    shards = write_shards(flow, tokenizer)
     flow.items, train = [], Shard(shards["train"])
     for step in steps:
         facts |= step.tell(train, flow)

@@ -23,6 +23,7 @@ from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
+from luthier.pipeline.vocabulary import refuse_too_long_for_base
 from luthier.recipes import general_text
 from luthier.records import TrainResult
 from luthier.spec.plugins import METHODS
@@ -77,6 +78,10 @@ def prepare(context: Context) -> None:
     if context.resolved.parents:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
     keep_off_learned(context)
+    if context.resolved.recipe.model.new_tokens is not None:
+        refuse_too_long_for_base(context.run, context.shape, context.renderer.pieces)
+        quiet_libraries()
+        _ = context.base  # by one process, before several may train on it
     for task in context.tasks:
         _refuse_unverifiable(task)
         write_atomic(task.run.data / "report.html", render_data(DataReport.read(task.run.data_report)))

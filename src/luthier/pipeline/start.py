@@ -345,6 +345,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     if data.teacher is not None:
         files["data.teacher.path"] = data.teacher.path
     files["evaluate.glossary"] = loaded.recipe.evaluate.glossary
+    if (new := loaded.recipe.model.new_tokens) is not None:
+        files["model.new_tokens.terms"] = new.file
     if (replay := replay_of(loaded.recipe)) is not None:
         files["method.replay.path"] = replay.path
     return {key: file for key, file in files.items() if file is not None}
