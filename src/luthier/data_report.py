@@ -368,6 +368,11 @@ class CutText(Record):
     before: int = Field(description="Tokens of the base's tokenizer.")
     after: int
 
+    @property
+    def a_byte(self) -> tuple[float, float]:
+        """Tokens over bytes, before and after."""
+        return self.before / max(1, self.num_bytes), self.after / max(1, self.num_bytes)
+
 
 class NewWords(Record):
     """What `model.new_tokens` made of the tokenizer."""
