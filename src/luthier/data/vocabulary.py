@@ -66,12 +66,9 @@ class Words:
         """How a term stands in texts, behind a blank and without one; [] where it is not one word to the tokenizer."""
         normalizer = self._tokenizer.normalizer
         plain = term if normalizer is None else normalizer.normalize_str(term)
-        found = []
-        for before, form in (("a", f" {plain}"), ("(", plain)):
-            written = _written(form)
-            if self.of(f"{before}{form}")[1:] == [written]:
-                found.append(written)
-        return found
+        behind, alone = _written(f" {plain}"), _written(plain)
+        found = [behind] if self.of(f"a {plain}")[1:] == [behind] else []
+        return [*found, alone] if self.of(plain) == [alone] else found
 
     def pieces(self, word: str) -> tuple[int, ...]:
         """The base's ids for a word."""
