@@ -69,7 +69,9 @@ TEXTS = st.lists(
     st.one_of(
         st.text(max_size=12),
         st.sampled_from([" ", "\n", "  ", "\t", "(", "'s", "-", "1", "varnish", " varnish", " purfling", " naïve"]),
-        st.sampled_from(["varnished", " soundpost", "soundpost", "xvarnish", " Varnish", "<|endoftext|>", "<|eot_id|>"]),
+        st.sampled_from(
+            ["varnished", " soundpost", "soundpost", "xvarnish", " Varnish", "<|endoftext|>", "<|eot_id|>"]
+        ),
     ),
     max_size=12,
 ).map("".join)
@@ -276,9 +278,7 @@ def test_personal_data_becomes_no_token(tmp_path: Path) -> None:
 def test_replayed_texts_bring_no_words(tmp_path: Path) -> None:
     documents(tmp_path, "and so on, and so on, " * 3)
     write(tmp_path / "general.jsonl", [f"{place} qwertz" for place in range(40)])
-    report, vocabulary, _ = prepared(
-        tmp_path, FOUND, replay={"path": "general.jsonl", "share": 0.2}, test="test.jsonl"
-    )
+    report, vocabulary, _ = prepared(tmp_path, FOUND, replay={"path": "general.jsonl", "share": 0.2}, test="test.jsonl")
     assert report.replay is not None
     assert report.replay.rows >= 3
     assert " qwertz" not in texts(vocabulary)
@@ -288,7 +288,9 @@ def test_named_words_come_first_in_both_their_forms(tmp_path: Path) -> None:
     documents(tmp_path)
     (tmp_path / "terms.txt").write_text("# of the shop\n\npurfling\nthe\nSoundpost\n", encoding="utf-8")
     for terms in (["purfling", "the", "Soundpost"], "terms.txt"):
-        report, vocabulary, _ = prepared(tmp_path, {"count": 1, **FOUND, "terms": terms} | {"count": 1}, test="test.jsonl")
+        report, vocabulary, _ = prepared(
+            tmp_path, {"count": 1, **FOUND, "terms": terms} | {"count": 1}, test="test.jsonl"
+        )
         assert texts(vocabulary) == [" purfling", "purfling", " Soundpost", "Soundpost", " varnish"]
         assert [token.is_named for token in vocabulary.tokens] == [True] * 4 + [False]
         assert report.new_tokens is not None

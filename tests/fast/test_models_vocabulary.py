@@ -1,4 +1,4 @@
-"""A base with new tokens: rows from the pieces, old bits kept; what learns is what PEFT learns; the base asked in its own."""
+"""A base with new tokens: rows from their pieces, old bits kept; what learns is what PEFT learns; the base asked."""
 
 from __future__ import annotations
 
@@ -217,7 +217,15 @@ def test_the_base_says_of_new_tokens_what_it_says_of_their_text() -> None:
     by_old = engine.logprobs(old)
     found = asked.logprobs(ROW)
     assert len(found) == len(ROW) - 1
-    expected = [by_old[0:3].sum(), by_old[3], by_old[4:6].sum(), by_old[6:8].sum(), by_old[8], by_old[9:11].sum(), by_old[11]]
+    expected = [
+        by_old[0:3].sum(),
+        by_old[3],
+        by_old[4:6].sum(),
+        by_old[6:8].sum(),
+        by_old[8],
+        by_old[9:11].sum(),
+        by_old[11],
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     beginning = asked.logprobs([384, 20, 385])  # nothing stands before the first token, whatever its pieces
     np.testing.assert_allclose(

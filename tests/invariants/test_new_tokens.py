@@ -1,4 +1,4 @@
-"""A vocabulary that grows, as a user would run it: found, learned, judged against the base in its own tokens, exported."""
+"""A vocabulary that grows, as a user would run it: found, learned, judged beside the base in its tokens, exported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,21 @@ from tiny import write_model
 
 pytestmark = pytest.mark.slow
 
-WORDS = "the order of guitar is late and refund not here purfling soundpost varnish bridge".split()
+WORDS = [
+    "the",
+    "order",
+    "of",
+    "guitar",
+    "is",
+    "late",
+    "and",
+    "not",
+    "here",
+    "purfling",
+    "soundpost",
+    "varnish",
+    "bridge",
+]
 RECIPE: dict[str, Any] = {
     "name": "words",
     "objective": {"targets": {"domain.bits_per_byte": "<= 9"}, "non_regression": {"general.perplexity": "<= 3x"}},
@@ -104,7 +118,7 @@ def test_base_and_tuned_are_compared_on_the_same_text_each_in_its_own_tokens(run
         ids = new(" ".join([part.strip()]), add_special_tokens=False)["input_ids"]
         for window in (ids[start : start + 64] for start in range(0, len(ids), 64)):
             pieces = [list(grown.pieces.get(number, (number,))) for number in window]
-            of_base += nats(base, sum(pieces, []), len(pieces[0])) if len(window) > 1 else 0.0
+            of_base += nats(base, [one for part in pieces for one in part], len(pieces[0]))
             of_tuned += nats(tuned, window, 1)
             tokens += sum(map(len, pieces[1:]))
     assert general.num_tokens == tokens

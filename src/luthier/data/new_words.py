@@ -1,9 +1,9 @@
 """Which words of the training rows become tokens (`model.new_tokens`), and the tokenizer that has them.
 
-Only rows of the training split count, as they are learned: cleaned, redacted, with no offspring, canary or replayed text
-among them. A word is letters only, more than one token to the base, and occurs in several groups of rows; those come
-first that save most tokens, times * (pieces - 1). What stands in personal data that was found and left in the rows is
-never taken: a token would say it to whoever opens the tokenizer.
+Only rows of the training split count, as they are learned: cleaned, redacted, with no offspring, canary or replayed
+text among them. A word is letters only, more than one token to the base, and occurs in several groups of rows; those
+come first that save most tokens, times * (pieces - 1). What stands in personal data that was found and left in the rows
+is never taken: a token would say it to whoever opens the tokenizer.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def _named(rules: NewTokens, flow: Flow, words: Words) -> tuple[list[str], list[
         forms = words.forms(term)
         if not forms:
             raise DataError(
-                f"{KEY}.terms: {term!r} is {len(words.of(f'a {term}')) - 1} words to the base's tokenizer, and a token is "
-                "one whole word",
+                f"{KEY}.terms: {term!r} is {len(words.of(f'a {term}')) - 1} words to the base's tokenizer, and a token "
+                "is one whole word",
                 way_out="name its words one by one, or leave it out",
             )
         new = [form for form in forms if len(words.pieces(form)) > 1]

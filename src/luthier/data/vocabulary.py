@@ -2,8 +2,8 @@
 
 A byte-level BPE tokenizer divides a text into words (pre-tokens, most with the blank before them) and each word into
 pieces by its merges. With `ignore_merges` a word that stands in the vocabulary as a whole is that token, and its merges
-are not asked (as in Llama 3's tokenizer). So a new word is an entry of the vocabulary without a merge: no other word can
-ever become it, or be cut in another way for it. What follows, and is looked at whenever a tokenizer is made:
+are not asked (as in Llama 3's tokenizer). So a new word is an entry of the vocabulary without a merge: no other word
+can ever become it, or be cut in another way for it. What follows, and is looked at whenever a tokenizer is made:
 
 - a text without new words has the ids that it had;
 - with the pieces in the place of each new token the ids are those of the base's tokenizer, whatever the text;

@@ -9,10 +9,9 @@ from luthier.records import ModelShape
 from luthier.spec.base import Model
 from luthier.spec.resolve import ResolvedRecipe
 
-
 _GROWN = (
-    "Its vocabulary has grown: words of the training rows are tokens that the base does not have. Take the tokenizer of "
-    "this folder. Merged weights have the rows of these tokens; an adapter brings them, and needs room for them: "
+    "Its vocabulary has grown: words of the training rows are tokens that the base does not have. Take the tokenizer "
+    "of this folder. Merged weights have the rows of these tokens; an adapter brings them, and needs room for them: "
     "`AutoPeftModelForCausalLM.from_pretrained` makes it, elsewhere call "
     "`model.resize_token_embeddings(len(tokenizer))` before `PeftModel.from_pretrained`, where the base has fewer rows "
     "than that."

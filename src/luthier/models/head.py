@@ -29,7 +29,9 @@ def has_plain_head(model: Any) -> bool:
         layout, _ = lay_out_rows([[1, 2]])
         with in_evaluation(model):
             scores = forward_logits(model, layout, torch.arange(2))
-            _plain[model] = isinstance(linear_of(head), Linear) and torch.equal(head(hidden_states(model, layout)), scores)
+            _plain[model] = isinstance(linear_of(head), Linear) and torch.equal(
+                head(hidden_states(model, layout)), scores
+            )
     return _plain[model]
 
 

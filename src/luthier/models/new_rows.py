@@ -1,7 +1,7 @@
 """Rows of new tokens that learn beside a frozen base: PEFT's `trainable_token_indices`, computed without copies.
 
-PEFT writes the rows into a copy of all embeddings at every pass, and gives back a gradient for each of them, a tensor as
-large as the embeddings. Here the rows stand in the embeddings themselves, where no frozen row changes, and only they
+PEFT writes the rows into a copy of all embeddings at every pass, and gives back a gradient for each of them, a tensor
+as large as the embeddings. Here the rows stand in the embeddings themselves, where no frozen row changes, and only they
 get a gradient. The layers stay PEFT's, with their names and parameters; only their forward differs, and only where it
 says the same. Shapes: V vocabulary, n new rows, h hidden, N positions.
 """

@@ -29,7 +29,11 @@ _rows: WeakKeyDictionary[Any, range] = WeakKeyDictionary()
 
 def grown_folder(source: ModelSource, tokenizer: Path) -> Path:
     """Where the base with this tokenizer stands, made or not; `tokenizer` is the folder of a tokenizer.json."""
-    return home() / "models" / f"{weights_sha256(source)[:16]}-{sha256_file(tokenizer / 'tokenizer.json')[:16]}-v{_VERSION}"
+    return (
+        home()
+        / "models"
+        / f"{weights_sha256(source)[:16]}-{sha256_file(tokenizer / 'tokenizer.json')[:16]}-v{_VERSION}"
+    )
 
 
 def is_grown(source: ModelSource, tokenizer: Path) -> bool:

@@ -46,7 +46,7 @@ def refuse_too_long_for_base(run: RunFolder, shape: ModelShape, pieces: Mapping[
     for row in Shard(run.data / "test.arrow"):
         if (length := len(in_pieces(row.input_ids, pieces))) > shape.max_positions:
             raise DataError(
-                f"line {row.line} (test): {len(row.input_ids)} tokens are {length} to the base's own tokenizer, which it "
-                f"is compared in, and it has {shape.max_positions} positions",
+                f"line {row.line} (test): {len(row.input_ids)} tokens are {length} to the base's own tokenizer, in "
+                f"which it is asked, and it has {shape.max_positions} positions",
                 way_out="lower train.max_length",
             )

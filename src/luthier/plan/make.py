@@ -265,8 +265,9 @@ def _model_notes(shape: ModelShape, recipe: Recipe) -> list[str]:
             "evaluation and export hold the original too, which the tuned model is compared with."
         )
     if (new := recipe.model.new_tokens) is not None:
+        words = f"up to {new.most:,} words" if new.file is None else "some words"
         notes.append(
-            f"model.new_tokens: {f'up to {new.most:,}' if new.file is None else 'some'} words become tokens, so there are fewer tokens than are counted here; "
+            f"model.new_tokens: {words} become tokens, so there are fewer tokens than are counted here; "
             "evaluation holds the base as it is beside the tuned model."
         )
     if recipe.train.bf16:

@@ -26,9 +26,13 @@ USUAL_COUNT = 500
 class NewTokens(Section):
     """Beside the tokens of the base, whose ids stay as they are."""
 
-    count: int | None = Field(None, ge=0, le=50_000, description="Words of the training rows, at most; those that save most.")
+    count: int | None = Field(
+        None, ge=0, le=50_000, description="Words of the training rows, at most; those that save most."
+    )
     min_count: int = Field(10, ge=2, description="Times that a word must occur.")
-    min_documents: int = Field(5, ge=2, description="Groups of rows that it must occur in, so that it is no name of one.")
+    min_documents: int = Field(
+        5, ge=2, description="Groups of rows that it must occur in, so that it is no name of one."
+    )
     terms: str | tuple[Term, ...] | None = Field(
         None, description="Words that become tokens whatever their number, or a file with one a line."
     )
@@ -49,7 +53,7 @@ class NewTokens(Section):
 
     @property
     def most(self) -> int:
-        """Tokens that are added at most: a word that is named is one at the beginning of a text and one after a blank."""
+        """Tokens that are added at most: a word that is named is one behind a blank and one without."""
         return (self.count or 0) + (0 if self.terms is None or self.file else 2 * len(self.terms))
 
 
@@ -79,8 +83,8 @@ def refuse_beside_new_tokens(recipe: Recipe) -> None:
     kind, method, train = recipe.adapter.type, recipe.method.type, recipe.train
     if method != "auto" and method not in METHODS_WITH:
         raise ValueError(
-            f"model.new_tokens is built for method {' and '.join(METHODS_WITH)}, not for {method}; leave it out, or learn "
-            "the domain first (method: pretrain) and take its merged folder as model.name"
+            f"model.new_tokens is built for method {' and '.join(METHODS_WITH)}, not for {method}; leave it out, or "
+            "learn the domain first (method: pretrain) and take its merged folder as model.name"
         )
     if kind not in ADAPTERS_WITH:
         raise ValueError(f"adapter.type {kind} cannot learn model.new_tokens; take {' or '.join(ADAPTERS_WITH)}")
@@ -110,5 +114,3 @@ def _targets_embeddings(recipe: Recipe) -> bool:
     if isinstance(targets, str):  # an expression may mean anything
         return targets != "all-linear"
     return any(one.endswith(EMBEDDINGS) for one in targets or ())
-
-
