@@ -126,8 +126,10 @@ def test_base_and_tuned_are_compared_on_the_same_text_each_in_its_own_tokens(run
     assert general.tuned.point == pytest.approx(math.exp(of_tuned / tokens), rel=1e-5)
 
 
-def test_what_was_made_opens_elsewhere_and_old_rows_keep_their_bits(run: RunFolder) -> None:
-    from peft import PeftModel
+def test_what_was_made_opens_elsewhere_and_old_rows_keep_their_bits(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import AutoPeftModelForCausalLM, PeftModel
 
     base, old = opened(folder_of(run) / "model")
     tuned, new = opened(run.artifacts / "merged")
@@ -144,9 +146,12 @@ def test_what_was_made_opens_elsewhere_and_old_rows_keep_their_bits(run: RunFold
         assert not any(torch.equal(kept[one.id], was[list(one.pieces)].mean(dim=0)) for one in grown.tokens)
     base.resize_token_embeddings(max(rows, len(new)))
     adapted = PeftModel.from_pretrained(base, run.artifacts / "adapter").eval()
+    monkeypatch.chdir(folder_of(run))  # the adapter names its base as the recipe does
+    by_itself = AutoPeftModelForCausalLM.from_pretrained(run.artifacts / "adapter", dtype=torch.float32).eval()
     with torch.no_grad():
-        found = [model(input_ids=torch.tensor([ids])).logits[..., : len(new)] for model in (tuned, adapted)]
+        found = [model(input_ids=torch.tensor([ids])).logits[..., : len(new)] for model in (tuned, adapted, by_itself)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
+    assert torch.equal(found[1], found[2])
     readme = (run.artifacts / "adapter" / "README.md").read_text()
     assert "resize_token_embeddings(len(tokenizer))" in readme
 
