@@ -32,6 +32,7 @@ from luthier.data.step import Facts, Flow
 from luthier.data.steps.split import split_rule
 from luthier.data.to_shards import completed, write_shards
 from luthier.data.tokenise import split_reports
+from luthier.data.vocabulary import Words
 from luthier.data_report import DataReport
 from luthier.records import SplitName
 from luthier.spec.resolve import ResolvedRecipe
@@ -104,6 +105,8 @@ def _open(
 ) -> Flow:
     """All that the rows will be held against, before the first is read."""
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
+    if resolved.recipe.model.new_tokens is not None:
+        Words(tokenizer, name=resolved.recipe.model.name)  # refuses what cannot grow
     detector, tagger = open_rules(resolved, out / TAGGER_FILE)
     contract = make_contract(
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger

@@ -29,7 +29,7 @@ def as_trained(run: RunFolder) -> TrainResult:
     model = ResolvedRecipe.read(run.resolved).recipe.model
     if model.new_tokens is not None:
         raise RunError(
-            f"{run.path} learned words that its base does not have (model.new_tokens): its ids are not those of that base",
+            f"{run.path} learned words that its base does not have (model.new_tokens), so its ids are not the base's",
             way_out="name a run without it, or take the folder that its export 'merged' wrote as a base",
         )
     if model.load_in_4bit:

@@ -79,7 +79,8 @@ def prepare(context: Context) -> None:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
     keep_off_learned(context)
     if context.resolved.recipe.model.new_tokens is not None:
-        refuse_too_long_for_base(context.run, context.shape, context.renderer.pieces)
+        test = Shard(context.run.data / "test.arrow")
+        refuse_too_long_for_base(test, context.shape, context.renderer.pieces)
         quiet_libraries()
         _ = context.base  # by one process, before several may train on it
     for task in context.tasks:
