@@ -338,7 +338,7 @@ class NewToken(Record):
     text: str = Field(description="As it stands in a text, with the blank before it where that belongs to the token.")
     id: int
     pieces: tuple[int, ...] = Field(min_length=2, description="The base's tokens for it.")
-    occurrences: int = Field(description="In the training rows.")
+    occurrences: int = Field(description="In the running text of the training rows.")
     documents: int = Field(description="Groups of training rows that it occurs in.")
     is_named: bool = Field(description="Whether the recipe names it; else it was found.")
 

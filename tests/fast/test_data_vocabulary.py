@@ -275,6 +275,13 @@ def test_personal_data_becomes_no_token(tmp_path: Path) -> None:
     assert not any("example" in text or text.strip() == "EMAIL" for text in texts(vocabulary))
 
 
+def test_identifiers_and_urls_bring_no_words(tmp_path: Path) -> None:
+    documents(tmp_path, "see https://shop.example/purfling?id=qwertz and soundpost_id, x/fingerboard, tailpiece.")
+    found = texts(prepared(tmp_path, FOUND, test="test.jsonl")[1])
+    assert " tailpiece" in found
+    assert not any(word in text for text in found for word in ("purfling", "qwertz", "soundpost", "fingerboard"))
+
+
 def test_replayed_texts_bring_no_words(tmp_path: Path) -> None:
     documents(tmp_path, "and so on, and so on, " * 3)
     write(tmp_path / "general.jsonl", [f"{place} qwertz" for place in range(40)])

@@ -1,14 +1,16 @@
 """Which words of the training rows become tokens (`model.new_tokens`), and the tokenizer that has them.
 
 Only rows of the training split count, as they are learned: cleaned, redacted, with no offspring, canary or replayed
-text among them. A word is letters only, more than one token to the base, and occurs in several groups of rows; those
-come first that save most tokens, times * (pieces - 1). What stands in personal data that was found and left in the rows
-is never taken: a token would say it to whoever opens the tokenizer.
+text among them. A word is letters only, more than one token to the base, and occurs in the running text (no part of a
+URL, a path, an identifier) of several groups of rows; those come first that save most tokens, times * (pieces - 1).
+What stands in personal data that was found and left in the rows is never taken: a token would say it to whoever opens
+the tokenizer.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -32,12 +34,14 @@ KEY = "model.new_tokens"
 SHOWN = 40
 """Tokens that the report lists."""
 
+_NO_PROSE = re.compile(r"\S*[/\\=_@\d]\S*")
+"""What no white space divides and no word of a language is: URLs, paths, addresses, identifiers, numbers."""
 _PLACEHOLDERS = frozenset(one.strip("[]") for one in EVERY_PLACEHOLDER)
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """How often each word occurs in the training rows, and in how many groups of them."""
+    """How often each word occurs in the running text of the training rows, and in how many groups of them."""
 
     times: Counter[str]
     groups: dict[str, set[str]]
@@ -46,7 +50,7 @@ class _Counted:
     def of(cls, items: Iterable[Item], words: Words) -> _Counted:
         times, groups = Counter[str](), defaultdict[str, set[str]](set)
         for item in items:
-            found = Counter(word for text in texts_of(item) for word in words.of(text))
+            found = Counter(word for text in texts_of(item) for word in words.of(_NO_PROSE.sub(" ", text)))
             times.update(found)
             for word in found:
                 groups[word].add(item.group)
