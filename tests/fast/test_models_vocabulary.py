@@ -212,7 +212,7 @@ def collapsed(ids: Any) -> list[int]:
 
 def test_the_base_says_of_new_tokens_what_it_says_of_their_text() -> None:
     engine = TransformersEngine(llama())
-    asked = InPieces(engine, PIECES, again=collapsed)
+    asked = InPieces(engine, PIECES, again=collapsed, most=512)
     old = [3, 5, 6, 7, 20, 10, 5, 10, 5, 30, 8, 9, 40]
     by_old = engine.logprobs(old)
     found = asked.logprobs(ROW)
@@ -232,6 +232,9 @@ def test_the_base_says_of_new_tokens_what_it_says_of_their_text() -> None:
         beginning, [engine.logprobs([5, 6, 7, 20, 8, 9])[2], engine.logprobs([5, 6, 7, 20, 8, 9])[3:].sum()], rtol=1e-12
     )
     assert asked.logprobs([384]).size == 0
+    short = InPieces(engine, PIECES, again=collapsed, most=12)
+    with pytest.raises(ModelError, match="a text of 8 tokens is 13 to the base's own tokenizer"):
+        short.logprobs(ROW)
     assert asked.score([3, 384], [[20, 386], [40]]) == engine.score([3, 5, 6, 7], [[20, 10, 5], [40]])
     assert list(asked.each(lambda ids: float(asked.logprobs(ids).sum()), [ROW])) == [pytest.approx(float(by_old.sum()))]
 
@@ -251,6 +254,6 @@ class Writes:
 
 def test_the_base_may_write_as_long_a_text_as_the_tuned_model() -> None:
     written = [20, 8, 9, 8, 9, 8, 9, 30, 31, 32, 33]  # 20 385 385 385 30 31 32 33
-    asked = InPieces(Writes(written), PIECES, again=collapsed)  # type: ignore[arg-type]
+    asked = InPieces(Writes(written), PIECES, again=collapsed, most=512)  # type: ignore[arg-type]
     assert asked.generate([384], max_new_tokens=6, stop_ids=[2]) == written[:9]
     assert asked.generate([384], max_new_tokens=60, stop_ids=[2]) == written

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.data.vocabulary import in_pieces
 from luthier.engines.protocol import Engine, Item, Result, Score
+from luthier.errors import ModelError
 
 
 class InPieces:
@@ -22,7 +23,12 @@ class InPieces:
     name = "transformers, in the base's own tokens"
 
     def __init__(
-        self, engine: Engine, pieces: Mapping[int, Sequence[int]], *, again: Callable[[Sequence[int]], list[int]]
+        self,
+        engine: Engine,
+        pieces: Mapping[int, Sequence[int]],
+        *,
+        again: Callable[[Sequence[int]], list[int]],
+        most: int,
     ) -> None:
         """Ask `engine`.
 
@@ -30,8 +36,9 @@ class InPieces:
             engine: the base.
             pieces: new id -> the base's ids in its place.
             again: the base's ids of a text -> those of the grown vocabulary.
+            most: positions that the base has; a text of more of its own tokens is never asked about.
         """
-        self._engine, self._pieces, self._again = engine, pieces, again
+        self._engine, self._pieces, self._again, self._most = engine, pieces, again, most
 
     def score(self, prompt_ids: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Score]:
         """See `Engine`."""
@@ -61,4 +68,11 @@ class InPieces:
         return self._engine.each(function, items)
 
     def _old(self, ids: Sequence[int]) -> list[int]:
-        return in_pieces(ids, self._pieces)
+        old = in_pieces(ids, self._pieces)
+        if len(old) > self._most:
+            raise ModelError(
+                f"a text of {len(ids)} tokens is {len(old)} to the base's own tokenizer, and the base has {self._most} "
+                "positions",
+                way_out="lower train.max_length",
+            )
+        return old

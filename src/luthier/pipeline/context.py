@@ -88,7 +88,7 @@ class Context:
         """The model before it was tuned: it has no head, so it is asked in words, and in its own tokens."""
         from luthier.engines.ask import Asker, in_words
 
-        engine = as_base(engine, self.renderer)
+        engine = as_base(engine, self.renderer, self.shape)
         if self.contract.answered_by == "words":
             return self.asker(engine)
         contract = in_words(self.contract)

@@ -43,13 +43,18 @@ def vocabulary_of(run: RunFolder) -> Vocabulary:
     return Vocabulary.read(run.data / FILE)
 
 
-def as_base(engine: Engine, renderer: Renderer) -> Engine:
+def as_base(engine: Engine, renderer: Renderer, shape: ModelShape) -> Engine:
     """The untuned model, asked in its own tokenizer whatever the ids; the engine itself where no token is new."""
     from luthier.engines.in_pieces import InPieces
 
     if not renderer.pieces:
         return engine
-    return InPieces(engine, renderer.pieces, again=lambda ids: renderer.encode(renderer.raw_text(ids)))
+    return InPieces(
+        engine,
+        renderer.pieces,
+        again=lambda ids: renderer.encode(renderer.raw_text(ids)),
+        most=shape.max_positions,
+    )
 
 
 def refuse_too_long_for_base(test: Iterable[Example], shape: ModelShape, pieces: Mapping[int, Sequence[int]]) -> None:
