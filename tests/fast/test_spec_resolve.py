@@ -39,6 +39,7 @@ OPEN_ON_PURPOSE = {
     "data.leakage.meaning",
     "data.embeddings",
     "model.revision",
+    "model.new_tokens",
     "train.max_tokens",
     "method.abstain_below",
     "adapter.layers_to_transform",

@@ -722,6 +722,10 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "model.load_in_4bit": (True, through_quantising),
     "model.bnb_4bit_quant_type": ("fp4", through_quantising),
     "model.bnb_4bit_use_double_quant": (True, through_quantising),
+    "model.new_tokens.count": (2, PREPARE),
+    "model.new_tokens.min_count": (3, PREPARE),
+    "model.new_tokens.min_documents": (3, PREPARE),
+    "model.new_tokens.terms": (["violin"], PREPARE),
     "data.train.0.path": ("other.csv", PREPARE),
     "data.train.0.name": ("other", PREPARE),
     "data.train.0.task": ("sentiment", PREPARE),
@@ -977,6 +981,7 @@ EFFECTS |= {
     "data.train.0.glossary": EFFECTS["evaluate.glossary"],
 }
 NEEDS["model.bnb_4bit_quant_type"] = NEEDS["model.bnb_4bit_use_double_quant"] = ("model.load_in_4bit", True)
+NEEDS |= {f"model.new_tokens.{key}": ("model.new_tokens", {"count": 9}) for key in ("min_count", "min_documents")}
 NEEDS |= {key: ("search", SEARCHED) for key in EFFECTS if key.startswith("search.")}
 NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")

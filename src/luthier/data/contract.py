@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -44,12 +45,21 @@ class Renderer:
         contract: what is rendered.
         answer_prefix: what the chat template writes between its generation prompt and an answer (' ' for Llama 2, ''
             for most); it is supervised as part of the answer.
+        pieces: of tokens that the base does not have, its own in their place (`model.new_tokens`).
     """
 
-    def __init__(self, contract: RequestContract, tokenizer: Tokenizer, detector: Detector | None = None) -> None:
+    def __init__(
+        self,
+        contract: RequestContract,
+        tokenizer: Tokenizer,
+        detector: Detector | None = None,
+        *,
+        pieces: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.contract = contract
+        self.pieces = pieces
         self._tokenizer = tokenizer
         self._detector = detector
         self._features = Features.of(contract)
@@ -59,7 +69,9 @@ class Renderer:
         self._turn_tail = after.removeprefix(contract.end_of_turn)
 
     @classmethod
-    def open(cls, contract_json: Path, tokenizer_json: Path) -> Renderer:
+    def open(
+        cls, contract_json: Path, tokenizer_json: Path, *, pieces: Mapping[int, Sequence[int]] = MappingProxyType({})
+    ) -> Renderer:
         """Read both from disk.
 
         Raises:
@@ -75,7 +87,7 @@ class Renderer:
                 f"its hash is {found[:12]}, not {contract.tokenizer_sha256[:12]}",
                 way_out="use the tokenizer of the run's base model, or run `luthier prepare` again",
             )
-        return cls(contract, tokenizer, open_frozen(contract, contract_json.parent))
+        return cls(contract, tokenizer, open_frozen(contract, contract_json.parent), pieces=pieces)
 
     @classmethod
     def open_plain(cls, contract: RequestContract, tokenizer_json: Path) -> Renderer:
@@ -84,7 +96,17 @@ class Renderer:
 
     def under(self, contract: RequestContract) -> Renderer:
         """The same tokenizer and detector under another contract."""
-        return Renderer(contract, self._tokenizer, self._detector)
+        return Renderer(contract, self._tokenizer, self._detector, pieces=self.pieces)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def base_tokens(self, ids: Iterable[int]) -> int:
+        """Into how many tokens the base itself cuts what these ids say: what a perplexity is told by, so that models
+        before and after the vocabulary grew have one unit.
+        """
+        return sum(len(self.pieces.get(number, (number,))) for number in ids)
 
     def with_features(self, values: Mapping[str, object]) -> Mapping[str, object]:
         """A row as it was given, with what the contract computes from it.

@@ -19,6 +19,7 @@ from luthier.data.imbalance import balance
 from luthier.data.interpret import Fill, chat_column
 from luthier.data.items import Ledger
 from luthier.data.labels import rare_labels, similar_names
+from luthier.data.new_words import grow
 from luthier.data.privacy.profiles import NOT_LOOKED_FOR
 from luthier.data.reading import Reading
 from luthier.data.refine import make_step, part_rows, refine
@@ -31,6 +32,7 @@ from luthier.data.step import Facts, Flow
 from luthier.data.steps.split import split_rule
 from luthier.data.to_shards import completed, write_shards
 from luthier.data.tokenise import split_reports
+from luthier.data.vocabulary import Words
 from luthier.data_report import DataReport
 from luthier.records import SplitName
 from luthier.spec.resolve import ResolvedRecipe
@@ -81,7 +83,10 @@ def prepare(
     fill = Fill(flow.contract, entry.label or "", chat, entry.rejected or "")
     facts = dict(refine(flow, [fill, *steps], parts))
     facts |= {**reading.facts(), **looked_at(flow.items, resolved)}
-    shards = write_shards(flow, tokenizer_folder / "tokenizer.json")
+    tokenizer = tokenizer_folder / "tokenizer.json"
+    if (rules := resolved.recipe.model.new_tokens) is not None:
+        tokenizer, facts["new_tokens"] = grow(flow, tokenizer_folder, rules)
+    shards = write_shards(flow, tokenizer)
     flow.items, train = [], Shard(shards["train"])
     for step in steps:
         facts |= step.tell(train, flow)
@@ -100,6 +105,8 @@ def _open(
 ) -> Flow:
     """All that the rows will be held against, before the first is read."""
     tokenizer = open_tokenizer(tokenizer_folder / "tokenizer.json")
+    if resolved.recipe.model.new_tokens is not None:
+        Words(tokenizer, name=resolved.recipe.model.name)  # refuses what cannot grow
     detector, tagger = open_rules(resolved, out / TAGGER_FILE)
     contract = make_contract(
         resolved, tokenizer_folder=tokenizer_folder, labels=(), tokenizer=tokenizer, tagger_sha256=tagger

@@ -40,7 +40,7 @@ def _losses(asker: Asker, part: str) -> tuple[float, float]:
     length = asker.contract.max_length
     windows = [ids[start : start + length] for start in range(0, len(ids), length)]
     nats = sum(-float(asker.engine.logprobs(window).sum()) for window in windows if len(window) > 1)
-    return nats, float(sum(len(window) - 1 for window in windows))
+    return nats, float(sum(asker.renderer.base_tokens(window[1:]) for window in windows))
 
 
 def compare_general(base: Floats, tuned: Floats, *, source: str, bootstrap: Bootstrap) -> GeneralText:

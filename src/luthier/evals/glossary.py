@@ -60,7 +60,7 @@ def without_remark(line: str) -> str:
 
 
 def find_terms(train: Sequence[Example], renderer: Renderer) -> tuple[str, ...]:
-    """Words of the training documents that the tokenizer cuts into `PIECES` tokens or more, the commonest first.
+    """Words of the training documents that the base cuts into `PIECES` tokens or more, the commonest first.
 
     Replayed texts are none of the domain's, so they do not count.
     """
@@ -73,7 +73,7 @@ def find_terms(train: Sequence[Example], renderer: Renderer) -> tuple[str, ...]:
             where[word].add(group)
     common = [word for word, _ in counts.most_common() if len(where[word]) >= DOCUMENTS]
     lengths = renderer.encode_all([f" {word}" for word in common])
-    known = [word for word, ids in zip(common, lengths, strict=True) if len(ids) >= PIECES]
+    known = [word for word, ids in zip(common, lengths, strict=True) if renderer.base_tokens(ids) >= PIECES]
     return tuple(sorted(known[:MOST_FOUND]))
 
 

@@ -91,18 +91,19 @@ def _ask(asker: Asker, example: Example, after: Sequence[Message]) -> _Said:
     answer_part = slice(example.prompt_tokens, None)
     ids_and_marks = zip(example.input_ids[answer_part], example.supervised[answer_part], strict=True)
     expected_ids = [token for token, supervised in ids_and_marks if supervised]
+    tokens = asker.renderer.base_tokens(expected_ids)
     if asker.contract.labels:
         answer = asker.answer_prepared(example.text, after=after)
         if asker.contract.answered_by == "head":
             return _Said(answer.label, answer.probabilities, "", 0.0, 0, not answer.abstained)
         nll = _closed_nll(asker, example.answer, answer, prompt, expected_ids)
-        return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, len(expected_ids))
+        return _Said(answer.label, answer.probabilities, answer.greedy_label or "", nll, tokens)
     if asker.contract.answered_by == "head":
         answer = asker.answer_prepared(example.text)
         return _Said(answer.text, answer.probabilities, "", 0.0, 0)
     text = asker.free_text(example.text, after=after) if after else _open_text(asker, example, prompt)
     nll = -asker.engine.score(prompt, [expected_ids])[0].logprob
-    return _Said(text, {}, text, nll, len(expected_ids))
+    return _Said(text, {}, text, nll, tokens)
 
 
 def validation_metrics(asker: Asker, examples: Sequence[Example]) -> dict[str, float]:

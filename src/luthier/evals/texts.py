@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.data.contract import Renderer
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.eval_records import Difference, SystemScore, Terms, TermScore
@@ -45,7 +46,8 @@ def read_texts(asker: Asker, examples: Sequence[Example], places: Places | None 
         learned = np.array(examples[number].supervised[1:], dtype=np.bool_)
         nats.append(float(losses[learned].sum()))
         found = places.spans[number] if places is not None else ()
-        rows = [(losses[start - 1 : end - 1].sum(), end - start) for _, start, end in found]
+        ids, count = examples[number].input_ids, asker.renderer.base_tokens
+        rows = [(losses[start - 1 : end - 1].sum(), count(ids[start:end])) for _, start, end in found]
         terms.append(np.array(rows, dtype=np.float64).reshape(-1, 2))
         if tick is not None:
             tick(number + 1, len(examples))
@@ -53,10 +55,17 @@ def read_texts(asker: Asker, examples: Sequence[Example], places: Places | None 
         expected=("",) * len(examples),
         predicted=("",) * len(examples),
         answer_nll=np.array(nats, dtype=np.float64),
-        answer_tokens=np.array([sum(piece.supervised[1:]) for piece in examples], dtype=np.float64),
+        answer_tokens=np.array([_learned(piece, asker.renderer) for piece in examples], dtype=np.float64),
         answer_bytes=np.array([len(piece.text.encode()) for piece in examples], dtype=np.float64),
     )
     return Read(observed, tuple(terms))
+
+
+def _learned(piece: Example, renderer: Renderer) -> int:
+    """Learned tokens of a piece, as the base cuts its text."""
+    return renderer.base_tokens(
+        number for number, learned in zip(piece.input_ids[1:], piece.supervised[1:], strict=True) if learned
+    )
 
 
 def compare_terms(

@@ -142,8 +142,24 @@ def _data(data: DataReport) -> list[str]:
         ),
         f"Split: {_text(data.split_rule)}.",
         "",
+        *_new_tokens(data),
         f"Personal data and secrets: {found} (action `{data.findings_action}`, for secrets `{data.secrets_action}`). "
         f"{_text(data.not_looked_for[:1].upper() + data.not_looked_for[1:])}.",
+    ]
+
+
+def _new_tokens(data: DataReport) -> list[str]:
+    """What became of the base's tokenizer."""
+    new = data.new_tokens
+    if new is None:
+        return []
+    before, after = new.texts["test"].a_byte
+    first = ", ".join(f"`{_text(token.text.strip())}`" for token in new.shown[:10])
+    return [
+        f"The vocabulary has {new.num_tokens:,} tokens that its base does not have, each a word of the training rows: "
+        f"{first}{', ...' if new.num_tokens > 10 else ''}. Texts of the test split are {after:.4f} tokens a byte, "
+        f"{before:.4f} by the base's own tokenizer. Every perplexity here is a token of the base's, for both models.",
+        "",
     ]
 
 

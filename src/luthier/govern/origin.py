@@ -9,6 +9,14 @@ from luthier.records import ModelShape
 from luthier.spec.base import Model
 from luthier.spec.resolve import ResolvedRecipe
 
+_GROWN = (
+    "Its vocabulary has grown: words of the training rows are tokens that the base does not have. Take the tokenizer "
+    "of this folder. Merged weights have the rows of these tokens; an adapter brings them, and needs room for them: "
+    "`AutoPeftModelForCausalLM.from_pretrained` makes it, elsewhere call "
+    "`model.resize_token_embeddings(len(tokenizer))` before `PeftModel.from_pretrained`, where the base has fewer rows "
+    "than that."
+)
+
 
 def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha256: str) -> str:
     """What an exported folder says of itself, so that whoever takes it as a base finds license and origin."""
@@ -31,6 +39,7 @@ def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha2
             f"Trained weights {weights_sha256[:12]}. The card of the run says what it can do.",
             "",
             *([_held(recipes[0].model), ""] if recipes[0].model.held else []),
+            *([_GROWN, ""] if recipes[0].model.new_tokens is not None else []),
         ]
     )
 

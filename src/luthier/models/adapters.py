@@ -49,6 +49,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from luthier.models.new_rows import fuse_rows
+
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -78,6 +80,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         raise ModelError(
             f"{weights}: {len(expected ^ found)} tensors do not fit the base, e.g. {', '.join(odd)}", way_out=way_out
         )
+    fuse_rows(tuned)
     tuned.eval()
     return tuned
 

@@ -126,6 +126,7 @@ def load_base(folder: Path) -> PreTrainedModel:
 
     from luthier.models.forward import check_packing
     from luthier.models.quantised import compute_as_trained
+    from luthier.models.vocabulary import note_rows
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -144,5 +145,6 @@ def load_base(folder: Path) -> PreTrainedModel:
     model.requires_grad_(False)
     model.eval()
     compute_as_trained(model)
+    note_rows(model, folder)
     check_packing(model)
     return model

@@ -29,8 +29,15 @@ def has_plain_head(model: Any) -> bool:
         layout, _ = lay_out_rows([[1, 2]])
         with in_evaluation(model):
             scores = forward_logits(model, layout, torch.arange(2))
-            _plain[model] = isinstance(head, Linear) and torch.equal(head(hidden_states(model, layout)), scores)
+            _plain[model] = isinstance(linear_of(head), Linear) and torch.equal(
+                head(hidden_states(model, layout)), scores
+            )
     return _plain[model]
+
+
+def linear_of(head: Any) -> Any:
+    """A head as it is beneath PEFT's wrapper for rows of new tokens, which computes the same."""
+    return getattr(getattr(head, "token_adapter", None), "base_layer", head)
 
 
 def token_losses(hidden: Tensor, head: Linear, targets: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ def token_losses(hidden: Tensor, head: Linear, targets: Tensor) -> Tensor:
     def of_chunk(scores: Tensor, chunk: slice) -> tuple[Tensor, Callable[[], Tensor]]:
         norms, asked = torch.logsumexp(scores, dim=-1), targets[chunk]
         losses = norms - scores.gather(1, asked[:, None])[:, 0]
-        return losses, lambda: _by_scores(scores, norms, asked)
+        return losses, lambda: gradient_by_scores(scores, norms, asked)
 
     size = _CHUNK if hidden.device.type == "cpu" else _CHUNK_THERE
     return losses_by_chunk(hidden, head.weight, head.bias, of_chunk, size=size)
@@ -126,7 +133,7 @@ def scores_of(states: Tensor, weight: Tensor | None, bias: Tensor | None) -> Ten
     return product(states, weight, bias).float()
 
 
-def _by_scores(scores: Tensor, norms: Tensor, targets: Tensor) -> Tensor:
+def gradient_by_scores(scores: Tensor, norms: Tensor, targets: Tensor) -> Tensor:
     """Gradient of the losses by the scores, written over them: softmax less one at the target."""
     found = scores.sub_(norms[:, None]).exp_()
     found[torch.arange(len(targets), device=found.device), targets] -= 1.0

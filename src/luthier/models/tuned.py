@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from luthier.models.adapters import adapter_state, load_adapter, safetensors_disk_errors, save_adapter
+from luthier.models.adapters import adapter_state, bare, load_adapter, safetensors_disk_errors, save_adapter
 from luthier.models.base import load_base
 from luthier.models.classifier import heads_of, take_up_head, take_up_heads, unwarned
 from luthier.models.converted import began_in_base
 from luthier.models.head_files import apart, read_heads, write_heads
 from luthier.models.quantised import dense
+from luthier.models.vocabulary import new_rows
 from luthier.store.runs import ADAPTER, WEIGHTS
 
 
@@ -71,8 +72,8 @@ def load_tuned(base: Path, folder: Path, *, as_dense: bool = False) -> Any:
 
 def can_switch_off(model: Any) -> bool:
     """Whether the base is still there under what was learned: not where its own weights or biases learned, nor where
-    the adapter's start is out of them, as it is until it has been saved and opened again.
+    the adapter's start is out of them, as it is until it has been saved and opened again, nor where tokens are new.
     """
-    if not is_adapted(model) or began_in_base(model):
+    if not is_adapted(model) or began_in_base(model) or new_rows(bare(model)):
         return False
     return bool(getattr(model.peft_config["default"], "bias", "none") == "none")

@@ -12,6 +12,7 @@ from luthier.errors import RunError
 from luthier.pipeline.bases import model_source
 from luthier.pipeline.order import tokens
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.vocabulary import as_base, tokenizer_of, vocabulary_of
 from luthier.records import ModelShape, RequestContract
 from luthier.spec.recipe import Train
 from luthier.spec.resolve import ResolvedRecipe
@@ -49,10 +50,16 @@ class Context:
 
     @cached_property
     def base(self) -> Path:
-        """Folder of the base model as it is trained and asked with an adapter: the original, or that in four bits."""
+        """Folder of the base model as it is trained and asked with an adapter: the original, that in four bits, or that
+        with new tokens, which are known once the data is prepared.
+        """
         from luthier.models.quantised import quantise_base
+        from luthier.models.vocabulary import grow_base
 
         model = self.resolved.recipe.model
+        if model.new_tokens is not None:
+            pieces = vocabulary_of(self.run).pieces
+            return grow_base(model_source(self.shape), self.original, tokenizer_of(self.run), pieces)
         return quantise_base(model_source(self.shape), self.original, model) if model.load_in_4bit else self.original
 
     @property
@@ -67,7 +74,10 @@ class Context:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer.open(self.run.contract, self.original / "tokenizer.json")
+        if self.resolved.recipe.model.new_tokens is None:
+            return Renderer.open(self.run.contract, self.original / "tokenizer.json")
+        pieces = vocabulary_of(self.run).pieces
+        return Renderer.open(self.run.contract, tokenizer_of(self.run) / "tokenizer.json", pieces=pieces)
 
     def asker(self, engine: Engine) -> Asker:
         from luthier.engines.ask import Asker
@@ -75,9 +85,10 @@ class Context:
         return Asker(self.contract, self.renderer, engine)
 
     def base_asker(self, engine: Engine) -> Asker:
-        """The model before it was tuned: it has no head, so it is asked in words."""
+        """The model before it was tuned: it has no head, so it is asked in words, and in its own tokens."""
         from luthier.engines.ask import Asker, in_words
 
+        engine = as_base(engine, self.renderer, self.shape)
         if self.contract.answered_by == "words":
             return self.asker(engine)
         contract = in_words(self.contract)

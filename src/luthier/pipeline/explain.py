@@ -172,6 +172,13 @@ def _added(report: DataReport) -> list[str]:
             f"  replayed: {general.rows} of {general.available} texts of {general.file}, {general.tokens} tokens, "
             f"{general.share:.1%} of what is learned ({general.asked:.1%} asked for)"
         )
+    if words := report.new_tokens:
+        cut = words.texts["test"]
+        first = ", ".join(token.text.strip() for token in words.shown[:8])
+        lines.append(
+            f"  new tokens: {words.num_tokens} ({first}{', ...' if words.num_tokens > 8 else ''}); texts of the test "
+            f"split are {cut.after} tokens, {cut.before} by the base's tokenizer"
+        )
     if report.canaries:
         lines.append(f"  canaries: {report.canaries.rows} rows")
     return lines

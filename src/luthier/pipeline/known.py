@@ -75,7 +75,7 @@ def _measured(run: RunFolder, resolved: ResolvedRecipe) -> Iterator[Known]:
     if _question(other) != _question(resolved) or other.recipe.merge is not None:  # merging is no technique to weigh
         return
     report = EvalReport.read(run.eval_report)
-    same_base = (other.model_sha256, other.recipe.model.held) == (resolved.model_sha256, resolved.recipe.model.held)
+    same_base = (other.model_sha256, _as_trained(other)) == (resolved.model_sha256, _as_trained(resolved))
     for score in report.systems:
         if score.system == "few_shot" and examples_of(other.recipe) != examples_of(resolved.recipe):
             continue
@@ -99,6 +99,11 @@ def _question(resolved: ResolvedRecipe) -> tuple[object, ...]:
     files = [resolved.data_sha256.get(key) for key in ("data.train.0.path", "data.test", "data.validation")]
     rules = [data.split, data.limit, data.labels.rename, data.labels.separator, data.filter, data.features]
     return *files, entry.task, entry.input, entry.label, *rules
+
+
+def _as_trained(resolved: ResolvedRecipe) -> tuple[object, ...]:
+    """How the base stands under what learns."""
+    return (resolved.recipe.model.held, resolved.recipe.model.new_tokens)
 
 
 def _training(resolved: ResolvedRecipe) -> tuple[object, ...]:

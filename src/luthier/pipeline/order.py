@@ -11,7 +11,9 @@ from luthier.data.replay import replay_of
 from luthier.data_report import DataReport
 from luthier.models.base import is_imported
 from luthier.models.quantised import is_quantised
+from luthier.models.vocabulary import is_grown
 from luthier.pipeline.bases import model_source
+from luthier.pipeline.vocabulary import tokenizer_of
 from luthier.recipes import general_text
 from luthier.records import ModelShape, TrainResult
 from luthier.spec.plugins import METHODS
@@ -53,6 +55,14 @@ def _base_is_ready(run: RunFolder) -> bool:
     return held and all(is_imported(one) for one in (source, *(model_source(teacher.shape) for teacher in teachers)))
 
 
+def _grown_is_ready(run: RunFolder) -> bool:
+    """Where tokens are new, whether the base with them is still there; see `stages.prepare`."""
+    if ResolvedRecipe.read(run.resolved).recipe.model.new_tokens is None:
+        return True
+    tokenizer = tokenizer_of(run)
+    return tokenizer.is_dir() and is_grown(model_source(ModelShape.read(run.shape)), tokenizer)
+
+
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     return [_prepare_inputs_of_task(part) for part in resolved.parts]
 
@@ -74,6 +84,7 @@ def _prepare_inputs_of_task(resolved: ResolvedRecipe) -> object:
         *asked,
         *([[parent.identity() for parent in resolved.parents]] if resolved.parents else []),
         *([replay.model_dump(mode="json")] if replay else []),
+        *([recipe.model.new_tokens.model_dump(mode="json")] if recipe.model.new_tokens is not None else []),
         *([resolved.teacher.sha256] if resolved.teacher is not None else []),  # test rows that it has seen are marked
     ]
 
@@ -144,6 +155,7 @@ ORDER: tuple[Stage, ...] = (
         _prepare_inputs,
         lambda run, resolved: [task.data for task in run.tasks(resolved.names)],
         "prepare fewer rows: all of them are held at once (data.limit is drawn later)",
+        _grown_is_ready,
     ),
     Stage(
         "train",

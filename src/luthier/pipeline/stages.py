@@ -24,6 +24,7 @@ from luthier.pipeline.progress import Progress
 from luthier.pipeline.scores import refuse_padded_ends
 from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
+from luthier.pipeline.vocabulary import refuse_too_long_for_base
 from luthier.recipes import general_text
 from luthier.records import TrainResult
 from luthier.spec.plugins import METHODS
@@ -78,6 +79,11 @@ def prepare(context: Context) -> None:
     if context.resolved.parents:
         refuse_other_contracts(context.resolved.parents, [task.contract for task in context.tasks])
     keep_off_learned(context)
+    if context.resolved.recipe.model.new_tokens is not None:
+        test = Shard(context.run.data / "test.arrow")
+        refuse_too_long_for_base(test, context.shape, context.renderer.pieces)
+        quiet_libraries()
+        _ = context.base  # by one process, before several may train on it
     for task in context.tasks:
         _refuse_unverifiable(task)
         refuse_padded_ends(task)

@@ -41,6 +41,7 @@ from luthier.pipeline.parents import open_parents
 from luthier.pipeline.rates import kept_probe
 from luthier.pipeline.sinks import refuse_missing_sinks
 from luthier.pipeline.teacher import find_teacher, refuse_other_vocabulary_if_seen, refuse_short_teacher
+from luthier.pipeline.vocabulary import refuse_unfit_tokenizer_if_seen
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
@@ -195,6 +196,7 @@ def look_at(
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
         refuse_short_teacher(choice.resolved)
         refuse_other_vocabulary_if_seen(shape(), choice.resolved.teacher)
+        refuse_unfit_tokenizer_if_seen(choice.resolved, shape())
     parts = [choice.resolved for choice in weighed]
     resolved = parts[0] if len(parts) == 1 else joined(loaded, parts)
     profiles = tuple(one.profile for one in looked)
@@ -345,6 +347,8 @@ def _data_files(loaded: LoadedRecipe) -> dict[str, str]:
     if data.teacher is not None:
         files["data.teacher.path"] = data.teacher.path
     files["evaluate.glossary"] = loaded.recipe.evaluate.glossary
+    if (new := loaded.recipe.model.new_tokens) is not None:
+        files["model.new_tokens.terms"] = new.file
     if (replay := replay_of(loaded.recipe)) is not None:
         files["method.replay.path"] = replay.path
     return {key: file for key, file in files.items() if file is not None}

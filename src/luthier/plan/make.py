@@ -264,6 +264,12 @@ def _model_notes(shape: ModelShape, recipe: Recipe) -> list[str]:
             f"model.load_in_4bit: training holds the base in {held:.2f} GiB, not {memory.weights_gib(shape):.2f}; "
             "evaluation and export hold the original too, which the tuned model is compared with."
         )
+    if (new := recipe.model.new_tokens) is not None:
+        words = f"up to {new.most:,} words" if new.file is None else "some words"
+        notes.append(
+            f"model.new_tokens: {words} become tokens, so there are fewer tokens than are counted here; "
+            "evaluation holds the base as it is beside the tuned model."
+        )
     if recipe.train.bf16:
         notes.append("train.bf16: time is predicted as for float32; what bfloat16 gains depends on the processor.")
     if shape.quantisation:

@@ -55,7 +55,9 @@ def key_of(resolved: ResolvedRecipe) -> str:
     """Hash of all that decides what training computes; the way it is started does not."""
     recipe = resolved.recipe
     sections = [part.model_dump(mode="json") for part in (recipe.data, recipe.method, recipe.adapter, recipe.train)]
-    return sha256_json([resolved.model_sha256, *recipe.model.held, resolved.data_sha256, sections])
+    new = recipe.model.new_tokens
+    grown = [new.model_dump(mode="json")] if new is not None else []
+    return sha256_json([resolved.model_sha256, *recipe.model.held, *grown, resolved.data_sha256, sections])
 
 
 def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) -> Learner:
@@ -75,11 +77,17 @@ def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) 
     words = "an adapter" if not of_base else "all weights" if every else "some weights"
     return Learner(
         words + beside,
-        trainable_parameters(shape, adapter) + head,
+        trainable_parameters(shape, adapter) + head + _new_rows(resolved, shape),
         0 if of_base else int(getattr(adapter, "r", None) or 0),  # not every adapter has one
         lowest_learning(shape, adapter),
         whole_base=of_base,
     )
+
+
+def _new_rows(resolved: ResolvedRecipe, shape: ModelShape) -> int:
+    """Weights of the rows of new tokens, at both ends of the model; as many tokens as there may be."""
+    new = resolved.recipe.model.new_tokens
+    return 0 if new is None else new.most * shape.hidden_size * (1 if shape.tied_embeddings else 2)
 
 
 def predict(
@@ -144,6 +152,8 @@ def predict(
     )
     if recipe.model.load_in_4bit:  # the original is evaluated beside it
         evaluate_gib += _held_gib(resolved, shape)[0]
+    if recipe.model.new_tokens is not None and not learns.whole_base:  # beside that with fewer rows
+        evaluate_gib += memory.weights_gib(shape)
     prediction = Prediction(
         train_seconds=train_seconds,
         evaluate_seconds=evaluate_seconds,

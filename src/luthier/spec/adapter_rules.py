@@ -37,8 +37,8 @@ def refuse_unfit_cache(adapter: Adapter, train: Train) -> None:
         )
 
 
-def refuse_unfit_settings(adapter: Adapter, train: Train) -> None:
-    """Settings of what does not learn would change nothing.
+def refuse_unfit_settings(adapter: Adapter, train: Train, *, rows_learn: bool = False) -> None:
+    """Settings of what does not learn would change nothing; `rows_learn` where the rows of new tokens do.
 
     Raises:
         ValueError: there is one.
@@ -46,7 +46,7 @@ def refuse_unfit_settings(adapter: Adapter, train: Train) -> None:
     kind = adapter.type
     if train.loraplus_lr_ratio is not None and kind != "lora":
         raise ValueError(f"train.loraplus_lr_ratio is for the matrices of LoRA, and adapter.type is {kind}")
-    if train.embedding_learning_rate is not None and not embeddings_learn(adapter):
+    if train.embedding_learning_rate is not None and not (rows_learn or embeddings_learn(adapter)):
         raise ValueError(
             "train.embedding_learning_rate is for embeddings that learn; take adapter: {type: full} for all layers, "
             "name embed_tokens or lm_head in adapter.modules_to_save, or leave it out"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from luthier.spec.new_tokens import NewTokens
 from luthier.spec.section import Section
 
 
@@ -15,6 +16,7 @@ class Model(Section):
     load_in_4bit: bool = Field(False, description="Its linear layers in four bits, beside an adapter (QLoRA).")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="The sixteen steps that weights become.")
     bnb_4bit_use_double_quant: bool = Field(False, description="Hold the sizes of blocks in eight bits, not 32.")
+    new_tokens: NewTokens | None = Field(None, description="Words of the training rows that become tokens.")
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from luthier.spec.labels import Labels, as_label
 from luthier.spec.launch import Launch
 from luthier.spec.merge import Merge
 from luthier.spec.multi_task import MultiTask
+from luthier.spec.new_tokens import refuse_beside_new_tokens
 from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, REWARDS, union_of
 from luthier.spec.search import Search
@@ -511,10 +512,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _adapter_and_training_fit(self) -> Recipe:
         refuse_unfit_cache(self.adapter, self.train)
-        refuse_unfit_settings(self.adapter, self.train)
+        refuse_unfit_settings(self.adapter, self.train, rows_learn=self.model.new_tokens is not None)
         refuse_unfit_measures(self)
         if self.model.load_in_4bit:
             refuse_beside_four_bits(self)
+        refuse_beside_new_tokens(self)
         return self
 
     @property

@@ -22,6 +22,7 @@ from luthier.spec.launch import Launch
 from luthier.spec.limits import Limit
 from luthier.spec.load import LoadedRecipe, key_of, limits_of
 from luthier.spec.merge import KEPT_SETTINGS, Parent
+from luthier.spec.new_tokens import fill_new_tokens
 from luthier.spec.plugins import ADAPTERS
 from luthier.spec.recipe import BUNDLED_EMBEDDINGS, CleanStep, Embeddings, Privacy, Recipe
 from luthier.spec.steps import refuse_unfitting, usual_steps
@@ -151,6 +152,7 @@ def _resolved(
 ) -> ResolvedRecipe:
     filler = Filler(loaded.recipe)
     filler.tree["search"] = None  # a run is one of its trials, or none of them
+    fill_new_tokens(filler)
     _fill_data(filler, loaded, profile)
     _fill_privacy(filler, machine)
     _fill_likeness(filler)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from luthier.models.adapters import bare
 from luthier.models.forward import forward_logits, hidden_states, is_noisy
 from luthier.models.head import has_plain_head, token_losses
+from luthier.models.new_rows import learned_rows, token_losses_with_rows
 from luthier.models.packing import SHARED, Layout, lay_out_rows
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def supervised_losses(model: Any, rows: Sequence[Row], trunk: Trunk | None = Non
     laid = packed(model, rows)
     with nullcontext() if trunk is None else trunk.under(model, laid.layout, laid.computed, laid.places):
         if plain:
-            losses = token_losses(
-                hidden_states(model, laid.layout)[laid.keep], model.get_output_embeddings(), laid.wanted
-            )
+            states, head = hidden_states(model, laid.layout)[laid.keep], model.get_output_embeddings()
+            of_tokens = token_losses if learned_rows(head) is None else token_losses_with_rows
+            losses = of_tokens(states, head, laid.wanted)
         else:
             scores = forward_logits(model, laid.layout, laid.keep).float()
             losses = cross_entropy(scores, laid.wanted, reduction="none")

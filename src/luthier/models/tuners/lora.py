@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier.models.vocabulary import learning_rows
 from luthier.models.wrap import common, tied_ends, wrap
 from luthier.spec.adapters.lora import Lora
 
@@ -20,6 +21,7 @@ def attach(model: Any, adapter: Lora, *, base_name: str, seed: int) -> Any:
 
     from luthier.models.converted import remember_start
     from luthier.models.fused import fuse
+    from luthier.models.new_rows import fuse_rows
 
     config = LoraConfig(
         **common(model, adapter),
@@ -31,9 +33,11 @@ def attach(model: Any, adapter: Lora, *, base_name: str, seed: int) -> Any:
         init_lora_weights=adapter.init_lora_weights,
         bias=adapter.bias,
         ensure_weight_tying=tied_ends(model, adapter.whole_modules),
+        **learning_rows(model),
     )
     tuned = wrap(model, config, adapter, base_name=base_name, seed=seed)
     if adapter.starts_from_base:
         remember_start(tuned)
     fuse(tuned)
+    fuse_rows(tuned)
     return tuned
