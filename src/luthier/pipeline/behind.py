@@ -26,6 +26,11 @@ def as_trained(run: RunFolder) -> TrainResult:
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
+    if ResolvedRecipe.read(run.resolved).recipe.has_own_adapters:
+        raise RunError(
+            f"{run.path} has an adapter for each task (multi_task.adapters: per_task), and one is taken up here",
+            way_out="name a run of that task alone; as a teacher or a base also its folder artifacts/merged/TASK",
+        )
     if ResolvedRecipe.read(run.resolved).recipe.model.load_in_4bit:
         raise RunError(
             f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
