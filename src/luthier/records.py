@@ -541,7 +541,6 @@ class Artifact(Record):
     num_bytes: int
     parity: ParityCheck
     made_from: str = Field(description="weights_sha256 of the training result.")
-    task: str = Field("", description="Whose it is, where each task has an adapter of its own; '' for that of all.")
 
 
 class GateLine(Record):

@@ -143,9 +143,10 @@ def open_askers(tasks: Sequence[RunFolder]) -> dict[str, Asker]:
     first, run = contexts[0], tasks[0]
     set_up_torch(first.resolved.recipe.train.threads or 1)
     if run.trains_alone:
-        named = {context.contract.name: _exported_or_trained(task) for context, task in zip(contexts, tasks, strict=True)}
-        engines = base_and_each(first.base, named)[1]
-        return {context.contract.name: context.asker(engines[context.contract.name]) for context in contexts}
+        names = [context.contract.name for context in contexts]
+        adapters = dict(zip(names, map(_exported_or_trained, tasks), strict=True))
+        engines = base_and_each(first.base, adapters)[1]
+        return {name: context.asker(engines[name]) for name, context in zip(names, contexts, strict=True)}
     exported = run.artifacts / "adapter"
     adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.tuned
     engine = TransformersEngine.open(first.base, adapter)

@@ -175,7 +175,7 @@ def export(context: Context) -> None:
     if recipe.has_own_adapters:
         trained = {task.contract.name: task.run.tuned for task in context.tasks}
         references = base_and_each(context.base, trained)[1]
-        wanted = [(kind, [task], name) for kind in recipe.export or () for name, task in zip(trained, context.tasks)]
+        wanted = [(kind, [task], task.contract.name) for kind in recipe.export or () for task in context.tasks]
     else:
         references = {"": TransformersEngine.open(context.base, run.tuned)}
         wanted = [(kind, list(context.tasks), "") for kind in recipe.export or ()]

@@ -19,6 +19,7 @@ from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.report.tasks import render_tasks, tasks_card
 from luthier.search_records import SearchRecord
+from luthier.spec.plugins import EXPORTS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
@@ -63,7 +64,8 @@ def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:
     if not run.artifacts_index.is_file():
         raise RunError(f"{run.artifacts_index} is missing", way_out=f"luthier export {run.path}")
     found = (Artifact.model_validate(one) for one in json.loads(run.artifacts_index.read_text(encoding="utf-8")))
-    return tuple(one for one in found if run.whole == run or one.task in ("", run.path.name))
+    own = {f"artifacts/{kind}/{run.path.name}" for kind in EXPORTS.names()}
+    return tuple(one for one in found if not run.trains_alone or one.path in own)
 
 
 def conclude(

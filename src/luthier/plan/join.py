@@ -36,7 +36,7 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe, *, heads: M
         evaluate_seconds=sum(plan.prediction.evaluate_seconds for plan in plans.values()),
         total_seconds=share * training
         + sum(p.evaluate_seconds for p in predicted)
-        + (sum if own else max)(map(_rest_seconds, predicted)),
+        + max(map(_rest_seconds, predicted)),
         peak_memory_gib=max(one.peak_memory_gib for one in predicted) + _apart_gib(plans, resolved),
         trained_tokens=int(share * tokens),
         matmul_gflops=first.prediction.matmul_gflops,

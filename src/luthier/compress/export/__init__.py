@@ -66,7 +66,7 @@ def export(
         reference: what was trained, opened.
         weights_sha256: of what was trained.
         readme: what the folder says of itself; '' for nothing.
-        task: whose adapter it is, where each task has one: it is written to RUN/artifacts/KIND/TASK. '' for that of all.
+        task: whose adapter it is, where each task has one: it goes to RUN/artifacts/KIND/TASK; '' for that of all.
 
     Raises:
         ParityError: it does not say the same; it is deleted and the first difference is named.
@@ -101,15 +101,7 @@ def export(
         )
     hashes = sha256_files(folder)
     size = sum((folder / name).stat().st_size for name in hashes)
-    return Artifact(
-        kind=kind,
-        path=path,
-        sha256=hashes,
-        num_bytes=size,
-        parity=parity,
-        made_from=weights_sha256,
-        task=task,
-    )
+    return Artifact(kind=kind, path=path, sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256)
 
 
 @dataclass(frozen=True)
