@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from luthier.errors import RecipeError
 from luthier.spec.load import load_recipe
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.tasks import OWN_KEYS, of_tasks, task_recipe
@@ -32,8 +33,8 @@ def test_the_recipe_shown_is_read_and_each_task_has_its_own(tmp_path: Path) -> N
 
 
 def test_every_value_shown_is_taken() -> None:
-    values = re.findall(r"`(sampling|loss): ([^`]+)`", PAGE)
-    assert {key for key, _ in values} == {"sampling", "loss"}
+    values = re.findall(r"`(sampling|loss|adapters): ([^`]+)`", PAGE)
+    assert {key for key, _ in values} == set(MultiTask.model_fields)
     for key, value in values:
         MultiTask.model_validate({key: yaml.safe_load(value)})
 
@@ -66,3 +67,31 @@ def test_the_recipe_with_heads_is_read_and_says_how_each_task_is_learned(tmp_pat
 
 def test_files_of_heads_are_called_what_the_page_calls_them() -> None:
     assert f"`{HEADS}`" in PAGE
+
+
+def test_the_recipe_with_an_adapter_each_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "each.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[2], encoding="utf-8")
+    recipe = load_recipe(path).recipe
+    assert recipe.has_own_adapters
+    assert not task_recipe(recipe, 0).has_own_adapters
+
+
+def test_what_the_page_says_does_not_go_with_an_adapter_each_is_refused(tmp_path: Path) -> None:
+    text = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[2]
+    refused = re.search(r"What needs shared weights is refused: (.*?)\n\n", PAGE, re.DOTALL)[1]
+    changes = {
+        "`sampling`": ("per_task}", "per_task, sampling: sqrt}"),
+        "`loss: uncertainty`": ("per_task}", "per_task, loss: uncertainty}"),
+        "`loss: pcgrad`": ("per_task}", "per_task, loss: pcgrad}"),
+        "`weight` of an entry": ("method: sft}", "method: sft, weight: 2}"),
+        "`adapter.type: full`": ("multi_task:", "adapter: {type: full}\nmulti_task:"),
+        "`adapter.bias`": ("multi_task:", "adapter: {bias: all}\nmulti_task:"),
+    }
+    for said, change in changes.items():
+        assert said in re.sub(r"\s+", " ", refused)
+        assert change[0] in text
+        path = tmp_path / "refused.yaml"
+        path.write_text(text.replace(*change), encoding="utf-8")
+        with pytest.raises(RecipeError, match="per_task"):
+            load_recipe(path)

@@ -130,15 +130,15 @@ def train(
 
     launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
     session = work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)
-    result = TrainResult.read(session.run.train_result)
-    best = (
-        f", best step {result.best_step} ({result.best_metric} {result.best_value:.3f})" if result.best_metric else ""
-    )
-    lines = [
-        merged_words(result.merge) if result.merge else f"{result.steps} steps, {result.trained_tokens} tokens{best}",
-        f"{session.run.tuned.name}: {session.run.tuned}",
-    ]
-    emit(result.model_dump(mode="json"), lines, as_json=as_json)
+    result, own = TrainResult.read(session.run.train_result), session.resolved.recipe.has_own_adapters
+    trained = {task: TrainResult.read(task.train_result) for task in (session.tasks if own else [session.run])}
+    lines = []
+    for run, one in trained.items():
+        best = f", best step {one.best_step} ({one.best_metric} {one.best_value:.3f})" if one.best_metric else ""
+        said = merged_words(one.merge) if one.merge else f"{one.steps} steps, {one.trained_tokens} tokens{best}"
+        lines += [f"{run.path.name}: {said}" if own else said, f"{run.tuned.name}: {run.tuned}"]
+    tasks = {"tasks": {run.path.name: one.model_dump(mode="json") for run, one in trained.items()}} if own else {}
+    emit(result.model_dump(mode="json") | tasks, lines, as_json=as_json)
 
 
 def run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from luthier.engines.protocol import Item, Result, Score
 from luthier.errors import ModelError
 from luthier.models.adapters import bare
 from luthier.models.base import load_base
+from luthier.models.beside import load_beside
 from luthier.models.classifier import class_scores
 from luthier.models.forward import forward_logits
 from luthier.models.generate import go_on, greedy
@@ -50,6 +51,12 @@ class TransformersEngine:
         """Load a folder, with the adapter of another folder where given; whole weights that stand there replace it."""
         model: Any = load_base(base) if adapter is None else load_tuned(base, adapter)
         return cls(model.to(device))
+
+    def beside(self, model: Any) -> TransformersEngine:
+        """An engine for another model on the same device, whose questions share this one's threads."""
+        other = TransformersEngine(model, at_once=self._at_once)
+        other._pool = self._pool
+        return other
 
     def without_adapter(self) -> TransformersEngine:
         """The base under the same weights: this model with its adapter switched off while it is asked."""
@@ -141,6 +148,19 @@ def base_and_tuned(
     if under in (None, base) and can_switch_off(engine.whole):
         return engine.without_adapter(), engine
     return TransformersEngine.open(base, device=device), engine
+
+
+def base_and_each(
+    base: Path, adapters: Mapping[str, Path], *, under: Path | None = None, device: str = "cpu"
+) -> tuple[TransformersEngine, dict[str, TransformersEngine]]:
+    """The untuned model, and name -> the model with that adapter; one set of the base's weights in memory.
+
+    `under` is what the adapters stand beside where that is not the base as it is, which is then held too.
+    """
+    untuned, tuned = load_beside(under or base, adapters, device=device)
+    first = TransformersEngine(untuned)
+    engines = {name: first.beside(model) for name, model in tuned.items()}
+    return (first if under in (None, base) else TransformersEngine.open(base, device=device)), engines
 
 
 class _WithoutAdapter(TransformersEngine):

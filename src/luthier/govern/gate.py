@@ -72,6 +72,7 @@ def combine(
     eval_sha256: str,
     artifacts_sha256: str,
     now: datetime,
+    own_adapters: bool = False,
 ) -> GateDecision:
     """The decision on a run of several tasks: every line of every task has to pass.
 
@@ -81,8 +82,9 @@ def combine(
         eval_sha256: hash over the reports of all.
         artifacts_sha256: hash of artifacts/index.json.
         now: with a time zone.
+        own_adapters: whether each task has an adapter of its own.
     """
-    lines = joined_lines(decisions)
+    lines = joined_lines(decisions, own_adapters=own_adapters)
     decision = GateDecision(
         passed=all(line.passed for line in lines),
         lines=lines,
@@ -95,12 +97,15 @@ def combine(
     return decision.model_copy(update={"seal": _seal(decision)})
 
 
-def joined_lines(decisions: Mapping[str, GateDecision]) -> tuple[GateLine, ...]:
-    """The lines of all tasks: what is of the model itself once, what is of a task with its name."""
+def joined_lines(decisions: Mapping[str, GateDecision], *, own_adapters: bool = False) -> tuple[GateLine, ...]:
+    """The lines of all tasks: what is of the model itself once, what is of a task with its name.
+
+    Where each task has an adapter of its own, what was measured of the model is of a task too.
+    """
     lines: dict[tuple[str, str], GateLine] = {}
     for task, decision in decisions.items():
         for line in decision.lines:
-            of_model = line.kind == "parity" or line.line.startswith("general.")
+            of_model = not own_adapters and (line.kind == "parity" or line.line.startswith("general."))
             if of_model or line.evidence.startswith("shape.json"):
                 name = line.line  # of the model itself, the same for all tasks
             else:

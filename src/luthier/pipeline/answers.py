@@ -134,18 +134,31 @@ def open_asker(run: RunFolder) -> Asker:
 
 
 def open_askers(tasks: Sequence[RunFolder]) -> dict[str, Asker]:
-    """Task -> how it is asked; all tasks of a run ask one model, from its exported adapter where there is one."""
+    """Task -> how it is asked, from the exported adapter where there is one; all tasks of a run ask one model, or
+    where each has an adapter of its own, models over one base.
+    """
     for name, value in COMPUTING.items():  # read when torch is loaded; stages get it from their parent
         os.environ.setdefault(name, value)
-    from luthier.engines.transformers import TransformersEngine
+    from luthier.engines.transformers import TransformersEngine, base_and_each
 
     contexts = [Context(task, Progress()) for task in tasks]
     first, run = contexts[0], tasks[0]
     set_up_torch(first.resolved.recipe.train.threads or 1)
+    if run.trains_alone:
+        names = [context.contract.name for context in contexts]
+        adapters = dict(zip(names, map(_exported_or_trained, tasks), strict=True))
+        engines = base_and_each(first.base, adapters)[1]
+        return {name: context.asker(engines[name]) for name, context in zip(names, contexts, strict=True)}
     exported = run.artifacts / "adapter"
     adapter = exported if (exported / "adapter_model.safetensors").is_file() else run.tuned
     engine = TransformersEngine.open(first.base, adapter)
     return {context.contract.name: context.asker(engine) for context in contexts}
+
+
+def _exported_or_trained(task: RunFolder) -> Path:
+    """The folder of the adapter that a task has to itself."""
+    exported = task.artifacts / "adapter" / task.path.name
+    return exported if (exported / "adapter_model.safetensors").is_file() else task.tuned
 
 
 def predict(asker: Asker, data: Opened, *, output: Path, progress: Progress) -> dict[str, int]:

@@ -26,13 +26,18 @@ def as_trained(run: RunFolder) -> TrainResult:
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
-    model = ResolvedRecipe.read(run.resolved).recipe.model
-    if model.new_tokens is not None:
+    recipe = ResolvedRecipe.read(run.resolved).recipe
+    if recipe.has_own_adapters:
+        raise RunError(
+            f"{run.path} has an adapter for each task (multi_task.adapters: per_task), and one is taken up here",
+            way_out="name a run of that task alone; as a teacher or a base also its folder artifacts/merged/TASK",
+        )
+    if recipe.model.new_tokens is not None:
         raise RunError(
             f"{run.path} learned words that its base does not have (model.new_tokens), so its ids are not the base's",
             way_out="name a run without it, or take the folder that its export 'merged' wrote as a base",
         )
-    if model.load_in_4bit:
+    if recipe.model.load_in_4bit:
         raise RunError(
             f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
             "answer otherwise",

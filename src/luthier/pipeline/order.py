@@ -106,6 +106,7 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     sections: list[object] = [tasks, mix, recipe.adapter.model_dump(mode="json"), recipe.train.model_dump(mode="json")]
     sections += [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
     sections += resolved.recipe.model.held
+    sections += [learning(part) for part in resolved.parts] if recipe.has_own_adapters else []
     if recipe.merge is None:
         return sections
     return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]
@@ -113,6 +114,14 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
 
 def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     return [resolved.model_sha256, tokens(run, resolved), learning(resolved), ModelShape.read(run.shape).name]
+
+
+def _trained(run: RunFolder, resolved: ResolvedRecipe) -> list[Path]:
+    """What was learned, by all tasks together or by each."""
+    if not resolved.recipe.has_own_adapters:
+        return [run.tuned, run.train_result]
+    own = [path for task in run.tasks(resolved.names) for path in (task.tuned, task.train_result)]
+    return [*own, run.train_result]
 
 
 def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -161,7 +170,7 @@ ORDER: tuple[Stage, ...] = (
         "train",
         "training",
         _train_inputs,
-        lambda run, resolved: [run.tuned, run.train_result],
+        _trained,
         "lower train.micro_batch_tokens or train.max_length",
     ),
     Stage(

@@ -58,6 +58,11 @@ def open_parents(loaded: LoadedRecipe, shape: ModelShape, *, out: Path) -> tuple
 
 def _find(named: str, out: Path) -> RunFolder:
     run = RunFolder.open(Registry(out / "registry.sqlite").get(named).run if "@" in named else named, out=out)
+    if run.trains_alone:
+        raise RunError(
+            f"merge.runs: {named} is one task of a run, and whole runs are merged",
+            way_out="train that task in a run of its own, and name that run",
+        )
     if run.whole != run:
         raise RunError(
             f"merge.runs: {named} is one task of a run, and what it learned is in that of all",

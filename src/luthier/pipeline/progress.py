@@ -58,8 +58,9 @@ class Progress:
         seconds = time.monotonic() - began
         self.show(what, done, total, rate=f"{done / seconds:.1f}/s" if seconds > 0.5 else "", note="")
 
-    def step(self, event: StepEvent | LossSpike, *, total_steps: int) -> None:
-        """A training step, a validation, or a spike (of several in a row the first)."""
+    def step(self, event: StepEvent | LossSpike, *, total_steps: int, task: str = "") -> None:
+        """A training step, a validation, or a spike (of several in a row the first); of a task that trains alone."""
+        of = f" of {task}" if task else ""
         if event.kind == "spike":
             if event.step != self._spike + 1:
                 self.say(f"  {loss_spike(event)}")
@@ -67,7 +68,7 @@ class Progress:
             return
         if event.kind == "validation":
             scores = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
-            self.say(f"  validation after step {event.step}: {scores}")
+            self.say(f"  validation{of} after step {event.step}: {scores}")
             return
         rate = f"{event.num_tokens / event.seconds:.0f} tokens/s"
         reward = event.metrics.get("reward")  # where it is what is learned, the loss says nothing of progress
@@ -75,7 +76,7 @@ class Progress:
         note += f", useful {100 * event.useful_share:.0f} %" if event.computed_tokens else ""
         if self._bars is None:  # a terminal has no room for more beside a bar
             note += f", gradient {event.grad_norm:.2g}, rate {event.learning_rate:.1e}, {memory(event.memory_gib)}"
-        self.show("training", event.step, total_steps, rate=rate, note=note)
+        self.show(f"training{of}", event.step, total_steps, rate=rate, note=note)
 
     def show(self, what: str, done: int, total: int, *, rate: str, note: str) -> None:
         """Move a bar, or say a line when the last one is old or the work is complete."""

@@ -29,7 +29,8 @@ def write_report(where: str) -> tuple[Path, tuple[Evidence, ...], GateDecision]:
         resolved, gate = ResolvedRecipe.read(run.resolved), checked_gate(run, None)
         folders = run.tasks(resolved.names)
         decisions = {name: GateDecision.read(folder.gate) for name, folder in zip(resolved.names, folders, strict=True)}
-        if resolved.tasks and joined_lines(decisions) != gate.lines:
+        own = resolved.recipe.has_own_adapters
+        if resolved.tasks and joined_lines(decisions, own_adapters=own) != gate.lines:
             raise RunError(
                 f"{run.gate} is not made of what the gate.json of its tasks say",
                 way_out=f"luthier gate {run.path} decides anew",
@@ -39,7 +40,7 @@ def write_report(where: str) -> tuple[Path, tuple[Evidence, ...], GateDecision]:
             evidence.append(gather(folder, part, decision))
             write_atomic(folder.report, render(evidence[-1]))
         if resolved.tasks:
-            write_atomic(run.report, render_tasks(evidence, gate))
+            write_atomic(run.report, render_tasks(evidence, gate, own_adapters=own))
     return run.report, tuple(evidence), gate
 
 

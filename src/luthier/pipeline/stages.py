@@ -71,7 +71,7 @@ def prepare(context: Context) -> None:
             if len(context.tasks) == 1:
                 raise
             raise DataError(f"task {name}: {error.what}", way_out=error.way_out) from error
-    if len(context.tasks) > 1:
+    if len(context.tasks) > 1 and not context.resolved.recipe.has_own_adapters:
         folders = [task.run.data for task in context.tasks]
         for name, rows in mark_seen_elsewhere(dict(zip(context.resolved.names, folders, strict=True))).items():
             if rows:
@@ -112,10 +112,16 @@ def _refuse_unverifiable(task: Context) -> None:
 
 def evaluate(context: Context) -> None:
     """Base, tuned and baselines on the test split of each task."""
-    from luthier.engines.transformers import base_and_tuned
+    from luthier.engines.transformers import base_and_each, base_and_tuned
     from luthier.evals.evaluate import ask_general
 
     device = set_up_device(context.resolved.recipe.train)
+    if context.resolved.recipe.has_own_adapters:
+        adapters = {task.contract.name: task.run.tuned for task in context.tasks}
+        untuned, tuned = base_and_each(context.original, adapters, under=context.base, device=device)
+        for task in context.tasks:
+            _evaluate(task, (untuned, tuned[task.contract.name]), None, ())
+        return
     engines = base_and_tuned(context.original, context.run.tuned, under=context.base, device=device)
 
     general = None
@@ -168,31 +174,38 @@ def export(context: Context) -> None:
     from luthier.compress.export import Asked
     from luthier.compress.export import export as export_one
     from luthier.data.goldens import read_goldens
-    from luthier.engines.transformers import TransformersEngine
+    from luthier.engines.transformers import TransformersEngine, base_and_each
     from luthier.govern.origin import artifact_readme
 
     recipe, run = context.resolved.recipe, context.run
     set_up_torch(recipe.train.threads or 1)
     run.artifacts_index.unlink(missing_ok=True)
-    reference = TransformersEngine.open(context.base, run.tuned)
-    asked, made = [Asked(task.contract, read_goldens(task.run.goldens)) for task in context.tasks], []
-    weights = TrainResult.read(run.train_result).weights_sha256
-    forms = recipe.export or ()
-    for number, kind in enumerate(forms):
-        context.progress("exports", number, len(forms))
+    if recipe.has_own_adapters:
+        trained = {task.contract.name: task.run.tuned for task in context.tasks}
+        references = base_and_each(context.base, trained)[1]
+        wanted = [(kind, [task], task.contract.name) for kind in recipe.export or () for task in context.tasks]
+    else:
+        references = {"": TransformersEngine.open(context.base, run.tuned)}
+        wanted = [(kind, list(context.tasks), "") for kind in recipe.export or ()]
+    made = []
+    for number, (kind, tasks, name) in enumerate(wanted):
+        context.progress("exports", number, len(wanted))
+        source = tasks[0] if name else context
+        weights = TrainResult.read(source.run.train_result).weights_sha256
         made.append(
             export_one(
                 kind,
                 base=context.base,
-                adapter=run.tuned,
+                adapter=source.run.tuned,
                 run=run.path,
-                asked=asked,
-                reference=reference,
+                asked=[Asked(task.contract, read_goldens(task.run.goldens)) for task in tasks],
+                reference=references[name],
                 weights_sha256=weights,
-                readme=artifact_readme(context.resolved, context.shape, weights_sha256=weights),
+                readme=artifact_readme(source.resolved, context.shape, weights_sha256=weights),
+                task=name,
             )
         )
-    context.progress("exports", len(forms), len(forms))
+    context.progress("exports", len(wanted), len(wanted))
     write_atomic(run.artifacts_index, json.dumps([one.model_dump(mode="json") for one in made], indent=2) + "\n")
 
 

@@ -45,6 +45,7 @@ from luthier.pipeline.vocabulary import refuse_unfit_tokenizer_if_seen
 from luthier.plan.cost import matmul_rate
 from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
+from luthier.plan.own_adapters import own_adapters_notes
 from luthier.plan.search import search_note
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
@@ -85,8 +86,10 @@ class Prepared:
                 self.resolved.names, self.resolved.parts, self.profiles, self.choices, strict=True
             )
         }
-        made = joined_plan(plans, self.resolved, heads=head_parameters(self.resolved, self.profiles, self.shape))
-        return made.model_copy(update={"notes": (*made.notes, *search_note(self.loaded.recipe, made))})
+        heads = head_parameters(self.resolved, self.profiles, self.shape)
+        made = joined_plan(plans, self.resolved, heads=heads)
+        notes = own_adapters_notes(self.resolved, self.shape, made) + search_note(self.loaded.recipe, made)
+        return made.model_copy(update={"notes": (*made.notes, *notes)})
 
 
 def plan_of(
@@ -442,7 +445,7 @@ def write_down(run: RunFolder, prepared: Prepared, plan: Plan | None) -> None:
             write_atomic(folder.resolved, _with_first_reasons(folder, part).to_json())
     write_atomic(run.resolved, _with_first_reasons(run, resolved).to_json())
     for folder in folders if len(folders) > 1 else ():
-        folder.link_shared()
+        folder.link_shared(trains_alone=resolved.recipe.has_own_adapters)
 
 
 def _with_first_reasons(run: RunFolder, resolved: ResolvedRecipe) -> ResolvedRecipe:

@@ -15,6 +15,7 @@ from luthier.launch.child import PAUSE_AFTER, threads_each
 from luthier.launch.offline import is_offline
 from luthier.launch.ranks import ranks_here
 from luthier.pipeline.context import Context, set_up_device
+from luthier.pipeline.each_task import train_each
 from luthier.pipeline.heads import head_labels, settling
 from luthier.pipeline.order import learning
 from luthier.pipeline.progress import Progress
@@ -46,7 +47,10 @@ def train(context: Context) -> None:
     with joined() as ranks:
         try:
             with memory_errors(settings):
-                _train(context, ranks, device)
+                if context.resolved.recipe.has_own_adapters:
+                    train_each(context, ranks, lambda task: _train(task, ranks, device))
+                else:
+                    _train(context, ranks, device)
         except (NonFinite, OutOfMemory) as error:
             if ranks.is_first or isinstance(error, OutOfMemory):  # of a loss all ranks say the same
                 EventLog(context.run.events).append(CANNOT_TRAIN, what=error.what)
@@ -104,7 +108,7 @@ def _train(context: Context, ranks: Ranks, device: str) -> None:
 
         def watch(event: StepEvent | LossSpike, *, total_steps: int) -> None:
             events.append(event.kind, **event.model_dump(exclude={"kind"}))
-            context.progress.step(event, total_steps=total_steps)
+            context.progress.step(event, total_steps=total_steps, task=run.path.name if run.trains_alone else "")
             feeds.send(event)
             pause.see(event, total_steps)
 

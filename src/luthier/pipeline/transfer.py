@@ -56,6 +56,12 @@ def transfer(
             f"{loaded.path}: transfer compares trainings, and a recipe with merge trains nothing",
             way_out="leave merge out",
         )
+    if loaded.recipe.has_own_adapters:
+        raise RecipeError(
+            f"{loaded.path}: transfer is what tasks do to each other in one adapter, and with multi_task.adapters: "
+            "per_task they do nothing",
+            way_out="set multi_task.adapters: shared, with which it shows what sharing one would gain or lose",
+        )
     place = out or Path(loaded.recipe.output_dir)
     runs: dict[tuple[str, ...], RunFolder] = {}
     for subset in subsets(names):

@@ -19,6 +19,7 @@ from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.report.tasks import render_tasks, tasks_card
 from luthier.search_records import SearchRecord
+from luthier.spec.plugins import EXPORTS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
@@ -55,14 +56,16 @@ def verify_audit(out: Path) -> AuditVerdict:
 
 
 def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:
-    """What was exported.
+    """What was exported; of a task that has an adapter of its own, what was exported of that.
 
     Raises:
         RunError: nothing was exported yet.
     """
     if not run.artifacts_index.is_file():
         raise RunError(f"{run.artifacts_index} is missing", way_out=f"luthier export {run.path}")
-    return tuple(Artifact.model_validate(one) for one in json.loads(run.artifacts_index.read_text(encoding="utf-8")))
+    found = (Artifact.model_validate(one) for one in json.loads(run.artifacts_index.read_text(encoding="utf-8")))
+    own = {f"artifacts/{kind}/{run.path.name}" for kind in EXPORTS.names()}
+    return tuple(one for one in found if not run.trains_alone or one.path in own)
 
 
 def conclude(
@@ -90,7 +93,7 @@ def conclude(
             write_atomic(folder.gate, own.to_json())
     if resolved.tasks:
         write_atomic(run.card, tasks_card(resolved, evidence, gate))
-        write_atomic(run.report, render_tasks(evidence, gate))
+        write_atomic(run.report, render_tasks(evidence, gate, own_adapters=resolved.recipe.has_own_adapters))
     if is_new:
         write_atomic(run.gate, gate.to_json())
     version = registry_of(run.path.parent.parent).register(
@@ -98,7 +101,7 @@ def conclude(
         run.path,
         gate_passed=gate.passed,
         gate_seal=gate.seal,
-        weights_sha256=evidence[0].evaluation.weights_sha256,
+        weights_sha256=TrainResult.read(run.train_result).weights_sha256,
     )
     if is_new:
         audit_of(run.path.parent.parent).append(
@@ -136,6 +139,7 @@ def _together(
         eval_sha256=_eval_sha256(run),
         artifacts_sha256=sha256_file(run.artifacts_index),
         now=now,
+        own_adapters=resolved.recipe.has_own_adapters,
     )
 
 
@@ -220,6 +224,7 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return f"is about files that have changed since: {', '.join(changed)}"
     if gate.eval_sha256 != _eval_sha256(run) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
-    weights = weights_sha256(run.tuned)
-    evaluated = EvalReport.read(run.tasks(ResolvedRecipe.read(run.resolved).names)[0].eval_report).weights_sha256
-    return "" if weights == evaluated else "is about weights that have changed since"
+    for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
+        if weights_sha256(task.tuned) != EvalReport.read(task.eval_report).weights_sha256:
+            return "is about weights that have changed since"
+    return ""

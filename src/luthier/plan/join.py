@@ -1,4 +1,4 @@
-"""The plan of several tasks that share one training, from the plan of each."""
+"""The plan of several tasks of one run, from the plan of each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe, *, heads: M
     """One plan; of one task it is that task's. `heads` are the parameters of the head of each task that has one.
 
     Times add up: an epoch has as many rows as the tasks have together, whatever their shares. Memory is that of the
-    task that takes most, because a micro-batch holds rows of one task.
+    task that takes most, because a micro-batch holds rows of one task; of adapters of their own only one learns at a
+    time.
     """
     first, *others = plans.values()
     if not others:
         return first
+    own = resolved.recipe.has_own_adapters
     tokens = sum(plan.prediction.trained_tokens for plan in plans.values())
     limit = resolved.recipe.train.max_tokens
-    share = min(1.0, limit / tokens) if limit is not None and tokens else 1.0  # of all tasks together, not of each
+    # Of all tasks together, not of each, unless each has steps of its own.
+    share = min(1.0, limit / tokens) if limit is not None and tokens and not own else 1.0
     predicted = [plan.prediction for plan in plans.values()]
     training = sum(one.train_seconds for one in predicted)
     prediction = Prediction(
@@ -43,19 +46,25 @@ def joined_plan(plans: Mapping[str, Plan], resolved: ResolvedRecipe, *, heads: M
     budget = resolved.recipe.objective.budget
     fits = within(budget, seconds=prediction.total_seconds, peak_memory_gib=prediction.peak_memory_gib)
     chosen = {name: next(c for c in plan.candidates if c.technique == plan.chosen) for name, plan in plans.items()}
+    kind = "an adapter a task" if own else "multi-task"
+    trains = next(iter(chosen.values())).trains.removesuffix(BESIDE_HEAD)
+    each = [one.trainable_parameters - heads.get(name, 0) for name, one in chosen.items()]
     together = Candidate(
-        technique=f"multi-task: {', '.join(f'{name} ({one.technique})' for name, one in chosen.items())}",
-        trainable_parameters=max(one.trainable_parameters - heads.get(name, 0) for name, one in chosen.items())
-        + sum(heads.values()),
+        technique=f"{kind}: {', '.join(f'{name} ({one.technique})' for name, one in chosen.items())}",
+        trainable_parameters=(sum if own else max)(each) + sum(heads.values()),
         peak_memory_gib=prediction.peak_memory_gib,
-        trains=f"{next(iter(chosen.values())).trains.removesuffix(BESIDE_HEAD)} for all"
+        trains=(f"{trains} for each of {', '.join(chosen)}" if own else f"{trains} for all")
         + (f", a head for each of {', '.join(heads)}" if heads else ""),
         train_seconds=prediction.train_seconds,
         total_seconds=prediction.total_seconds,
         money=price_of(budget, seconds=prediction.total_seconds),
         fits=fits,
-        speaks_for="one model to serve for all tasks; what tasks have in common is learned once",
-        speaks_against="tasks can take from each other; `luthier transfer` measures which",
+        speaks_for="no task takes from another, and each keeps its own best step"
+        if own
+        else "one model to serve for all tasks; what tasks have in common is learned once",
+        speaks_against="what tasks have in common is learned by each anew, and an adapter a task is kept"
+        if own
+        else "tasks can take from each other; `luthier transfer` measures which",
     )
     # Of documents it is not known, which says nothing about the others.
     weakest = max(plans, key=lambda name: _or_least(plans[name].detectable.smallest_difference))
@@ -126,5 +135,6 @@ def _own_notes(plans: Mapping[str, Plan], resolved: ResolvedRecipe) -> list[str]
     notes = []
     for (name, plan), part in zip(plans.items(), resolved.parts, strict=True):
         of_all = budget_notes(part, plan.prediction)
-        notes += [f"{name}: {note}" for note in plan.notes if note not in of_all and not note.startswith(LIMITED)]
+        limited = () if resolved.recipe.has_own_adapters else (LIMITED,)  # said of all together
+        notes += [f"{name}: {note}" for note in plan.notes if note not in of_all and not note.startswith(limited)]
     return list(dict.fromkeys(notes))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
@@ -82,8 +84,11 @@ def _predicted(one: Evidence) -> list[str]:
     )
 
 
-def render_tasks(evidence: Sequence[Evidence], gate: GateDecision) -> str:
-    """The page about all tasks; it links to that of each, which lies beside it."""
+def render_tasks(evidence: Sequence[Evidence], gate: GateDecision, *, own_adapters: bool = False) -> str:
+    """The page about all tasks; it links to that of each, which lies beside it.
+
+    With `own_adapters` each task has one of its own, and the course of its training is that of the task alone.
+    """
     first = evidence[0]
     shown = [
         {
@@ -106,11 +111,26 @@ def render_tasks(evidence: Sequence[Evidence], gate: GateDecision) -> str:
             warnings=told_first(evidence),
             table=overview(evidence),
             tasks=shown,
-            training=charts.training(
-                first.train.history, metric=first.train.best_metric, best_step=first.train.best_step
-            ),
-            losses=task_losses(first.train.history, [one.evaluation.name for one in evidence]),
+            own=[(one.evaluation.name, kept_words(one), _course(one)) for one in evidence] if own_adapters else [],
+            training="" if own_adapters else _course(first),
+            losses="" if own_adapters else task_losses(first.train.history, [one.evaluation.name for one in evidence]),
         )
+    )
+
+
+def _course(one: Evidence) -> Markup:
+    return charts.training(one.train.history, metric=one.train.best_metric, best_step=one.train.best_step)
+
+
+def kept_words(one: Evidence) -> str:
+    """At which of its own steps a task's adapter was kept, and why there."""
+    train = one.train
+    early = ", where it stopped early" if train.stopped_early else ""
+    if not train.best_metric:
+        return f"kept at step {train.best_step}, the last: it has no validation rows"
+    return (
+        f"kept at step {train.best_step} of {train.steps}{early}: {title(train.best_metric)} {train.best_value:.3f} on "
+        "its validation split"
     )
 
 
@@ -120,11 +140,15 @@ def _targets(one: Evidence) -> dict[str, float]:
 
 def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision) -> str:
     """The card of a run of several tasks: what it can do in each, and where the card of each is."""
+    own = resolved.recipe.has_own_adapters
     form = "Whole weights" if resolved.recipe.adapter.type == "full" else "One adapter"
+    base = evidence[0].shape.name
     lines = [
         f"# {resolved.recipe.name}",
         "",
-        f"{form} of `{evidence[0].shape.name}` for {len(evidence)} tasks.",
+        f"{len(evidence)} adapters of `{base}`, one for each task; none has learned from the rows of another."
+        if own
+        else f"{form} of `{base}` for {len(evidence)} tasks.",
         "",
     ]
     if (merge := evidence[0].train.merge) is not None:
@@ -132,6 +156,7 @@ def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: Gat
     for one in evidence:
         name = one.evaluation.name
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]
+        lines += [f"Its adapter was {kept_words(one)}.", ""] if own else []
         lines += [f"[card](tasks/{name}/card.md), [report](tasks/{name}/report.html)", ""]
     word, sentence = verdict_of(resolved.recipe.name, gate)
     return "\n".join([*lines, "## Gate", "", f"**{word}** {sentence}", ""])

@@ -104,6 +104,31 @@ def refuse_unfit_measures(recipe: Recipe) -> None:
         )
 
 
+def refuse_unfit_own_adapters(recipe: Recipe) -> None:
+    """What needs weights that tasks share, or leaves no base for the adapters of several tasks to stand beside.
+
+    Raises:
+        ValueError: the recipe asks for it.
+    """
+    kind = recipe.adapter.type
+    if ADAPTERS.get(kind).trains_base:
+        raise ValueError(
+            f"multi_task.adapters: per_task keeps one base for all tasks, and adapter.type {kind} trains the base "
+            "itself; take an adapter, or give each task a run of its own"
+        )
+    if getattr(recipe.adapter, "bias", None) not in (None, "none"):
+        raise ValueError(
+            "multi_task.adapters: per_task keeps one base for all tasks, and adapter.bias trains biases of the base; "
+            "leave adapter.bias out"
+        )
+    for place, entry in enumerate(recipe.data.train):
+        if entry.weight != 1.0:
+            raise ValueError(
+                f"data.train.{place}.weight says what a task counts beside others, and with multi_task.adapters: "
+                "per_task it has an adapter to itself; leave it out"
+            )
+
+
 def embeddings_learn(adapter: Adapter) -> bool:
     """Whether embeddings of tokens or the output head are among what is trained."""
     if ADAPTERS.get(adapter.type).trains_base:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.spec.section import Section
 
@@ -12,8 +12,11 @@ Sampling = Literal["proportional", "sqrt", "equal", "annealed"] | float | dict[s
 
 
 class MultiTask(Section):
-    """How several tasks share the steps of one training."""
+    """How several tasks share the steps of one training, or each has an adapter of its own over one base."""
 
+    adapters: Literal["shared", "per_task"] = Field(
+        "shared", description="'shared': one for all tasks; 'per_task': one each, which learns from its own rows alone."
+    )
     sampling: Sampling = Field(
         "proportional",
         description="Rows of an epoch by task: as many as there are, by square root, equally many, 'annealed' from "
@@ -41,3 +44,19 @@ class MultiTask(Section):
         raise ValueError(
             "is 'proportional', 'sqrt', 'equal', 'annealed', a temperature of at least 1, or a share for each task"
         )
+
+    @model_validator(mode="after")
+    def _shares_what_there_is_to_share(self) -> MultiTask:
+        """Where every task has steps of its own, nothing is drawn between tasks and no losses are added up."""
+        if self.adapters == "per_task":
+            if self.sampling != "proportional":
+                raise ValueError(
+                    "sampling says how tasks share an epoch, and with adapters: per_task each has epochs of its own; "
+                    "leave sampling out"
+                )
+            if self.loss != "static":
+                raise ValueError(
+                    f"loss: {self.loss} weighs the losses of tasks that share weights, and with adapters: per_task "
+                    "none are shared; leave loss out"
+                )
+        return self

@@ -16,6 +16,7 @@ from luthier.spec.adapter_rules import (
     refuse_beside_four_bits,
     refuse_unfit_cache,
     refuse_unfit_measures,
+    refuse_unfit_own_adapters,
     refuse_unfit_settings,
 )
 from luthier.spec.adapter_section import Adapter
@@ -539,7 +540,9 @@ class Recipe(Section):
             )
         if self.launch.strategy == "fsdp" and self.multi_task is not None and self.multi_task.loss == "pcgrad":
             raise ValueError("multi_task.loss: pcgrad compares whole gradients; with it launch.strategy is ddp")
-        if self.train.sampler != "shuffle":
+        if self.has_own_adapters:
+            refuse_unfit_own_adapters(self)
+        elif self.train.sampler != "shuffle":
             raise ValueError(
                 "train.sampler draws by label, and of several tasks multi_task.sampling draws; leave one of them out"
             )
@@ -549,6 +552,11 @@ class Recipe(Section):
                 f"multi_task.sampling gives shares to {', '.join(shares)}; the tasks are {', '.join(map(str, names))}"
             )
         return self
+
+    @property
+    def has_own_adapters(self) -> bool:
+        """Whether each of several tasks has an adapter of its own."""
+        return self.multi_task is not None and self.multi_task.adapters == "per_task"
 
     @property
     def entry(self) -> DataEntry:

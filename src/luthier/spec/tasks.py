@@ -126,7 +126,8 @@ def refuse_strange_targets(loaded: LoadedRecipe) -> None:
 def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRecipe:
     """One resolved recipe of those of its tasks; what they share is the first one's.
 
-    Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them.
+    Where the recipe leaves settings of the loop open that the tasks would have differently, one serves all of them,
+    unless each has an adapter of its own: then each has the settings that it would have alone.
 
     Raises:
         RecipeError: runs are merged, and a task has a classification head; or weights of tasks are learned from losses,
@@ -151,7 +152,8 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
     reasons = {
         key: why for key, why in first.reasons.items() if key.partition(".")[0] in (*_SHARED, "objective", "model")
     }
-    settings, why_settings = _shared_settings(loaded, tasks)
+    own = loaded.recipe.has_own_adapters
+    settings, why_settings = ({}, {}) if own else _shared_settings(loaded, tasks)
     shared["train"] = first.recipe.train.model_copy(update=settings)
     reasons |= why_settings
     entries = []
@@ -179,7 +181,9 @@ def joined(loaded: LoadedRecipe, tasks: Sequence[ResolvedRecipe]) -> ResolvedRec
         luthier_version=first.luthier_version,
         parents=first.parents,
         tasks=tuple(
-            task.model_copy(
+            task
+            if own
+            else task.model_copy(
                 update={
                     "recipe": task.recipe.model_copy(update=shared),
                     "reasons": {**task.reasons, **why_settings},

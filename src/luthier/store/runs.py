@@ -92,13 +92,18 @@ class RunFolder:
         known = [name for name in names if name is not None]
         return [self.task(name) for name in known] if len(known) > 1 else [self]
 
-    def link_shared(self) -> None:
-        """Let the folder of a task show what its run holds for all tasks."""
+    def link_shared(self, *, trains_alone: bool = False) -> None:
+        """Let the folder of a task show what its run holds for all tasks; a training of its own it holds itself."""
         whole = self.whole
-        for shared in (whole.shape, whole.train, whole.artifacts):
+        for shared in (whole.shape, *(() if trains_alone else (whole.train,)), whole.artifacts):
             link = self.path / shared.name
             if not link.is_symlink():
                 link.symlink_to(Path("../..") / shared.name)
+
+    @property
+    def trains_alone(self) -> bool:
+        """Whether this is a task of a run that has an adapter of its own, so that its training is laid out here."""
+        return self.whole != self and not self.train.is_symlink()
 
     @property
     def tuned(self) -> Path:

@@ -53,6 +53,7 @@ def export(
     reference: LogitsEngine,
     weights_sha256: str,
     readme: str = "",
+    task: str = "",
 ) -> Artifact:
     """Write the form `kind` to RUN/artifacts/KIND, load it again and compare it with `reference`.
 
@@ -65,13 +66,15 @@ def export(
         reference: what was trained, opened.
         weights_sha256: of what was trained.
         readme: what the folder says of itself; '' for nothing.
+        task: whose adapter it is, where each task has one: it goes to RUN/artifacts/KIND/TASK; '' for that of all.
 
     Raises:
         ParityError: it does not say the same; it is deleted and the first difference is named.
     """
     facts = EXPORTS.get(kind)
     form = cast(Form, importlib.import_module(f"luthier.compress.export.{kind}"))
-    folder = run / "artifacts" / kind
+    path = f"artifacts/{kind}/{task}".rstrip("/")
+    folder = run / path
     parts = parts_of(asked)
     with write_atomic_dir(folder) as partial:
         for part in parts:
@@ -92,14 +95,13 @@ def export(
     if not parity.passed:
         shutil.rmtree(folder)
         raise ParityError(
-            f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
+            f"export {kind!r}{f' of task {task}' if task else ''} broke parity and was deleted: "
+            f"{parity.first_difference}",
             way_out="report this with the run folder; the trained adapter in train/ is untouched",
         )
     hashes = sha256_files(folder)
     size = sum((folder / name).stat().st_size for name in hashes)
-    return Artifact(
-        kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256
-    )
+    return Artifact(kind=kind, path=path, sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256)
 
 
 @dataclass(frozen=True)
