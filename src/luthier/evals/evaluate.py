@@ -40,6 +40,7 @@ from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
 from luthier.evals.texts import compare_terms, read_texts, text_headline
+from luthier.prune_records import PRUNED
 from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
@@ -80,7 +81,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Beside:
-    """Another model that answers the same items: a run that was merged into the tuned one."""
+    """Another model that answers the same items: a run that was merged into the tuned one, or what it was before."""
 
     name: str
     """As a system of the report."""
@@ -89,6 +90,8 @@ class Beside:
 
     @property
     def title(self) -> str:
+        if self.name == PRUNED:
+            return "pruned model, not healed"
         return f"merged run {self.name.removeprefix(PARENT)}"
 
 

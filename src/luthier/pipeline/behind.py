@@ -21,15 +21,16 @@ def as_trained(run: RunFolder) -> TrainResult:
     """What a run's training has said; its rows and all that it learned are still what they were then.
 
     Raises:
-        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits, and what
-            stands behind another run is taken up beside the base as it is.
+        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits or a pruned one, and
+            what stands behind another run is taken up beside the base as it is.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
-    if ResolvedRecipe.read(run.resolved).recipe.model.load_in_4bit:
+    recipe = ResolvedRecipe.read(run.resolved).recipe
+    if recipe.model.load_in_4bit or recipe.prune is not None:
+        beside = "in four bits (model.load_in_4bit)" if recipe.prune is None else "that was pruned (prune)"
         raise RunError(
-            f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
-            "answer otherwise",
+            f"{run.path} learned beside a base {beside}, and beside the base as it is would answer otherwise",
             way_out="name a run without it; as a teacher also the folder that its export 'merged' wrote",
         )
     result = TrainResult.read(run.train_result)

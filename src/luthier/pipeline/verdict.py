@@ -14,6 +14,7 @@ from luthier.govern.card import model_card
 from luthier.govern.gate import combine, decide, verify_seal
 from luthier.govern.lineage import lineage
 from luthier.pipeline.order import ORDER
+from luthier.prune_records import PruneResult
 from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
@@ -195,6 +196,7 @@ def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evid
         peak_memory_gib=max((marker.peak_memory_gib for marker in markers.values()), default=0.0),
         run=str(shown),
         search=SearchRecord.read(run.search) if run.search.is_file() else None,
+        pruned=PruneResult.read(run.whole.pruned_result) if resolved.recipe.prune is not None else None,
     )
 
 

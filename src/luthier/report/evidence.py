@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from luthier.data_report import DataReport
 from luthier.eval_records import PARENT, Difference, EvalReport, SystemScore
 from luthier.plan.words import duration, memory, points
+from luthier.prune_records import PRUNED, PruneResult
 from luthier.records import (
     Artifact,
     DataProfile,
@@ -69,6 +70,7 @@ SYSTEM_TITLES = {
     "base": "base model",
     "few_shot": "base model, few-shot",
     "base_per_token": "base model, a token",
+    "pruned": "pruned, not healed",
     "tuned": "tuned model",
 }
 """Short names of systems, for charts and sentences."""
@@ -104,6 +106,8 @@ class Evidence:
     """The run folder as the user would type it."""
     search: SearchRecord | None = None
     """What else was tried, where a search took this run."""
+    pruned: PruneResult | None = None
+    """What of the base went before it was trained."""
 
     @property
     def name(self) -> str:
@@ -237,7 +241,7 @@ def warnings(evidence: Evidence) -> list[str]:
     higher = is_higher_better(metric)
     said = []
     parents = [score.system for score in evidence.evaluation.systems if score.system.startswith(PARENT)]
-    for system in (*LINEAR, "few_shot", "length", *parents, "base_per_token", "base", "majority", "mean"):
+    for system in (*LINEAR, "few_shot", "length", *parents, "base_per_token", "base", PRUNED, "majority", "mean"):
         for score in evidence.evaluation.systems:
             if score.system != system or metric not in score.metrics:
                 continue
@@ -260,6 +264,7 @@ def _beaten(evidence: Evidence, score: SystemScore, point: float, tuned: float) 
         "few_shot": "The base model with examples in its prompt",
         "length": "Choosing by length alone",
         "base_per_token": "The base model, by likelihood a token,",
+        PRUNED: "The pruned model before it was healed",
     }
     name = names.get(score.system) or f"The merged run {score.system.removeprefix(PARENT)}"
     sentence = f"{name} beats the tuned model: {title(evidence.metric)} {number(point)} against {number(tuned)}"

@@ -1,0 +1,61 @@
+"""Records of pruning: what was measured of each part of the base, what went, and how much smaller it is."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from luthier.records import Record
+
+PRUNED = "pruned"
+"""The pruned model before it was trained, as a system of the evaluation."""
+
+
+class PrunedLayers(Record):
+    """Whole layers that went."""
+
+    by: str
+    contiguous: bool
+    scores: tuple[float | None, ...] = Field(
+        description="Of each layer of the base; where contiguous, of the block that begins with it. What is lower goes."
+    )
+    removed: tuple[int, ...] = Field(description="In the order in which they were chosen.")
+
+
+class UnitsOfLayer(Record):
+    """Channels or heads of one layer; each score stands in scores.safetensors."""
+
+    layer: int = Field(description="Number in the base.")
+    share: float = Field(description="Of the sum of all scores of the layer, what those had that went.")
+
+
+class PrunedUnits(Record):
+    """Channels or key-value heads that went, as many in every layer."""
+
+    by: str
+    before: int = Field(description="Of a layer.")
+    after: int
+    layers: tuple[UnitsOfLayer, ...]
+
+
+class PruneResult(Record):
+    """What became of the base before it was trained."""
+
+    layers: PrunedLayers | None
+    mlp: PrunedUnits | None
+    heads: PrunedUnits | None = Field(description="Key-value heads, each with the queries that read it.")
+    rows: int = Field(description="Training rows that were read; 0 where weights alone were looked at.")
+    tokens: int
+    loss_before: float | None = Field(description="Mean loss a token on these rows, in nats; None without rows.")
+    loss_after: float | None
+    num_layers_before: int
+    num_layers_after: int
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int = Field(description="Of all parameters in float32, as they are computed with.")
+    bytes_after: int
+    seconds: float
+    peak_memory_gib: float
+    weights_sha256: str
+    scores_sha256: str
+    model_sha256: str
+    data_sha256: str = Field(description="Hash over shards and contracts.")
