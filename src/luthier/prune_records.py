@@ -59,3 +59,33 @@ class PruneResult(Record):
     scores_sha256: str
     model_sha256: str
     data_sha256: str = Field(description="Hash over shards and contracts.")
+
+    @property
+    def words(self) -> str:
+        """What went, what it was measured by, and how much smaller the base is, in sentences."""
+        parts = []
+        if self.layers is not None:
+            which = ", ".join(map(str, sorted(self.layers.removed)))
+            together = ", one above the other" if self.layers.contiguous else ""
+            parts.append(
+                f"{len(self.layers.removed)} of {self.num_layers_before} layers went by {self.layers.by}{together} "
+                f"({which})"
+            )
+        for units, what in ((self.mlp, "feed-forward channels"), (self.heads, "key-value heads with their queries")):
+            if units is not None:
+                share = max(one.share for one in units.layers)
+                parts.append(
+                    f"{units.before - units.after:,} of {units.before:,} {what} of every layer went by {units.by}, at "
+                    f"most {share:.1%} of it in a layer"
+                )
+        size = (
+            f"{self.parameters_after:,} of {self.parameters_before:,} parameters stayed, "
+            f"{self.bytes_after / 2**20:,.1f} of {self.bytes_before / 2**20:,.1f} MiB in float32."
+        )
+        rows = (
+            f" On the {self.rows:,} training rows ({self.tokens:,} tokens) that said so, the loss a token was "
+            f"{self.loss_before:.3f} nats before and {self.loss_after:.3f} after, not yet healed."
+            if self.loss_before is not None and self.loss_after is not None
+            else ""
+        )
+        return f"{'; '.join(parts)}. {size}{rows}"

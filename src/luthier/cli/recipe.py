@@ -161,6 +161,8 @@ def run(
         session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
     document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    if (pruned := evidence[0].pruned) is not None:
+        document["pruned"] = pruned.model_dump(mode="json")
     emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
 
 

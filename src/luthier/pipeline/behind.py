@@ -21,8 +21,8 @@ def as_trained(run: RunFolder) -> TrainResult:
     """What a run's training has said; its rows and all that it learned are still what they were then.
 
     Raises:
-        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits or a pruned one, and
-            what stands behind another run is taken up beside the base as it is.
+        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits or a
+            pruned one, and what stands behind another run is taken up beside the base as it is.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")

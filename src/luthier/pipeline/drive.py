@@ -125,7 +125,8 @@ def work_through(
 
 
 def train_until(session: Session, validation: int, *, plan: Plan, prepared: Prepared) -> float:
-    """Do what comes before training where that is not done, and train up to a validation, whose number it is; train later goes on.
+    """Do what comes before training where that is not done, and train up to a validation, whose number it is; training
+    later goes on.
 
     Returns:
         Seconds that training took now.

@@ -33,7 +33,8 @@ ASKED = 8
 def probe(prepared: Prepared, *, out: Path | None, offline: bool, say: Say) -> Plan:
     """The plan, at rates measured now with the recipe's own base, rows and technique.
 
-    The base is made ready, pruned where the recipe says so, and the data prepared in the run's folder, where `luthier run` finds them.
+    The base is made ready, pruned where the recipe says so, and the data prepared in the run's folder, where `luthier
+    run` finds them.
 
     Raises:
         RecipeError: the recipe trains nothing.

@@ -56,6 +56,12 @@ def transfer(
             f"{loaded.path}: transfer compares trainings, and a recipe with merge trains nothing",
             way_out="leave merge out",
         )
+    if loaded.recipe.prune is not None:
+        raise RecipeError(
+            f"{loaded.path}: transfer compares trainings of one base, and with prune each would have its own, pruned "
+            "by the rows of its tasks",
+            way_out="leave prune out",
+        )
     place = out or Path(loaded.recipe.output_dir)
     runs: dict[tuple[str, ...], RunFolder] = {}
     for subset in subsets(names):

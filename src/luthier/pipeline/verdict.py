@@ -158,6 +158,7 @@ def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) ->
         "evaluation": evidence.evaluation,
         "artifacts": evidence.artifacts,
         "gate": gate,
+        "pruned": evidence.pruned,
     }
     write_atomic(run.card, model_card(**about, search=evidence.search))  # type: ignore[arg-type]
     write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]

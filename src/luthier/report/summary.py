@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.eval_records import PARENT
 from luthier.plan.words import duration, memory, p_value
+from luthier.prune_records import PRUNED
 from luthier.records import GateDecision
 from luthier.report.evidence import (
     LINEAR,
@@ -51,12 +52,14 @@ def summary(evidence: Evidence) -> list[str]:
     lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
     lines += [*filter(None, [contaminated_line(evidence)]), ""]
     parents = [score.system for score in evaluation.systems if score.system.startswith(PARENT)]
-    for against in ("base", *parents, *LINEAR, "length", "base_per_token"):
+    for against in ("base", PRUNED, *parents, *LINEAR, "length", "base_per_token"):
         difference = evidence.difference(against)
         if difference is not None:
             p = p_value(difference.p_value)
             what = f"{minus(difference)}, {title(difference.metric)}"
             lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
+    if evidence.pruned is not None:
+        lines += ["", f"The base was pruned first. {evidence.pruned.words}"]
     lines += ["", *gate_lines(evidence), "", *_predicted(evidence)]
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation

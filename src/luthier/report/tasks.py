@@ -129,6 +129,8 @@ def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: Gat
     ]
     if (merge := evidence[0].train.merge) is not None:
         lines += [merged_words(merge), ""]
+    if (pruned := evidence[0].pruned) is not None:
+        lines += [f"The base was pruned before it was trained. {pruned.words}", ""]
     for one in evidence:
         name = one.evaluation.name
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]

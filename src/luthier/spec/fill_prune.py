@@ -16,6 +16,7 @@ from luthier.spec.prune import (
     family_of,
     kept_channels,
     kept_groups,
+    possible_groups,
     pruned_shape,
 )
 
@@ -38,9 +39,9 @@ def fill_prune(filler: Filler, shape: ModelShape) -> ModelShape:
         why = "that measure is of a block of layers" if block else "each layer is chosen by what it does itself"
         filler.fill("prune.layers.contiguous", block, why)
     if prune.mlp is not None:
-        _refuse_width("mlp", prune.mlp, kept_channels(prune, shape), shape.intermediate_size, "channels")
+        _refuse_channels(prune.mlp, shape, kept_channels(prune, shape))
     if prune.heads is not None:
-        _refuse_width("heads", prune.heads, kept_groups(prune, shape), shape.num_kv_heads, "key-value heads")
+        _refuse_heads(prune.heads, shape, kept_groups(prune, shape))
     for name in ("layers", "mlp", "heads"):
         if section[name] is None:
             filler.reasons[f"prune.{name}"] = "open on purpose: all of them stay"
@@ -72,14 +73,34 @@ def _refuse_depth(layers: PruneLayers, shape: ModelShape) -> None:
         )
 
 
-def _refuse_width(name: str, units: PruneUnits, kept: int, all_of_them: int, what: str) -> None:
-    if 0 < kept < all_of_them:
+def _refuse_channels(units: PruneUnits, shape: ModelShape, kept: int) -> None:
+    there = shape.intermediate_size
+    if 0 < kept < there:
         return
-    steps = ROUND if name == "mlp" and all_of_them % ROUND == 0 else 1
-    possible = f"from {steps / all_of_them:.3g} to {1 - steps / all_of_them:.3g}"
+    step = ROUND if there % ROUND == 0 else 1
+    at_a_time = f" ({step} go at a time)" if step > 1 else ""
     raise RecipeError(
-        f"prune.{name}.keep: {units.keep:g} of {all_of_them} {what} are {kept}"
-        f"{f' ({steps} at a time)' if steps > 1 else ''}, which leaves {'all of them' if kept else 'none'}",
-        way_out=f"give a share {possible}" if all_of_them > steps else f"leave prune.{name} out",
-        key=f"prune.{name}.keep",
+        f"prune.mlp.keep: {units.keep:g} of {there} channels are {kept}{at_a_time}, which leaves "
+        f"{'all of them' if kept else 'none'}",
+        way_out=f"give a share from {step / there:.3g} to {1 - step / there:.3g}"
+        if there > step
+        else "leave prune.mlp out",
+        key="prune.mlp.keep",
+    )
+
+
+def _refuse_heads(units: PruneUnits, shape: ModelShape, kept: int) -> None:
+    possible = possible_groups(shape)
+    if kept in possible:
+        return
+    shares = ", ".join(f"{groups / shape.num_kv_heads:.3g} ({groups})" for groups in possible)
+    queries = shape.num_heads // shape.num_kv_heads
+    why = f"which leaves {'all of them' if kept else 'none'}"
+    if 0 < kept < shape.num_kv_heads:
+        why = f"and transformers opens no {shape.architecture} of hidden size {shape.hidden_size} with {kept * queries}"
+        why += " heads, of which it is no multiple"
+    raise RecipeError(
+        f"prune.heads.keep: {units.keep:g} of {shape.num_kv_heads} key-value heads are {kept}, {why}",
+        way_out=f"possible shares: {shares}" if possible else "leave prune.heads out",
+        key="prune.heads.keep",
     )

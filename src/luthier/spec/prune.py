@@ -40,11 +40,13 @@ class Family:
     head_norms: bool = False
     """Whether queries and keys have a norm, of the size of a head."""
     qkv_bias: bool = False
+    heads_divide: bool = False
+    """Whether transformers refuses a config whose hidden size is no multiple of the number of heads."""
 
 
 FAMILIES = {
-    "gemma3_text": Family(norms=4, head_norms=True),
-    "llama": Family(norms=2),
+    "gemma3_text": Family(norms=4, head_norms=True, heads_divide=True),
+    "llama": Family(norms=2, heads_divide=True),
     "mistral": Family(norms=2),
     "qwen2": Family(norms=2, qkv_bias=True),
     "qwen3": Family(norms=2, head_norms=True),
@@ -56,12 +58,16 @@ _IN_GGUF = {"gemma3": "gemma3_text"}
 
 
 class PruneLayers(Section):
+    """Whole layers."""
+
     remove: int = Field(gt=0, description="How many.")
     by: LayerMeasure = Field("block_influence", description="What says how little a layer does.")
     contiguous: bool | None = Field(None, description="Whether those that go stand one above the other.")
 
 
 class PruneUnits(Section):
+    """Channels or heads within every layer."""
+
     keep: float = Field(gt=0, lt=1, description="Share that stays, the same in every layer.")
     by: UnitMeasure = Field("activation", description="What says how little one does.")
 
@@ -81,7 +87,9 @@ class Prune(Section):
     @model_validator(mode="after")
     def _prunes_something(self) -> Prune:
         if self.layers is None and self.mlp is None and self.heads is None:
-            raise ValueError("says nothing that goes; give layers: {remove: 2}, mlp: {keep: 0.75} or heads: {keep: 0.5}")
+            raise ValueError(
+                "names nothing that goes; give layers: {remove: 2}, mlp: {keep: 0.75} or heads: {keep: 0.5}"
+            )
         if self.tokens is not None and not self.asks_rows:
             raise ValueError("tokens has no effect: magnitude looks at weights alone; leave it out")
         return self
@@ -93,6 +101,16 @@ def kept_channels(prune: Prune, shape: ModelShape) -> int:
         return shape.intermediate_size
     step = ROUND if shape.intermediate_size % ROUND == 0 else 1
     return round(prune.mlp.keep * shape.intermediate_size / step) * step
+
+
+def possible_groups(shape: ModelShape) -> tuple[int, ...]:
+    """Numbers of key-value heads that could stay, fewer than there are."""
+    queries, family = shape.num_heads // shape.num_kv_heads, FAMILIES[family_of(shape)]
+    return tuple(
+        groups
+        for groups in range(1, shape.num_kv_heads)
+        if not family.heads_divide or shape.hidden_size % (queries * groups) == 0
+    )
 
 
 def kept_groups(prune: Prune, shape: ModelShape) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from luthier.compress.prune.rows import Rows, counted, summed_loss
-from luthier.models.forward import hidden_states, in_evaluation
+from luthier.models.forward import check_packing, hidden_states, in_evaluation
 from luthier.models.trunk import HandOn, Hold, layers_in_place
 from luthier.spec.prune import LayerMeasure
 
@@ -85,6 +85,7 @@ def _turns(model: Any, batches: Sequence[Rows], by: LayerMeasure, span: int, tic
 
 def states_between(model: Any, rows: Rows) -> list[Tensor]:
     """What enters each layer, and what leaves the last one: L + 1 times [T, hidden]."""
+    check_packing(model)  # it makes passes of its own, once a model
     found: list[Tensor] = []
     layers = list(model.get_decoder().layers)
     hooks = [layer.register_forward_pre_hook(lambda module, given: found.append(given[0][0])) for layer in layers]

@@ -143,16 +143,15 @@ def _reading(
             with in_evaluation(model):
                 hidden_states(model, rows.layout)
     for (part, layer), made in found.items():
-        units = units_of(model, part)
-        shaped = made.detach()[0].unflatten(-1, (units, -1))
-        if made.grad is not None:
-            shaped = torch.stack([shaped, made.grad[0].unflatten(-1, (units, -1))])
-        yield part, layer, shaped
+        each = (made.shape[1], units_of(model, part), -1)
+        shaped = made.detach().reshape(each)
+        yield part, layer, shaped if made.grad is None else torch.stack([shaped, made.grad.reshape(each)])
 
 
 def _squares(model: Any, part: Part, layer: int) -> Tensor:
     """W_u^T W_u of each unit; float64 [U, w, w]."""
-    weight = _reader(model, part, layer).weight.detach().double().unflatten(-1, (units_of(model, part), -1))
+    weight = _reader(model, part, layer).weight.detach().double()
+    weight = weight.reshape(len(weight), units_of(model, part), -1)
     return torch.einsum("huw,huv->uwv", weight, weight)
 
 
@@ -163,7 +162,7 @@ def _sizes(squares: Tensor, made: Tensor) -> Tensor:
 
 
 def _changes(made: Tensor, rows: Rows) -> Tensor:
-    """sum over rows of |sum_t a_u,t . dL/da_u,t|; float64 [U]. `made` are activations and slopes, [2, T, U, w]."""
+    """Sum over rows of |sum_t a_u,t . dL/da_u,t|; float64 [U]. `made` are activations and slopes, [2, T, U, w]."""
     products = (made[0].double() * made[1].double()).sum(dim=-1)  # [T, U]
     return torch.stack([products[start:end].sum(dim=0).abs() for start, end in rows.spans]).sum(dim=0)
 
