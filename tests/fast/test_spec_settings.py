@@ -225,11 +225,11 @@ def through_pruning(tree: dict[str, Any], folder: Path) -> object:
     """What of a tiny model stays, and by what scores."""
     section = {key: {**one, **(tree.get("prune") or {}).get(key, {})} for key, one in PRUNED.items() if key != "tokens"}
     section["tokens"] = (tree.get("prune") or {}).get("tokens", PRUNED["tokens"])
-    facts = {"num_layers": 4, "hidden_size": 32, "num_heads": 8, "num_kv_heads": 4, "intermediate_size": 64}
+    facts = {"num_layers": 4, "hidden_size": 32, "num_heads": 8, "num_kv_heads": 4, "intermediate_size": 96}
     settings = resolved(with_("prune", section, {**tree, "export": ["merged"]}), folder, **facts).recipe.prune
     assert settings is not None
     assert settings.tokens is not None
-    model = llama(num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4)
+    model = llama(num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, intermediate_size=96)
     rng = numpy.random.default_rng(0)
     rows = [Example(n, "", "", "", 1, rng.integers(3, 300, 16).tolist(), [False] + [True] * 15) for n in range(12)]
     batches = packed(drawn(rows, settings.tokens, seed=0), whole=False)
@@ -904,7 +904,7 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "prune.layers.remove": (1, through_pruning),
     "prune.layers.by": ("loss", through_pruning),
     "prune.layers.contiguous": (True, through_pruning),
-    "prune.mlp.keep": (0.75, through_pruning),
+    "prune.mlp.keep": (0.34, through_pruning),
     "prune.mlp.by": ("taylor", through_pruning),
     "prune.heads.keep": (0.25, through_pruning),
     "prune.heads.by": ("magnitude", through_pruning),
