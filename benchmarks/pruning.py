@@ -3,9 +3,9 @@
     python benchmarks/pruning.py [TOKENS [DATA]]
 
 Rows are instructions with answers (trainer.py's case dolly). On TOKENS tokens of some it is measured what each part
-does; on about as many of others the loss a token of the answers, of the whole model and without the part. The difference
-is of rows, paired, with a normal interval over rows. The speed is that of one pass over the same packed row, whole and
-pruned in turn, the median of three pairs.
+does; on about as many of others the loss a token of the answers, of the whole model and without the part. The
+difference is of rows, paired, with a normal interval over rows. The speed is that of one pass over the same packed row,
+whole and pruned in turn, the median of three pairs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(tokens: int, data: Path) -> None:
     examples = [
         Example(n, "", "", "", cut, ids, [False] * cut + [True] * (len(ids) - cut))
         for n, (ids, cut) in enumerate(rows_of("dolly", data, base, 64))
-        if len(ids) <= 256
+        if len(ids) <= 128
     ]
     halves: list[list[Example]] = [[], []]
     for example in examples:

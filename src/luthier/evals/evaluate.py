@@ -143,7 +143,7 @@ def evaluate(
         seed: of the resamples.
         out: existing folder for the predictions.
         progress: told of each item.
-        beside: other models, which are asked behind the tuned one's contract.
+        beside: other models, asked behind the tuned one's contract, or as the base is.
         clock: seconds, for durations only.
 
     Raises:

@@ -70,7 +70,9 @@ def pruning_seconds(resolved: ResolvedRecipe, shape: ModelShape, work: Workload,
 
 
 def pruning_gib(resolved: ResolvedRecipe, shape: ModelShape) -> float:
-    """Peak of the stage: both models, and of a pass what is kept between the layers, or for going backward."""
+    """Peak of the stage: the whole model beside the smaller one, its file and what is read of it again; or beside what a
+    pass keeps between the layers, or for going backward.
+    """
     prune = resolved.recipe.prune
     if prune is None:
         return 0.0
@@ -79,7 +81,7 @@ def pruning_gib(resolved: ResolvedRecipe, shape: ModelShape) -> float:
         kept = (shape.num_layers + 1) * ROW_TOKENS * shape.hidden_size * memory.FLOAT_BYTES / memory.GIB
     if any(one is not None and one.by == "taylor" for one in (prune.mlp, prune.heads)):
         kept = max(kept, memory.activations_gib(shape, r=0, tokens=ROW_TOKENS, supervised=ROW_TOKENS))
-    smaller = memory.weights_gib(trained_shape(resolved, shape))
+    smaller = 2 * memory.weights_gib(trained_shape(resolved, shape))
     return memory.RESIDENT_GIB + memory.weights_gib(shape) + max(smaller, kept)
 
 

@@ -4,9 +4,9 @@ x_l,t is what enters layer l for token t, x_L,t what leaves the last one; n laye
 
     block_influence   1 - mean_t cos(x_l,t, x_l+1,t)                    (Men et al. 2024, arXiv 2403.03853, equation 1)
     angular           mean over rows of arccos(cos(x_l,T, x_l+n,T)) / pi, T the row's last token
-                                                                   (Gromov et al. 2024, arXiv 2403.17887, equation 7)
+                                                                                (Gromov et al. 2024, arXiv 2403.17887)
     loss              mean loss without the layer; the layer whose loss is least goes, and those that are left are
-                      measured again                              (SLEB: Song et al. 2024, arXiv 2402.09025, section 3)
+                      measured again                              (SLEB: Song et al. 2024, arXiv 2402.09025, metric 3)
 
 Layers that need not be contiguous are scored one by one (n = 1 above), and the lowest go. Of contiguous ones every
 block of n layers is scored, and the lowest goes: by block_influence with cos(x_l, x_l+n), by loss with all n left out.
