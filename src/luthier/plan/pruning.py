@@ -70,8 +70,8 @@ def pruning_seconds(resolved: ResolvedRecipe, shape: ModelShape, work: Workload,
 
 
 def pruning_gib(resolved: ResolvedRecipe, shape: ModelShape) -> float:
-    """Peak of the stage: the whole model beside the smaller one, its file and what is read of it again; or beside what a
-    pass keeps between the layers, or for going backward.
+    """Peak of the stage: the whole model beside the smaller one and what is read of it again; or beside what a pass
+    keeps between the layers, or for going backward.
     """
     prune = resolved.recipe.prune
     if prune is None:
