@@ -61,6 +61,8 @@ def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]
     lines += columns(overview(evidence))
     lines += [f"{one.evaluation.name}: {one.evaluation.headline}" for one in evidence]
     lines += [f"{one.evaluation.name}: {line}" for one in evidence if (line := contaminated_line(one))]
+    if (pruned := evidence[0].pruned) is not None:
+        lines += ["", f"The base was pruned first. {pruned.words}"]
     lines += ["", *gate_lines_of(gate), "", *_predicted(evidence[0])]
     return lines + (["", *first] if first else [])
 
