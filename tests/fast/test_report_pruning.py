@@ -46,7 +46,8 @@ def test_the_words_hold_every_number() -> None:
     assert result().words == (
         "2 of 4 layers went by loss (1, 2); 384 of 1,536 feed-forward channels of every layer went by taylor, at most "
         "20.0% of it in a layer. 1,000,000 of 2,000,000 parameters stayed, 3.8 of 7.6 MiB in float32. On the 120 "
-        "training rows (16,400 tokens) that said so, the loss a token was 2.500 nats before and 3.250 after, not yet healed."
+        "training rows (16,400 tokens) that said so, the loss a token was 2.500 nats before and 3.250 after, not yet "
+        "healed."
     )
     weights = result(layers=None, rows=0, tokens=0, loss_before=None, loss_after=None)
     assert "training rows" not in weights.words
