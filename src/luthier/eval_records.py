@@ -11,7 +11,8 @@ class SystemScore(Record):
     """One system (baseline, base or tuned) on the test split."""
 
     system: str = Field(
-        description="majority, tfidf_logreg, length, base, few_shot, base_per_token, tuned, 'parent RUN' if merged."
+        description="majority, tfidf_logreg, length, base, few_shot, base_per_token, tuned, pruned, 'parent RUN' if "
+        "merged."
     )
     title: str
     metrics: dict[str, Interval] = Field(description="e.g. accuracy, macro_f1, exact_match, free_text_agreement.")

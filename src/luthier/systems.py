@@ -7,6 +7,9 @@ from dataclasses import dataclass
 PARENT = "parent "
 """How the system of a merged run begins; its name follows."""
 
+PRUNED = "pruned"
+"""What pruning left of the base, before training healed it."""
+
 LINEAR = ("tfidf_logreg", "tfidf_ridge")
 """Those that count words."""
 
@@ -29,6 +32,7 @@ _SYSTEMS = {
     PARENT: _Names("merged run", "The merged run"),
     "base_per_token": _Names("base model, a token", "The base model, by likelihood a token,", True),
     "base": _Names("base model", "The base model without tuning"),
+    PRUNED: _Names("pruned, not healed", "The pruned model before it was healed"),
     "majority": _Names("majority class", "Always answering the most frequent label"),
     "mean": _Names("mean", "Always answering the mean of the training rows", True),
     "tuned": _Names("tuned model", "The tuned model"),

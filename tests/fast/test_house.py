@@ -23,6 +23,7 @@ FLOORS = {
     "eval_records": 3,
     "systems": 2,
     "search_records": 3,
+    "prune_records": 3,
     "store": 4,
     "plan": 5,
     "rewards": 5,

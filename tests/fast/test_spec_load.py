@@ -371,7 +371,7 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, what: str, way_out: st
         ("name: r\nmodel: [m]\ndata: d.csv", "r.yaml:2: model: Input should be a valid dictionary"),
         (
             "name: r\nmodel: m\ndata: d.csv\ncompress: {}",
-            "r.yaml:4: 'compress' (pruning and quantisation)",
+            "r.yaml:4: 'compress' (quantisation; what prunes is the section prune)",
         ),
         ("name: r\nmodel: m\ndata: d.csv\nsearch: {}", "r.yaml:4: the key 'search.hours' is missing"),
     ],

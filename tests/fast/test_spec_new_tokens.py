@@ -66,6 +66,7 @@ def test_its_presence_switches_it_on_and_everything_is_shown_with_a_reason() -> 
         ({"adapter": {"layers_to_transform": [1]}, "train": {"cache_trunk": True}}, "with train.cache_trunk"),
         ({"launch": {"strategy": "fsdp", "nproc_per_node": 2, "type": "torchrun"}}, "with launch.strategy fsdp"),
         ({"model": {"name": "m", "new_tokens": {}, "load_in_4bit": True}}, "with model.load_in_4bit"),
+        ({"prune": {"layers": {"remove": 1}}}, "with prune"),
         ({"model": {"name": "m", "new_tokens": {"count": 0}}}, "looks for no word (count: 0) and names none"),
         ({"model": {"name": "m", "new_tokens": {"terms": []}}}, "is a list of words"),
         ({"model": {"name": "m", "new_tokens": {"terms": ["a", " "]}}}, "is a list of words"),

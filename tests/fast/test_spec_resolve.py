@@ -33,6 +33,7 @@ OPEN_ON_PURPOSE = {
     "evaluate.few_shot_examples",
     "evaluate.glossary",
     "merge",
+    "prune",
     "data.privacy.annotations",
     "data.privacy.keep_mapping",
     "data.dedupe.meaning",

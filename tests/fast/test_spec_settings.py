@@ -39,13 +39,15 @@ from torch.distributed.elastic.rendezvous import registry
 
 from luthier.compress.merge.lowrank import LowRank
 from luthier.compress.merge.vectors import merge_dense, merge_low_rank
+from luthier.compress.prune.choose import choose
+from luthier.compress.prune.rows import drawn, packed
 from luthier.data.documents import pieces
 from luthier.data.items import Item
 from luthier.data.masks import Supervision, mask
 from luthier.data.prepare import prepare
 from luthier.data.privacy.pseudonyms import read_mapping
 from luthier.data.profile import profile
-from luthier.data.shards import Shard
+from luthier.data.shards import Example, Shard
 from luthier.data.template import TEXT_TEMPLATE
 from luthier.data_report import DataReport
 from luthier.errors import DataError, MissingExtra, RunError
@@ -188,11 +190,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def resolved(tree: dict[str, Any], folder: Path) -> ResolvedRecipe:
+def resolved(tree: dict[str, Any], folder: Path, **facts: Any) -> ResolvedRecipe:
     recipe = Recipe.model_validate(tree)
     loaded = task_loaded(LoadedRecipe(recipe, folder / "r.yaml", "", ()), 0)
     return resolve(
-        loaded, profile(folder / recipe.entry.path), shape().model_copy(update={"num_layers": 2}),
+        loaded, profile(folder / recipe.entry.path), shape().model_copy(update={"num_layers": 2, **facts}),
         machine=Machine(threads=1), data_sha256={}, luthier_version="0", parents=parents_of(recipe),
     )  # fmt: skip
 
@@ -215,6 +217,25 @@ def through_merge(tree: dict[str, Any], folder: Path) -> object:
     change = merged.vector["w"]
     assert isinstance(change, LowRank)
     return settings.rank, str(change.dense()), merged.kept
+
+
+PRUNED: dict[str, Any] = {"layers": {"remove": 2}, "mlp": {"keep": 0.5}, "heads": {"keep": 0.5}, "tokens": 40}
+
+
+def through_pruning(tree: dict[str, Any], folder: Path) -> object:
+    """What of a tiny model stays, and by what scores."""
+    section = {key: {**one, **(tree.get("prune") or {}).get(key, {})} for key, one in PRUNED.items() if key != "tokens"}
+    section["tokens"] = (tree.get("prune") or {}).get("tokens", PRUNED["tokens"])
+    facts = {"num_layers": 4, "hidden_size": 32, "num_heads": 8, "num_kv_heads": 4, "intermediate_size": 96}
+    settings = resolved(with_("prune", section, {**tree, "export": ["merged"]}), folder, **facts).recipe.prune
+    assert settings is not None
+    assert settings.tokens is not None
+    model = llama(num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, intermediate_size=96)
+    rng = numpy.random.default_rng(0)
+    rows = [Example(n, "", "", "", 1, rng.integers(3, 300, 16).tolist(), [False] + [True] * 15) for n in range(12)]
+    batches = packed(drawn(rows, settings.tokens, seed=0), whole=False)
+    chosen = choose(model, batches, settings, shape().model_copy(update=facts), lambda what, done, total: None)
+    return str(chosen.kept), chosen.layers, chosen.mlp, chosen.heads
 
 
 def through_prepare(tree: dict[str, Any], folder: Path) -> object:
@@ -894,6 +915,14 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "merge.into": ("weights", through_merge),
     "merge.rank": (2, through_merge),
     "merge.seed": (1, through_merge),
+    "prune.layers.remove": (1, through_pruning),
+    "prune.layers.by": ("loss", through_pruning),
+    "prune.layers.contiguous": (True, through_pruning),
+    "prune.mlp.keep": (0.34, through_pruning),
+    "prune.mlp.by": ("taylor", through_pruning),
+    "prune.heads.keep": (0.25, through_pruning),
+    "prune.heads.by": ("magnitude", through_pruning),
+    "prune.tokens": (160, through_pruning),
     "search.hours": (1e-6, through_search),
     "search.candidates": (["full sft", "lora classify"], through_search),
     "search.settings": ({"train.learning_rate": {"choices": [1e-4, 1e-3]}}, through_search),
@@ -982,6 +1011,7 @@ EFFECTS |= {
 }
 NEEDS["model.bnb_4bit_quant_type"] = NEEDS["model.bnb_4bit_use_double_quant"] = ("model.load_in_4bit", True)
 NEEDS |= {f"model.new_tokens.{key}": ("model.new_tokens", {"count": 9}) for key in ("min_count", "min_documents")}
+NEEDS |= {key: ("prune", PRUNED) for key in EFFECTS if key.startswith("prune.")}
 NEEDS |= {key: ("search", SEARCHED) for key in EFFECTS if key.startswith("search.")}
 NEEDS["train.torch_compile"] = ("train.device", "cuda")
 NEEDS["data.train.0.features"] = ("data.train.0.input", "{size} {message}")

@@ -40,6 +40,11 @@ def four_bits(folder: Path, recipe: dict[str, Any]) -> None:
     recipe["model"]["load_in_4bit"] = True
 
 
+def pruned(folder: Path, recipe: dict[str, Any]) -> None:
+    recipe["prune"] = {"layers": {"remove": 1}, "mlp": {"keep": 0.5, "by": "taylor"}, "heads": {"keep": 0.5}}
+    recipe["export"] = ["merged"]
+
+
 def pairs(folder: Path, recipe: dict[str, Any]) -> None:
     rows = [{"prompt": f"the order {n} is late", "chosen": f"sorry, {n}", "rejected": f"no {n * 3}"} for n in range(60)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -82,7 +87,7 @@ def told(run: RunFolder, kind: str) -> list[dict[str, Any]]:
     return [event for event in EventLog.read(run.events) if event["kind"] == kind]
 
 
-@pytest.mark.parametrize("change", [words, head, four_bits, pairs, rewards])
+@pytest.mark.parametrize("change", [words, head, four_bits, pruned, pairs, rewards])
 def test_losses_metrics_and_parity_are_those_of_the_processor(tmp_path: Path, change: Any) -> None:
     if change is four_bits and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")

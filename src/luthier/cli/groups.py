@@ -161,8 +161,9 @@ def doctor_resume(
 ) -> None:
     """Train twice, once killed (kill -9) at random moments and resumed: both must end in the same bits."""
     from luthier.pipeline.doctor import certify_resume, resume_lines
+    from luthier.pipeline.order import BEFORE_TRAINING
 
-    session = work(target, "prepare", overrides, out, offline)
+    session = work(target, BEFORE_TRAINING, overrides, out, offline)
     certificate = certify_resume(session, kills=kills, seed=seed)
     emit(certificate.model_dump(mode="json"), resume_lines(certificate, session.run), as_json=as_json)
     if not certificate.equal:

@@ -169,6 +169,8 @@ def run(
         session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
     evidence, gate = finish(session)
     document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    if (pruned := evidence[0].pruned) is not None:
+        document["pruned"] = pruned.model_dump(mode="json")
     lines = ["", *closing_lines(evidence, gate)]
     if over:
         from luthier.pipeline.seeds import seeds_lines

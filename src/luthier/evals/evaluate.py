@@ -53,7 +53,7 @@ from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
 from luthier.store.files import write_atomic
-from luthier.systems import PARENT
+from luthier.systems import PARENT, PRUNED
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, all)."""
@@ -90,7 +90,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Beside:
-    """Another model that answers the same items: a run that was merged into the tuned one."""
+    """Another model that answers the same items: a run that was merged into the tuned one, or what it was before."""
 
     name: str
     """As a system of the report."""
@@ -99,6 +99,8 @@ class Beside:
 
     @property
     def title(self) -> str:
+        if self.name == PRUNED:
+            return "pruned model, not healed"
         return f"merged run {self.name.removeprefix(PARENT)}"
 
 
@@ -150,7 +152,7 @@ def evaluate(
         seed: of the resamples.
         out: existing folder for the predictions.
         progress: told of each item.
-        beside: other models, which are asked behind the tuned one's contract.
+        beside: other models, asked behind the tuned one's contract, or as the base is.
         clock: seconds, for durations only.
 
     Raises:

@@ -10,6 +10,7 @@ from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.govern.origin import base_lines
+from luthier.prune_records import PruneResult
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.search_records import SearchRecord
 from luthier.spec.adapter_section import Adapter
@@ -42,6 +43,7 @@ def model_card(
     artifacts: Sequence[Artifact],
     gate: GateDecision,
     search: SearchRecord | None = None,
+    pruned: PruneResult | None = None,
 ) -> str:
     """The card of one run as Markdown, with the front matter that model hubs read.
 
@@ -49,13 +51,20 @@ def model_card(
         RunError: the records are not of one run.
     """
     graph = lineage(
-        resolved=resolved, shape=shape, data=data, train=train, evaluation=evaluation, artifacts=artifacts, gate=gate
+        resolved=resolved,
+        shape=shape,
+        data=data,
+        train=train,
+        evaluation=evaluation,
+        artifacts=artifacts,
+        gate=gate,
+        pruned=pruned,
     )
     sections = (
         _front_matter(resolved, shape),
         [f"# {resolved.recipe.name}", "", _text(evaluation.headline)],
         ["## Intended use", "", *_intended_use(resolved, evaluation)],
-        ["## Base model", "", *base_lines(shape, resolved.recipe.model)],
+        ["## Base model", "", *base_lines(shape, resolved.recipe.model), *(_pruned(pruned) if pruned else [])],
         ["## Data", "", *_data(data)],
         ["## Training", "", *_training(resolved, train), *(_searched(search) if search else [])],
         ["## Evaluation", "", *_evaluation(evaluation)],
@@ -221,6 +230,14 @@ def _training(resolved: ResolvedRecipe, train: TrainResult) -> list[str]:
         f"{train.steps} steps over {train.trained_tokens:,} tokens in {train.seconds / 60:.1f} minutes with "
         f"{train.threads} threads and {train.peak_memory_gib:.1f} GiB at most. The weights are those of step "
         f"{train.best_step}, {kept}.{calibrated}",
+    ]
+
+
+def _pruned(pruned: PruneResult) -> list[str]:
+    return [
+        "",
+        f"It was made smaller before it was trained: {pruned.words} What is compared with below as the base model is "
+        "the whole one.",
     ]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
+from luthier.prune_records import PruneResult
 from luthier.records import Artifact, GateDecision, MergedRun, ModelShape, Record, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 
@@ -27,6 +28,7 @@ class Lineage(Record):
 
 
 BASE = "base model"
+PRUNED_BASE = "pruned/model"
 TEACHER = "teacher"
 RECIPE = "recipe.resolved.json"
 CONTRACT = "data/contract.json"
@@ -44,6 +46,7 @@ def lineage(
     evaluation: EvalReport,
     artifacts: Sequence[Artifact],
     gate: GateDecision,
+    pruned: PruneResult | None = None,
 ) -> Lineage:
     """Connect the hashes that the records of one run carry.
 
@@ -66,8 +69,14 @@ def lineage(
         used = train.merge.method == "greedy" or train.calibration is not None
         learned = [name for name in learned if used and name == "data/validation.arrow"]
     learned = [*(parent.node for parent in parents), *learned]
+    smaller = _pruned(pruned)
+    learned += [one.node for one in smaller]
     files = [
-        LineageNode(node=f"{artifact.path}/{file}", sha256=sha256, made_from=(BASE, WEIGHTS, CONTRACT))
+        LineageNode(
+            node=f"{artifact.path}/{file}",
+            sha256=sha256,
+            made_from=(PRUNED_BASE if pruned else BASE, WEIGHTS, CONTRACT),
+        )
         for artifact in artifacts
         for file, sha256 in artifact.sha256.items()
     ]
@@ -81,6 +90,7 @@ def lineage(
             LineageNode(node=CONTRACT, sha256=data.contract_sha256, made_from=(RECIPE, *outside)),
             *shards,
             *parents,
+            *smaller,
             LineageNode(node=WEIGHTS, sha256=train.weights_sha256, made_from=(RECIPE, BASE, CONTRACT, *learned)),
             LineageNode(node=EVALUATION, sha256=gate.eval_sha256, made_from=(RECIPE, BASE, WEIGHTS, CONTRACT, *tested)),
             *files,
@@ -90,6 +100,13 @@ def lineage(
             LineageNode(node="gate.json", sha256=gate.seal, made_from=(RECIPE, EVALUATION, ARTIFACTS)),
         ),
     )
+
+
+def _pruned(pruned: PruneResult | None) -> list[LineageNode]:
+    if pruned is None:
+        return []
+    asked = ("data/train.arrow",) if pruned.rows else ()
+    return [LineageNode(node=PRUNED_BASE, sha256=pruned.weights_sha256, made_from=(RECIPE, BASE, *asked))]
 
 
 def _merged(train: TrainResult) -> tuple[MergedRun, ...]:

@@ -7,6 +7,7 @@ import re
 
 from luthier.records import ModelShape
 from luthier.spec.base import Model
+from luthier.spec.prune import pruned_shape
 from luthier.spec.resolve import ResolvedRecipe
 
 _GROWN = (
@@ -25,6 +26,12 @@ def artifact_readme(resolved: ResolvedRecipe, shape: ModelShape, *, weights_sha2
     if resolved.parents:
         parents = ", ".join(f"{one.run} ({one.weights_sha256[:12]})" for one in resolved.parents)
         learned += f"; merged from {parents}"
+    if (prune := resolved.recipe.prune) is not None:
+        smaller = pruned_shape(shape, prune)
+        learned += (
+            f"; it was pruned before that to {smaller.num_layers} layers, {smaller.intermediate_size:,} feed-forward "
+            f"channels and {smaller.num_heads} heads a layer"
+        )
     return "\n".join(
         [
             "---",

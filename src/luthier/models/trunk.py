@@ -27,14 +27,14 @@ _OF_A_FAMILY = (RuntimeError, ValueError, LookupError, TypeError, AttributeError
 _WAY_OUT = "leave train.cache_trunk out: all layers are then computed in every epoch, which changes no result"
 
 
-class _HandOn(nn.Module):
+class HandOn(nn.Module):
     """In the place of a layer that is not computed."""
 
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return states
 
 
-class _Hold(nn.Module):
+class Hold(nn.Module):
     """In the place of the last layer that is not computed: what it would have said."""
 
     def __init__(self, states: Tensor) -> None:
@@ -62,7 +62,7 @@ def states_below(model: Any, layout: Layout, first: int) -> Tensor:
     """What enters layer `first` for each token of the packed row, without gradient and dropout; [T, hidden]."""
     model = bare(model)
     kept, layers = _Keep(), model.get_decoder().layers
-    with in_evaluation(model), _layers(model, [*layers[:first], kept, *[_HandOn()] * (len(layers) - first - 1)]):
+    with in_evaluation(model), layers_in_place(model, [*layers[:first], kept, *[HandOn()] * (len(layers) - first - 1)]):
         hidden_states(model, layout)
     assert kept.states is not None, "the decoder left out a layer"
     return kept.states
@@ -72,12 +72,13 @@ def states_below(model: Any, layout: Layout, first: int) -> Tensor:
 def starting_at(model: Any, first: int, states: Tensor) -> Iterator[None]:
     """Within, the model computes its layers from `first` on, which `states` [T, hidden] enter, and none below."""
     model = bare(model)
-    with _layers(model, [*[_HandOn()] * (first - 1), _Hold(states), *model.get_decoder().layers[first:]]):
+    with layers_in_place(model, [*[HandOn()] * (first - 1), Hold(states), *model.get_decoder().layers[first:]]):
         yield
 
 
 @contextmanager
-def _layers(model: Any, layers: Sequence[nn.Module]) -> Iterator[None]:
+def layers_in_place(model: Any, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, these stand in the places of the model's own layers, every one of which keeps its number."""
     decoder = model.get_decoder()
     own = decoder.layers
     assert len(layers) == len(own), "every layer keeps its number"

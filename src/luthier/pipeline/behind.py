@@ -21,8 +21,8 @@ def as_trained(run: RunFolder) -> TrainResult:
     """What a run's training has said; its rows and all that it learned are still what they were then.
 
     Raises:
-        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits or
-            with new tokens, and what stands behind another run is taken up beside the base as it is.
+        RunError: it has not been trained, a file has changed since, or it learned beside a base in four bits, a pruned
+            one or one with new tokens, and what stands behind another run is taken up beside the base as it is.
     """
     if not run.train_result.is_file():
         raise RunError(f"{run.path} has not been trained", way_out=f"luthier train {run.path}")
@@ -37,10 +37,10 @@ def as_trained(run: RunFolder) -> TrainResult:
             f"{run.path} learned words that its base does not have (model.new_tokens), so its ids are not the base's",
             way_out="name a run without it, or take the folder that its export 'merged' wrote as a base",
         )
-    if recipe.model.load_in_4bit:
+    if recipe.model.load_in_4bit or recipe.prune is not None:
+        beside = "in four bits (model.load_in_4bit)" if recipe.prune is None else "that was pruned (prune)"
         raise RunError(
-            f"{run.path} learned beside a base in four bits (model.load_in_4bit), and beside the base as it is would "
-            "answer otherwise",
+            f"{run.path} learned beside a base {beside}, and beside the base as it is would answer otherwise",
             way_out="name a run without it; as a teacher also the folder that its export 'merged' wrote",
         )
     result = TrainResult.read(run.train_result)

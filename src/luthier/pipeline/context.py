@@ -13,6 +13,7 @@ from luthier.pipeline.bases import model_source
 from luthier.pipeline.order import tokens
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.vocabulary import as_base, tokenizer_of, vocabulary_of
+from luthier.prune_records import PruneResult
 from luthier.records import ModelShape, RequestContract
 from luthier.spec.recipe import Train
 from luthier.spec.resolve import ResolvedRecipe
@@ -50,21 +51,32 @@ class Context:
 
     @cached_property
     def base(self) -> Path:
-        """Folder of the base model as it is trained and asked with an adapter: the original, that in four bits, or that
-        with new tokens, which are known once the data is prepared.
+        """Folder of the base model as it is trained and asked with an adapter: the original, that in four bits, that
+        with new tokens, which are known once the data is prepared, or what pruning left of it.
+
+        Raises:
+            RunError: it was pruned, and what was left is gone.
         """
         from luthier.models.quantised import quantise_base
         from luthier.models.vocabulary import grow_base
 
-        model = self.resolved.recipe.model
+        model, pruned = self.resolved.recipe.model, self.run.whole.pruned_model
         if model.new_tokens is not None:
             pieces = vocabulary_of(self.run).pieces
             return grow_base(model_source(self.shape), self.original, tokenizer_of(self.run), pieces)
+        if self.resolved.recipe.prune is not None:
+            if not (pruned / "config.json").is_file():
+                raise RunError(f"{pruned}, the pruned base, is missing", way_out=f"luthier train {self.run.whole.path}")
+            return pruned
         return quantise_base(model_source(self.shape), self.original, model) if model.load_in_4bit else self.original
 
     @property
     def base_sha256(self) -> str:
-        """Hash of what is trained on: that of the original, and how it is held where that is another way."""
+        """Hash of what is trained on: that of the original, and what was pruned or how it is held where it is not as
+        it was.
+        """
+        if self.resolved.recipe.prune is not None:
+            return sha256_json([self.shape.sha256, PruneResult.read(self.run.whole.pruned_result).weights_sha256])
         held = self.resolved.recipe.model.held
         return sha256_json([self.shape.sha256, *held]) if held else self.shape.sha256
 

@@ -135,6 +135,8 @@ def _copy(run: RunFolder, folder: Path) -> RunFolder:
     recipe = resolved.recipe.model_copy(update={"train": train})
     write_atomic(copy.resolved, resolved.model_copy(update={"recipe": recipe}).to_json())
     copy.data.symlink_to(run.data.resolve(), target_is_directory=True)
+    if run.pruned.is_dir():
+        copy.pruned.symlink_to(run.pruned.resolve(), target_is_directory=True)
     return copy
 
 

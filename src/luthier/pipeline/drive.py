@@ -12,7 +12,7 @@ from luthier.errors import RecipeError, RunError, Stopped
 from luthier.launch.child import StageUse, run_stage
 from luthier.launch.offline import is_here
 from luthier.pipeline.join import join
-from luthier.pipeline.order import SHARED, STAGES, Stage, up_to
+from luthier.pipeline.order import BEFORE_TRAINING, SHARED, STAGES, Stage, up_to
 from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
 from luthier.recipes import names
@@ -120,12 +120,13 @@ def work_through(
             write_down(session.run, prepared, plan)
         elif session.resolved != ResolvedRecipe.read(session.run.resolved):  # it is started in another way
             write_atomic(session.run.resolved, session.resolved.to_json())
-        for stage in up_to(last):
+        for stage in up_to(last, session.resolved):
             bring_up_to_date(session, stage, fd)
 
 
 def train_until(session: Session, validation: int, *, plan: Plan, prepared: Prepared) -> float:
-    """Prepare the data where that is not done, and train up to a validation, whose number it is; train later goes on.
+    """Do what comes before training where that is not done, and train up to a validation, whose number it is; training
+    later goes on.
 
     Returns:
         Seconds that training took now.
@@ -135,7 +136,7 @@ def train_until(session: Session, validation: int, *, plan: Plan, prepared: Prep
     """
     with lock(session.run) as fd:
         write_down(session.run, prepared, plan)
-        for stage in up_to("prepare"):
+        for stage in up_to(BEFORE_TRAINING, session.resolved):
             bring_up_to_date(session, stage, fd)
         use = _start(session, STAGES[SHARED], fd, pause_after=validation)
     if use.stop_asked:
@@ -200,7 +201,7 @@ def _start(session: Session, stage: Stage, lock_fd: int, *, pause_after: int | N
 
 def _refuse_stale(session: Session) -> None:
     stages = Stages(session.run)
-    for stage in up_to("export"):
+    for stage in up_to("export", session.resolved):
         marker = stages.marker(stage.name)
         if marker is None or not stages.done(stage.name, stage.key(session.run, session.resolved)):
             state = "has not been done" if marker is None else "no longer fits its inputs, or its files were changed"

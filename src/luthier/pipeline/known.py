@@ -107,6 +107,6 @@ def _as_trained(resolved: ResolvedRecipe) -> tuple[object, ...]:
 
 
 def _training(resolved: ResolvedRecipe) -> tuple[object, ...]:
-    """For how long is learned; a run that was only tried out says nothing of a whole one."""
+    """For how long is learned, and what of the base; a run that was only tried out says nothing of a whole one."""
     train = resolved.recipe.train
-    return train.max_tokens, train.num_train_epochs
+    return train.max_tokens, train.num_train_epochs, resolved.recipe.prune

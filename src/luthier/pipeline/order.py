@@ -14,6 +14,7 @@ from luthier.models.quantised import is_quantised
 from luthier.models.vocabulary import is_grown
 from luthier.pipeline.bases import model_source
 from luthier.pipeline.vocabulary import tokenizer_of
+from luthier.prune_records import PruneResult
 from luthier.recipes import general_text
 from luthier.records import ModelShape, TrainResult
 from luthier.spec.plugins import METHODS
@@ -36,6 +37,8 @@ class Stage:
     """What would make it need less memory, for people."""
     ready: Callable[[RunFolder], bool] = lambda run: True
     """Whether what it leaves outside the run folder is there."""
+    applies: Callable[[ResolvedRecipe], bool] = lambda resolved: True
+    """Whether the recipe asks for it."""
 
     def key(self, run: RunFolder, resolved: ResolvedRecipe) -> str:
         """Hash of the inputs; a stage whose key has not changed is not run again."""
@@ -107,13 +110,27 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
     sections += [part.teacher.sha256 for part in resolved.parts if part.teacher is not None]
     sections += resolved.recipe.model.held
     sections += [learning(part) for part in resolved.parts] if recipe.has_own_adapters else []
+    sections += [recipe.prune.model_dump(mode="json")] if recipe.prune is not None else []
     if recipe.merge is None:
         return sections
     return [*sections, recipe.merge.model_dump(mode="json"), [parent.identity() for parent in resolved.parents]]
 
 
+def _prune_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
+    prune, train = resolved.recipe.prune, resolved.recipe.train
+    assert prune is not None, "the stage applies where something is pruned"
+    section = prune.model_dump(mode="json")
+    return [resolved.model_sha256, tokens(run, resolved), section, train.seed, train.threads, train.device]
+
+
+def _base_of(run: RunFolder, resolved: ResolvedRecipe) -> list[str]:
+    """Hashes of what is trained on."""
+    pruned = [PruneResult.read(run.pruned_result).weights_sha256] if resolved.recipe.prune is not None else []
+    return [resolved.model_sha256, *pruned]
+
+
 def _train_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
-    return [resolved.model_sha256, tokens(run, resolved), learning(resolved), ModelShape.read(run.shape).name]
+    return [*_base_of(run, resolved), tokens(run, resolved), learning(resolved), ModelShape.read(run.shape).name]
 
 
 def _trained(run: RunFolder, resolved: ResolvedRecipe) -> list[Path]:
@@ -128,7 +145,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     recipe = resolved.recipe
     return [
         TrainResult.read(run.train_result).weights_sha256,
-        resolved.model_sha256,
+        *_base_of(run, resolved),
         tokens(run, resolved),
         recipe.train.seed,
         recipe.train.threads,
@@ -143,7 +160,7 @@ def _evaluate_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
 def _export_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
     return [
         TrainResult.read(run.train_result).weights_sha256,
-        resolved.model_sha256,
+        *_base_of(run, resolved),
         resolved.recipe.export,
         [[sha256_file(task.goldens), sha256_file(task.contract)] for task in run.tasks(resolved.names)],
     ]
@@ -167,6 +184,14 @@ ORDER: tuple[Stage, ...] = (
         _grown_is_ready,
     ),
     Stage(
+        "prune",
+        "pruning the base",
+        _prune_inputs,
+        lambda run, resolved: [run.pruned],
+        "choose a smaller base, or measure by magnitude",
+        applies=lambda resolved: resolved.recipe.prune is not None,
+    ),
+    Stage(
         "train",
         "training",
         _train_inputs,
@@ -187,10 +212,13 @@ ORDER: tuple[Stage, ...] = (
 SHARED = "train"
 """The one stage that several processes may share."""
 
+BEFORE_TRAINING = "prune"
+"""The last stage before that one, where the recipe asks for it."""
+
 STAGES = {stage.name: stage for stage in ORDER}
 
 
-def up_to(name: str) -> tuple[Stage, ...]:
-    """The stages from the first to `name`."""
+def up_to(name: str, resolved: ResolvedRecipe) -> tuple[Stage, ...]:
+    """The stages from the first to `name` that the recipe asks for."""
     names = [stage.name for stage in ORDER]
-    return ORDER[: names.index(name) + 1]
+    return tuple(stage for stage in ORDER[: names.index(name) + 1] if stage.applies(resolved))

@@ -10,7 +10,7 @@ from luthier.errors import RecipeError
 from luthier.launch.child import run_stage
 from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.drive import Session, bring_up_to_date
-from luthier.pipeline.order import up_to
+from luthier.pipeline.order import BEFORE_TRAINING, up_to
 from luthier.pipeline.rates import keep_probe, machine_of
 from luthier.pipeline.start import Prepared, Say, open_run, write_down
 from luthier.pipeline.taught import with_teachers
@@ -33,7 +33,8 @@ ASKED = 8
 def probe(prepared: Prepared, *, out: Path | None, offline: bool, say: Say) -> Plan:
     """The plan, at rates measured now with the recipe's own base, rows and technique.
 
-    The base is made ready and the data prepared in the run's folder, where `luthier run` finds them.
+    The base is made ready, pruned where the recipe says so, and the data prepared in the run's folder, where `luthier
+    run` finds them.
 
     Raises:
         RecipeError: the recipe trains nothing.
@@ -46,7 +47,7 @@ def probe(prepared: Prepared, *, out: Path | None, offline: bool, say: Say) -> P
     session = Session(run, resolved, offline, say)
     with lock(run) as fd:
         write_down(run, prepared, None)
-        for stage in up_to("prepare"):
+        for stage in up_to(BEFORE_TRAINING, resolved):
             bring_up_to_date(session, stage, fd)
         say("probe: training some steps, of which nothing is kept")
         use = run_stage(

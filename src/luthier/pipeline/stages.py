@@ -21,6 +21,7 @@ from luthier.pipeline.glossary import glossary_of
 from luthier.pipeline.merging import merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
+from luthier.pipeline.pruning import prune, pruned_beside
 from luthier.pipeline.scores import refuse_padded_ends
 from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
@@ -129,7 +130,8 @@ def evaluate(context: Context) -> None:
         base, learned = (context.tasks[0].asker(engine) for engine in engines)
         general = ask_general(base, learned, general_text(), context.progress)
     for task in context.tasks:
-        _evaluate(task, engines, general, parents_beside(task, device=device))
+        beside = [*parents_beside(task, device=device), *pruned_beside(task, engines[1], device=device)]
+        _evaluate(task, engines, general, beside)
 
 
 def _evaluate(
@@ -217,6 +219,7 @@ def train_or_merge(context: Context) -> None:
 WORK: dict[str, Callable[[Context], None]] = {
     "base": base,
     "prepare": prepare,
+    "prune": prune,
     "train": train_or_merge,
     "evaluate": evaluate,
     "export": export,

@@ -62,6 +62,12 @@ def transfer(
             "per_task they do nothing",
             way_out="set multi_task.adapters: shared, with which it shows what sharing one would gain or lose",
         )
+    if loaded.recipe.prune is not None:
+        raise RecipeError(
+            f"{loaded.path}: transfer compares trainings of one base, and with prune each would have its own, pruned "
+            "by the rows of its tasks",
+            way_out="leave prune out",
+        )
     place = out or Path(loaded.recipe.output_dir)
     runs: dict[tuple[str, ...], RunFolder] = {}
     for subset in subsets(names):

@@ -14,6 +14,7 @@ from luthier.govern.card import model_card
 from luthier.govern.gate import combine, decide, verify_seal
 from luthier.govern.lineage import lineage
 from luthier.pipeline.order import ORDER
+from luthier.prune_records import PruneResult
 from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
@@ -161,6 +162,7 @@ def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) ->
         "evaluation": evidence.evaluation,
         "artifacts": evidence.artifacts,
         "gate": gate,
+        "pruned": evidence.pruned,
     }
     write_atomic(run.card, model_card(**about, search=evidence.search))  # type: ignore[arg-type]
     write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
@@ -199,6 +201,7 @@ def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evid
         peak_memory_gib=max((marker.peak_memory_gib for marker in markers.values()), default=0.0),
         run=str(shown),
         search=SearchRecord.read(run.search) if run.search.is_file() else None,
+        pruned=PruneResult.read(run.whole.pruned_result) if resolved.recipe.prune is not None else None,
     )
 
 

@@ -244,12 +244,14 @@ def training_seconds(
     return flops / (rates.train * 1e9) + validating
 
 
-def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
+def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates, *, tuned: ModelShape) -> float:
     """Time to ask base and tuned model every test item, fit the baseline, read the general text; and few-shot."""
-    asking = work.test_rows * (answer_seconds(shape, work, rates) + tuned_seconds(shape, work, rates))
+    asking = work.test_rows * (answer_seconds(shape, work, rates) + tuned_seconds(tuned, work, rates))
     asking += work.test_rows * answer_seconds(shape, work.few_shot, rates) if work.asks_few_shot else 0.0
-    general = forward_flops(shape, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS)
-    return asking + linear_seconds(work) + 2 * general / (rates.score * 1e9)
+    general = sum(
+        forward_flops(one, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS) for one in (shape, tuned)
+    )
+    return asking + linear_seconds(work) + general / (rates.score * 1e9)
 
 
 def linear_seconds(work: Workload) -> float:

@@ -11,6 +11,7 @@ from luthier.plan.measured import Known, Probed
 from luthier.plan.parameters import counted_parameters
 from luthier.plan.power import DISCORDANCE, is_planned, needed_for, smallest_difference
 from luthier.plan.predict import predict, training_gib
+from luthier.plan.pruning import pruning_notes, trained_shape
 from luthier.plan.rank import Ground, price_of, rank, within
 from luthier.plan.words import duration, millions, price, size
 from luthier.plan.words import memory as gib
@@ -77,6 +78,9 @@ def make_plan(
     labels = labels_of(recipe.entry.task, recipe.entry.label, profile, rename=recipe.data.labels.rename)
     task = recipe.entry.task or ""
     alike = measured_alike(task, num_labels=len(labels), train_rows=work.train_rows, shape=shape)
+    if recipe.prune is not None:  # of what was trained on the whole base they say nothing here
+        trained = [tuned.technique for tuned in tunings]
+        alike = tuple(one for one in alike if one.technique not in trained)
     ground = Ground(
         shape=shape,
         work=work,
@@ -104,10 +108,11 @@ def make_plan(
         notes=(
             *_technique_notes(candidates, tuning.technique),
             *budget_notes(resolved, prediction),
-            *_trunk_notes(resolved, shape, work),
+            *_trunk_notes(resolved, trained_shape(resolved, shape), work),
             *_launch_notes(resolved),
             *_data_notes(resolved, work, detectable),
             *_device_notes(resolved),
+            *pruning_notes(resolved, shape),
             *_model_notes(shape, recipe),
         ),
     )

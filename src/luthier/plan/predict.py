@@ -8,6 +8,7 @@ from luthier.plan import cost, memory
 from luthier.plan.measured import Probed
 from luthier.plan.merging import asking_seconds, merging_gib, merging_seconds, technique
 from luthier.plan.parameters import dense_weights, lowest_learning, trainable_parameters
+from luthier.plan.pruning import pruned_asking_seconds, pruning_gib, pruning_seconds, trained_shape
 from luthier.plan.teaching import opening_gib, teacher_flops, teacher_gib, writing_seconds
 from luthier.plan.workload import Workload
 from luthier.records import ModelShape, Prediction
@@ -55,13 +56,14 @@ def key_of(resolved: ResolvedRecipe) -> str:
     """Hash of all that decides what training computes; the way it is started does not."""
     recipe = resolved.recipe
     sections = [part.model_dump(mode="json") for part in (recipe.data, recipe.method, recipe.adapter, recipe.train)]
+    sections += [recipe.prune.model_dump(mode="json")] if recipe.prune is not None else []
     new = recipe.model.new_tokens
     grown = [new.model_dump(mode="json")] if new is not None else []
     return sha256_json([resolved.model_sha256, *recipe.model.held, *grown, resolved.data_sha256, sections])
 
 
 def learner_of(resolved: ResolvedRecipe, shape: ModelShape, *, num_labels: int) -> Learner:
-    """What is trained, from the tables and the section's settings.
+    """What is trained, from the tables and the section's settings; `shape` is of what that is, pruned where it is.
 
     Raises:
         RecipeError: a module that the recipe names does not exist.
@@ -109,13 +111,14 @@ def predict(
             and its memory is known too.
     """
     recipe, train = resolved.recipe, resolved.recipe.train
-    learns = learner_of(resolved, shape, num_labels=work.num_labels)
+    own = trained_shape(resolved, shape)
+    learns = learner_of(resolved, own, num_labels=work.num_labels)
     same = probed is not None and probed.key == key_of(resolved)
     rates = cost.usual_rates(gflops) if probed is None else cost.probed_rates(probed)
     if probed is not None and same:
         work = replace(work, counted=(probed.computed_tokens, probed.supervised_tokens))
     on_one_machine = cost.training_seconds(
-        shape,
+        own,
         work,
         rates,
         adapter=0 if learns.whole_base else learns.parameters,
@@ -127,10 +130,15 @@ def predict(
         resolved, tokens=work.computed_tokens, supervised=work.supervised_tokens, context=work.row_tokens
     )
     train_seconds = (on_one_machine + taught / (rates.train * 1e9)) / recipe.launch.nnodes
-    train_seconds += writing_seconds(resolved, shape, work, rates)  # each process writes all of them
-    evaluate_seconds = cost.evaluation_seconds(shape, work, rates) + asking_seconds(resolved, shape, work, rates)
+    train_seconds += writing_seconds(resolved, own, work, rates)  # each process writes all of them
+    evaluate_seconds = (
+        cost.evaluation_seconds(shape, work, rates, tuned=own)
+        + asking_seconds(resolved, shape, work, rates)
+        + pruned_asking_seconds(resolved, shape, work, rates)
+    )
     rest = (
-        cost.export_seconds(shape, work, rates, forms=len(recipe.export or ()))
+        pruning_seconds(resolved, shape, work, rates)
+        + cost.export_seconds(own, work, rates, forms=len(recipe.export or ()))
         + cost.other_seconds(shape, work, rates)
         + cost.meaning_seconds(recipe.data, work)
     )
@@ -145,7 +153,7 @@ def predict(
     evaluate_gib = another + memory.evaluation_gib(
         shape,
         # Weights that learned stand beside those of the base.
-        adapter=shape.num_parameters if learns.whole_base else learns.parameters,
+        adapter=own.num_parameters if learns.whole_base else learns.parameters,
         tokens=max(work.longest_prompt, work.few_shot.prompt_tokens if work.asks_few_shot else 0.0),
         scored=max(cost.scored_nodes(work), memory.GENERAL_POSITIONS),
         threads=train.threads or 1,
@@ -154,11 +162,13 @@ def predict(
         evaluate_gib += _held_gib(resolved, shape)[0]
     if recipe.model.new_tokens is not None and not learns.whole_base:  # beside that with fewer rows
         evaluate_gib += memory.weights_gib(shape)
+    if recipe.prune is not None:  # so it is beside what was pruned
+        evaluate_gib += memory.weights_gib(own)
     prediction = Prediction(
         train_seconds=train_seconds,
         evaluate_seconds=evaluate_seconds,
         total_seconds=train_seconds + evaluate_seconds + rest,
-        peak_memory_gib=max(train_gib, evaluate_gib, memory.export_gib(shape)),
+        peak_memory_gib=max(train_gib, evaluate_gib, pruning_gib(resolved, shape), memory.export_gib(own)),
         trained_tokens=0 if recipe.merge is not None else work.trained_tokens,
         matmul_gflops=gflops,
         rates="product" if probed is None else "probe",
@@ -175,6 +185,7 @@ def course_of(resolved: ResolvedRecipe, learns: Learner) -> cost.Course:
 
 def steps_flops(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, tokens: int, supervised: int) -> float:
     """Counted operations of training steps that computed so much, as `predict` counts them; a kept trunk is none."""
+    shape = trained_shape(resolved, shape)
     learns = learner_of(resolved, shape, num_labels=work.num_labels)
     course = course_of(resolved, learns)
     return cost.training_flops(
@@ -190,6 +201,7 @@ def steps_flops(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, 
 
 def training_gib(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, *, recomputed: bool) -> float:
     """Peak of training, all processes of this machine together, each with all of it."""
+    shape = trained_shape(resolved, shape)
     learns = learner_of(resolved, shape, num_labels=work.num_labels)
     tokens = round(work.largest_micro_batch)
     supervised = 0.0 if work.head else tokens * work.learned_tokens / work.own_tokens

@@ -170,7 +170,9 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
     what = labels if one.work.head else "words and subjects" if work.is_text else "the answers"
     learns = f"learns {what}"
     speaks_for = f"keeps what {shape.name} knows of language and {learns} from {_rows(work)}"
-    if one.learner.whole_base:
+    if one.resolved.recipe.prune is not None:
+        speaks_for = f"heals a smaller {shape.name}, and {learns} from {_rows(work)}"
+    elif one.learner.whole_base:
         speaks_for = f"every weight of {shape.name} {learns} from {_rows(work)}"
     if work.num_labels and FEW_ROWS_PER_LABEL <= work.rows_per_label < THIN_ROWS_PER_LABEL:
         speaks_for += "; so few rows favor a pre-trained model over one that counts words"
@@ -186,6 +188,8 @@ def _tuning(one: Estimate, ground: Ground, *, why: str) -> Candidate:
         against = f"{against}; repeats the teacher's errors, and its license counts"
     if one.learner.whole_base:
         against = f"{took} of training, and a whole model to keep for each version; forgets more than an adapter"
+    if one.resolved.recipe.prune is not None:
+        against += "; what went with the pruned parts may not come back"
     if work.num_labels and work.rows_per_label > MANY_ROWS_PER_LABEL:
         against = f"with {_rows(work)} a linear model is usually close; " + against
     elif work.rows_per_label < FEW_ROWS_PER_LABEL or (not work.num_labels and work.train_rows < HARDLY_ANY_ROWS):

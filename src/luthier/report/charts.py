@@ -21,7 +21,7 @@ LABELS = 222.0
 ROW = 34.0
 _SHORT = {
     "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base", "few_shot": "few-shot",
-    "base_per_token": "base, a token", "tuned": "tuned",
+    "base_per_token": "base, a token", "pruned": "pruned", "tuned": "tuned",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from luthier.data_report import DataReport
 from luthier.eval_records import Difference, EvalReport, SystemScore
 from luthier.plan.words import duration, memory, points
+from luthier.prune_records import PruneResult
 from luthier.records import (
     Artifact,
     DataProfile,
@@ -63,6 +64,8 @@ class Evidence:
     """The run folder as the user would type it."""
     search: SearchRecord | None = None
     """What else was tried, where a search took this run."""
+    pruned: PruneResult | None = None
+    """What of the base went before it was trained."""
 
     @property
     def name(self) -> str:

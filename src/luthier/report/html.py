@@ -30,8 +30,9 @@ from luthier.report.evidence import (
     verdict,
     warnings,
 )
+from luthier.report.pruning import layers_chart, units_chart
 from luthier.report.summary import refused_hint, shared_metrics, table
-from luthier.systems import LINEAR, PARENT, system_title
+from luthier.systems import LINEAR, PARENT, PRUNED, system_title
 
 MOST_TEXT = 320
 """Characters of a misclassified text that are shown."""
@@ -111,6 +112,7 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
             asked = f"asked {_symbols(line.asked)}{bound}"
             figures.append((f"target {line.line}", "met" if line.passed else "not met", asked))
     others = [("base", "the base model"), *((name, "TF-IDF") for name in LINEAR), ("length", "length alone")]
+    others += [(PRUNED, "the pruned model, not healed")]
     others += [(one.system, system_title(one.system)) for one in evaluation.systems if one.system.startswith(PARENT)]
     for against, name in others:
         difference = evidence.difference(against)
@@ -137,6 +139,9 @@ def _charts(evidence: Evidence) -> dict[str, Any]:
         "rows": charts.rows(
             data.rows_in, data.dropped, {name: split.used for name, split in data.splits.items()}, added=data.rows_added
         ),
+        "pruned_layers": layers_chart(evidence.pruned),
+        "pruned_mlp": units_chart(evidence.pruned.mlp if evidence.pruned else None, "channels"),
+        "pruned_heads": units_chart(evidence.pruned.heads if evidence.pruned else None, "key-value heads"),
         "training": charts.training(
             train.history,
             metric=train.best_metric,

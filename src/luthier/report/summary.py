@@ -17,7 +17,7 @@ from luthier.report.evidence import (
     verdict,
     warnings,
 )
-from luthier.systems import LINEAR, PARENT
+from luthier.systems import LINEAR, PARENT, PRUNED
 
 
 def table(evidence: Evidence) -> list[list[str]]:
@@ -50,12 +50,14 @@ def summary(evidence: Evidence) -> list[str]:
     lines += [f"{level} intervals: {evaluation.interval_method}, {items}"]
     lines += [*filter(None, [contaminated_line(evidence)]), ""]
     parents = [score.system for score in evaluation.systems if score.system.startswith(PARENT)]
-    for against in ("base", *parents, *LINEAR, "length", "base_per_token"):
+    for against in ("base", PRUNED, *parents, *LINEAR, "length", "base_per_token"):
         difference = evidence.difference(against)
         if difference is not None:
             p = p_value(difference.p_value)
             what = f"{minus(difference)}, {title(difference.metric)}"
             lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
+    if evidence.pruned is not None:
+        lines += ["", f"The base was pruned first. {evidence.pruned.words}"]
     lines += ["", *gate_lines(evidence), "", *_predicted(evidence)]
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation

@@ -63,6 +63,8 @@ def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]
     lines += columns(overview(evidence))
     lines += [f"{one.evaluation.name}: {one.evaluation.headline}" for one in evidence]
     lines += [f"{one.evaluation.name}: {line}" for one in evidence if (line := contaminated_line(one))]
+    if (pruned := evidence[0].pruned) is not None:
+        lines += ["", f"The base was pruned first. {pruned.words}"]
     lines += ["", *gate_lines_of(gate), "", *_predicted(evidence[0])]
     return lines + (["", *first] if first else [])
 
@@ -153,6 +155,8 @@ def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: Gat
     ]
     if (merge := evidence[0].train.merge) is not None:
         lines += [merged_words(merge), ""]
+    if (pruned := evidence[0].pruned) is not None:
+        lines += [f"The base was pruned before it was trained. {pruned.words}", ""]
     for one in evidence:
         name = one.evaluation.name
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]

@@ -39,7 +39,7 @@ ALIASES: dict[str, str] = {
 """Alias -> canonical key. An alias may stand at the top of a recipe or inside the section of its canonical key."""
 
 NOT_BUILT: dict[str, str] = {
-    "compress": "pruning and quantisation",
+    "compress": "quantisation; what prunes is the section prune",
     "serve": "serving options (use the flags of `luthier serve`)",
     "track": "MLflow, TensorBoard and W&B sinks",
 }

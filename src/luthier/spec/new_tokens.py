@@ -91,6 +91,7 @@ def refuse_beside_new_tokens(recipe: Recipe) -> None:
     odd = {
         "several tasks (data.train)": len(recipe.data.train) > 1,
         "merge, which adds up weights of one vocabulary": recipe.merge is not None,
+        "prune": recipe.prune is not None,
         "model.load_in_4bit": recipe.model.load_in_4bit,
         "launch.strategy fsdp": recipe.launch.strategy == "fsdp",
         "train.bf16": bool(train.bf16),

@@ -30,6 +30,7 @@ from luthier.spec.multi_task import MultiTask
 from luthier.spec.new_tokens import refuse_beside_new_tokens
 from luthier.spec.objective import Objective
 from luthier.spec.plugins import ADAPTERS, METHODS, REWARDS, union_of
+from luthier.spec.prune import Prune, refuse_unfit_pruning
 from luthier.spec.search import Search
 from luthier.spec.section import Method, RewardRule, Section
 
@@ -494,6 +495,7 @@ class Recipe(Section):
     train: Train = Field(default_factory=Train)
     multi_task: MultiTask | None = Field(None, description="Only where data.train has several entries.")
     merge: Merge | None = Field(None, description="Trained runs that become one model, in the place of training.")
+    prune: Prune | None = Field(None, description="What of the base goes before it is trained.")
     search: Search | None = Field(None, description="What `luthier run --search` tries; nothing else reads it.")
     evaluate: Evaluate = Field(default_factory=Evaluate)
     launch: Launch = Field(default_factory=Launch)
@@ -518,6 +520,8 @@ class Recipe(Section):
         if self.model.load_in_4bit:
             refuse_beside_four_bits(self)
         refuse_beside_new_tokens(self)
+        if self.prune is not None:
+            refuse_unfit_pruning(self)
         return self
 
     @property

@@ -15,6 +15,7 @@ from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed,
 from luthier.spec.asking import refuse_unfit_writer
 from luthier.spec.fill_baselines import fill_baselines
 from luthier.spec.fill_merge import fill_merge, say_unused
+from luthier.spec.fill_prune import fill_prune
 from luthier.spec.fill_texts import fill_texts, refuse_foreign_glossary
 from luthier.spec.fill_training import fill_launch, fill_layers, fill_method, fill_train
 from luthier.spec.filler import Filler, Machine
@@ -31,6 +32,7 @@ from luthier.spec.unfitting import (
     refuse_balance_without_labels,
     refuse_foreign_metric,
     refuse_order_without_labels,
+    refuse_preferences_of_pruned,
     refuse_rewards_without_answers,
     refuse_too_long_completions,
     refuse_unmeasured,
@@ -160,8 +162,9 @@ def _resolved(
     _fill_embeddings(filler)
     fill_merge(filler, parents)
     fill_method(filler, profile)
-    fill_train(filler, shape, machine)
-    fill_layers(filler, profile, shape)
+    trained = fill_prune(filler, shape)
+    fill_train(filler, trained, machine)
+    fill_layers(filler, profile, trained)
     fill_launch(filler)
     if filler.tree["merge"] is not None:
         say_unused(filler, KEPT_SETTINGS)
@@ -187,6 +190,7 @@ def _resolved(
     refuse_order_without_labels(resolved.recipe)
     refuse_rewards_without_answers(resolved.recipe)
     refuse_too_long_completions(resolved.recipe)
+    refuse_preferences_of_pruned(resolved.recipe)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         refuse_foreign_metric(limit, resolved.recipe)
         refuse_unmeasured(limit, resolved.recipe)
@@ -195,7 +199,9 @@ def _resolved(
 
 def _fill_export(filler: Filler) -> None:
     """All forms that fit what is trained."""
-    if not ADAPTERS.get(filler.tree["adapter"]["type"]).trains_base:
+    if filler.tree["prune"] is not None:
+        filler.fill("export", ["merged"], "an adapter would need the pruned base beside it, which only this run has")
+    elif not ADAPTERS.get(filler.tree["adapter"]["type"]).trains_base:
         filler.fill("export", ["adapter", "merged"], "both forms that are built")
     elif "adapter" in filler.fill("export", ["merged"], "there is no adapter, the weights themselves learn"):
         raise RecipeError(

@@ -25,7 +25,7 @@ OWN_KEYS = ("validation", "test", "split", "limit", "labels", "filter", "augment
 OWN_PLACES = {"method": "method", "glossary": "evaluate.glossary"}
 """Keys of a data entry that stand in the place of another one for its task."""
 
-_SHARED = ("adapter", "train", "merge", "launch", "export")
+_SHARED = ("adapter", "train", "merge", "prune", "launch", "export")
 """Sections that the tasks of one training have in common."""
 
 

@@ -102,3 +102,17 @@ def refuse_foreign_metric(limit: Limit, recipe: Recipe) -> None:
             way_out=f"measured: {', '.join(fitting)}",
             key=f"objective.{'non_regression' if limit.relative else 'targets'}.{limit.key}",
         )
+
+
+def refuse_preferences_of_pruned(recipe: Recipe) -> None:
+    """Methods that compare answers start from a model that writes them, which a model just pruned hardly does."""
+    facts = METHODS.get(recipe.method.type)
+    if recipe.prune is not None and (facts.reward or facts.by_rewards):
+        healing = [name for name, one in METHODS.entries().items() if not (one.reward or one.by_rewards)]
+        raise RecipeError(
+            f"prune: method {recipe.method.type} compares answers, and a model that was just pruned has to be healed "
+            "before it writes any",
+            way_out=f"heal it first by one of {', '.join(healing)}, and name the folder of that run's export merged as "
+            "model.name here",
+            key="prune",
+        )
