@@ -22,6 +22,7 @@ from luthier.spec.prune import FAMILIES, Prune, kept_channels, pruned_shape
 from luthier.spec.resolve import ResolvedRecipe, resolve
 from luthier.spec.tasks import task_loaded
 
+TWO = {"train": [{"name": name, "path": f"{name}.csv", "task": "generation"} for name in "ab"]}
 HALF: dict[str, Any] = {"layers": {"remove": 15}, "mlp": {"keep": 0.5}}
 
 
@@ -111,6 +112,7 @@ def test_unknown_families_are_refused_by_name() -> None:
         ({"mlp": {"keep": 0.5, "by": "magnitude"}, "tokens": 64}, {}, "tokens has no effect"),
         (HALF, {"merge": {"runs": ["a"]}}, "with merge nothing is trained"),
         (HALF, {"model": {"name": "m", "load_in_4bit": True}}, "prune writes new weights"),
+        (HALF, {"multi_task": {"adapters": "per_task"}, "data": TWO}, "not built for multi_task.adapters: per_task"),
         (HALF, {"export": ["adapter"]}, "an adapter beside a pruned base opens nowhere else"),
     ],
 )
@@ -129,7 +131,7 @@ def test_the_line_of_a_wrong_recipe_is_named(tmp_path: Path) -> None:
         load_recipe(file)
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
+@pytest.mark.parametrize("method", ["dpo", "reward", "grpo"])
 def test_methods_that_compare_answers_are_refused(method: str) -> None:
     rewards = {"rewards": [{"type": "exact"}]} if method == "grpo" else {"rejected": "other"}
     task = "generation" if method == "grpo" else "preference"
