@@ -25,6 +25,10 @@ PrivacyProfile = Literal["fast", "balanced", "maximum"]
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
 
+ParityMeasure = Literal["logits", "log_probabilities", "kl"]
+"""What an artifact is compared by: the largest absolute difference of logits, or of log-probabilities of the next
+token, over the largest absolute one; or the KL divergence of the next token in nats."""
+
 AnsweredBy = Literal["words", "head"]
 """How a label is said: written, or chosen by a classification head."""
 
@@ -524,13 +528,17 @@ class ParityCheck(Record):
 
     prompts: int
     ids_equal: bool
-    max_logit_error: float = Field(description="Largest absolute difference over the largest absolute logit.")
+    max_logit_error: float = Field(description="Largest that was seen of what `measure` says.")
     bound: float
+    measure: ParityMeasure = "logits"
     greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
     answered_by: AnsweredBy | Literal["both"] = Field(
         "words", description="'both': some tasks in words, some by a head."
+    )
+    listed: tuple[str, ...] = Field(
+        (), description="Prompts whose greedy text is another, where what is compared is within the bound there too."
     )
 
 

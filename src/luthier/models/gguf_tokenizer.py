@@ -1,7 +1,8 @@
 """The tokenizer of a transformers folder in GGUF's words; refused where llama.cpp would split texts in another way.
 
-llama.cpp does not read the splitting rules of a tokenizer.json: it has its own, each under a name (`tokenizer.ggml.pre`;
-src/llama-vocab.cpp). A name is written only where the rules of the file are those of the name, to the letter.
+llama.cpp does not read the splitting rules of a tokenizer.json: it has its own, each under a name
+(`tokenizer.ggml.pre`; src/llama-vocab.cpp). A name is written only where the rules of the file are those of the name,
+to the letter.
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ class _Rules:
 RULES = {
     "gpt-2": _Rules((("ByteLevel", "regex"),)),
     "smollm": _Rules((("Digits", "individual"), ("ByteLevel", "regex"))),
-    "llama-bpe": _Rules(
-        (("Split", _WORDS + r"\p{N}{1,3}" + _REST, "Isolated"), ("ByteLevel", "")), ignore_merges=True
-    ),
+    "llama-bpe": _Rules((("Split", _WORDS + r"\p{N}{1,3}" + _REST, "Isolated"), ("ByteLevel", "")), ignore_merges=True),
     "qwen2": _Rules((("Split", _WORDS + r"\p{N}" + _REST, "Isolated"), ("ByteLevel", "")), normalizer="NFC"),
 }
 """`tokenizer.ggml.pre` -> the rules that it stands for."""
@@ -62,7 +61,7 @@ def read_tokenizer(folder: Path, *, vocab_size: int) -> GGUFTokenizer:
         ModelError: llama.cpp has no such tokenizer, or it is larger than the embedding.
     """
     path = folder / "tokenizer.json"
-    tree = _json(path)
+    tree = read_json(path)
     pre = pre_tokenizer_of(tree, path)
     vocabulary = {number: token for token, number in tree["model"]["vocab"].items()}
     types = dict.fromkeys(vocabulary, NORMAL)
@@ -76,7 +75,7 @@ def read_tokenizer(folder: Path, *, vocab_size: int) -> GGUFTokenizer:
             way_out="use the tokenizer that the model was saved with",
         )
     merges = tree["model"]["merges"]
-    config = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     special = _special_ids(config, {token: number for number, token in vocabulary.items()})
     return GGUFTokenizer(
         pre=pre,
@@ -86,6 +85,24 @@ def read_tokenizer(folder: Path, *, vocab_size: int) -> GGUFTokenizer:
         special=special,
         adds_bos=_adds(path, special.get("bos")),
     )
+
+
+def refuse_unfit_tokenizer(folder: Path) -> None:
+    """Raises ModelError where `read_tokenizer` would, as far as that is known without the weights."""
+    pre_tokenizer_of(read_json(folder / "tokenizer.json"), folder / "tokenizer.json")
+
+
+def refuse_unfit_pre(model: object, pre: object, file: Path) -> None:
+    """The same of a base that is a GGUF file, by its header.
+
+    Raises:
+        ModelError: its tokenizer is not among those that can be written.
+    """
+    if model != "gpt2" or pre not in RULES:
+        raise ModelError(
+            f"{file}: tokenizer {model!r} with pre-tokenizer {pre!r} cannot be written into a GGUF file",
+            way_out=f"leave gguf out of export; written are byte-level tokenizers that split as {', '.join(RULES)}",
+        )
 
 
 def pre_tokenizer_of(tree: Mapping[str, Any], path: Path) -> str:
@@ -156,7 +173,7 @@ def _special_ids(config: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[
     for name in ("bos", "eos", "unk", "pad"):
         value = config.get(f"{name}_token")
         token = value.get("content") if isinstance(value, dict) else value
-        if token in numbers:
+        if isinstance(token, str) and token in numbers:
             found[name] = numbers[token]
     return found
 
@@ -167,7 +184,12 @@ def _adds(path: Path, bos: int | None) -> bool:
     return bos is not None and Tokenizer.from_file(str(path)).encode("a").ids[:1] == [bos]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file.
+
+    Raises:
+        ModelError: it is none.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -36,7 +36,7 @@ class Family:
 
 
 FAMILIES = {"llama": Family("llama", neighbors=True), "qwen2": Family("qwen2"), "qwen3": Family("qwen3")}
-"""model_type of transformers -> what it is in GGUF."""
+"""model_type of transformers -> what it is in GGUF; `luthier.spec.plugins.LLAMA_CPP_MODELS`."""
 
 
 def refuse_unfit_config(config: Mapping[str, Any], where: str) -> None:
@@ -208,18 +208,23 @@ def _stored(name: str, value: NDArray[np.float32], float_type: FloatType) -> tup
     """A tensor as the file holds it, and its type there.
 
     Raises:
-        ModelError: a number is too large for it.
+        ModelError: a number is too large for it, or a row is no whole number of blocks.
     """
     from gguf import GGMLQuantizationType, quantize
 
     if value.ndim == 1 or float_type == "f32":
         return value, GGMLQuantizationType.F32
-    largest = float(np.abs(value).max())
-    if largest > np.finfo(np.float16).max:  # scales of q8_0 are float16 too, of the 127th part
+    largest, most = float(np.abs(value).max()), float(np.finfo(np.float16).max)
+    if largest > most * (127 if float_type == "q8_0" else 1):  # its scales are float16: the largest weight over 127
         raise ModelError(
-            f"a weight of {name!r} is {largest:.3g}, and float16 holds no more than {np.finfo(np.float16).max:.5g}",
+            f"a weight of {name!r} is {largest:.3g}, more than {float_type} holds",
             way_out="export gguf_f32 instead",
         )
     if float_type == "f16":
         return value.astype(np.float16), GGMLQuantizationType.F16
+    if value.shape[-1] % BLOCK:
+        raise ModelError(
+            f"the rows of {name!r} have {value.shape[-1]} weights, and {BLOCK} share a scale in q8_0",
+            way_out="export gguf instead",
+        )
     return quantize(value, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
+from luthier.records import ParityMeasure
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, RewardRule, Section
 
@@ -90,8 +91,30 @@ class ExportFacts:
 
     name: str
     summary: str
-    logit_bound: float
-    """Largest accepted logit error over the largest absolute logit."""
+    logit_bound: float | None = None
+    """Largest accepted error of logits, or of log-probabilities, over the largest absolute one."""
+    kl_bound: float | None = None
+    """Largest accepted KL divergence of the next token in nats, where weights are rounded."""
+    in_llama_cpp: bool = False
+    """Whether it is a file for llama.cpp: for answers in words alone, of `LLAMA_CPP_MODELS`, and asked there."""
+    block: int = 1
+    """Weights of a row that share a scale."""
+
+    @property
+    def measure(self) -> ParityMeasure:
+        """What it is compared by."""
+        return "kl" if self.kl_bound is not None else "log_probabilities" if self.in_llama_cpp else "logits"
+
+    @property
+    def bound(self) -> float:
+        """Largest accepted of `measure`."""
+        bound = self.logit_bound if self.kl_bound is None else self.kl_bound
+        assert bound is not None, "an export has a bound"
+        return bound
+
+
+LLAMA_CPP_MODELS = ("llama", "qwen2", "qwen3")
+"""Model types that are written for llama.cpp."""
 
 
 @dataclass(frozen=True)
