@@ -25,10 +25,6 @@ PrivacyProfile = Literal["fast", "balanced", "maximum"]
 TooLong = Literal["drop", "cut_start", "cut_middle", "cut_end"]
 """What becomes of a prompt that is too long."""
 
-ParityMeasure = Literal["logits", "log_probabilities", "kl"]
-"""What an artifact is compared by: the largest absolute difference of logits, or of log-probabilities of the next
-token, over the largest absolute one; or the KL divergence of the next token in nats."""
-
 AnsweredBy = Literal["words", "head"]
 """How a label is said: written, or chosen by a classification head."""
 
@@ -530,16 +526,12 @@ class ParityCheck(Record):
     ids_equal: bool
     max_logit_error: float = Field(description="Largest that was seen of what `measure` says.")
     bound: float
-    measure: ParityMeasure = "logits"
+    measure: Literal["logits", "log_probabilities", "kl"] = Field("logits", description="See `ExportFacts.measure`.")
     greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
-    answered_by: AnsweredBy | Literal["both"] = Field(
-        "words", description="'both': some tasks in words, some by a head."
-    )
-    listed: tuple[str, ...] = Field(
-        (), description="Prompts whose greedy text is another, where what is compared is within the bound there too."
-    )
+    answered_by: AnsweredBy | Literal["both"] = Field("words", description="'both': of some tasks by a head.")
+    listed: tuple[str, ...] = Field((), description="Prompts whose greedy text is another, as rounding may turn it.")
 
 
 class Artifact(Record):

@@ -21,11 +21,14 @@ from test_compress_export import (
     a_zeroed_adapter_tensor,
     another_system_prompt,
     another_template,
+    copied,
     no_golden_prompt,
     swapped_special_tokens,
+    with_json,
 )
 
 from luthier.compress.export import Asked, export
+from luthier.data.contract import TEXT_TEMPLATE, Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import prepare
 from luthier.engines import llama_cpp, next_token
@@ -35,11 +38,12 @@ from luthier.errors import MissingExtra, ParityError
 from luthier.govern.gate import MEASURED
 from luthier.models import gguf_write
 from luthier.models.adapters import attach, save_adapter
-from luthier.records import Artifact, Message, RequestContract
+from luthier.models.gguf_header import read_header
+from luthier.records import Artifact, Golden, Message, RequestContract
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import EXPORTS
 from luthier.store.files import sha256_files
-from tiny import llama, write_messages, write_tokenizer
+from tiny import CHATML, SPECIAL, llama, write_messages, write_tokenizer
 
 KINDS = tuple(name for name, facts in EXPORTS.entries().items() if facts.in_llama_cpp)
 FILES = {"gguf": "model-f16.gguf", "gguf_f32": "model-f32.gguf", "gguf_q8_0": "model-q8_0.gguf"}
@@ -111,25 +115,21 @@ def test_exporting_again_gives_the_same_files(made: Run, artifacts: dict[str, Ar
     assert replace(made, out=tmp_path).export("gguf_q8_0").sha256 == artifacts["gguf_q8_0"].sha256
 
 
-def test_documents_are_gone_on_with_and_keep_the_template_of_the_base(made: Run, tmp_path: Path) -> None:
-    from luthier.data.contract import TEXT_TEMPLATE, Renderer
-
-    of_text = {"task": "domain", "labels": (), "chat_template": TEXT_TEMPLATE, "system": "", "bos_token": ""}
-    base = made.contract.model_copy(update={**of_text, "max_new_tokens": 4})
-    renderer = Renderer.open_plain(base, made.base / "tokenizer.json")
-    goldens = [
-        golden.model_copy(update={
-            "prompt": golden.text, "prompt_ids": tuple(renderer.prompt_ids(renderer.messages(golden.text))),
-        })
-        for golden in made.goldens if golden.text
-    ]  # fmt: skip
-    artifact = export(
-        "gguf", base=made.base, adapter=made.adapter, run=tmp_path, asked=[Asked(base, goldens)],
-        reference=made.reference, weights_sha256="w" * 64,
-    )  # fmt: skip
+@pytest.mark.parametrize("bos", [False, True])
+def test_documents_are_gone_on_with_and_keep_the_template_of_the_base(
+    made: Run, with_bos: Run, tmp_path: Path, bos: bool
+) -> None:
+    run = with_bos if bos else made
+    token = SPECIAL[0] if bos else ""
+    of_text = {"task": "domain", "labels": (), "chat_template": TEXT_TEMPLATE, "system": "", "bos_token": token}
+    contract = run.contract.model_copy(update={**of_text, "max_new_tokens": 4})
+    renderer = Renderer.open_plain(contract, run.base / "tokenizer.json")
+    goldens = tuple(_asked_by(renderer, golden) for golden in run.goldens if golden.text)
+    assert all((golden.prompt_ids[0] == 0) == bos for golden in goldens)
+    artifact = replace(run, contract=contract, goldens=goldens, out=tmp_path).export("gguf")
     assert artifact.parity.passed
     template = (tmp_path / "artifacts/gguf/chat_template.jinja").read_text()
-    assert template == (made.base / "chat_template.jinja").read_text()
+    assert template == (run.base / "chat_template.jinja").read_text()
 
 
 def test_several_tasks_in_words_are_one_file(made: Run, tmp_path: Path) -> None:
@@ -144,6 +144,49 @@ def test_several_tasks_in_words_are_one_file(made: Run, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def with_bos(made: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same weights, whose tokenizer puts a BOS token and whose template writes it; a turn ends before the end."""
+    place = tmp_path_factory.mktemp("bos")
+    base, data = copied(made.base, place), place / "data"
+    with_json(base / "tokenizer.json", lambda tree: {**tree, "post_processor": {
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": SPECIAL[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {SPECIAL[0]: {"id": SPECIAL[0], "ids": [0], "tokens": [SPECIAL[0]]}},
+    }})  # fmt: skip
+    with_json(base / "tokenizer_config.json", lambda tree: {**tree, "eos_token": SPECIAL[0]})
+    (base / "chat_template.jinja").write_text("{{ bos_token }}" + CHATML, encoding="utf-8")
+    data.mkdir()
+    write_messages(place / "data.csv")
+    prepare(resolved(place, input="{text}", label="kind", max_length=160), tokenizer_folder=base, out=data)
+    contract, goldens = RequestContract.read(data / "contract.json"), read_goldens(data / "goldens.json")
+    return replace(made, base=base, contract=contract, goldens=goldens, out=place)
+
+
+def test_one_bos_token_stands_before_a_prompt_and_the_end_of_a_turn_ends_an_answer(with_bos: Run) -> None:
+    assert with_bos.contract.stop_ids == (2, 0)
+    assert all(golden.prompt_ids[:2] == (0, 1) for golden in with_bos.goldens)
+    assert with_bos.export("gguf").parity.passed
+    values = read_header(with_bos.out / "artifacts/gguf/model-f16.gguf").values
+    keys = ("bos_token_id", "eos_token_id", "eot_token_id", "padding_token_id", "add_bos_token")
+    assert [values[f"tokenizer.ggml.{key}"] for key in keys] == [0, 0, 2, 2, True]
+
+
+def test_a_bos_token_that_the_template_leaves_out_is_left_out(with_bos: Run, tmp_path: Path) -> None:
+    contract = with_bos.contract.model_copy(update={"chat_template": CHATML})
+    renderer = Renderer.open_plain(contract, with_bos.base / "tokenizer.json")
+    goldens = [_asked_by(renderer, golden) for golden in with_bos.goldens]
+    assert replace(with_bos, contract=contract, goldens=tuple(goldens), out=tmp_path).export("gguf").parity.passed
+    assert read_header(tmp_path / "artifacts/gguf/model-f16.gguf").values["tokenizer.ggml.add_bos_token"] is False
+
+
+def _asked_by(renderer: Renderer, golden: Golden) -> Golden:
+    """A golden prompt under another contract."""
+    messages = renderer.messages(golden.text)
+    prompt, ids = renderer.prompt_text(messages), tuple(renderer.prompt_ids(messages))
+    return golden.model_copy(update={"prompt": prompt, "prompt_ids": ids})
+
+
 # --- spoiled on the way -----------------------------------------------------------------------------------------------
 
 
@@ -152,13 +195,17 @@ def rows_in_the_order_of_transformers(run: Run, out: Path, patch: pytest.MonkeyP
     return run
 
 
+def _with_tensor(patch: pytest.MonkeyPatch, name: str, factor: float) -> None:
+    whole = gguf_write._tensors
+
+    def scaled(*args: Any) -> Any:
+        return ((one, value * np.float32(factor) if one == name else value) for one, value in whole(*args))
+
+    patch.setattr(gguf_write, "_tensors", scaled)
+
+
 def a_scaled_tensor_of_the_file(run: Run, out: Path, patch: pytest.MonkeyPatch) -> Run:
-    whole = gguf_write._stored
-
-    def scaled(name: str, value: Any, float_type: Any) -> Any:
-        return whole(name, value * np.float32(1.1) if name == "blk.1.attn_output.weight" else value, float_type)
-
-    patch.setattr(gguf_write, "_stored", scaled)
+    _with_tensor(patch, "blk.1.attn_output.weight", 1.1)
     return run
 
 
@@ -201,12 +248,7 @@ def another_base_of_rope(run: Run, out: Path, patch: pytest.MonkeyPatch) -> Run:
 
 
 def a_weight_that_is_no_number(run: Run, out: Path, patch: pytest.MonkeyPatch) -> Run:
-    whole = gguf_write._stored
-
-    def spoiled(name: str, value: Any, float_type: Any) -> Any:
-        return whole(name, value * np.nan if name == "blk.0.ffn_down.weight" else value, float_type)
-
-    patch.setattr(gguf_write, "_stored", spoiled)
+    _with_tensor(patch, "blk.0.ffn_down.weight", float("nan"))
     return run
 
 

@@ -63,6 +63,8 @@ class LlamaCppEngine:
         address = urlsplit(self._server.listening_address)
         self._host, self._port = str(address.hostname), int(address.port or 80)
         self._carrier = self._tokens("A", special=False)[0]
+        self._puts_bos = self._tokens("A", special=True) != [self._carrier]
+        self.vocab_size = int(self._ask("/v1/models", None)["data"][0]["meta"]["n_vocab"])
 
     def close(self) -> None:
         """End the server and free the file."""
@@ -87,10 +89,6 @@ class LlamaCppEngine:
         bos = contract.bos_token
         return (prompt if not bos or prompt.startswith(bos) or not self._puts_bos else bos + prompt), ids
 
-    @property
-    def _puts_bos(self) -> bool:
-        return self._tokens("A", special=True) != [self._carrier]
-
     def next_logprobs(self, ids: Sequence[int]) -> NDArray[np.float64]:
         """Log-probability of every token after `ids`, normalised in float64, in nats; shape [vocabulary].
 
@@ -101,13 +99,9 @@ class LlamaCppEngine:
         found = np.full(self.vocab_size, np.nan)
         for entry in report["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]
-        normalised: NDArray[np.float64] = found - np.logaddexp.reduce(found)  # sums of float32 are off by 2e-4
+        with np.errstate(invalid="ignore"):  # no number is seen for what it is
+            normalised: NDArray[np.float64] = found - np.logaddexp.reduce(found)  # sums of float32 are off by 2e-4
         return normalised
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens of the file."""
-        return int(self._ask("/v1/models", None)["data"][0]["meta"]["n_vocab"])
 
     def generate(self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Sequence[int]) -> list[int]:
         """Greedy continuation, without the stop token; at most `max_new_tokens` ids.

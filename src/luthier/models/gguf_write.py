@@ -13,6 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGML_QUANT_VERSION,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    LlamaFileType,
+    get_tensor_name_map,
+    quantize,
+)
 from numpy.typing import NDArray
 
 from luthier.errors import ModelError
@@ -91,25 +101,23 @@ def write_gguf(
     Raises:
         ModelError: the model cannot be written so, see `refuse_unfit_config`; a weight is too large for float16.
     """
-    from gguf import GGUFWriter
-
     config = model.config.to_dict()
     refuse_unfit_config(config, "this model")
     writer = GGUFWriter(path, FAMILIES[config["model_type"]].architecture)
     _add_shape(writer, config, float_type)
     _add_tokenizer(writer, tokenizer, chat_template, end_of_turn_id, adds_bos=adds_bos)
     for name, value in _tensors(model, config):
-        stored, kind = _stored(name, value, float_type)
-        writer.add_tensor(name, stored, raw_dtype=kind)
+        kind = _type_of(name, value, float_type)
+        writer.add_tensor_info(name, value.shape, value.dtype, _num_bytes(value, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for name, value in _tensors(model, config):  # one at a time, so that no second copy of the model is held
+        writer.write_tensor_data(_stored(value, _type_of(name, value, float_type)))
     writer.close()
 
 
 def _add_shape(writer: Any, config: Mapping[str, Any], float_type: FloatType) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType
-
     kinds = {"f32": LlamaFileType.ALL_F32, "f16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
     heads, head_dim = config["num_attention_heads"], _head_dim(config)
     writer.add_type("model")
@@ -162,8 +170,6 @@ def _tensors(model: Any, config: Mapping[str, Any]) -> Iterator[tuple[str, NDArr
     Raises:
         ModelError: a tensor has no name there.
     """
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
     family = FAMILIES[config["model_type"]]
     architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = get_tensor_name_map(architecture, config["num_hidden_layers"])
@@ -204,16 +210,14 @@ def _llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float3
     return np.array(factors, dtype=np.float32)
 
 
-def _stored(name: str, value: NDArray[np.float32], float_type: FloatType) -> tuple[NDArray[Any], Any]:
-    """A tensor as the file holds it, and its type there.
+def _type_of(name: str, value: NDArray[np.float32], float_type: FloatType) -> GGMLQuantizationType:
+    """How the file holds a tensor.
 
     Raises:
-        ModelError: a number is too large for it, or a row is no whole number of blocks.
+        ModelError: a number is too large for that, or a row is no whole number of blocks.
     """
-    from gguf import GGMLQuantizationType, quantize
-
     if value.ndim == 1 or float_type == "f32":
-        return value, GGMLQuantizationType.F32
+        return GGMLQuantizationType.F32
     largest, most = float(np.abs(value).max()), float(np.finfo(np.float16).max)
     if largest > most * (127 if float_type == "q8_0" else 1):  # its scales are float16: the largest weight over 127
         raise ModelError(
@@ -221,10 +225,20 @@ def _stored(name: str, value: NDArray[np.float32], float_type: FloatType) -> tup
             way_out="export gguf_f32 instead",
         )
     if float_type == "f16":
-        return value.astype(np.float16), GGMLQuantizationType.F16
+        return GGMLQuantizationType.F16
     if value.shape[-1] % BLOCK:
         raise ModelError(
             f"the rows of {name!r} have {value.shape[-1]} weights, and {BLOCK} share a scale in q8_0",
             way_out="export gguf instead",
         )
-    return quantize(value, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0
+    return GGMLQuantizationType.Q8_0
+
+
+def _num_bytes(value: NDArray[np.float32], kind: GGMLQuantizationType) -> int:
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    return int(value.size // block * block_bytes)
+
+
+def _stored(value: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[Any]:
+    """A tensor as the file holds it."""
+    return value if kind is GGMLQuantizationType.F32 else quantize(value, kind)

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 from pydantic import Discriminator, Tag
 
 from luthier.errors import RecipeError
-from luthier.records import ParityMeasure
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.section import Method, RewardRule, Section
 
@@ -56,6 +55,8 @@ class MethodFacts:
         """Whether it needs what only a recipe can name, so that nothing else may choose it."""
         return self.is_taught or self.by_rewards
 
+
+ParityMeasure = Literal["logits", "log_probabilities", "kl"]
 
 ALL_LINEAR = "every linear layer of the base but the output head"
 """Why it is usual to adapt 'all-linear'."""
@@ -102,7 +103,11 @@ class ExportFacts:
 
     @property
     def measure(self) -> ParityMeasure:
-        """What it is compared by."""
+        """What it is compared by.
+
+        'logits': largest absolute difference over the largest absolute logit; 'log_probabilities': the same of those of
+        the next token; 'kl': D(trained || artifact) of the next token, in nats.
+        """
         return "kl" if self.kl_bound is not None else "log_probabilities" if self.in_llama_cpp else "logits"
 
     @property

@@ -2,7 +2,7 @@
 
 The bundled 135M model with a LoRA whose B is drawn, merged. `kl` is D(trained || file) of the next token in nats, over
 the whole vocabulary; `kl_of_weights` the same of the file's weights computed by transformers, which leaves out what
-llama.cpp rounds while it computes. Run it as `python benchmarks/gguf.py`; needs the extra gguf and 2 GB of disk.
+llama.cpp rounds while it computes. Run it as `python benchmarks/gguf_forms.py`; needs the extra gguf and 2 GB of disk.
 """
 
 from __future__ import annotations
