@@ -34,7 +34,7 @@ from luthier.data.prepare import prepare
 from luthier.engines import llama_cpp, next_token
 from luthier.engines.next_token import check_next_token, distance
 from luthier.engines.transformers import TransformersEngine
-from luthier.errors import MissingExtra, ParityError
+from luthier.errors import MissingExtra, ModelError, ParityError
 from luthier.govern.gate import MEASURED
 from luthier.models import gguf_write
 from luthier.models.adapters import attach, save_adapter
@@ -388,5 +388,17 @@ def test_the_server_listens_here_alone_and_to_its_key(made: Run, artifacts: dict
         connection.close()
     finally:
         engine.close()
-    with pytest.raises(OSError, match="refused"):
-        http.client.HTTPConnection(engine._host, engine._port, timeout=5).request("GET", "/health")
+    with pytest.raises(ModelError, match=r"llama.cpp does not answer /completion: .*refused"):
+        engine.next_logprobs([1])
+
+
+def test_what_was_not_found_equal_does_not_stay_whatever_happens(
+    made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luthier.compress.export.check_next_token", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        replace(made, out=tmp_path).export("gguf")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

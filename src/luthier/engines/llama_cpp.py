@@ -54,6 +54,7 @@ class LlamaCppEngine:
         params.n_ctx, params.n_parallel, params.warmup, params.fit_params, params.verbosity = n_ctx, 1, False, False, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.n_gpu_layers, params.use_jinja, params.cache_prompt, params.ui = 0, True, False, False
+        params.offline = True
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         try:
@@ -128,7 +129,7 @@ class LlamaCppEngine:
         """One question over loopback; no proxy of the environment stands between.
 
         Raises:
-            ModelError: llama.cpp refuses it.
+            ModelError: llama.cpp refuses it, or has ended.
         """
         connection = http.client.HTTPConnection(self._host, self._port, timeout=600)
         try:
@@ -137,6 +138,10 @@ class LlamaCppEngine:
             connection.request("GET" if body is None else "POST", path, text, headers)
             answer = connection.getresponse()
             content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ModelError(
+                f"llama.cpp does not answer {path}: {error or type(error).__name__}", way_out=""
+            ) from error
         finally:
             connection.close()
         if answer.status != http.client.OK:

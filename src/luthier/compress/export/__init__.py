@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -86,26 +87,38 @@ def export(
             form.write(base=base, adapter=adapter, out=place, head=part.head)
             if not facts.in_llama_cpp:
                 _copy_tokenizer(place, base=base)
-    try:
-        checks = [check for part in parts for check in _check(form, facts, part, base, folder / part.name, reference)]
-    except ModelError as error:
-        shutil.rmtree(folder)
-        raise ParityError(
-            f"export {kind!r} cannot be asked and was deleted: {error.what}",
-            way_out="report this with the run folder; the trained adapter in train/ is untouched",
-        ) from error
-    parity = together(checks)
-    if not parity.passed:
-        shutil.rmtree(folder)
-        raise ParityError(
-            f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
-            way_out="report this with the run folder; the trained adapter in train/ is untouched",
-        )
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)  # whatever ends this early: what was not found equal does not stay
+        parity = _compare(form, facts, parts, base, folder, reference)
+        if not parity.passed:
+            raise ParityError(
+                f"export {kind!r} broke parity and was deleted: {parity.first_difference}",
+                way_out="report this with the run folder; the trained adapter in train/ is untouched",
+            )
+        undo.pop_all()
     hashes = sha256_files(folder)
     size = sum((folder / name).stat().st_size for name in hashes)
     return Artifact(
         kind=kind, path=f"artifacts/{kind}", sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256
     )
+
+
+def _compare(
+    form: Form, facts: ExportFacts, parts: Sequence[Part], base: Path, folder: Path, reference: LogitsEngine
+) -> ParityCheck:
+    """All that was written, beside what was trained.
+
+    Raises:
+        ParityError: it cannot be asked at all.
+    """
+    try:
+        checks = [check for part in parts for check in _check(form, facts, part, base, folder / part.name, reference)]
+    except ModelError as error:
+        raise ParityError(
+            f"export {facts.name!r} cannot be asked and was deleted: {error.what}",
+            way_out="report this with the run folder; the trained adapter in train/ is untouched",
+        ) from error
+    return together(checks)
 
 
 def _check(
