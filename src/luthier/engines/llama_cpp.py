@@ -139,9 +139,7 @@ class LlamaCppEngine:
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise ModelError(
-                f"llama.cpp does not answer {path}: {error or type(error).__name__}", way_out=""
-            ) from error
+            raise ModelError(f"llama.cpp does not answer {path}: {error}", way_out="") from error
         finally:
             connection.close()
         if answer.status != http.client.OK:
