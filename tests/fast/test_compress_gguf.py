@@ -28,7 +28,7 @@ from test_compress_export import (
 )
 
 from luthier.compress.export import Asked, export
-from luthier.data.contract import TEXT_TEMPLATE, Renderer
+from luthier.data.contract import PLAIN_TEMPLATE, TEXT_TEMPLATE, Renderer
 from luthier.data.goldens import read_goldens
 from luthier.data.prepare import prepare
 from luthier.engines import llama_cpp, next_token
@@ -178,6 +178,13 @@ def test_a_bos_token_that_the_template_leaves_out_is_left_out(with_bos: Run, tmp
     goldens = [_asked_by(renderer, golden) for golden in with_bos.goldens]
     assert replace(with_bos, contract=contract, goldens=tuple(goldens), out=tmp_path).export("gguf").parity.passed
     assert read_header(tmp_path / "artifacts/gguf/model-f16.gguf").values["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_a_base_without_a_template_has_the_plain_one(made: Run, tmp_path: Path) -> None:
+    contract = made.contract.model_copy(update={"chat_template": PLAIN_TEMPLATE})
+    renderer = Renderer.open_plain(contract, made.base / "tokenizer.json")
+    goldens = tuple(_asked_by(renderer, golden) for golden in made.goldens)
+    assert replace(made, contract=contract, goldens=goldens, out=tmp_path).export("gguf").parity.passed
 
 
 def _asked_by(renderer: Renderer, golden: Golden) -> Golden:
