@@ -523,14 +523,14 @@ class ParityCheck(Record):
 
     prompts: int
     ids_equal: bool
-    max_logit_error: float = Field(description="Largest absolute difference over the largest absolute logit.")
+    max_logit_error: float = Field(description="Largest that was seen of what `measure` says.")
     bound: float
+    measure: Literal["logits", "log_probabilities", "kl"] = Field("logits", description="See `ExportFacts.measure`.")
     greedy_equal: int = Field(description="Prompts with the same greedy text, or, of a head, the same label.")
     passed: bool
     first_difference: str = ""
-    answered_by: AnsweredBy | Literal["both"] = Field(
-        "words", description="'both': some tasks in words, some by a head."
-    )
+    answered_by: AnsweredBy | Literal["both"] = Field("words", description="'both': of some tasks by a head.")
+    listed: tuple[str, ...] = Field((), description="Prompts whose greedy text is another, as rounding may turn it.")
 
 
 class Artifact(Record):

@@ -334,3 +334,26 @@ def test_what_is_known_of_a_license(license_id: str, kind: str) -> None:
 @given(st.text(max_size=40))
 def test_any_words_are_assessed(license_id: str) -> None:
     assert assess(license_id, "x").observed
+
+
+@pytest.mark.parametrize(
+    ("measure", "asked", "observed"),
+    [
+        ("logits", "logit error <= 0.001 of the largest logit", "largest logit error 2.0e-04"),
+        (
+            "log_probabilities",
+            "log-probability error <= 0.001 of the largest log-probability",
+            "largest log-probability error 2.0e-04",
+        ),
+        ("kl", "KL divergence <= 0.001 nats", "largest KL divergence 2.0e-04"),
+    ],
+)
+def test_parity_is_told_in_the_words_of_what_was_compared(measure: str, asked: str, observed: str) -> None:
+    seen = parity(measure=measure, bound=1e-3, max_logit_error=2e-4, greedy_equal=7, listed=("golden 'x': another",))
+    decided = decision(artifacts=[artifact(parity=seen)])
+    assert decided.passed
+    told = line(decided, "parity of merged")
+    assert told.asked == f"token ids equal, {asked}"
+    assert f"{observed}, greedy text equal on 7; golden 'x': another" in told.observed
+    worse = decision(artifacts=[artifact(parity=seen.model_copy(update={"max_logit_error": 2e-3}))])
+    assert refused(worse) == ["parity of merged"]

@@ -275,7 +275,7 @@ def test_honest_aliases_and_merges_are_fine(tmp_path: Path) -> None:
             "known in this version: classify, distill, dpo, grpo, kto, multi_label, orpo, pretrain, regression, "
             "reward, sft",
         ),
-        ("export: [gguf]", "r.yaml:4: unknown export 'gguf'", "known in this version: adapter, merged"),
+        ("export: [onnx]", "r.yaml:4: unknown export 'onnx'", "known in this version: adapter, gguf, "),
         ("export:\n- merged\n- merged", "r.yaml:4: export: a name stands twice in ['merged', 'merged']", "keep one"),
         (
             "evaluate: {baselines: [bert]}",

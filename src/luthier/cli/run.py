@@ -42,13 +42,15 @@ def _compare(run: str, against: str, *, as_json: bool) -> None:
 
 def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     """Write the forms that the recipe asks for; each is loaded again and held to parity (exit 7 if it breaks it)."""
+    from luthier.govern.gate import MEASURED
     from luthier.pipeline.verdict import read_artifacts
 
     session = work_on_run(run, "export", offline)
     made = read_artifacts(session.run)
     lines = [
         f"{one.kind}: {session.run.path / one.path} ({one.num_bytes / 2**20:.1f} MiB), {one.parity.prompts} golden "
-        f"prompts equal, largest logit error {one.parity.max_logit_error:.1e} of {one.parity.bound:.0e}"
+        f"prompts equal, largest {MEASURED[one.parity.measure][0]} {one.parity.max_logit_error:.1e} of "
+        f"{one.parity.bound:.0e}{''.join(f'; {listed}' for listed in one.parity.listed)}"
         for one in made
     ]
     emit([one.model_dump(mode="json") for one in made], lines, as_json=as_json)

@@ -106,6 +106,8 @@ def together(checks: Sequence[ParityCheck]) -> ParityCheck:
         ids_equal=all(check.ids_equal for check in checks),
         max_logit_error=max(check.max_logit_error for check in checks),
         bound=min(check.bound for check in checks),
+        measure=checks[0].measure,
+        listed=tuple(listed for check in checks for listed in check.listed),
         greedy_equal=sum(check.greedy_equal for check in checks),
         passed=all(check.passed for check in checks),
         first_difference=next((check.first_difference for check in checks if check.first_difference), ""),

@@ -18,6 +18,13 @@ from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
 
+MEASURED = {
+    "logits": ("logit error", "of the largest logit"),
+    "log_probabilities": ("log-probability error", "of the largest log-probability"),
+    "kl": ("KL divergence", "nats"),
+}
+"""How an artifact was compared -> what that is called, and in what it is given."""
+
 _SAID = {"words": "greedy text", "head": "chosen label", "both": "greedy text or chosen label"}
 
 
@@ -225,9 +232,12 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
         said = _SAID[parity.answered_by]
         same_weights = artifact.made_from == report.weights_sha256
         observed = (
-            f"token ids {'equal' if parity.ids_equal else 'differ'} on {parity.prompts} prompts, largest logit error "
-            f"{_number(parity.max_logit_error, parity.bound, '.1e')}, {said} equal on {parity.greedy_equal}"
+            f"token ids {'equal' if parity.ids_equal else 'differ'} on {parity.prompts} prompts, "
+            f"largest {MEASURED[parity.measure][0]} {_number(parity.max_logit_error, parity.bound, '.1e')}, "
+            f"{said} equal on {parity.greedy_equal}"
         )
+        if parity.listed:
+            observed += f"; {'; '.join(parity.listed)}"
         if parity.first_difference:
             observed += f"; first difference: {parity.first_difference}"
         if not same_weights:
@@ -235,7 +245,7 @@ def _parity_lines(resolved: ResolvedRecipe, report: EvalReport, artifacts: Seque
         yield GateLine(
             line=f"parity of {artifact.kind}",
             kind="parity",
-            asked=f"token ids equal, logit error <= {parity.bound:g} of the largest logit",
+            asked=f"token ids equal, {MEASURED[parity.measure][0]} <= {parity.bound:g} {MEASURED[parity.measure][1]}",
             observed=observed,
             bound=parity.max_logit_error,
             passed=parity.passed and parity.ids_equal and parity.max_logit_error <= parity.bound and same_weights,

@@ -34,6 +34,7 @@ from luthier.models.quantised import refuse_missing_library
 from luthier.models.shape import read_shape
 from luthier.models.source import locate
 from luthier.pipeline.choose import Choice, choose, techniques
+from luthier.pipeline.exporting import refuse_unready_exports
 from luthier.pipeline.glossary import refuse_odd_glossary
 from luthier.pipeline.known import earlier
 from luthier.pipeline.named import Named, Opened
@@ -197,6 +198,7 @@ def look_at(
     weighed = [_weighed(one, shape(), gflops=gflops, out=runs, alone=alone) for one in looked]
     for task, one, choice in zip(tasks, looked, weighed, strict=True):
         _refuse_unfit(task, choice.resolved, one.profile, one.machine, say=say)
+        refuse_unready_exports(choice.resolved, shape())
         refuse_short_teacher(choice.resolved)
         refuse_other_vocabulary_if_seen(shape(), choice.resolved.teacher)
         refuse_unfit_tokenizer_if_seen(choice.resolved, shape())

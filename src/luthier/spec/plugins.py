@@ -64,6 +64,8 @@ class MethodFacts:
         return self.is_taught or self.by_rewards or self.scores_answers
 
 
+ParityMeasure = Literal["logits", "log_probabilities", "kl"]
+
 ALL_LINEAR = "every linear layer of the base but the output head"
 """Why it is usual to adapt 'all-linear'."""
 
@@ -98,8 +100,34 @@ class ExportFacts:
 
     name: str
     summary: str
-    logit_bound: float
-    """Largest accepted logit error over the largest absolute logit."""
+    logit_bound: float | None = None
+    """Largest accepted error of logits, or of log-probabilities, over the largest absolute one."""
+    kl_bound: float | None = None
+    """Largest accepted KL divergence of the next token in nats, where weights are rounded."""
+    in_llama_cpp: bool = False
+    """Whether it is a file for llama.cpp: for answers in words alone, of `LLAMA_CPP_MODELS`, and asked there."""
+    block: int = 1
+    """Weights of a row that share a scale."""
+
+    @property
+    def measure(self) -> ParityMeasure:
+        """What it is compared by.
+
+        'logits': largest absolute difference over the largest absolute logit; 'log_probabilities': the same of those of
+        the next token; 'kl': D(trained || artifact) of the next token, in nats.
+        """
+        return "kl" if self.kl_bound is not None else "log_probabilities" if self.in_llama_cpp else "logits"
+
+    @property
+    def bound(self) -> float:
+        """Largest accepted of `measure`."""
+        bound = self.logit_bound if self.kl_bound is None else self.kl_bound
+        assert bound is not None, "an export has a bound"
+        return bound
+
+
+LLAMA_CPP_MODELS = ("llama", "qwen2", "qwen3")
+"""Model types that are written for llama.cpp."""
 
 
 @dataclass(frozen=True)

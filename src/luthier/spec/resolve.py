@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from luthier.errors import RecipeError
 from luthier.records import DataProfile, ModelShape, Record, Teacher, is_closed, is_read_off, is_text
 from luthier.spec.asking import refuse_unfit_writer
+from luthier.spec.export_rules import refuse_unfit_exports
 from luthier.spec.fill_baselines import fill_baselines
 from luthier.spec.fill_merge import fill_merge, say_unused
 from luthier.spec.fill_prune import fill_prune
@@ -191,6 +192,7 @@ def _resolved(
     refuse_rewards_without_answers(resolved.recipe)
     refuse_too_long_completions(resolved.recipe)
     refuse_preferences_of_pruned(resolved.recipe)
+    refuse_unfit_exports(resolved.recipe, shape)
     for limit in resolved.limits:  # a target on a metric that this task does not have is found here, not after training
         refuse_foreign_metric(limit, resolved.recipe)
         refuse_unmeasured(limit, resolved.recipe)
@@ -202,7 +204,7 @@ def _fill_export(filler: Filler) -> None:
     if filler.tree["prune"] is not None:
         filler.fill("export", ["merged"], "an adapter would need the pruned base beside it, which only this run has")
     elif not ADAPTERS.get(filler.tree["adapter"]["type"]).trains_base:
-        filler.fill("export", ["adapter", "merged"], "both forms that are built")
+        filler.fill("export", ["adapter", "merged"], "both forms that transformers and PEFT load")
     elif "adapter" in filler.fill("export", ["merged"], "there is no adapter, the weights themselves learn"):
         raise RecipeError(
             "export: there is no adapter to export, adapter.type full trains the weights themselves",

@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from luthier.engines.next_token import NextTokenEngine, check_next_token
 from luthier.engines.parity import check_parity, together
 from luthier.engines.protocol import HeadEngine, LogitsEngine
-from luthier.errors import ParityError
-from luthier.records import Artifact, Golden, Message, RequestContract, is_text
-from luthier.spec.plugins import EXPORTS
+from luthier.errors import ModelError, ParityError
+from luthier.records import Artifact, Golden, Message, ParityCheck, RequestContract, is_text
+from luthier.spec.plugins import EXPORTS, ExportFacts
 from luthier.store.files import sha256_files, write_atomic, write_atomic_dir
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
@@ -35,10 +37,14 @@ class Form(Protocol):
     """One form of export."""
 
     def write(self, *, base: Path, adapter: Path, out: Path, head: RequestContract | None) -> None:
-        """Write weights and config into the existing folder `out`; of a task that is answered by a head, for that."""
+        """Write weights and config into the existing folder `out`, where contracts and chat template stand already; of
+        a task that is answered by a head, for that.
+        """
         ...
 
-    def reopen(self, *, base: Path, folder: Path, head: RequestContract | None) -> LogitsEngine | HeadEngine:
+    def reopen(
+        self, *, base: Path, folder: Path, head: RequestContract | None
+    ) -> LogitsEngine | HeadEngine | NextTokenEngine:
         """Load what was written, from disk, the way a user of it would."""
         ...
 
@@ -80,28 +86,68 @@ def export(
         for part in parts:
             place = partial / part.name
             place.mkdir(exist_ok=True)
-            form.write(base=base, adapter=adapter, out=place, head=part.head)
             _write_beside(place, part, base=base, readme=readme)
-    checks = []
-    for part in parts:
-        place = folder / part.name
-        candidate = form.reopen(base=base, folder=place, head=part.head)
-        for one in part.asked:
-            encode, bound = plain_encoder(place, one.contract), facts.logit_bound
-            checks.append(
-                check_parity(reference, candidate, one.goldens, contract=one.contract, encode=encode, bound=bound)
+            form.write(base=base, adapter=adapter, out=place, head=part.head)
+            if not facts.in_llama_cpp:
+                _copy_tokenizer(place, base=base)
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)  # whatever ends this early: what was not found equal does not stay
+        parity = _compare(form, facts, parts, base, folder, reference)
+        if not parity.passed:
+            raise ParityError(
+                f"export {kind!r}{f' of task {task}' if task else ''} broke parity and was deleted: "
+                f"{parity.first_difference}",
+                way_out="report this with the run folder; the trained adapter in train/ is untouched",
             )
-    parity = together(checks)
-    if not parity.passed:
-        shutil.rmtree(folder)
-        raise ParityError(
-            f"export {kind!r}{f' of task {task}' if task else ''} broke parity and was deleted: "
-            f"{parity.first_difference}",
-            way_out="report this with the run folder; the trained adapter in train/ is untouched",
-        )
+        undo.pop_all()
     hashes = sha256_files(folder)
     size = sum((folder / name).stat().st_size for name in hashes)
     return Artifact(kind=kind, path=path, sha256=hashes, num_bytes=size, parity=parity, made_from=weights_sha256)
+
+
+def _compare(
+    form: Form, facts: ExportFacts, parts: Sequence[Part], base: Path, folder: Path, reference: LogitsEngine
+) -> ParityCheck:
+    """All that was written, beside what was trained.
+
+    Raises:
+        ParityError: it cannot be asked at all.
+    """
+    try:
+        checks = [check for part in parts for check in _check(form, facts, part, base, folder / part.name, reference)]
+    except ModelError as error:
+        raise ParityError(
+            f"export {facts.name!r} cannot be asked and was deleted: {error.what}",
+            way_out="report this with the run folder; the trained adapter in train/ is untouched",
+        ) from error
+    return together(checks)
+
+
+def _check(
+    form: Form, facts: ExportFacts, part: Part, base: Path, place: Path, reference: LogitsEngine
+) -> list[ParityCheck]:
+    """What a model that was written says, beside what was trained; one check a task."""
+    candidate = form.reopen(base=base, folder=place, head=part.head)
+    if not facts.in_llama_cpp:
+        plain = cast(LogitsEngine | HeadEngine, candidate)
+        return [
+            check_parity(
+                reference, plain, one.goldens,
+                contract=one.contract, encode=plain_encoder(place, one.contract), bound=facts.bound,
+            )
+            for one in part.asked
+        ]  # fmt: skip
+    assert isinstance(candidate, NextTokenEngine)
+    assert facts.measure != "logits"
+    try:
+        return [
+            check_next_token(
+                reference, candidate, one.goldens, contract=one.contract, measure=facts.measure, bound=facts.bound
+            )
+            for one in part.asked
+        ]
+    finally:
+        candidate.close()
 
 
 @dataclass(frozen=True)
@@ -131,10 +177,7 @@ def parts_of(asked: Sequence[Asked]) -> list[Part]:
 
 
 def _write_beside(place: Path, part: Part, *, base: Path, readme: str) -> None:
-    """What belongs to a model beside its weights: tokenizer, chat template, contracts."""
-    for name in _TOKENIZER_FILES:
-        if (base / name).is_file() and not (place / name).exists():
-            shutil.copyfile(base / name, place / name)
+    """What belongs to a model beside its weights: chat template, contracts, a word on itself."""
     chats = [one.contract for one in part.asked if not is_text(one.contract.task)]
     if chats:
         write_atomic(place / "chat_template.jinja", chats[0].chat_template)
@@ -145,6 +188,13 @@ def _write_beside(place: Path, part: Part, *, base: Path, readme: str) -> None:
     for one in part.asked:
         name = "contract.json" if part.alone else f"contract.{one.contract.name}.json"
         write_atomic(place / name, one.contract.to_json())
+
+
+def _copy_tokenizer(place: Path, *, base: Path) -> None:
+    """The base's tokenizer, but for what the form has written itself."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file() and not (place / name).exists():
+            shutil.copyfile(base / name, place / name)
 
 
 def plain_encoder(folder: Path, contract: RequestContract) -> Callable[..., tuple[str, list[int]]]:
