@@ -16,7 +16,9 @@ from luthier.errors import ModelError, RecipeError
 from luthier.pipeline.exporting import refuse_unready_exports
 from luthier.records import ModelShape
 from luthier.spec.export_rules import refuse_unfit_exports
+from luthier.spec.new_tokens import NewTokens
 from luthier.spec.plugins import EXPORTS
+from luthier.spec.prune import Prune, pruned_shape
 from luthier.spec.recipe import Recipe
 from tiny import write_model, write_recipe
 
@@ -97,6 +99,20 @@ def test_a_base_that_does_not_fit_is_refused(changes: dict[str, Any], what: str,
     assert way_out in caught.value.way_out
     assert caught.value.key == "export.1"
     refuse_unfit_exports(recipe_for("merged"), shape.model_copy(update=changes))
+
+
+def test_what_pruning_leaves_and_words_of_its_own_are_looked_at() -> None:
+    recipe, shape = recipe_for("gguf_q8_0"), samples.shape(intermediate_size=1024)
+    prune = Prune.model_validate({"mlp": {"keep": 0.53125}})
+    assert pruned_shape(shape, prune).intermediate_size == 544
+    refuse_unfit_exports(recipe.model_copy(update={"prune": prune}), shape)
+    odd = Prune.model_validate({"heads": {"keep": 2 / 3}})
+    narrow = shape.model_copy(update={"head_dim": 8})
+    with pytest.raises(RecipeError, match="has rows of 48 weights"):
+        refuse_unfit_exports(recipe.model_copy(update={"prune": odd}), narrow.model_copy(update={"num_kv_heads": 3}))
+    grown = recipe.model_copy(update={"model": recipe.model.model_copy(update={"new_tokens": NewTokens()})})
+    with pytest.raises(RecipeError, match=r"cut words that model\.new_tokens added in pieces again"):
+        refuse_unfit_exports(grown, shape)
 
 
 def test_a_base_in_gguf_is_looked_at_by_its_header(tmp_path: Path) -> None:

@@ -49,10 +49,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("pruning")
     path = write_recipe(folder, write_model(folder / "model", num_hidden_layers=4), num_train_epochs=1)
     tree: dict[str, Any] = yaml.safe_load(path.read_text())
-    tree |= {"prune": SECTION, "export": ["merged"], "method": {"type": "distill", "teacher": str(folder / "model")}}
+    tree |= {
+        "prune": SECTION,
+        "export": ["merged", "gguf_f32"],
+        "method": {"type": "distill", "teacher": str(folder / "model")},
+    }
     tree["evaluate"] = {"resamples": 200, "baselines": ["base"]}
     path.write_text(yaml.safe_dump(tree))
-    head = {**tree, "method": {"type": "classify"}, "adapter": {"type": "full"}, "name": "head"}
+    head = {**tree, "method": {"type": "classify"}, "adapter": {"type": "full"}, "name": "head", "export": ["merged"]}
     (folder / "head.yaml").write_text(yaml.safe_dump(head))
     done = luthier("run", "tiny.yaml", "--out", "out", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home"))
     assert done.code in (0, 3), done  # the gate decides by what so few rows prove
