@@ -22,6 +22,7 @@ FLOORS = {
     "data_report": 3,
     "eval_records": 3,
     "search_records": 3,
+    "approval_records": 3,
     "store": 4,
     "plan": 5,
     "rewards": 5,

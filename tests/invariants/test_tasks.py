@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     home = str(folder / "home")
     transfer = luthier("transfer", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
-    done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
+    done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).decides()
     return World(folder, transfer, done)
 
 

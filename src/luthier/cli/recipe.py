@@ -151,17 +151,30 @@ def run(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
+    """All six steps, from plan to report; exit 3 when the gate refuses, 4 while an approval is waited for."""
+    from luthier.pipeline.approvals import refused
+    from luthier.pipeline.authority import own_key
     from luthier.pipeline.drive import finish
     from luthier.pipeline.report import closing_lines, evaluation_document
+    from luthier.pipeline.standing import refuse_faulty
 
+    key = own_key(None)  # a key that cannot be opened is told before hours of training
     if search:
         session = _searched(target, overrides or [], out, nproc, offline)
     else:
         session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
-    evidence, gate = finish(session)
-    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    evidence, gate = finish(session, key)
+    standing = evidence[0].where_it_stands
+    document = {
+        "run": str(session.run.path),
+        "gate": gate.model_dump(mode="json"),
+        "standing": standing.model_dump(mode="json"),
+        **evaluation_document(evidence),
+    }
     emit(document, ["", *closing_lines(evidence, gate)], as_json=as_json)
+    refuse_faulty(session.run, standing)
+    if not standing.may_be_used:
+        raise refused(session.run, gate, standing)
 
 
 def _searched(recipe: str, overrides: list[str], out: Path | None, nproc: int | None, offline: bool) -> Session:

@@ -115,8 +115,18 @@ def verify_seal(decision: GateDecision) -> bool:
     return decision.seal == _seal(decision)
 
 
+def sealed(decision: GateDecision, *, approvers_sha256: str, signed_by: str) -> GateDecision:
+    """The decision with who may approve against it and whose key signs it, sealed anew."""
+    named = decision.model_copy(update={"approvers_sha256": approvers_sha256, "signed_by": signed_by})
+    return named.model_copy(update={"seal": _seal(named)})
+
+
 def _seal(decision: GateDecision) -> str:
-    return sha256_json({**decision.model_dump(mode="json"), "seal": ""})
+    content = decision.model_dump(mode="json")
+    for key in ("approvers_sha256", "signed_by"):  # older decisions were sealed without them
+        if not content[key]:
+            del content[key]
+    return sha256_json({**content, "seal": ""})
 
 
 def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[GateLine]:

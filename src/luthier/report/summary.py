@@ -61,13 +61,24 @@ def summary(evidence: Evidence) -> list[str]:
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation
         lines += ["", f"The base model was dequantized from {width} ({evidence.shape.quantisation})."]
-    lines += ["", *(ask_commands(evidence) if evidence.gate.passed else [refused_hint(evidence)])]
+    lines += ["", *(ask_commands(evidence) if may_be_used(evidence) else [refused_hint(evidence)])]
     return lines + (["", *first] if first else [])
+
+
+def may_be_used(evidence: Evidence) -> bool:
+    """Whether its gate passed, or it was approved all the same."""
+    return evidence.gate.passed or (evidence.standing is not None and evidence.standing.may_be_used)
 
 
 def refused_hint(evidence: Evidence) -> str:
     """What a refusal means for serving."""
-    return f"`luthier serve {evidence.run}` refuses this run too, unless told otherwise; see `luthier serve --help`."
+    run = evidence.run
+    if evidence.standing is not None and evidence.standing.state == "waiting":
+        return f"`luthier serve {run}` refuses this run too until it is approved: `luthier gate {run} --approve`."
+    return (
+        f"`luthier serve {run}` refuses this run too, unless it is approved: `luthier gate {run} --request REASON`; "
+        "see `luthier serve --help`."
+    )
 
 
 def gate_lines(evidence: Evidence) -> list[str]:

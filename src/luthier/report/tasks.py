@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luthier.approval_records import Standing
 from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
@@ -53,10 +54,10 @@ def told_first(evidence: Sequence[Evidence]) -> list[str]:
     return list(dict.fromkeys(f"{one.evaluation.name}: {line}" for one in evidence for line in warnings(one)))
 
 
-def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]:
+def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None) -> list[str]:
     """The last lines of a run of several tasks, for a terminal."""
     first, name = told_first(evidence), evidence[0].name
-    word, sentence = verdict_of(name, gate)
+    word, sentence = verdict_of(name, gate, standing)
     lines = [*first, *([""] if first else []), f"{word.upper()} {sentence}", ""]
     lines += columns(overview(evidence))
     lines += [f"{one.evaluation.name}: {one.evaluation.headline}" for one in evidence]
@@ -82,7 +83,7 @@ def _predicted(one: Evidence) -> list[str]:
     )
 
 
-def render_tasks(evidence: Sequence[Evidence], gate: GateDecision) -> str:
+def render_tasks(evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None) -> str:
     """The page about all tasks; it links to that of each, which lies beside it."""
     first = evidence[0]
     shown = [
@@ -102,7 +103,7 @@ def render_tasks(evidence: Sequence[Evidence], gate: GateDecision) -> str:
         .render(
             e=first,
             gate=gate,
-            verdict=verdict_of(first.name, gate),
+            verdict=verdict_of(first.name, gate, standing),
             warnings=told_first(evidence),
             table=overview(evidence),
             tasks=shown,
@@ -118,7 +119,9 @@ def _targets(one: Evidence) -> dict[str, float]:
     return {limit.metric: limit.value for limit in one.resolved.limits if not limit.relative}
 
 
-def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision) -> str:
+def tasks_card(
+    resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None
+) -> str:
     """The card of a run of several tasks: what it can do in each, and where the card of each is."""
     form = "Whole weights" if resolved.recipe.adapter.type == "full" else "One adapter"
     lines = [
@@ -133,5 +136,5 @@ def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: Gat
         name = one.evaluation.name
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]
         lines += [f"[card](tasks/{name}/card.md), [report](tasks/{name}/report.html)", ""]
-    word, sentence = verdict_of(resolved.recipe.name, gate)
+    word, sentence = verdict_of(resolved.recipe.name, gate, standing)
     return "\n".join([*lines, "## Gate", "", f"**{word}** {sentence}", ""])
