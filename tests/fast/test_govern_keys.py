@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from luthier.errors import RunError, UserError
+from luthier.errors import MissingExtra, RunError, UserError
 from luthier.govern.approvers import read_approvers
 from luthier.govern.keys import APPROVAL, GATE, REQUEST, PublicKey, is_locked, new_key, read_key, verify
 
@@ -134,6 +136,29 @@ def test_a_key_of_another_type_is_refused(tmp_path: Path) -> None:
     ssh_keygen("-q", "-t", "ecdsa", "-N", "", "-f", "own", cwd=tmp_path)
     with pytest.raises(UserError, match="another type than ssh-ed25519\n  -> name an Ed25519 key"):
         read_key(tmp_path / "own", passphrase="")
+
+
+def test_without_its_packages_it_says_which_extra_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = new_key(tmp_path, "ana", passphrase="")
+    signature = read_key(path, passphrase="").sign(MESSAGE, GATE)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for work in (
+        lambda: new_key(tmp_path, "bob", passphrase=""),
+        lambda: read_key(path, passphrase=""),
+        lambda: verify(signature, MESSAGE, GATE, where=path),
+    ):
+        with pytest.raises(
+            MissingExtra, match=r"'cryptography', which is not installed\n  -> pip install 'luthier\[app"
+        ):
+            work()
+    assert not (tmp_path / "bob").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bcrypt") is not None, reason="bcrypt is installed")
+def test_a_passphrase_without_bcrypt_names_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingExtra, match=r"'bcrypt', which is not installed\n  -> pip install 'luthier\[approvals"):
+        new_key(tmp_path, "ana", passphrase="a word")
 
 
 # --- the approvers' file ---

@@ -370,6 +370,23 @@ def test_a_decision_is_signed_where_a_key_is_configured(there: Office, tmp_path:
     assert checked_gate(place.run, None)
 
 
+def test_a_key_that_is_configured_later_takes_no_request_away(refused: Office) -> None:
+    seal = refused.gate.seal
+    ask(refused.run, REASON, key=refused.keys["ana"])
+    assert refused.decide("bob").seal == seal
+    assert refused.standing.state == "waiting"
+
+
+def test_a_list_of_versions_shows_what_is_broken_and_goes_on(there: Office) -> None:
+    there.run.gate.write_text("{")
+    listed = call("registry", "ls", "--json", cwd=there.out.parent).succeeds().document
+    assert listed[0]["standing"]["state"] == "refused"
+    assert "is not a GateDecision" in listed[0]["standing"]["fault"]
+    there.run.gate.unlink()
+    listed = call("registry", "ls", "--json", cwd=there.out.parent).succeeds().document
+    assert (listed[0]["standing"]["state"], "is missing" in listed[0]["standing"]["note"]) == ("refused", True)
+
+
 def test_decisions_of_before_there_were_keys_keep_their_seal(there: Office) -> None:
     content = there.gate.model_dump(mode="json")
     old = {key: value for key, value in content.items() if key not in ("approvers_sha256", "signed_by")} | {"seal": ""}

@@ -26,13 +26,13 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
-from luthier.eval_records import EvalReport
+from luthier.eval_records import EvalReport, Look
 from luthier.govern.gate import sealed, verify_seal
 from luthier.records import DataProfile, GateDecision, ModelShape, Plan, RequestContract, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog
-from luthier.store.files import sha256_file, sha256_files, sha256_json
+from luthier.store.files import sha256_file, sha256_files
 from luthier.store.registry import Registry
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
@@ -250,6 +250,8 @@ def test_a_key_of_the_evaluation_leaves_the_training_alone(world: World, resampl
         assert f"{stage}: the same work was done by run" in done.err
     assert "evaluate: evaluating" in done.err
     assert EvalReport.read(run.eval_report).resamples == 300
+    looks = [EvalReport.read(one.eval_report).look for one in (run, world.run)]
+    assert looks[0] == looks[1] == Look(number=1, test_sha256=looks[0].test_sha256 if looks[0] else "")
     assert TrainResult.read(run.train_result) == TrainResult.read(world.run.train_result)
 
 

@@ -89,7 +89,7 @@ def registry_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_j
     from luthier.pipeline.approvals import standing_in
     from luthier.store.registry import registry_of
 
-    versions = [(one, standing_in(one, out)) for one in registry_of(out).versions()]
+    versions = [(one, standing_in(one)) for one in registry_of(out).versions()]
     lines = [
         f"{one.name}@{one.version}  gate {'passed' if standing.state == 'passed' else standing.state.upper()}  "
         f"{', '.join('@' + alias for alias in one.aliases) or '-'}  {one.created_at}  {one.run}"

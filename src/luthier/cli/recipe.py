@@ -85,6 +85,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
+    from luthier.pipeline.looks import next_looks
     from luthier.pipeline.start import look
     from luthier.plan.lines import lines
 
@@ -96,7 +97,7 @@ def plan(
         made = try_out(prepared, out=out, offline=offline, say=say)
     else:
         made = prepared.plan()
-    emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
+    emit(made.model_dump(mode="json"), [*lines(made), *next_looks(prepared.resolved, made)], as_json=as_json)
 
 
 def prepare(

@@ -11,6 +11,7 @@ from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.govern.origin import base_lines
+from luthier.plan.looks import look_words
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.search_records import SearchRecord
 from luthier.spec.adapter_section import Adapter
@@ -60,7 +61,7 @@ def model_card(
         ["## Base model", "", *base_lines(shape, resolved.recipe.model)],
         ["## Data", "", *_data(data)],
         ["## Training", "", *_training(resolved, train), *(_searched(search) if search else [])],
-        ["## Evaluation", "", *_evaluation(evaluation)],
+        ["## Evaluation", "", *_evaluation(evaluation), *_looked(resolved, evaluation)],
         ["## Limits", "", *_limits(shape, data, evaluation, getattr(resolved.recipe.method, "abstain_below", None))],
         ["## Gate", "", *_gate(gate, standing)],
         ["## Licenses", "", *_licenses(resolved, shape, data)],
@@ -270,6 +271,13 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
     ]
+
+
+def _looked(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]:
+    """How often these test rows were looked at."""
+    if evaluation.look is None:
+        return []
+    return ["", look_words(evaluation.look.number, resolved.recipe.evaluate.level or 0.95)]
 
 
 def _with_contaminated(evaluation: EvalReport) -> list[str]:

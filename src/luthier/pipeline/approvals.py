@@ -140,12 +140,15 @@ def refused(run: RunFolder, gate: GateDecision, standing: Standing) -> LuthierEr
     )
 
 
-def standing_in(version: Version, out: Path) -> Standing:
+def standing_in(version: Version) -> Standing:
     """Of a registered version, for a list; a run whose files are gone is as it was registered."""
     run = RunFolder(Path(version.run))
     if not run.gate.is_file():
         return Standing(state="passed" if version.gate_passed else "refused", note=f"{run.gate} is missing")
-    gate = GateDecision.read(run.gate)
+    try:
+        gate = GateDecision.read(run.gate)
+    except RunError as error:
+        return Standing(state="refused", fault=error.what)
     if gate.seal != version.gate_seal:
         return Standing(state="refused", fault=f"{run.gate} is not the decision that was registered")
     return standing_of(run, gate)

@@ -221,7 +221,8 @@ def _settled(run: RunFolder, gate: GateDecision) -> tuple[GateDecision, bool]:
         stays = signed_enough
     else:
         same_approvers = before.approvers_sha256 == gate.approvers_sha256
-        stays = standing_of(run, before).state == "approved" or (signed_enough and same_approvers)
+        state = standing_of(run, before).state
+        stays = state == "approved" or (same_approvers and (signed_enough or state == "waiting"))
     return (before, False) if stays else (gate, True)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from luthier.approval_records import Standing
 from luthier.data_report import DataReport
 from luthier.eval_records import PARENT, Difference, EvalReport, SystemScore
+from luthier.plan.looks import look_words
 from luthier.plan.words import duration, memory, points
 from luthier.records import (
     Artifact,
@@ -291,6 +292,12 @@ def contaminated_line(evidence: Evidence) -> str:
         f"{seen:,} of {every.num_items:,} test items overlap with training and do not count: {title(metric)} of the "
         f"tuned model is {counted} without them, {number(every.metrics[metric])} with them."
     )
+
+
+def look_line(evidence: Evidence) -> str:
+    """Which look at the test rows it is, and what the gate makes of that; '' where nobody counted."""
+    look = evidence.evaluation.look
+    return look_words(look.number, evidence.resolved.recipe.evaluate.level or 0.95) if look is not None else ""
 
 
 def verdict(evidence: Evidence) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from luthier.report.evidence import (
     brackets,
     budgets,
     contaminated_line,
+    look_line,
     minus,
     signed,
     title,
@@ -57,7 +58,7 @@ def summary(evidence: Evidence) -> list[str]:
             p = p_value(difference.p_value)
             what = f"{minus(difference)}, {title(difference.metric)}"
             lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
-    lines += ["", *gate_lines(evidence), "", *_predicted(evidence)]
+    lines += ["", *gate_lines(evidence), *filter(None, [look_line(evidence)]), "", *_predicted(evidence)]
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation
         lines += ["", f"The base model was dequantized from {width} ({evidence.shape.quantisation})."]

@@ -14,6 +14,7 @@ from luthier.report.evidence import (
     brackets,
     budgets,
     contaminated_line,
+    look_line,
     merged_words,
     signed,
     title,
@@ -62,7 +63,8 @@ def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision, standing: St
     lines += columns(overview(evidence))
     lines += [f"{one.evaluation.name}: {one.evaluation.headline}" for one in evidence]
     lines += [f"{one.evaluation.name}: {line}" for one in evidence if (line := contaminated_line(one))]
-    lines += ["", *gate_lines_of(gate), "", *_predicted(evidence[0])]
+    looks = [f"{one.evaluation.name}: {line}" for one in evidence if (line := look_line(one))]
+    lines += ["", *gate_lines_of(gate), *looks, "", *_predicted(evidence[0])]
     return lines + (["", *first] if first else [])
 
 
