@@ -152,7 +152,7 @@ def test_the_ledger_cannot_be_edited_unseen(tmp_path: Path) -> None:
     whole = file.read_text()
     for changed in (whole.replace("m2", "m1"), "".join(whole.splitlines(keepends=True)[:2]), ""):
         file.write_text(changed)
-        with pytest.raises(RunError, match="was changed"):
+        with pytest.raises(RunError, match="the ledger of looks was changed"):
             take(looks, "m4")
     file.write_text(whole)
     assert take(looks, "m4") == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from luthier.errors import RunError
 from luthier.store.audit import AuditEntry, AuditLog
 from luthier.store.clock import Clock, utc_now
 from luthier.store.files import disk_errors, sha256_json
@@ -61,6 +62,12 @@ class Looks:
         return {task: (rows, len(self._models(name, task, rows))) for task, rows in last.items()}
 
     def _of(self, name: str) -> list[AuditEntry]:
+        verdict = self._log.verify()
+        if verdict.first_broken is not None:
+            raise RunError(
+                f"{self._log.path}: the ledger of looks was changed: {verdict.problem}",
+                way_out=f"restore it and {self._log.head_path.name} from a backup; without them no look can be counted",
+            )
         return [entry for entry in self._log.entries() if entry.subject == name]
 
     def _models(self, name: str, task: str, test_sha256: str) -> list[str]:
