@@ -70,7 +70,7 @@ def main(more: list[str]) -> None:
         write_rows(folder)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
         command = [sys.executable, "-m", "luthier.cli", "run", str(folder / "recipe.yaml"), "--json", *more]
-        done = subprocess.run([*command, "--out", str(folder / "runs")], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run([*command, "--out", str(folder / "runs")], stdout=subprocess.PIPE, text=True, check=False)
         document = json.loads(done.stdout)
         train = json.loads((Path(document["run"]) / "train/result.json").read_text(encoding="utf-8"))
     report = document["evaluation"]

@@ -1,7 +1,7 @@
 """One exception tree. Each class knows its exit code and its HTTP status; each message ends with the way out.
 
-Exit codes are a public contract: 0 done, 1 our own fault, 2 the user's, 3 the gate refused, 4 kept for
-approvals (nothing asks for one yet), 5 stopped and resumable, 6 the machine's, 7 an artifact broke parity.
+Exit codes are a public contract: 0 done, 1 our own fault, 2 the user's, 3 the gate refused, 4 it refused and an
+approval is waited for, 5 stopped and resumable, 6 the machine's, 7 an artifact broke parity.
 """
 
 from __future__ import annotations
@@ -94,6 +94,12 @@ class GateRefused(LuthierError):
 
     exit_code = 3
     http_status = 403
+
+
+class ApprovalPending(GateRefused):
+    """The gate's decision is no, and somebody has asked to go on all the same; nobody has approved it yet."""
+
+    exit_code = 4
 
 
 class Stopped(LuthierError):

@@ -218,6 +218,21 @@ class Coverage(Record):
     accuracy: float | None = Field(description="Share of these whose label is right; None where there are none.")
 
 
+class Look(Record):
+    """How often models were judged on these test rows under this name, this one counted; the ledger keeps them."""
+
+    number: int = Field(ge=1, description="From 1; the same model judged again is the look that it was.")
+    test_sha256: str = Field(description="Of the rows, by what is asked and expected.")
+
+
+class Bounds(Record):
+    """Intervals whose worse ends the gate takes from the second look on, at the level of the look."""
+
+    metrics: dict[str, Interval] = Field(description="Of the tuned model.")
+    general: Interval = Field(description="general.ratio at that level.")
+    glossary: Interval | None = Field(None, description="glossary.ratio at that level.")
+
+
 class EvalReport(Record):
     name: str
     task: Task
@@ -235,6 +250,8 @@ class EvalReport(Record):
     general: GeneralText
     terms: Terms | None = Field(None, description="Of documents only, and where terms occur in them.")
     glossary: GlossaryUse | None = Field(None, description="Of translation and generation, where a glossary is given.")
+    look: Look | None = Field(None, description="None where nothing was counted.")
+    bounds: Bounds | None = Field(None, description="None at the first look, where the intervals above are taken.")
     headline: str = Field(description="One sentence that may be claimed.")
     resamples: int
     interval_method: str

@@ -561,12 +561,12 @@ class GateDecision(Record):
     recipe_sha256: str
     eval_sha256: str
     artifacts_sha256: str
+    approvers_sha256: str = Field("", description="Of the approvers' file; '' where there was none.")
+    signed_by: str = Field("", description="Fingerprint of the key that signed this file; '' where none did.")
     seal: str = Field(description="SHA-256 of this record with an empty seal, so an edit shows.")
 
 
 class Version(Record):
-    """An entry of the registry."""
-
     name: str
     version: int
     run: str = Field(description="Path of the run folder.")

@@ -8,7 +8,9 @@ from pathlib import Path
 import test_evals_coverage
 from scipy import stats
 
-from luthier.evals.intervals import FEWEST_GROUPS
+from luthier.evals.intervals import FEWEST_BEYOND, FEWEST_GROUPS
+from luthier.plan.looks import level_of, one_sided
+from luthier.plan.power import must_observe
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -18,6 +20,16 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"With fewer than {FEWEST_GROUPS} there is no interval" in PAGE
     assert f"z^2 = {stats.norm.ppf(0.975) ** 2:.2f}" in PAGE
     assert "`tests/fast/test_evals_coverage.py`" in PAGE
+
+
+def test_the_table_of_looks_is_that_of_the_code() -> None:
+    rows = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    looks = [int(cell) for cell in cells["look"]]
+    assert cells["one-sided bound at"] == [one_sided(look, 0.95) for look in looks]
+    needed = [must_observe(0.80, 300, level=level_of(look, 0.95)) for look in looks]
+    assert cells["a share of 0.80 on 300 rows is shown by about"] == [f"{value:.3f}" for value in needed]
+    assert f"fewer than {FEWEST_BEYOND} of these" in PAGE
 
 
 def test_what_the_page_says_is_simulated_is_simulated() -> None:

@@ -13,7 +13,7 @@ from echo_engine import LABELS, TOKENIZER, asker, chat_example, contract, exampl
 
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import EvalReport
+from luthier.eval_records import EvalReport, Look
 from luthier.evals.evaluate import Beside, Material, evaluate
 from luthier.evals.general import paragraph_losses, paragraphs
 from luthier.evals.score import score, validation_metrics
@@ -470,3 +470,27 @@ def test_merged_runs_answer_the_same_items_and_are_compared_with_the_tuned_model
     assert "the best of the merged runs, strong/2, reaches" in report.headline
     line = json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(line["predicted"]) == set(names)
+
+
+def test_a_later_look_leaves_the_report_as_it_is_and_brings_stricter_bounds(judged, tmp_path):
+    first, _, _ = judged
+    ask = {"base": asker(0.0), "tuned": asker(2.0), "settings": SETTINGS, "seed": 0, "progress": silent}
+    reports = {}
+    for number in (1, 4):
+        look = Look(number=number, test_sha256="5" * 64)
+        reports[number] = evaluate(material(look=look), out=tmp_path, **ask)
+    assert first.look is None
+    assert first.bounds is None is reports[1].bounds
+    same = {"seconds", "peak_memory_gib", "look", "bounds", "systems"}
+    for report in reports.values():
+        assert report.model_dump(exclude=same) == first.model_dump(exclude=same)
+        assert [one.metrics for one in report.systems] == [one.metrics for one in first.systems]
+    bounds, usual = reports[4].bounds, reports[4].systems[-1].metrics
+    assert bounds.metrics.keys() == usual.keys()
+    assert bounds.glossary is None
+    for name, found in {**bounds.metrics, "general": bounds.general}.items():
+        mild = usual.get(name, reports[4].general.ratio)
+        assert found.point == mild.point
+        assert found.level == pytest.approx(1 - 0.05 / 12)
+        assert found.low <= mild.low <= mild.high <= found.high
+        assert (found.low, found.high) != (mild.low, mild.high) or mild.low == mild.high

@@ -24,6 +24,7 @@ FLOORS = {
     "systems": 2,
     "search_records": 3,
     "prune_records": 3,
+    "approval_records": 3,
     "store": 4,
     "plan": 5,
     "rewards": 5,

@@ -34,7 +34,7 @@ def test_a_head_goes_from_the_recipe_to_answers(tmp_path: Path) -> None:
     home = {"cwd": tmp_path, "LUTHIER_HOME": str(tmp_path / "home")}
     shown = luthier("check", "tiny.yaml", "--explain", **home).succeeds()
     assert "method.abstain_below" in shown.out
-    said = luthier("run", "tiny.yaml", **home).succeeds()
+    said = luthier("run", "tiny.yaml", **home).decides()
     assert "PASSED." in said.out
     run = RunFolder.open("tiny", out=tmp_path / "runs")
     trained, judged = TrainResult.read(run.train_result), EvalReport.read(run.eval_report)

@@ -76,7 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     general = [f"{number} birds over the {name} river" for number in range(30) for name in ("blue", "wide")]
     (folder / "general.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in general))
     (folder / "words.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False), encoding="utf-8")
-    done = luthier("run", "words.yaml", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+    done = luthier("run", "words.yaml", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).decides()
     return World(folder, done, RunFolder.open("words", out=folder / "runs"))
 
 

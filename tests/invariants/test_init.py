@@ -78,7 +78,7 @@ def test_odd_columns(tmp_path: Path, tiny_model: Path) -> None:
     assert yaml.safe_load(recipe.read_text())["data"]["split"]["group_by"] == "Kunden Nr"
     explained = call("check", recipe, "--set", f"model.name={tiny_model}", "--explain", cwd=tmp_path).succeeds().out
     assert "{Anfrage (Text)}" in explained
-    document = run(recipe, tiny_model).succeeds().document
+    document = run(recipe, tiny_model).decides().document
     evaluation = EvalReport.model_validate_json((tmp_path / document["run"] / "eval" / "report.json").read_bytes())
     assert evaluation.labels == ("Lieferung", "Prüfung", "Rückgabe")
     report = DataReport.read(tmp_path / document["run"] / "data" / "report.json")
@@ -93,7 +93,7 @@ def test_a_file_of_the_real_world(tmp_path: Path, tiny_model: Path, shared_data:
     entry = yaml.safe_load(recipe.read_text())["data"]["train"][0]
     assert entry["input"] == "{Title}"
     assert entry["label"] in {"Publisher", "Language", "Licence"}
-    done = run(recipe, tiny_model, "--set", "data.limit={train: 120, validation: 20, test: 40}").succeeds()
+    done = run(recipe, tiny_model, "--set", "data.limit={train: 120, validation: 20, test: 40}").decides()
     report = DataReport.read(tmp_path / done.document["run"] / "data" / "report.json")
     assert report.rows_in == 1001
     assert report.rows_in == report.rows_out + sum(report.dropped.values())

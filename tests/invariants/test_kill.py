@@ -54,7 +54,7 @@ class Bench:
 
     def finish(self, out: str) -> str:
         done = luthier("run", "tiny.yaml", "--out", out, cwd=self.folder, LUTHIER_HOME=str(self.folder / "home"))
-        return done.succeeds().err
+        return done.decides().err
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     recipe = folder / "tiny.yaml"
     recipe.write_text(recipe.read_text().replace("resamples: 200", "resamples: 200\n  baselines: [base]"))
     done = luthier("run", "tiny.yaml", "--out", "whole", cwd=folder, LUTHIER_HOME=str(folder / "home"))
-    done.succeeds()
+    done.decides()
     whole = RunFolder.open("tiny", out=folder / "whole")
     assert TrainResult.read(whole.train_result).steps >= 60
     return Bench(folder, whole)

@@ -81,7 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     home = {"cwd": folder, "LUTHIER_HOME": str(folder / "home")}
     commands = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].splitlines()
     assert len(commands) == 3
-    done = [luthier(*command.removeprefix("luthier ").split(), **home).succeeds() for command in commands]
+    done = [luthier(*command.removeprefix("luthier ").split(), **home).decides() for command in commands]
     return World(folder, done[-1])
 
 
@@ -159,7 +159,7 @@ def test_it_is_an_ordinary_run(world: World) -> None:
     gate = GateDecision.read(world.run("merged").gate)
     assert {"parity of adapter", "parity of merged", "leakage"} <= {line.line for line in gate.lines}
     assert all(line.passed for line in gate.lines if line.kind == "parity")
-    again = world.luthier("run", "merged.yaml").succeeds()
+    again = world.luthier("run", "merged.yaml").decides()
     assert again.err.count("unchanged, not run again") == 5
     (world.folder / "asked.csv").write_text("text\nmy cello is late\nthe bow snapped\n")
     world.luthier("predict", world.run("merged").path, "asked.csv", "--output", "said.jsonl").succeeds()

@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return World(
-        folder, luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+        folder, luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")).decides()
     )
 
 

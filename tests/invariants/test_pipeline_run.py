@@ -26,13 +26,13 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
-from luthier.eval_records import EvalReport
-from luthier.govern.gate import verify_seal
+from luthier.eval_records import EvalReport, Look
+from luthier.govern.gate import sealed, verify_seal
 from luthier.records import DataProfile, GateDecision, ModelShape, Plan, RequestContract, TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog
-from luthier.store.files import sha256_file, sha256_files, sha256_json
+from luthier.store.files import sha256_file, sha256_files
 from luthier.store.registry import Registry
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
@@ -96,7 +96,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def refused(world: World) -> tuple[Done, RunFolder]:
     """The same recipe with a target out of reach."""
-    return world.call("run", "tiny.yaml", *REFUSED).succeeds(), world.newest()
+    done = world.call("run", "tiny.yaml", *REFUSED)
+    assert done.code == 3
+    return done, world.newest()
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +250,8 @@ def test_a_key_of_the_evaluation_leaves_the_training_alone(world: World, resampl
         assert f"{stage}: the same work was done by run" in done.err
     assert "evaluate: evaluating" in done.err
     assert EvalReport.read(run.eval_report).resamples == 300
+    looks = [EvalReport.read(one.eval_report).look for one in (run, world.run)]
+    assert looks[0] == looks[1] == Look(number=1, test_sha256=looks[0].test_sha256 if looks[0] else "")
     assert TrainResult.read(run.train_result) == TrainResult.read(world.run.train_result)
 
 
@@ -309,9 +313,12 @@ def test_an_edited_file_is_noticed_and_made_anew(world: World, tmp_path: Path) -
 # --- the gate, the registry, the audit log ---
 
 
-def test_run_prints_a_refusal_as_a_result_and_gate_exits_3(world: World, refused: tuple[Done, RunFolder]) -> None:
+def test_run_prints_a_refusal_as_a_result_and_exits_3_as_gate_does(
+    world: World, refused: tuple[Done, RunFolder]
+) -> None:
     done, run = refused
     assert "REFUSED" in done.out
+    assert "error: the gate refused" in done.err
     assert "kind.accuracy" in done.out
     for stage in STAGES:
         assert f"{stage}: " in done.err
@@ -323,7 +330,9 @@ def test_run_prints_a_refusal_as_a_result_and_gate_exits_3(world: World, refused
     assert "kind.accuracy" in gate.err
     assert "Traceback" not in gate.err
     passed = world.call("gate", world.run.path, "--json").succeeds()
-    assert passed.document == json.loads(world.run.gate.read_text())
+    document = dict(passed.document)
+    assert document.pop("standing")["state"] == "passed"
+    assert document == json.loads(world.run.gate.read_text())
 
 
 def test_a_refused_version_is_neither_promoted_nor_served(world: World, refused: tuple[Done, RunFolder]) -> None:
@@ -336,6 +345,31 @@ def test_a_refused_version_is_neither_promoted_nor_served(world: World, refused:
     )
     world.call("registry", "promote", f"tiny@{version.version}").fails(3, "was refused by its gate")
     world.call("serve", f"tiny@{version.version}", "--port", "0").fails(3, "is refused by its gate")
+
+
+def test_a_refused_run_goes_on_by_a_request_and_an_approval(
+    world: World, refused: tuple[Done, RunFolder], tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    run = world.copy(tmp_path / "runs", refused[1])
+    lines = [world.call("keys", "new", name, "--json").succeeds().document["line"] for name in ("ana", "bob")]
+    (tmp_path / "runs" / "approvers.txt").write_text("\n".join(lines) + "\n")
+    asked = world.call("gate", run.path, "--request", "no other one is there", "--key", "ana", "--json")
+    assert asked.code == 4
+    assert asked.document["standing"]["state"] == "waiting"
+    assert "error: the gate refused" in asked.err
+    for verb in ("gate", "run"):
+        again = world.call(verb, run.path)
+        assert (again.code, "waits for an approval" in again.err) == (4, True)
+    world.call("gate", run.path, "--approve", "--key", "ana").fails(2, "who asked for this approval")
+    (tmp_path / "asked.csv").write_text("text\nmy cello is late\n")
+    world.luthier("predict", run.path, tmp_path / "asked.csv", "-o", tmp_path / "said").succeeds()  # asks no gate
+    before = sha256_files(run.path / "train")
+    world.call("gate", run.path, "--approve", "--key", "bob").succeeds()
+    for verb in ("gate", "run", "report"):
+        assert "bob (SHA256:" in world.call(verb, run.path).succeeds().out
+    assert sha256_files(run.path / "train") == before
+    world.call("audit", "verify", "--out", tmp_path / "runs").succeeds()
 
 
 def test_promote_and_rollback_move_an_alias(world: World, resampled: tuple[Done, RunFolder]) -> None:
@@ -378,8 +412,7 @@ def test_an_edited_decision_is_not_believed(
     for line in gate["lines"]:
         line["passed"] = True
     if what == "seal":  # even one who knows how seals are made
-        content = GateDecision.model_validate(gate).model_dump(mode="json") | {"seal": ""}
-        gate = content | {"seal": sha256_json(content)}
+        gate = sealed(GateDecision.model_validate(gate), approvers_sha256="", signed_by="").model_dump(mode="json")
         assert verify_seal(GateDecision.model_validate(gate))
     run.gate.write_text(json.dumps(gate))
     problem = "was edited after it was sealed" if what == "passed" else "is not the decision that was registered"

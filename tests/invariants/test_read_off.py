@@ -76,7 +76,7 @@ def plainly(artifact: Path, contract: RequestContract, text: str) -> dict[str, f
 
 
 def test_several_labels_go_from_the_recipe_to_answers(folder: Path) -> None:
-    said = luthier("run", "kinds.yaml", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+    said = luthier("run", "kinds.yaml", cwd=folder, LUTHIER_HOME=str(folder / "home")).decides()
     run = RunFolder.open("kinds", out=folder / "runs")
     assert "PASSED." in said.out
     assert "On 60 test items" in said.out or "beats the tuned model" in said.out
@@ -105,7 +105,7 @@ def test_several_labels_go_from_the_recipe_to_answers(folder: Path) -> None:
 
 
 def test_both_share_an_adapter_and_each_is_judged_by_its_own_metrics(folder: Path) -> None:
-    luthier("run", "both.yaml", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
+    luthier("run", "both.yaml", cwd=folder, LUTHIER_HOME=str(folder / "home")).decides()
     run = RunFolder.open("both", out=folder / "runs")
     lines = {line.line: line for line in GateDecision.read(run.gate).lines}
     assert all(lines[name].passed for name in ("kinds.micro_f1", "pain.mae", "pain.r_squared"))

@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
                 break
         os.killpg(child.pid, signal.SIGKILL)
     done = luthier("run", "tiny.yaml", "--search", "--out", "out", cwd=folder, **more)
-    assert done.code == 0, done
+    done.decides()
     assert "goes on, 2 of 4 trials were begun" in done.err
     assert "there is nothing else to try than these 3 trials" in done.err
     return RunFolder.open("tiny", out=folder / "out")
@@ -108,7 +108,7 @@ def test_the_same_command_tries_nothing_again(run: RunFolder) -> None:
     before = SearchRecord.read(run.search)
     again = luthier(
         "run", "tiny.yaml", "--search", "--out", "out", "--json", cwd=folder, LUTHIER_HOME=str(folder / "home")
-    ).succeeds()
+    ).decides()
     assert "done before, nothing is tried again" in again.err
     assert not re.search(r"^train: training", again.err, re.MULTILINE)
     assert json.loads(again.out)["run"] == str(Path("out") / "tiny" / run.id)

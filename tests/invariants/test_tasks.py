@@ -17,7 +17,7 @@ from command import Done, luthier
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import RunError
-from luthier.eval_records import TransferMatrix
+from luthier.eval_records import EvalReport, TransferMatrix
 from luthier.govern.gate import verify_seal
 from luthier.pipeline.answers import choose
 from luthier.pipeline.context import Context
@@ -90,7 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     home = str(folder / "home")
     transfer = luthier("transfer", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
-    done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds()
+    done = luthier("run", "recipe.yaml", "--json", cwd=folder, LUTHIER_HOME=home).decides()
     return World(folder, transfer, done)
 
 
@@ -147,6 +147,20 @@ def test_each_task_is_compared_with_its_training_alone(world: World) -> None:
     page = (world.folder / "runs/two/transfer.html").read_text(encoding="utf-8")
     assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", page)
     assert "kind + reply" in page
+
+
+def test_every_training_is_a_look_at_the_test_rows_and_the_run_is_the_look_that_it_was(world: World) -> None:
+    for name in ("kind", "reply"):
+        folder = RunFolder(world.folder / world.transfer.document["runs"][name])
+        alone, together = (EvalReport.read(one.eval_report).look for one in (folder, world.run.task(name)))
+        assert alone is not None
+        assert together is not None
+        assert (alone.number, together.number) == (1, 2)
+        assert alone.test_sha256 == together.test_sha256
+    lines = {line.line: line for line in GateDecision.read(world.run.gate).lines}
+    assert "lower bound of look 2 " in lines["kind.accuracy"].observed
+    assert lines["general.perplexity"].evidence == "tasks/kind/eval/report.json: bounds.general.high"
+    assert "This is look 2 at these test rows" in world.run.task("kind").card.read_text(encoding="utf-8")
 
 
 def test_a_subset_that_was_trained_is_not_trained_again(world: World) -> None:

@@ -22,7 +22,10 @@ def test_init_on_an_untidy_file_gives_a_recipe_that_runs(finished: Any, shared_d
         "data.limit.train=300",
         "train.validations=1",
     ]
-    done = finished.call("run", "articles.yaml", "--json", *(part for one in settings for part in ("--set", one)))
+    done = finished.call(
+        "run", "articles.yaml", "--json", *(part for one in settings for part in ("--set", one)), check=False
+    )
+    assert done.returncode in (0, 3), done.stderr  # the gate decides by what so few rows prove
     document = json.loads(done.stdout)
     assert document["evaluation"]["num_items"] <= 8
     assert (finished.work / document["run"] / "report.html").is_file()

@@ -25,12 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fit a language model to one purpose, and prove that it did. Start with: luthier run support-intents",
     epilog="Exit codes: 0 done, 1 our fault, 2 yours (recipe, data, arguments), 3 the gate refused, "
-    "4 kept for approvals, 5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
+    "4 an approval is waited for, 5 stopped and resumable, 6 the machine's (memory, disk), 7 an artifact broke parity.",
 )
 app.add_typer(groups.data_app, name="data")
 app.add_typer(groups.recipes_app, name="recipes")
 app.add_typer(groups.registry_app, name="registry")
 app.add_typer(groups.audit_app, name="audit")
+app.add_typer(groups.keys_app, name="keys")
 app.add_typer(groups.doctor_app, name="doctor")
 
 VERBS: tuple[Callable[..., None], ...] = (

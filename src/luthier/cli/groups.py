@@ -1,4 +1,4 @@
-"""Verbs in groups: data, recipes, registry, audit, doctor."""
+"""Verbs in groups: data, recipes, registry, audit, keys, doctor."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that are shipped: 
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and their aliases: ls, promote, rollback.")
 data_app = typer.Typer(no_args_is_help=True, help="A data file by itself, without a recipe: inspect, mapping.")
 doctor_app = typer.Typer(no_args_is_help=True, help="Put a promise to the test on this machine: resume.")
+keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign decisions, requests and approvals: new.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, ls.")
 
 
@@ -85,22 +86,28 @@ def recipes_cp(
 @registry_app.command("ls")
 def registry_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json: Json = False) -> None:
     """All versions with gate and aliases."""
+    from luthier.pipeline.approvals import standing_in
     from luthier.store.registry import registry_of
 
-    versions = registry_of(out).versions()
+    versions = [(one, standing_in(one)) for one in registry_of(out).versions()]
     lines = [
-        f"{one.name}@{one.version}  gate {'passed' if one.gate_passed else 'REFUSED'}  "
+        f"{one.name}@{one.version}  gate {'passed' if standing.state == 'passed' else standing.state.upper()}  "
         f"{', '.join('@' + alias for alias in one.aliases) or '-'}  {one.created_at}  {one.run}"
-        for one in versions
+        for one, standing in versions
     ]
-    emit([one.model_dump(mode="json") for one in versions], lines or ["no versions yet"], as_json=as_json)
+    documents = [
+        {**one.model_dump(mode="json"), "standing": standing.model_dump(mode="json")} for one, standing in versions
+    ]
+    emit(documents, lines or ["no versions yet"], as_json=as_json)
 
 
 @registry_app.command("promote")
 def registry_promote(
     version: Annotated[str, typer.Argument(metavar="NAME@NUMBER")],
     alias: Annotated[str, typer.Option(help="The alias that is to point to it.")] = "production",
-    allow_refused: Annotated[bool, typer.Option("--allow-refused", help="Although the gate refused; audited.")] = False,
+    allow_refused: Annotated[
+        bool, typer.Option("--allow-refused", help="Although the gate refused, where nobody may approve; audited.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out")] = Path("runs"),
 ) -> None:
     """Let an alias point to a version."""
@@ -147,6 +154,24 @@ def audit_ls(out: Annotated[Path, typer.Option("--out")] = Path("runs"), as_json
     entries = audit_of(out).entries()
     lines = [f"{one.seq}  {one.time}  {one.actor}  {one.action}  {one.subject}" for one in entries]
     emit([one.model_dump(mode="json") for one in entries], lines, as_json=as_json)
+
+
+@keys_app.command("new")
+def keys_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of its owner, as the approvers' file will call it.")],
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Encrypt it; asked for, or taken from LUTHIER_KEY_PASSPHRASE.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a key pair (Ed25519, as ssh-keygen does) in the Luthier home; prints the line for the approvers' file."""
+    from luthier.govern.keys import new_key
+    from luthier.pipeline.authority import keys_folder, new_passphrase
+
+    path, public = new_key(keys_folder(), name, passphrase=new_passphrase() if passphrase else "")
+    document = {"key": str(path), "line": f"{name} {public.line}", "fingerprint": public.fingerprint}
+    lines = [f"{path}: {public.fingerprint}", "its line for the approvers' file:", document["line"]]
+    emit(document, lines, as_json=as_json)
 
 
 @doctor_app.command("resume")

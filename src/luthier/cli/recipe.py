@@ -86,6 +86,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Rank the techniques and predict memory, time and what the data can prove, before anything is trained."""
+    from luthier.pipeline.looks import next_looks
     from luthier.pipeline.start import look
     from luthier.plan.lines import lines
 
@@ -97,7 +98,7 @@ def plan(
         made = try_out(prepared, out=out, offline=offline, say=say)
     else:
         made = prepared.plan()
-    emit(made.model_dump(mode="json"), lines(made), as_json=as_json)
+    emit(made.model_dump(mode="json"), [*lines(made), *next_looks(prepared.resolved, made)], as_json=as_json)
 
 
 def prepare(
@@ -156,10 +157,14 @@ def run(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """All six steps, from plan to report. A refusal by the gate is a result too (exit 0)."""
+    """All six steps, from plan to report; exit 3 when the gate refuses, 4 while an approval is waited for."""
+    from luthier.pipeline.approvals import refused
+    from luthier.pipeline.authority import own_key
     from luthier.pipeline.drive import finish
     from luthier.pipeline.report import closing_lines, evaluation_document
+    from luthier.pipeline.standing import refuse_faulty
 
+    key = own_key(None)  # a key that cannot be opened is told before hours of training
     over: tuple[SeedsReport, ...] = ()
     if seeds is not None:
         session, over = _over_seeds(target, seeds, overrides or [], out, nproc, search=search, offline=offline)
@@ -167,8 +172,14 @@ def run(
         session = _searched(target, overrides or [], out, nproc, offline)
     else:
         session = work(target, "export", overrides, out, offline, launch={"nproc_per_node": nproc})
-    evidence, gate = finish(session)
-    document = {"run": str(session.run.path), "gate": gate.model_dump(mode="json"), **evaluation_document(evidence)}
+    evidence, gate = finish(session, key)
+    standing = evidence[0].where_it_stands
+    document = {
+        "run": str(session.run.path),
+        "gate": gate.model_dump(mode="json"),
+        "standing": standing.model_dump(mode="json"),
+        **evaluation_document(evidence),
+    }
     if (pruned := evidence[0].pruned) is not None:
         document["pruned"] = pruned.model_dump(mode="json")
     lines = ["", *closing_lines(evidence, gate)]
@@ -178,6 +189,9 @@ def run(
         document["seeds"] = [one.model_dump(mode="json") for one in over]
         lines += ["", *seeds_lines(over), *(f"page: {task.seeds_page}" for task in session.tasks)]
     emit(document, lines, as_json=as_json)
+    refuse_faulty(session.run, standing)
+    if not standing.may_be_used:
+        raise refused(session.run, gate, standing)
 
 
 def _over_seeds(

@@ -7,8 +7,21 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.shared import DataName, Format, Json, Offline, Query, Run, Sheet, emit, go_offline, say, work_on_run
-from luthier.errors import GateRefused, RunError
+from luthier.cli.shared import (
+    DataName,
+    Format,
+    Json,
+    Key,
+    Offline,
+    Query,
+    Run,
+    Sheet,
+    emit,
+    go_offline,
+    say,
+    work_on_run,
+)
+from luthier.errors import RunError, UserError
 
 
 def evaluate(
@@ -56,19 +69,46 @@ def export(run: Run, offline: Offline = False, as_json: Json = False) -> None:
     emit([one.model_dump(mode="json") for one in made], lines, as_json=as_json)
 
 
-def gate(run: Run, offline: Offline = False, as_json: Json = False) -> None:
-    """Decide, with evidence; exit 3 when refused. Brings the run up to date first."""
+def gate(
+    run: Run,
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Ask for an approval although the gate refuses; signed with --key."),
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Approve what another one asked for; signed with --key.")
+    ] = False,
+    key: Key = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Decide, with evidence; exit 3 when refused, 4 while an approval is waited for. Brings the run up to date."""
+    from luthier.pipeline.approvals import approve as approve_it
+    from luthier.pipeline.approvals import ask, refused
+    from luthier.pipeline.authority import own_key
     from luthier.pipeline.drive import finish
+    from luthier.pipeline.standing import refuse_faulty
+    from luthier.records import GateDecision
     from luthier.report.summary import gate_lines_of
+    from luthier.store.runs import RunFolder
 
-    session = work_on_run(run, "export", offline)
-    _, decision = finish(session)
-    emit(decision.model_dump(mode="json"), gate_lines_of(decision), as_json=as_json)
-    if not decision.passed:
-        refused = ", ".join(line.line for line in decision.lines if not line.passed)
-        raise GateRefused(
-            f"the gate refused {session.run.path}: {refused}", way_out="see gate.json and report.html there"
-        )
+    if approve and request is not None:
+        raise UserError("--request and --approve are two people's", way_out="give one of them")
+    mine = own_key(key)
+    if approve:
+        folder = RunFolder.open(run).whole
+        standing, decision = approve_it(folder, key=mine), GateDecision.read(folder.gate)
+    else:
+        session = work_on_run(run, "export", offline)
+        evidence, decision = finish(session, mine if request is None else own_key(None))
+        folder, standing = session.run, evidence[0].where_it_stands
+        if request is not None:
+            standing = ask(folder, request, key=mine)
+    document = {**decision.model_dump(mode="json"), "standing": standing.model_dump(mode="json")}
+    emit(document, [*gate_lines_of(decision), *([standing.words] if standing.words else [])], as_json=as_json)
+    refuse_faulty(folder, standing)
+    if not standing.may_be_used:
+        raise refused(folder, decision, standing)
 
 
 def report(
@@ -145,12 +185,13 @@ def serve(
         Path | None, typer.Option("--keys", help="File of API keys, one a line; or LUTHIER_API_KEYS.")
     ] = None,
     allow_refused: Annotated[
-        bool, typer.Option("--allow-refused", help="Serve although the gate refused; audited.")
+        bool,
+        typer.Option("--allow-refused", help="Serve although the gate refused, where nobody may approve; audited."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and registry.")] = Path("runs"),
     offline: Offline = False,
 ) -> None:
-    """Serve a version with an OpenAI-compatible API; one that its gate refused is refused here too (exit 3)."""
+    """Serve a version with an OpenAI-compatible API; one that its gate refused (3) needs an approval (4)."""
     from luthier.pipeline.serve import serve_version
 
     go_offline(offline)

@@ -37,6 +37,12 @@ Nproc = Annotated[int | None, typer.Option("--nproc", help="Processes that share
 Nnodes = Annotated[int | None, typer.Option("--nnodes", help="Machines; the same command is given on each.")]
 Endpoint = Annotated[str | None, typer.Option("--rdzv-endpoint", help="HOST:PORT of machine 0, where all meet.")]
 NodeRank = Annotated[int, typer.Option("--node-rank", min=0, help="Which machine this is; 0 leads, others join.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", metavar="KEY", help="Private key that signs: a file, or a name; default: LUTHIER_SIGNING_KEY."
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Let no socket leave this machine.")]
 
 

@@ -15,7 +15,16 @@ import numpy as np
 from luthier.data.shards import Example
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
-from luthier.eval_records import AllItems, EvalReport, GeneralText, GlossaryUse, SystemScore, Terms
+from luthier.eval_records import (
+    AllItems,
+    Bounds,
+    EvalReport,
+    GeneralText,
+    GlossaryUse,
+    Look,
+    SystemScore,
+    Terms,
+)
 from luthier.evals.baselines import Made, baselines_of
 from luthier.evals.compare import (
     class_scores,
@@ -47,6 +56,7 @@ from luthier.evals.preference import (
 )
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
+from luthier.evals.strict import bounds_of, stricter
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
 from luthier.evals.texts import compare_terms, read_texts, text_headline
 from luthier.records import RequestContract, is_text
@@ -86,6 +96,8 @@ class Material:
     """Of both models on the general text, where another task of the run has asked them already."""
     glossary: tuple[str, str] | None = None
     """Name of a file of terms, and what it says."""
+    look: Look | None = None
+    """Which look at these test rows it is; None where nobody counts."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ class _Found:
     with_contaminated: AllItems | None
     terms: Terms | None
     glossary: GlossaryUse | None
+    strict: tuple[Bootstrap, GeneralText, GlossaryUse | None] | None
+    """At the level of a later look."""
 
 
 def evaluate(
@@ -206,7 +220,16 @@ def evaluate(
     use = _use(systems, glossary, [met[place] for place in clean], bootstrap) if glossary is not None else None
     by_paragraph = Bootstrap([""] * len(general[0]), resamples=resamples, level=level, rng=rng)
     compared = compare_general(general[0], general[1], source=material.general_source, bootstrap=by_paragraph)
-    found = _Found(compared, with_contaminated, terms, use)
+    strict = None
+    if material.look is not None and material.look.number > 1:
+        mine = stricter(bootstrap, material.look)
+        theirs = stricter(by_paragraph, material.look)
+        strict = (
+            mine,
+            compare_general(general[0], general[1], source=material.general_source, bootstrap=theirs),
+            _use(systems, glossary, [met[place] for place in clean], mine) if glossary is not None else None,
+        )
+    found = _Found(compared, with_contaminated, terms, use, strict)
     return _report(material, systems, found, bootstrap=bootstrap, elapsed=lambda: clock() - started)
 
 
@@ -307,6 +330,8 @@ def _report(
         general=found.general,
         terms=found.terms,
         glossary=found.glossary,
+        look=material.look,
+        bounds=_bounds(seen["tuned"], scores, found),
         headline=claim,
         resamples=bootstrap.resamples,
         interval_method=_method(bootstrap, tested=not texts and material.contract.scale is None)
@@ -316,6 +341,14 @@ def _report(
         peak_memory_gib=_peak_memory_gib(),
         seconds=elapsed(),
     )
+
+
+def _bounds(tuned: Observed, scores: Sequence[SystemScore], found: _Found) -> Bounds | None:
+    if found.strict is None:
+        return None
+    bootstrap, general, use = found.strict
+    usual = next(score.metrics for score in scores if score.system == "tuned")
+    return bounds_of(tuned, bootstrap, usual=usual, general=(found.general, general), glossary=(found.glossary, use))
 
 
 def _resolved(settings: Evaluate) -> tuple[tuple[str, ...], int, float]:

@@ -5,6 +5,7 @@ Shapes: N items, G groups, R resamples, K statistics of a metric.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,9 @@ ROUNDING = 1e-12
 """Of an end: what is narrower has no width."""
 FLIPS = 10_000
 """Random assignments of signs in the sign-flip test; a p-value of 0.05 is then exact to about 0.004."""
+
+FEWEST_BEYOND = 5
+"""Resamples that must lie beyond an end which is read off them; only ends of later looks reach farther."""
 
 _DRAWS_AT_ONCE = 2_000_000
 """Group draws held in memory at a time: 16 MB of counts."""
@@ -57,15 +61,28 @@ class Bootstrap:
         self.resamples = resamples
         self.level = level
         self._seed = int(rng.integers(2**63))
+        self._reaches = False
+
+    def at(self, level: float) -> Bootstrap:
+        """The same draws at another two-sided level, with ends that reach farther than the draws do, where they must.
+
+        Beyond the share of resamples that `FEWEST_BEYOND` are, an end is moved out from the point in proportion to
+        Student's t: the last of 2,000 resamples is no bound at 99.99 %.
+        """
+        made = copy.copy(self)
+        made.level, made._reaches = level, True
+        return made
 
     def only(self, places: NDArray[np.bool_]) -> Bootstrap:
         """The same over some of the items, [N]; their draws are others than those of all, the same at every call."""
-        return Bootstrap(
+        made = Bootstrap(
             [f"{group}" for group in self._group_of_item[places]],
             resamples=self.resamples,
             level=self.level,
             rng=np.random.default_rng(self._seed),
         )
+        made._reaches = self._reaches
+        return made
 
     def proportion(self, statistics: Floats, value: Value, *, share_of: float = 1.0) -> Interval:
         """Interval of a metric that lies in 0 to 1, never narrower than Wilson's for as many independent items.
@@ -198,7 +215,8 @@ class Bootstrap:
         section 5.3). Bounds are order statistics, the outer of two. With fewer than `FEWEST_GROUPS` there are none.
         """
         groups = self.num_groups
-        found = Interval(point=float(point), low=math.nan, high=math.nan, level=self.level, n=self.num_items)
+        point_of = float(point)
+        found = Interval(point=point_of, low=math.nan, high=math.nan, level=self.level, n=self.num_items)
         if groups < FEWEST_GROUPS:
             return found
         resampled, without = drawn()
@@ -208,11 +226,17 @@ class Bootstrap:
         edge = 1.0 / (len(resampled) + 1)
         bias = float(special.ndtri(min(max(rank, edge), 1.0 - edge)))
         pull = _acceleration(without)
-        reach = math.sqrt(groups / (groups - 1)) * float(special.stdtrit(groups - 1, (1 + self.level) / 2))
+        drawn_level = self.level
+        if self._reaches:
+            drawn_level = min(self.level, 1.0 - 2.0 * FEWEST_BEYOND / len(resampled))
+        reach = math.sqrt(groups / (groups - 1)) * float(special.stdtrit(groups - 1, (1 + drawn_level) / 2))
         low, high = (_corrected(sign * reach, bias=bias, pull=pull) for sign in (-1.0, 1.0))
         left = float(np.quantile(resampled, low, method="lower"))
         right = float(np.quantile(resampled, high, method="higher"))
         width = right - left
+        if drawn_level < self.level:
+            t, farther = (float(special.stdtrit(groups - 1, (1 + one) / 2)) for one in (drawn_level, self.level))
+            left, right = (point_of + (end - point_of) * farther / t for end in (left, right))
         if math.isfinite(width) and width <= ROUNDING * max(abs(left), abs(right)):  # the same sums in another order
             left = right = found.point
         return found.model_copy(update={"low": left, "high": right})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+from luthier.approval_records import Standing
 from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport, SystemScore
 from luthier.govern.license import assess
 from luthier.govern.lineage import lineage
 from luthier.govern.origin import base_lines
+from luthier.plan.looks import look_words
 from luthier.prune_records import PruneResult
 from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
 from luthier.search_records import SearchRecord
@@ -44,6 +46,7 @@ def model_card(
     gate: GateDecision,
     search: SearchRecord | None = None,
     pruned: PruneResult | None = None,
+    standing: Standing | None = None,
 ) -> str:
     """The card of one run as Markdown, with the front matter that model hubs read.
 
@@ -67,11 +70,11 @@ def model_card(
         ["## Base model", "", *base_lines(shape, resolved.recipe.model), *(_pruned(pruned) if pruned else [])],
         ["## Data", "", *_data(data)],
         ["## Training", "", *_training(resolved, train), *(_searched(search) if search else [])],
-        ["## Evaluation", "", *_evaluation(evaluation)],
+        ["## Evaluation", "", *_evaluation(evaluation), *_looked(resolved, evaluation)],
         ["## Limits", "", *_limits(shape, data, evaluation, getattr(resolved.recipe.method, "abstain_below", None))],
-        ["## Gate", "", *_gate(gate)],
+        ["## Gate", "", *_gate(gate, standing)],
         ["## Licenses", "", *_licenses(resolved, shape, data)],
-        ["## How to use", "", *_how_to_use(resolved, artifacts, gate)],
+        ["## How to use", "", *_how_to_use(resolved, artifacts, gate, standing)],
         ["## Lineage", "", *_table(("what", "SHA-256"), [(one.node, f"`{one.sha256}`") for one in graph.nodes])[:-1]],
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
@@ -308,6 +311,13 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
     ]
 
 
+def _looked(resolved: ResolvedRecipe, evaluation: EvalReport) -> list[str]:
+    """How often these test rows were looked at."""
+    if evaluation.look is None:
+        return []
+    return ["", look_words(evaluation.look.number, resolved.recipe.evaluate.level or 0.95)]
+
+
 def _with_contaminated(evaluation: EvalReport) -> list[str]:
     every = evaluation.with_contaminated
     if every is None:
@@ -411,11 +421,18 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport, bar: fl
     return limits
 
 
-def _gate(gate: GateDecision) -> list[str]:
+def _gate(gate: GateDecision, standing: Standing | None) -> list[str]:
+    approved = standing is not None and standing.state == "approved" and not gate.passed
+    word = "Passed" if gate.passed else "Refused, and approved all the same" if approved else "Refused"
+    more = [_text(standing.words), ""] if standing is not None and standing.words and not gate.passed else []
+    keys = [f"Approvers' file when it was decided: SHA-256 `{gate.approvers_sha256}`."] if gate.approvers_sha256 else []
+    keys += [f"gate.json is signed by `{gate.signed_by}`."] if gate.signed_by else []
     rows = [(line.line, line.asked, line.observed, "yes" if line.passed else "**no**") for line in gate.lines]
     return [
-        f"**{'Passed' if gate.passed else 'Refused'}** at {gate.decided_at}.",
+        f"**{word}** at {gate.decided_at}.",
         "",
+        *more,
+        *([" ".join(keys), ""] if keys else []),
         *_table(("line", "asked", "seen", "passed"), rows),
     ][:-1]
 
@@ -429,13 +446,16 @@ def _licenses(resolved: ResolvedRecipe, shape: ModelShape, data: DataReport) -> 
     return lines
 
 
-def _how_to_use(resolved: ResolvedRecipe, artifacts: Sequence[Artifact], gate: GateDecision) -> list[str]:
+def _how_to_use(
+    resolved: ResolvedRecipe, artifacts: Sequence[Artifact], gate: GateDecision, standing: Standing | None
+) -> list[str]:
     name = resolved.recipe.name
     lines = ["```sh", f"luthier serve {name}", f"luthier predict {name} FILE", "```"]
-    if not gate.passed:
+    if not gate.passed and not (standing is not None and standing.may_be_used):
         lines = [
-            "The gate refused this version, so `luthier serve` refuses it too; with `--allow-refused` it serves it and "
-            "notes that in the audit log.",
+            "The gate refused this version, so `luthier serve` refuses it too until somebody else approves it "
+            "(`luthier gate RUN --request REASON`); where there is no approvers' file, with `--allow-refused` it "
+            "serves it and notes that in the audit log.",
             "",
             "```sh",
             f"luthier serve {name} --allow-refused",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from luthier.data_report import DataReport
@@ -127,8 +128,18 @@ def verify_seal(decision: GateDecision) -> bool:
     return decision.seal == _seal(decision)
 
 
+def sealed(decision: GateDecision, *, approvers_sha256: str, signed_by: str) -> GateDecision:
+    """The decision with who may approve against it and whose key signs it, sealed anew."""
+    named = decision.model_copy(update={"approvers_sha256": approvers_sha256, "signed_by": signed_by})
+    return named.model_copy(update={"seal": _seal(named)})
+
+
 def _seal(decision: GateDecision) -> str:
-    return sha256_json({**decision.model_dump(mode="json"), "seal": ""})
+    content = decision.model_dump(mode="json")
+    for key in ("approvers_sha256", "signed_by"):  # older decisions were sealed without them
+        if not content[key]:
+            del content[key]
+    return sha256_json({**content, "seal": ""})
 
 
 def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[GateLine]:
@@ -143,11 +154,18 @@ def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[G
             evidence="recipe.resolved.json: recipe.objective.targets",
         )
     for limit in resolved.limits:
+        strict = report.bounds
         if limit.relative and limit.subject == "general":
-            yield _limit_line(limit, report.general.ratio, "tuned / base", "general.ratio")
+            yield _limit_line(
+                limit,
+                report.general.ratio,
+                "tuned / base",
+                "general.ratio",
+                _Stricter.of(report, strict.general if strict else None, "bounds.general"),
+            )
             continue
         if limit.relative:
-            yield _terms_line(limit, report.glossary)
+            yield _terms_line(limit, report)
             continue
         found = [
             (place, system)
@@ -156,7 +174,11 @@ def _objective_lines(resolved: ResolvedRecipe, report: EvalReport) -> Iterator[G
         ]
         if found:
             place, system = found[0]
-            yield _limit_line(limit, system.metrics[limit.metric], "tuned", f"systems[{place}].metrics.{limit.metric}")
+            later = _Stricter.of(
+                report, strict.metrics.get(limit.metric) if strict else None, f"bounds.metrics.{limit.metric}"
+            )
+            where = f"systems[{place}].metrics.{limit.metric}"
+            yield _limit_line(limit, system.metrics[limit.metric], "tuned", where, later)
         else:
             yield _unmeasured(limit, report.glossary)
 
@@ -177,12 +199,15 @@ def _unmeasured(limit: Limit, use: GlossaryUse | None) -> GateLine:
     )
 
 
-def _terms_line(limit: Limit, use: GlossaryUse | None) -> GateLine:
+def _terms_line(limit: Limit, report: EvalReport) -> GateLine:
     """Of terms, what the tuned model keeps against what the base keeps; where that is nothing, nothing can be lost."""
+    use = report.glossary
     if use is None or not use.met:
         return _unmeasured(limit, use)
     if use.ratio is not None:
-        return _limit_line(limit, use.ratio, "tuned / base", "glossary.ratio")
+        strict = report.bounds.glossary if report.bounds is not None else None
+        later = _Stricter.of(report, strict, "bounds.glossary")
+        return _limit_line(limit, use.ratio, "tuned / base", "glossary.ratio", later)
     return GateLine(
         line=limit.key,
         kind="non_regression",
@@ -194,14 +219,40 @@ def _terms_line(limit: Limit, use: GlossaryUse | None) -> GateLine:
     )
 
 
-def _limit_line(limit: Limit, interval: Interval, subject: str, key: str) -> GateLine:
-    """A limit against the worse end of the interval."""
-    end, side, bound = ("low", "lower", interval.low) if limit.op == ">=" else ("high", "upper", interval.high)
+@dataclass(frozen=True)
+class _Stricter:
+    """The interval that counts at a later look, and which look it is."""
+
+    interval: Interval
+    key: str
+    look: int
+
+    @classmethod
+    def of(cls, report: EvalReport, interval: Interval | None, key: str) -> _Stricter | None:
+        """None at the first look."""
+        if report.look is None or report.look.number == 1:
+            return None
+        nothing = report.general.ratio.model_copy(update={"low": math.nan, "high": math.nan})
+        return cls(interval or nothing, key, report.look.number)  # what has no bound is not met
+
+
+def _limit_line(
+    limit: Limit, interval: Interval, subject: str, key: str, stricter: _Stricter | None = None
+) -> GateLine:
+    """A limit against the worse end of the interval, or of the one that later looks are held to."""
+    end, side = ("low", "lower") if limit.op == ">=" else ("high", "upper")
+    decisive = stricter.interval if stricter is not None else interval
+    bound = decisive.low if end == "low" else decisive.high
     found = f"{_number(interval.low, limit.value)} to {_number(interval.high, limit.value)} (n = {interval.n})"
     counts = f"what counts is its {side} end, a one-sided bound at {(1 + interval.level) * 50:g} %"
-    if math.isnan(bound):
+    if math.isnan(interval.low) or math.isnan(interval.high):
         found = f"not known (n = {interval.n})"
         counts = f"its {side} end would count, and groups of rows are too few, or too much alike, to have one"
+    if stricter is not None:
+        shown = "not known" if math.isnan(bound) else _number(bound, limit.value)
+        found += f", {side} bound of look {stricter.look} {shown}"
+        counts = f"what counts is that bound, one-sided at {(1 + decisive.level) * 50:.5g} %"
+        key = stricter.key
     return GateLine(
         line=limit.key,
         kind="non_regression" if limit.relative else "target",

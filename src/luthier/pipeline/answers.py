@@ -11,15 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.approval_records import Standing
 from luthier.data.features import input_columns
 from luthier.data.inputs import missing_column
 from luthier.data.read import Fault, Row, read_source
-from luthier.errors import DataError, GateRefused, RunError, UserError
+from luthier.errors import DataError, RunError, UserError
 from luthier.launch.child import COMPUTING
+from luthier.pipeline.authority import approvers_of
 from luthier.pipeline.context import Context, set_up_torch
 from luthier.pipeline.named import Opened, calling
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.scores import columns_of, place_of, score_row
+from luthier.pipeline.standing import refusal, refuse_faulty, standing_of
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate
 from luthier.records import RequestContract, Version
@@ -105,27 +108,51 @@ def choose(target: str, *, out: Path) -> Chosen:
     return Chosen(chosen.tasks[task], version)
 
 
-def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> None:
-    """Let only a version through whose gate passed; an exception is written to the audit log.
+def admit(chosen: Chosen, *, allow_refused: bool, actor: str, say: Say) -> Standing:
+    """Let only a version through whose gate passed, or that was approved; what else is written to the audit log.
+
+    Returns:
+        By whose word it may be used.
 
     Raises:
-        GateRefused: its gate did not pass and `allow_refused` is not set.
-        RunError: the decision is missing or does not belong to the files.
+        ApprovalPending: its gate did not pass and an approval is waited for.
+        GateRefused: its gate did not pass, and `allow_refused` is not set or there are approvers to be asked.
+        RunError: the decision, a request or an approval is missing or was tampered with.
     """
     whole = chosen.run.whole
     gate = checked_gate(whole, chosen.version)
-    if gate.passed:
-        return
+    standing = standing_of(whole, gate)
+    refuse_faulty(whole, standing)
     lines = "; ".join(f"{line.line}: {line.observed}" for line in gate.lines if not line.passed)
+    if standing.state == "approved":
+        say(f"{chosen.model_id} was refused by its gate ({lines}). {standing.words}")
+    if standing.may_be_used:
+        return standing
     if not allow_refused:
-        raise GateRefused(
-            f"{chosen.model_id} is refused by its gate: {lines}",
-            way_out="tune further, or serve it all the same with --allow-refused, which is recorded",
-        )
+        raise refusal(f"{chosen.model_id} is refused by its gate: {lines}", whole, standing, otherwise=OTHERWISE)
+    refuse_going_past(whole, standing, chosen.model_id)
     audit_of(whole.path.parent.parent).append(
         "serve_refused", actor=actor, subject=chosen.model_id, details={"lines": lines, "seal": gate.seal}
     )
     say(f"{chosen.model_id} is served although its gate refused it ({lines}); this was written to the audit log")
+    return standing
+
+
+OTHERWISE = "tune further, or where no approvers' file is, --allow-refused, which is recorded"
+
+
+def refuse_going_past(whole: RunFolder, standing: Standing, called: str) -> None:
+    """Where somebody may approve, `--allow-refused` is no way past the gate.
+
+    Raises:
+        GateRefused: there is an approvers' file.
+    """
+    approvers = approvers_of(whole.path.parent.parent)
+    if approvers is not None:
+        what = (
+            f"{called} is refused by its gate, and as {approvers.where} names approvers, --allow-refused is not enough"
+        )
+        raise refusal(what, whole, standing)
 
 
 def open_asker(run: RunFolder) -> Asker:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from luthier.errors import RecipeError, RunError, Stopped
+from luthier.govern.keys import PrivateKey
 from luthier.launch.child import StageUse, run_stage
 from luthier.launch.offline import is_here
 from luthier.pipeline.join import join
@@ -144,15 +145,15 @@ def train_until(session: Session, validation: int, *, plan: Plan, prepared: Prep
     return use.seconds
 
 
-def finish(session: Session) -> tuple[tuple[Evidence, ...], GateDecision]:
-    """Decide, write card, lineage and report, and register the version; all stages must be done.
+def finish(session: Session, key: PrivateKey | None = None) -> tuple[tuple[Evidence, ...], GateDecision]:
+    """Decide, write card, lineage and report, and register the version; all stages must be done. `key` signs.
 
     Raises:
         RunError: a stage has not been done, or its outputs have changed since.
     """
     with lock(session.run):
         _refuse_stale(session)
-        return conclude(session.run, session.resolved, actor=getpass.getuser())
+        return conclude(session.run, session.resolved, actor=getpass.getuser(), key=key)
 
 
 def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:

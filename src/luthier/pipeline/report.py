@@ -7,6 +7,7 @@ from pathlib import Path
 
 from luthier.errors import RunError
 from luthier.govern.gate import joined_lines
+from luthier.pipeline.standing import standing_of
 from luthier.pipeline.verdict import checked_gate, gather
 from luthier.records import GateDecision
 from luthier.report.evidence import Evidence
@@ -35,18 +36,18 @@ def write_report(where: str) -> tuple[Path, tuple[Evidence, ...], GateDecision]:
                 f"{run.gate} is not made of what the gate.json of its tasks say",
                 way_out=f"luthier gate {run.path} decides anew",
             )
-        evidence = []
+        evidence, standing = [], standing_of(run, gate)
         for folder, part, decision in zip(folders, resolved.parts, decisions.values(), strict=True):
-            evidence.append(gather(folder, part, decision))
+            evidence.append(gather(folder, part, decision, standing))
             write_atomic(folder.report, render(evidence[-1]))
         if resolved.tasks:
-            write_atomic(run.report, render_tasks(evidence, gate, own_adapters=own))
+            write_atomic(run.report, render_tasks(evidence, gate, standing, own_adapters=own))
     return run.report, tuple(evidence), gate
 
 
 def closing_lines(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]:
     """What `luthier run` says at its end."""
-    return summary(evidence[0]) if len(evidence) == 1 else tasks_summary(evidence, gate)
+    return summary(evidence[0]) if len(evidence) == 1 else tasks_summary(evidence, gate, evidence[0].standing)
 
 
 def evaluation_document(evidence: Sequence[Evidence]) -> dict[str, object]:

@@ -6,8 +6,10 @@ import getpass
 import os
 from pathlib import Path
 
-from luthier.errors import GateRefused, RunError
-from luthier.pipeline.answers import admit, choose, open_askers
+from luthier.approval_records import Standing
+from luthier.errors import RunError
+from luthier.pipeline.answers import OTHERWISE, admit, choose, open_askers, refuse_going_past
+from luthier.pipeline.standing import refusal, refuse_faulty, standing_of
 from luthier.pipeline.start import Say
 from luthier.pipeline.verdict import audit_of, checked_gate
 from luthier.store.registry import registry_of
@@ -20,7 +22,7 @@ def serve_version(
     """Serve until a signal ends it.
 
     Raises:
-        GateRefused: the gate refused this version and `allow_refused` is not set.
+        ApprovalPending, GateRefused: the gate refused this version; see `admit`.
         MissingExtra, UserError, RunError: see the rooms.
     """
     from luthier.serve.app import create_app, require
@@ -31,13 +33,13 @@ def serve_version(
     api_keys = read_keys(keys, os.environ)
     refuse_open_host(host, has_keys=bool(api_keys))
     chosen = choose(target, out=out)
-    admit(chosen, allow_refused=allow_refused, actor=getpass.getuser(), say=say)
+    standing = admit(chosen, allow_refused=allow_refused, actor=getpass.getuser(), say=say)
     say(f"loading {chosen.model_id}")
     app = create_app(
         open_askers(list(chosen.tasks.values())), model_id=chosen.model_id, also_called=chosen.names, api_keys=api_keys
     )
     audit_of(chosen.run.whole.path.parent.parent).append(
-        "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host}
+        "serve", actor=getpass.getuser(), subject=chosen.model_id, details={"host": host, **_by_approval(standing)}
     )
     run(app, host=host, port=port, ready=lambda url: say(f"serving {chosen.model_id} on {url}  (end with Ctrl-C)"))
 
@@ -46,25 +48,36 @@ def promote(name: str, *, alias: str, allow_refused: bool, out: Path) -> str:
     """Let `alias` point to a version; returns what was done, in words.
 
     Raises:
-        GateRefused: the gate refused it and `allow_refused` is not set.
-        RunError: the version is not known, or its decision does not belong to its files.
+        ApprovalPending: the gate refused it and an approval is waited for.
+        GateRefused: the gate refused it, and `allow_refused` is not set or there are approvers to be asked.
+        RunError: the version is not known, its decision does not belong to its files, or an approval was tampered with.
     """
     registry = registry_of(out)
     version = registry.get(name)
-    gate = checked_gate(RunFolder.open(version.run, out=out), version)
-    if not gate.passed and not allow_refused:
-        raise GateRefused(
-            f"{version.name}@{version.version} was refused by its gate",
-            way_out="tune further, or --allow-refused, which is recorded",
-        )
+    run, called = RunFolder.open(version.run, out=out), f"{version.name}@{version.version}"
+    gate = checked_gate(run, version)
+    standing = standing_of(run, gate)
+    refuse_faulty(run, standing)
+    if not standing.may_be_used and not allow_refused:
+        raise refusal(f"{called} was refused by its gate", run, standing, otherwise=OTHERWISE)
+    if not standing.may_be_used:
+        refuse_going_past(run, standing, called)
     registry.promote(version.name, version.version, alias)
     audit_of(out).append(
         "promote",
         actor=getpass.getuser(),
-        subject=f"{version.name}@{version.version}",
-        details={"alias": alias, "gate_passed": gate.passed},
+        subject=called,
+        details={"alias": alias, "gate_passed": gate.passed, **_by_approval(standing)},
     )
-    return f"{version.name}@{alias} is now version {version.version}"
+    past = f" (refused by its gate, approved by {standing.approved_by})" if standing.state == "approved" else ""
+    return f"{version.name}@{alias} is now version {version.version}{past}"
+
+
+def _by_approval(standing: Standing) -> dict[str, object]:
+    """What the audit log says of a version that goes by an approval."""
+    if standing.state != "approved":
+        return {}
+    return {"approved_by": standing.approved_by, "requested_by": standing.requested_by, "reason": standing.reason}
 
 
 def rollback(name: str, *, alias: str, out: Path) -> str:

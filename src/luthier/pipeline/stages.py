@@ -18,6 +18,7 @@ from luthier.pipeline.bases import model_source
 from luthier.pipeline.behind import keep_off_learned
 from luthier.pipeline.context import Context, quiet_libraries, set_up_device, set_up_torch
 from luthier.pipeline.glossary import glossary_of
+from luthier.pipeline.looks import take_look
 from luthier.pipeline.merging import merge, parents_beside
 from luthier.pipeline.parents import refuse_other_contracts
 from luthier.pipeline.progress import Progress
@@ -145,6 +146,7 @@ def _evaluate(
 
     recipe, run = context.resolved.recipe, context.run
     run.eval.mkdir(exist_ok=True)
+    weights = TrainResult.read(run.train_result).weights_sha256
     material = Material(
         contract=context.contract,
         train=Shard(run.data / "train.arrow").originals(),
@@ -153,10 +155,11 @@ def _evaluate(
         general_text=general_text(),
         general_source="general-english.txt, written for this project",
         data_sha256=context.data_sha256,
-        weights_sha256=TrainResult.read(run.train_result).weights_sha256,
+        weights_sha256=weights,
         reward=METHODS.get(recipe.method.type).reward,
         general=general,
         glossary=glossary_of(context.resolved),
+        look=take_look(context, weights),
     )
     report = judge(
         material,

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from luthier.approval_records import Standing
 from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.govern.card import model_card
-from luthier.govern.gate import combine, decide, verify_seal
+from luthier.govern.gate import combine, decide, sealed, verify_seal
+from luthier.govern.keys import GATE, PrivateKey
 from luthier.govern.lineage import lineage
+from luthier.pipeline.authority import approvers_of, signer_of, write_signed
 from luthier.pipeline.order import ORDER
+from luthier.pipeline.standing import standing_of
 from luthier.prune_records import PruneResult
 from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Plan, TrainResult, Version
 from luthier.report.evidence import Evidence
@@ -70,32 +74,44 @@ def read_artifacts(run: RunFolder) -> tuple[Artifact, ...]:
 
 
 def conclude(
-    run: RunFolder, resolved: ResolvedRecipe, *, actor: str, clock: Clock = utc_now
+    run: RunFolder, resolved: ResolvedRecipe, *, actor: str, key: PrivateKey | None = None, clock: Clock = utc_now
 ) -> tuple[tuple[Evidence, ...], GateDecision]:
     """Decide; write gate.json, card.md, lineage.json, report.html; register; note it in the audit log.
 
     Of several tasks each has these files of its own, and the run those of all together. A decision that says the same
-    as the one on disk leaves that one as it is, with its time and seal.
+    as the one on disk leaves that one as it is, with its time and seal, and so leaves a request and an approval valid.
+
+    Args:
+        run: whose stages are done.
+        resolved: its recipe.
+        actor: who is named in the audit log.
+        key: signs gate.json, where one is configured.
+        clock: of the decision.
 
     Returns:
         The evidence of each task, and the decision on the run.
     """
-    folders, now = run.tasks(resolved.names), clock()
+    folders, now, approvers = run.tasks(resolved.names), clock(), approvers_of(run.path.parent.parent)
     decisions = {
         name: _decide(folder, part, now)
         for name, folder, part in zip(resolved.names, folders, resolved.parts, strict=True)
     }
-    gate, is_new = _settled(run, _together(run, resolved, decisions, now))
-    evidence = []
-    for folder, part, decision in zip(folders, resolved.parts, decisions.values(), strict=True):
-        own = gate if folder == run else _settled(folder, decision)[0]
-        evidence.append(_write_down(folder, part, own))
-        if folder != run:
-            write_atomic(folder.gate, own.to_json())
+    decision = sealed(
+        _together(run, resolved, decisions, now),
+        approvers_sha256=approvers.sha256 if approvers else "",
+        signed_by=key.public.fingerprint if key else "",
+    )
+    gate, is_new = _settled(run, decision)
+    if approvers is not None and gate.approvers_sha256 == approvers.sha256:
+        write_atomic(run.approvers, approvers.content)
     if resolved.tasks:
-        write_atomic(run.card, tasks_card(resolved, evidence, gate))
-        write_atomic(run.report, render_tasks(evidence, gate, own_adapters=resolved.recipe.has_own_adapters))
-    if is_new:
+        for folder, own in zip(folders, decisions.values(), strict=True):
+            write_atomic(folder.gate, _settled(folder, own)[0].to_json())
+    evidence = write_pages(run, resolved, gate)
+    if is_new and key is not None:
+        write_signed(run.gate, gate.to_json(), key, GATE)
+    elif is_new:
+        run.gate_signature.unlink(missing_ok=True)
         write_atomic(run.gate, gate.to_json())
     version = registry_of(run.path.parent.parent).register(
         resolved.recipe.name,
@@ -109,9 +125,30 @@ def conclude(
             "gate",
             actor=actor,
             subject=f"{version.name}@{version.version}",
-            details={"passed": gate.passed, "seal": gate.seal, "run": f"{run.name}/{run.id}"},
+            details={
+                "passed": gate.passed,
+                "seal": gate.seal,
+                "run": f"{run.name}/{run.id}",
+                "approvers_sha256": gate.approvers_sha256,
+                "signed_by": gate.signed_by,
+            },
         )
-    return tuple(evidence), gate
+    return evidence, gate
+
+
+def write_pages(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> tuple[Evidence, ...]:
+    """Write card, lineage and report of each task, and of several those of the run; returns what they show."""
+    folders, standing = run.tasks(resolved.names), standing_of(run, gate)
+    decisions = [gate] if folders == [run] else [GateDecision.read(folder.gate) for folder in folders]
+    evidence = tuple(
+        _write_down(folder, part, decision, standing)
+        for folder, part, decision in zip(folders, resolved.parts, decisions, strict=True)
+    )
+    if resolved.tasks:
+        write_atomic(run.card, tasks_card(resolved, evidence, gate, standing))
+        own = resolved.recipe.has_own_adapters
+        write_atomic(run.report, render_tasks(evidence, gate, standing, own_adapters=own))
+    return evidence
 
 
 def _decide(run: RunFolder, resolved: ResolvedRecipe, now: datetime) -> GateDecision:
@@ -151,9 +188,9 @@ def _eval_sha256(run: RunFolder) -> str:
     return found[0] if len(found) == 1 else sha256_json(found)
 
 
-def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evidence:
+def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision, standing: Standing) -> Evidence:
     """Card, lineage and report of one task."""
-    evidence = gather(run, resolved, gate)
+    evidence = gather(run, resolved, gate, standing)
     about = {
         "resolved": resolved,
         "shape": evidence.shape,
@@ -164,23 +201,39 @@ def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) ->
         "gate": gate,
         "pruned": evidence.pruned,
     }
-    write_atomic(run.card, model_card(**about, search=evidence.search))  # type: ignore[arg-type]
+    write_atomic(run.card, model_card(**about, search=evidence.search, standing=standing))  # type: ignore[arg-type]
     write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
     write_atomic(run.report, render(evidence))
     return evidence
 
 
+_AUTHORITY = {"decided_at", "seal", "approvers_sha256", "signed_by"}
+
+
 def _settled(run: RunFolder, gate: GateDecision) -> tuple[GateDecision, bool]:
+    """The decision that holds, and whether it is a new one: that on disk stays where it says the same.
+
+    Who may approve is part of a refusal, until somebody did: another approvers' file is another decision, which an
+    earlier request does not speak of.
+    """
     if not run.gate.is_file():
         return gate, True
     before = GateDecision.read(run.gate)
-    if not verify_seal(before):
+    if not verify_seal(before) or _signature_fault(run, before):
         return gate, True
-    same = before.model_dump(exclude={"decided_at", "seal"}) == gate.model_dump(exclude={"decided_at", "seal"})
-    return (before, False) if same else (gate, True)
+    if before.model_dump(exclude=_AUTHORITY) != gate.model_dump(exclude=_AUTHORITY):
+        return gate, True
+    signed_enough = bool(before.signed_by) or not gate.signed_by
+    if before.passed:
+        stays = signed_enough
+    else:
+        same_approvers = before.approvers_sha256 == gate.approvers_sha256
+        state = standing_of(run, before).state
+        stays = state == "approved" or (same_approvers and (signed_enough or state == "waiting"))
+    return (before, False) if stays else (gate, True)
 
 
-def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evidence:
+def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision, standing: Standing) -> Evidence:
     """All records of a finished run, or of a task of it, for the report."""
     stages = Stages(run.whole)
     markers = {stage.name: marker for stage in ORDER if (marker := stages.marker(stage.name)) is not None}
@@ -197,6 +250,7 @@ def gather(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision) -> Evid
         evaluation=EvalReport.read(run.eval_report),
         artifacts=read_artifacts(run),
         gate=gate,
+        standing=standing,
         stage_seconds={name: marker.seconds for name, marker in markers.items() if not marker.reused_from},
         peak_memory_gib=max((marker.peak_memory_gib for marker in markers.values()), default=0.0),
         run=str(shown),
@@ -221,6 +275,8 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
     """Why the decision may not be believed; '' where it may."""
     if not verify_seal(gate):
         return "was edited after it was sealed"
+    if fault := _signature_fault(run, gate):
+        return fault
     if version is not None and version.gate_seal != gate.seal:
         return "is not the decision that was registered"
     if changed := [path for stage in ORDER for path in Stages(run).changed(stage.name)]:
@@ -231,3 +287,14 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         if weights_sha256(task.tuned) != EvalReport.read(task.eval_report).weights_sha256:
             return "is about weights that have changed since"
     return ""
+
+
+def _signature_fault(run: RunFolder, gate: GateDecision) -> str:
+    """What is wrong with the signature of a decision that says it is signed; '' where nothing is."""
+    if not gate.signed_by:
+        return ""
+    try:
+        signer = signer_of(run.gate, GATE)
+    except RunError as error:
+        return f"says that it is signed, and {error.what}"
+    return "" if signer.fingerprint == gate.signed_by else f"is signed by another key than {gate.signed_by}"

@@ -6,8 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
+from luthier.approval_records import Standing
 from luthier.data_report import DataReport
 from luthier.eval_records import Difference, EvalReport, SystemScore
+from luthier.plan.looks import look_words
 from luthier.plan.words import duration, memory, points
 from luthier.prune_records import PruneResult
 from luthier.records import (
@@ -66,10 +68,17 @@ class Evidence:
     """What else was tried, where a search took this run."""
     pruned: PruneResult | None = None
     """What of the base went before it was trained."""
+    standing: Standing | None = None
+    """Request and approval beside a refusal, of the run; None where nothing was looked up."""
 
     @property
     def name(self) -> str:
         return self.resolved.recipe.name
+
+    @property
+    def where_it_stands(self) -> Standing:
+        """As it was looked up, or by the decision alone."""
+        return self.standing or Standing(state="passed" if self.gate.passed else "refused")
 
     @property
     def total_seconds(self) -> float:
@@ -234,18 +243,29 @@ def contaminated_line(evidence: Evidence) -> str:
     )
 
 
+def look_line(evidence: Evidence) -> str:
+    """Which look at the test rows it is, and what the gate makes of that; '' where nobody counted."""
+    look = evidence.evaluation.look
+    return look_words(look.number, evidence.resolved.recipe.evaluate.level or 0.95) if look is not None else ""
+
+
 def verdict(evidence: Evidence) -> tuple[str, str]:
     """One word and one sentence: what the gate decided."""
-    return verdict_of(evidence.name, evidence.gate)
+    return verdict_of(evidence.name, evidence.gate, evidence.standing)
 
 
-def verdict_of(name: str, gate: GateDecision) -> tuple[str, str]:
-    """The same of a decision alone."""
+def verdict_of(name: str, gate: GateDecision, standing: Standing | None = None) -> tuple[str, str]:
+    """The same of a decision alone; an approval is never told as a plain pass."""
     failed = [line.line for line in gate.lines if not line.passed]
     total = len(gate.lines)
     if gate.passed:
         return "Passed.", f"{name} may be served: it meets all {total} conditions of its gate."
-    return "Refused.", f"{name} must not be served: {len(failed)} of {total} conditions failed ({', '.join(failed)})."
+    what = f"{len(failed)} of {total} conditions failed ({', '.join(failed)})"
+    if standing is not None and standing.state == "approved":
+        return "Approved.", f"{name} was refused by its gate: {what}. It may be served by approval. {standing.words}"
+    if standing is not None and standing.words:
+        return "Refused.", f"{name} must not be served: {what}. {standing.words}"
+    return "Refused.", f"{name} must not be served: {what}."
 
 
 def budgets(evidence: Evidence) -> dict[str, str]:

@@ -21,6 +21,7 @@ from luthier.report.evidence import (
     budgets,
     contaminated_line,
     is_proportion,
+    look_line,
     merged_words,
     minus,
     not_looked_for,
@@ -31,7 +32,7 @@ from luthier.report.evidence import (
     warnings,
 )
 from luthier.report.pruning import layers_chart, units_chart
-from luthier.report.summary import refused_hint, shared_metrics, table
+from luthier.report.summary import may_be_used, refused_hint, shared_metrics, table
 from luthier.systems import LINEAR, PARENT, PRUNED, system_title
 
 MOST_TEXT = 320
@@ -78,6 +79,7 @@ def render(evidence: Evidence) -> str:
             e=evidence,
             warnings=warnings(evidence),
             contaminated_line=contaminated_line(evidence),
+            look_line=look_line(evidence),
             verdict=verdict(evidence),
             figures=_key_figures(evidence),
             table=table(evidence),
@@ -94,6 +96,7 @@ def render(evidence: Evidence) -> str:
             actions=ACTIONS,
             abstain_below=getattr(evidence.resolved.recipe.method, "abstain_below", None),
             refused_hint=refused_hint(evidence),
+            may_be_used=may_be_used(evidence),
             not_looked_for=not_looked_for(evidence.data),
             level=f"{100 * (evidence.resolved.recipe.evaluate.level or 0.95):g} %",
         )
@@ -253,4 +256,7 @@ def _hashes(evidence: Evidence) -> list[tuple[str, str]]:
     found += [("tuned weights", evaluation.weights_sha256)]
     for artifact in evidence.artifacts:
         found += [(f"{artifact.path}/{file}", value) for file, value in artifact.sha256.items()]
-    return [*found, ("seal of the gate", evidence.gate.seal)]
+    gate = evidence.gate
+    approvers = [("approvers' file when the gate decided", gate.approvers_sha256)] if gate.approvers_sha256 else []
+    signed = [("key that signed gate.json", gate.signed_by)] if gate.signed_by else []
+    return [*found, *approvers, *signed, ("seal of the gate", gate.seal)]

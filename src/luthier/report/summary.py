@@ -11,6 +11,7 @@ from luthier.report.evidence import (
     brackets,
     budgets,
     contaminated_line,
+    look_line,
     minus,
     signed,
     title,
@@ -58,17 +59,28 @@ def summary(evidence: Evidence) -> list[str]:
             lines.append(f"{what:<56}{signed(difference.interval, difference.metric)}{', ' + p if p else ''}")
     if evidence.pruned is not None:
         lines += ["", f"The base was pruned first. {evidence.pruned.words}"]
-    lines += ["", *gate_lines(evidence), "", *_predicted(evidence)]
+    lines += ["", *gate_lines(evidence), *filter(None, [look_line(evidence)]), "", *_predicted(evidence)]
     if evidence.shape.quantisation:
         width = bits(evidence.shape.quantisation) or evidence.shape.quantisation
         lines += ["", f"The base model was dequantized from {width} ({evidence.shape.quantisation})."]
-    lines += ["", *(ask_commands(evidence) if evidence.gate.passed else [refused_hint(evidence)])]
+    lines += ["", *(ask_commands(evidence) if may_be_used(evidence) else [refused_hint(evidence)])]
     return lines + (["", *first] if first else [])
+
+
+def may_be_used(evidence: Evidence) -> bool:
+    """Whether its gate passed, or it was approved all the same."""
+    return evidence.gate.passed or (evidence.standing is not None and evidence.standing.may_be_used)
 
 
 def refused_hint(evidence: Evidence) -> str:
     """What a refusal means for serving."""
-    return f"`luthier serve {evidence.run}` refuses this run too, unless told otherwise; see `luthier serve --help`."
+    run = evidence.run
+    if evidence.standing is not None and evidence.standing.state == "waiting":
+        return f"`luthier serve {run}` refuses this run too until it is approved: `luthier gate {run} --approve`."
+    return (
+        f"`luthier serve {run}` refuses this run too, unless it is approved: `luthier gate {run} --request REASON`; "
+        "see `luthier serve --help`."
+    )
 
 
 def gate_lines(evidence: Evidence) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from luthier.approval_records import Standing
 from luthier.plan.words import duration, memory
 from luthier.records import GateDecision
 from luthier.report import charts
@@ -14,6 +15,7 @@ from luthier.report.evidence import (
     brackets,
     budgets,
     contaminated_line,
+    look_line,
     merged_words,
     signed,
     title,
@@ -55,17 +57,18 @@ def told_first(evidence: Sequence[Evidence]) -> list[str]:
     return list(dict.fromkeys(f"{one.evaluation.name}: {line}" for one in evidence for line in warnings(one)))
 
 
-def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision) -> list[str]:
+def tasks_summary(evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None) -> list[str]:
     """The last lines of a run of several tasks, for a terminal."""
     first, name = told_first(evidence), evidence[0].name
-    word, sentence = verdict_of(name, gate)
+    word, sentence = verdict_of(name, gate, standing)
     lines = [*first, *([""] if first else []), f"{word.upper()} {sentence}", ""]
     lines += columns(overview(evidence))
     lines += [f"{one.evaluation.name}: {one.evaluation.headline}" for one in evidence]
     lines += [f"{one.evaluation.name}: {line}" for one in evidence if (line := contaminated_line(one))]
     if (pruned := evidence[0].pruned) is not None:
         lines += ["", f"The base was pruned first. {pruned.words}"]
-    lines += ["", *gate_lines_of(gate), "", *_predicted(evidence[0])]
+    looks = [f"{one.evaluation.name}: {line}" for one in evidence if (line := look_line(one))]
+    lines += ["", *gate_lines_of(gate), *looks, "", *_predicted(evidence[0])]
     return lines + (["", *first] if first else [])
 
 
@@ -86,7 +89,9 @@ def _predicted(one: Evidence) -> list[str]:
     )
 
 
-def render_tasks(evidence: Sequence[Evidence], gate: GateDecision, *, own_adapters: bool = False) -> str:
+def render_tasks(
+    evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None, *, own_adapters: bool = False
+) -> str:
     """The page about all tasks; it links to that of each, which lies beside it.
 
     With `own_adapters` each task has one of its own, and the course of its training is that of the task alone.
@@ -109,7 +114,7 @@ def render_tasks(evidence: Sequence[Evidence], gate: GateDecision, *, own_adapte
         .render(
             e=first,
             gate=gate,
-            verdict=verdict_of(first.name, gate),
+            verdict=verdict_of(first.name, gate, standing),
             warnings=told_first(evidence),
             table=overview(evidence),
             tasks=shown,
@@ -140,7 +145,9 @@ def _targets(one: Evidence) -> dict[str, float]:
     return {limit.metric: limit.value for limit in one.resolved.limits if not limit.relative}
 
 
-def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision) -> str:
+def tasks_card(
+    resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: GateDecision, standing: Standing | None = None
+) -> str:
     """The card of a run of several tasks: what it can do in each, and where the card of each is."""
     own = resolved.recipe.has_own_adapters
     form = "Whole weights" if resolved.recipe.adapter.type == "full" else "One adapter"
@@ -162,5 +169,5 @@ def tasks_card(resolved: ResolvedRecipe, evidence: Sequence[Evidence], gate: Gat
         lines += [f"## {name} ({one.evaluation.task})", "", one.evaluation.headline, ""]
         lines += [f"Its adapter was {kept_words(one)}.", ""] if own else []
         lines += [f"[card](tasks/{name}/card.md), [report](tasks/{name}/report.html)", ""]
-    word, sentence = verdict_of(resolved.recipe.name, gate)
+    word, sentence = verdict_of(resolved.recipe.name, gate, standing)
     return "\n".join([*lines, "## Gate", "", f"**{word}** {sentence}", ""])
