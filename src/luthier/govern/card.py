@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from luthier.approval_records import Standing
 from luthier.data_report import DataReport
@@ -35,6 +36,16 @@ _QUALITY = (
 """Metrics by which a baseline is said to beat the tuned model."""
 
 
+@dataclass(frozen=True)
+class Only:
+    """What only some runs have."""
+
+    search: SearchRecord | None = None
+    pruned: PruneResult | None = None
+    standing: Standing | None = None
+    """Request and approval beside a refusal."""
+
+
 def model_card(
     *,
     resolved: ResolvedRecipe,
@@ -44,9 +55,7 @@ def model_card(
     evaluation: EvalReport,
     artifacts: Sequence[Artifact],
     gate: GateDecision,
-    search: SearchRecord | None = None,
-    pruned: PruneResult | None = None,
-    standing: Standing | None = None,
+    only: Only = Only(),
 ) -> str:
     """The card of one run as Markdown, with the front matter that model hubs read.
 
@@ -61,8 +70,9 @@ def model_card(
         evaluation=evaluation,
         artifacts=artifacts,
         gate=gate,
-        pruned=pruned,
+        pruned=only.pruned,
     )
+    search, pruned, standing = only.search, only.pruned, only.standing
     sections = (
         _front_matter(resolved, shape),
         [f"# {resolved.recipe.name}", "", _text(evaluation.headline)],

@@ -11,7 +11,7 @@ from luthier.approval_records import Standing
 from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
-from luthier.govern.card import model_card
+from luthier.govern.card import Only, model_card
 from luthier.govern.gate import combine, decide, sealed, verify_seal
 from luthier.govern.keys import GATE, PrivateKey
 from luthier.govern.lineage import lineage
@@ -199,10 +199,10 @@ def _write_down(run: RunFolder, resolved: ResolvedRecipe, gate: GateDecision, st
         "evaluation": evidence.evaluation,
         "artifacts": evidence.artifacts,
         "gate": gate,
-        "pruned": evidence.pruned,
     }
-    write_atomic(run.card, model_card(**about, search=evidence.search, standing=standing))  # type: ignore[arg-type]
-    write_atomic(run.lineage, lineage(**about).to_json())  # type: ignore[arg-type]
+    only = Only(evidence.search, evidence.pruned, standing)
+    write_atomic(run.card, model_card(**about, only=only))  # type: ignore[arg-type]
+    write_atomic(run.lineage, lineage(**about, pruned=evidence.pruned).to_json())  # type: ignore[arg-type]
     write_atomic(run.report, render(evidence))
     return evidence
 
