@@ -8,9 +8,10 @@ from typing import Any
 from luthier.data_report import DataReport, Leakage, SplitReport
 from luthier.eval_records import Difference, EvalReport, GeneralText, GlossaryTerm, GlossaryUse, SystemScore
 from luthier.govern.gate import decide
-from luthier.records import Artifact, GateDecision, Interval, ModelShape, ParityCheck, TrainResult
+from luthier.records import Artifact, GateDecision, Interval, ModelShape, ParityCheck
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.train_records import TrainResult
 
 NOW = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from luthier.data_report import DataReport, Finding, Leakage, RowFate, SplitReport, StepCount
 from luthier.eval_records import ClassScore, Difference, EvalReport, GeneralText, Mistake, SystemScore
+from luthier.plan_records import Candidate, Detectable, Plan, Prediction
 from luthier.records import (
     Answer,
     Artifact,
-    Candidate,
     ColumnProfile,
     DataProfile,
-    Detectable,
     GateDecision,
     GateLine,
     Golden,
@@ -22,17 +21,14 @@ from luthier.records import (
     Message,
     ModelShape,
     ParityCheck,
-    Plan,
-    Prediction,
     RequestContract,
-    StepEvent,
-    TrainResult,
     Version,
 )
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe, resolve
+from luthier.train_records import StepEvent, TrainResult
 
 LABELS: dict[str, int] = {
     "order_status": 212,

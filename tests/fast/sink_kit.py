@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.pipeline import sink_worker
-from luthier.records import StepEvent
 from luthier.train.sinks import Start
+from luthier.train_records import StepEvent
 
 
 class Listing:

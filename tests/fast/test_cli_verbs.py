@@ -13,7 +13,8 @@ import yaml
 from command import call, luthier, paper_model
 from luthier import __version__
 from luthier.cli import app
-from luthier.records import DataProfile, Plan
+from luthier.plan_records import Plan
+from luthier.records import DataProfile
 from luthier.spec.resolve import ResolvedRecipe
 from tiny import write_recipe
 

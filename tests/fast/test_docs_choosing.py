@@ -24,7 +24,7 @@ from luthier.plan.rank import (
     ZERO_SHOT,
 )
 from luthier.plan.search import why_no_search
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.fill_baselines import FEW_SHOT_EXAMPLES
 from luthier.spec.load import load_recipe
 from luthier.spec.suits import MANY_LABELS, THIN_ROWS_PER_LABEL

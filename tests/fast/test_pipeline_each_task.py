@@ -16,9 +16,9 @@ from luthier.pipeline import behind, each_task
 from luthier.pipeline.behind import as_trained
 from luthier.pipeline.each_task import together, train_each
 from luthier.pipeline.parents import _find
-from luthier.records import TrainResult
 from luthier.store.runs import RunFolder, weights_file, weights_sha256
 from luthier.train.dist import present
+from luthier.train_records import TrainResult
 
 
 @dataclass

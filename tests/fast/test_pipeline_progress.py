@@ -10,8 +10,8 @@ import pytest
 from luthier.pipeline import progress
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.training import say_sharing_is_off
-from luthier.records import LossSpike, StepEvent
 from luthier.store.events import EventLog
+from luthier.train_records import LossSpike, StepEvent
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from test_train_loop import run
 from luthier.errors import MissingExtra, RecipeError
 from luthier.pipeline import sinks
 from luthier.pipeline.sinks import Feed, Feeds, parameters, refuse_missing_sinks
-from luthier.records import LossSpike, StepEvent
 from luthier.spec.load import load_recipe
 from luthier.spec.plugins import SINKS
 from luthier.spec.recipe import Recipe
 from luthier.train.sinks import Start, load_sink, numbers
+from luthier.train_records import LossSpike, StepEvent
 
 RECIPE: dict[str, Any] = {
     "name": "support",

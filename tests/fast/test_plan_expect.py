@@ -18,7 +18,7 @@ from luthier.plan.expect import TABLE, expected_of, majority, measured_alike, ou
 from luthier.plan.lines import lines
 from luthier.plan.make import make_plan
 from luthier.plan.rank import FEW_SHOT, MAJORITY, RIDGE, TFIDF, ZERO_SHOT
-from luthier.records import Expected, Plan
+from luthier.plan_records import Expected, Plan
 from luthier.spec.plugins import METRICS
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder

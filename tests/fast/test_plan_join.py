@@ -11,7 +11,7 @@ import samples
 
 from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import LIMITED, make_plan
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe
 from luthier.spec.recipe import Recipe

@@ -18,7 +18,8 @@ from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.plan.rank import FEW_SHOT, MAJORITY, TFIDF, ZERO_SHOT
 from luthier.plan.words import duration
 from luthier.plan.workload import workload
-from luthier.records import Candidate, DataProfile, ModelShape, Plan
+from luthier.plan_records import Candidate, Plan
+from luthier.records import DataProfile, ModelShape
 from luthier.spec.resolve import ResolvedRecipe
 
 

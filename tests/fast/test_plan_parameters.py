@@ -17,7 +17,8 @@ from luthier.plan.parameters import (
     lowest_adapted,
     trainable_parameters,
 )
-from luthier.records import ModelShape, Plan
+from luthier.plan_records import Plan
+from luthier.records import ModelShape
 from luthier.spec.adapters.full import Full
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import ADAPTERS

@@ -12,7 +12,7 @@ import pytest
 
 from command import environment
 from luthier.plan.rank import FEW_SHOT, FULL_ROWS, MAJORITY, TFIDF, ZERO_SHOT
-from luthier.records import Plan
+from luthier.plan_records import Plan
 
 INTERVAL = {"level": 0.95, "n": 300}
 SFT, HEAD = "lora sft", "lora head"

@@ -11,10 +11,12 @@ import samples
 
 from luthier.data_report import BenchmarkOverlap, Leakage, MeaningReport, NearConflict, NearReport
 from luthier.eval_records import AllItems, Difference, GlossaryTerm, GlossaryUse, Mistake, SystemScore
-from luthier.records import Expected, GateLine, Interval, LossSpike
+from luthier.plan_records import Expected
+from luthier.records import GateLine, Interval
 from luthier.report import charts
 from luthier.report import html as report
 from luthier.report.evidence import Evidence
+from luthier.train_records import LossSpike
 
 VOID = {"meta", "br", "line", "rect", "circle", "polyline"}
 

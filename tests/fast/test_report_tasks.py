@@ -11,11 +11,12 @@ import samples
 from luthier.eval_records import TransferCell, TransferMatrix
 from luthier.govern.gate import combine, verify_seal
 from luthier.pipeline.transfer import subsets, transfer_lines
-from luthier.records import GateDecision, Interval, StepEvent
+from luthier.records import GateDecision, Interval
 from luthier.report.evidence import Evidence
 from luthier.report.task_charts import task_losses
 from luthier.report.tasks import overview, render_tasks, tasks_card, tasks_summary
 from luthier.report.transfer import render_transfer
+from luthier.train_records import StepEvent
 
 
 def two(*, passed: bool = True) -> tuple[list[Evidence], GateDecision]:

@@ -15,7 +15,7 @@ from luthier.plan.make import make_plan
 from luthier.plan.predict import key_of, predict, training_gib
 from luthier.plan.pruning import pruning_gib, pruning_seconds, trained_shape
 from luthier.plan.workload import workload
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, load_recipe
 from luthier.spec.prune import FAMILIES, Prune, kept_channels, pruned_shape

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from test_train_loop import SETTINGS, run
 
 from luthier.errors import DiskFull, NonFinite
-from luthier.records import StepEvent
 from luthier.train import checkpoint
 from luthier.train.dist import Ranks
+from luthier.train_records import StepEvent
 
 KEPT = SETTINGS.model_copy(update={"save_steps": 2, "save_total_limit": 9})
 

@@ -21,7 +21,6 @@ from luthier.models.adapters import bare
 from luthier.models.classifier import head_of, put_head
 from luthier.models.trunk import check_trunk, lowest_learning
 from luthier.pipeline.heads import calibrate_head
-from luthier.records import Calibration, TrainResult
 from luthier.spec.methods.classify import Classify as Settings
 from luthier.spec.methods.sft import Sft
 from luthier.train import loop
@@ -29,6 +28,7 @@ from luthier.train.batches import micro_batches
 from luthier.train.methods import load_method
 from luthier.train.trunk import OnTrunk, open_trunk
 from luthier.train.validation import Judged, Validation
+from luthier.train_records import Calibration, TrainResult
 from rows_kit import inputs_of
 
 PLACES = torch.tensor([LABELS.index(one.answer) for one in EXAMPLES])

@@ -17,13 +17,13 @@ from test_train_loop import EXAMPLES, INPUTS, SETTINGS, fresh, reference_gradien
 
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RankLost, RunError, Stopped
-from luthier.records import StepEvent, TrainResult
 from luthier.train import loop
 from luthier.train.batches import MicroBatch, dealt, micro_batches
 from luthier.train.dist import Ranks, joined, lost_ranks, present
 from luthier.train.memory import device_peak_gib
 from luthier.train.methods.sft import Sft
 from luthier.train.shard import clip, local, shard, whole
+from luthier.train_records import StepEvent, TrainResult
 from ranks_kit import together
 
 SIZES = (1, 2, 3)

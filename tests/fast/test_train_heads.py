@@ -24,7 +24,7 @@ from luthier.models.classifier import head_of, heads_of, put_head
 from luthier.models.trunk import check_trunk
 from luthier.models.tuned import save_tuned, tuned_state
 from luthier.pipeline.heads import calibrate_head
-from luthier.records import RequestContract, TrainResult
+from luthier.records import RequestContract
 from luthier.spec.methods.classify import Classify as Settings
 from luthier.spec.multi_task import MultiTask
 from luthier.store.runs import HEADS, tuned_in
@@ -40,6 +40,7 @@ from luthier.train.shard import shard
 from luthier.train.trunk import learned_rows, on_trunk, open_trunk
 from luthier.train.validation import Judged, Validation
 from luthier.train.weighting import Weighting, without_conflict
+from luthier.train_records import TrainResult
 from ranks_kit import together
 from tiny import llama
 

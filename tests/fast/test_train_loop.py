@@ -14,7 +14,7 @@ import torch
 from luthier.data.shards import Example
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.adapters import attach
-from luthier.records import Scale, StepEvent, TrainResult
+from luthier.records import Scale
 from luthier.spec.adapters.lora import Lora
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Train
@@ -25,6 +25,7 @@ from luthier.train.methods import load_method
 from luthier.train.methods.sft import Sft
 from luthier.train.optim import learning_rate
 from luthier.train.validation import Judged, Validation
+from luthier.train_records import StepEvent, TrainResult
 from rows_kit import inputs_of, with_method
 from tiny import llama
 

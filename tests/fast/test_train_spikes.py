@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from test_train_loop import EXAMPLES, SETTINGS, run
 
 from luthier.errors import Stopped
-from luthier.records import LossSpike, StepEvent
 from luthier.train.batches import steps_of
 from luthier.train.inputs import Inputs
 from luthier.train.spikes import FEWEST, LEVEL, find_spike, usual_losses
+from luthier.train_records import LossSpike, StepEvent
 from rows_kit import inputs_of
 
 LONG = SETTINGS.model_copy(update={"num_train_epochs": 14, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"})

@@ -14,10 +14,10 @@ from test_kill import Bench, at_step, interrupt
 
 from command import luthier
 from luthier.eval_records import EvalReport
-from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_files
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = [

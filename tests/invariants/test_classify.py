@@ -15,8 +15,9 @@ from command import luthier
 from luthier.data.goldens import read_goldens
 from luthier.engines.transformers import TransformersEngine
 from luthier.eval_records import EvalReport
-from luthier.records import GateDecision, RequestContract, TrainResult
+from luthier.records import GateDecision, RequestContract
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = pytest.mark.slow

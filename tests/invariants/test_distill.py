@@ -14,11 +14,11 @@ from command import luthier
 from luthier.data.dedupe import text_key
 from luthier.data.learned_before import REASON
 from luthier.data.shards import Shard
-from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_files
 from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

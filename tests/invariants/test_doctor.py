@@ -19,10 +19,10 @@ from command import luthier
 from luthier.errors import RunError
 from luthier.launch.child import StageFailed
 from luthier.pipeline import doctor
-from luthier.records import Kill, ResumeCertificate, TrainResult
 from luthier.spec.launch import Launch
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
+from luthier.train_records import Kill, ResumeCertificate, TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="kills processes as Linux does")]

@@ -13,10 +13,11 @@ from test_kill import pytestmark
 
 from command import luthier
 from luthier.eval_records import EvalReport
-from luthier.records import RequestContract, TrainResult
+from luthier.records import RequestContract
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder, weights_file
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

@@ -11,9 +11,10 @@ from test_kill import Bench, at_step, interrupt, pytestmark
 
 from command import luthier
 from luthier.eval_records import EvalReport
-from luthier.records import GateDecision, RequestContract, TrainResult
+from luthier.records import GateDecision, RequestContract
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model
 
 __all__ = ["pytestmark"]

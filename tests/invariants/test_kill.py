@@ -16,10 +16,10 @@ import pytest
 
 from command import COMMAND, environment, luthier
 from luthier.eval_records import EvalReport
-from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_files
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = [

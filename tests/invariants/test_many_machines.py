@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from command import COMMAND, environment, luthier
-from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from ranks_kit import free_port
 from tiny import write_model, write_recipe
 

@@ -26,10 +26,11 @@ from luthier.eval_records import EvalReport
 from luthier.govern.lineage import Lineage
 from luthier.pipeline.behind import learned_folders
 from luthier.pipeline.parents import describe, refuse_other_contract, tuned_of
-from luthier.records import GateDecision, RequestContract, TrainResult
+from luthier.records import GateDecision, RequestContract
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

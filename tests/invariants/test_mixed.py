@@ -20,8 +20,10 @@ from luthier.eval_records import EvalReport
 from luthier.pipeline.answers import choose, open_askers
 from luthier.pipeline.verdict import checked_gate
 from luthier.plan.measured import Tried
-from luthier.records import GateDecision, Plan, TrainResult
+from luthier.plan_records import Plan
+from luthier.records import GateDecision
 from luthier.store.runs import HEADS, RunFolder, weights_sha256
+from luthier.train_records import TrainResult
 from tiny import write_messages, write_model
 
 pytestmark = pytest.mark.slow

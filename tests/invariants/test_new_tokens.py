@@ -17,8 +17,9 @@ from luthier.data.shards import Shard
 from luthier.data.vocabulary import FILE
 from luthier.data_report import DataReport, Vocabulary
 from luthier.eval_records import EvalReport
+from luthier.plan_records import Plan
 from luthier.recipes import general_text
-from luthier.records import Plan, RequestContract
+from luthier.records import RequestContract
 from luthier.store.runs import RunFolder
 from tiny import write_model
 

@@ -23,10 +23,12 @@ from luthier.pipeline.answers import choose, open_asker, open_askers
 from luthier.pipeline.order import up_to
 from luthier.pipeline.report import write_report
 from luthier.pipeline.verdict import checked_gate, read_artifacts
-from luthier.records import GateDecision, Plan, TrainResult
+from luthier.plan_records import Plan
+from luthier.records import GateDecision
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder, weights_file, weights_sha256
 from luthier.store.stages import Stages
+from luthier.train_records import TrainResult
 from tiny import write_messages, write_model
 
 pytestmark = [

@@ -28,7 +28,8 @@ from luthier.engines.ask import Asker
 from luthier.engines.protocol import Score
 from luthier.eval_records import EvalReport, Look
 from luthier.govern.gate import sealed, verify_seal
-from luthier.records import DataProfile, GateDecision, ModelShape, Plan, RequestContract, TrainResult
+from luthier.plan_records import Plan
+from luthier.records import DataProfile, GateDecision, ModelShape, RequestContract
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog
 from luthier.store.events import EventLog
@@ -36,6 +37,7 @@ from luthier.store.files import sha256_file, sha256_files
 from luthier.store.registry import Registry
 from luthier.store.runs import RunFolder
 from luthier.store.stages import Stages
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 
 from command import call, luthier
 from luthier.plan.measured import Tried
-from luthier.records import Plan, TrainResult
+from luthier.plan_records import Plan
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_recipe
 
 pytestmark = pytest.mark.slow

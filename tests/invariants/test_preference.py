@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command import luthier
 from luthier.eval_records import EvalReport
-from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_files
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

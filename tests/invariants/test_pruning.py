@@ -21,8 +21,9 @@ from luthier.govern.lineage import Lineage
 from luthier.models.shape import read_shape
 from luthier.models.source import ModelSource
 from luthier.prune_records import PruneResult
-from luthier.records import GateDecision, TrainResult
+from luthier.records import GateDecision
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

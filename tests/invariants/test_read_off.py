@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, pipeline
 from command import luthier
 from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport
-from luthier.records import GateDecision, RequestContract, TrainResult
+from luthier.records import GateDecision, RequestContract
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 pytestmark = pytest.mark.slow

@@ -16,10 +16,10 @@ import yaml
 from test_kill import pytestmark
 
 from command import environment, luthier
-from luthier.records import TrainResult
 from luthier.search_records import SearchRecord
 from luthier.store.events import EventLog
 from luthier.store.runs import RunFolder, weights_file
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

@@ -23,9 +23,10 @@ from luthier.pipeline.answers import choose
 from luthier.pipeline.context import Context
 from luthier.pipeline.progress import Progress
 from luthier.pipeline.verdict import checked_gate
-from luthier.records import GateDecision, TrainResult
+from luthier.records import GateDecision
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_messages, write_model
 
 pytestmark = pytest.mark.slow

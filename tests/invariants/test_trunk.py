@@ -9,10 +9,10 @@ import pytest
 from test_kill import Bench, at_step, during, interrupt, pytestmark, writing
 
 from command import COMMAND, environment, luthier
-from luthier.records import TrainResult
 from luthier.store.events import EventLog
 from luthier.store.files import sha256_files
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 from tiny import write_model, write_recipe
 
 __all__ = ["pytestmark"]

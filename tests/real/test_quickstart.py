@@ -21,7 +21,9 @@ import pytest
 from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport
-from luthier.records import GateDecision, ModelShape, Plan, TrainResult
+from luthier.plan_records import Plan
+from luthier.records import GateDecision, ModelShape
+from luthier.train_records import TrainResult
 
 pytestmark = pytest.mark.real
 

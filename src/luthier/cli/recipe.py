@@ -126,8 +126,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train, or merge runs; after an interruption the same command goes on, exact to the bit."""
-    from luthier.records import TrainResult
     from luthier.report.evidence import merged_words
+    from luthier.train_records import TrainResult
 
     launch = {"nproc_per_node": nproc, "nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint}
     session = work(target, "train", overrides, out, offline, launch=launch, node_rank=node_rank)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from luthier.records import Calibration
+from luthier.train_records import Calibration
 
 MIN_ITEMS = 20
 """With fewer rows their noise would choose the temperature."""

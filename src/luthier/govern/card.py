@@ -14,11 +14,12 @@ from luthier.govern.lineage import lineage
 from luthier.govern.origin import base_lines
 from luthier.plan.looks import look_words
 from luthier.prune_records import PruneResult
-from luthier.records import Artifact, GateDecision, Interval, MergeResult, ModelShape, TrainResult, is_text
+from luthier.records import Artifact, GateDecision, Interval, ModelShape, is_text
 from luthier.search_records import SearchRecord
 from luthier.spec.adapter_section import Adapter
 from luthier.spec.plugins import METHODS, METRICS
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.train_records import MergeResult, TrainResult
 
 _QUALITY = (
     "micro_f1",

@@ -10,8 +10,9 @@ from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.prune_records import PruneResult
-from luthier.records import Artifact, GateDecision, MergedRun, ModelShape, Record, TrainResult
+from luthier.records import Artifact, GateDecision, ModelShape, Record
 from luthier.spec.resolve import ResolvedRecipe
+from luthier.train_records import MergedRun, TrainResult
 
 
 class LineageNode(Record):

@@ -10,11 +10,11 @@ from luthier.data.shards import Shard
 from luthier.data_report import DataReport
 from luthier.errors import DataError, RunError
 from luthier.pipeline.context import Context
-from luthier.records import TrainResult
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file
 from luthier.store.runs import RunFolder, config_file, weights_file, weights_sha256
 from luthier.store.stages import Stages
+from luthier.train_records import TrainResult
 
 
 def as_trained(run: RunFolder) -> TrainResult:

@@ -13,7 +13,7 @@ from luthier.pipeline.known import Earlier
 from luthier.plan.expect import outdone
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
-from luthier.records import Candidate, Plan
+from luthier.plan_records import Candidate, Plan
 from luthier.spec.load import LoadedRecipe, translate
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe

@@ -23,12 +23,12 @@ from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.launch.child import StageFailed, run_stage, start_stage
 from luthier.pipeline.drive import Session
-from luthier.records import Kill, ResumeCertificate, TrainResult
 from luthier.spec.launch import Launch
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.events import EventLog
 from luthier.store.files import beside, recover, sha256_json, write_atomic
 from luthier.store.runs import RunFolder, lock
+from luthier.train_records import Kill, ResumeCertificate, TrainResult
 
 Started = TypeVar("Started")
 _POLL_SECONDS = 0.002

@@ -16,8 +16,9 @@ from luthier.pipeline.join import join
 from luthier.pipeline.order import BEFORE_TRAINING, SHARED, STAGES, Stage, up_to
 from luthier.pipeline.start import Prepared, Say, is_recipe_folder, look, open_run, write_down
 from luthier.pipeline.verdict import conclude
+from luthier.plan_records import Plan
 from luthier.recipes import names
-from luthier.records import GateDecision, Plan, TrainResult
+from luthier.records import GateDecision
 from luthier.report.evidence import Evidence
 from luthier.spec.launch import Launch
 from luthier.spec.resolve import ResolvedRecipe, relaunched
@@ -25,6 +26,7 @@ from luthier.store.events import EventLog
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder, lock
 from luthier.store.stages import Stages
+from luthier.train_records import TrainResult
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from luthier.pipeline.context import Context
 from luthier.pipeline.order import learning
-from luthier.records import Record, TrainResult
+from luthier.records import Record
 from luthier.store.files import sha256_json, write_atomic
 from luthier.store.runs import weights_sha256
+from luthier.train_records import TrainResult
 
 if TYPE_CHECKING:
     from luthier.train.dist import Ranks

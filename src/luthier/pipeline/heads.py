@@ -8,8 +8,9 @@ from typing import Any
 from luthier.data.answers import divided
 from luthier.data.shards import Example
 from luthier.pipeline.context import Context
-from luthier.records import Calibration, RequestContract
+from luthier.records import RequestContract
 from luthier.spec.recipe import Recipe
+from luthier.train_records import Calibration
 
 
 def head_labels(context: Context) -> dict[str, int]:

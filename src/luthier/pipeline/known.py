@@ -11,7 +11,7 @@ from luthier.eval_records import EvalReport
 from luthier.plan.measured import Known
 from luthier.plan.predict import technique_of
 from luthier.plan.rank import FEW_SHOT, MAJORITY, RIDGE, TFIDF, ZERO_SHOT
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.fill_baselines import examples_of
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder

@@ -15,7 +15,7 @@ from luthier.evals.score import verified
 from luthier.pipeline.against import refuse_several, stored
 from luthier.plan.predict import technique_of
 from luthier.plan.words import duration
-from luthier.records import Interval, TrainResult
+from luthier.records import Interval
 from luthier.report.evidence import number, title
 from luthier.report.leaderboard import claim, render_leaderboard
 from luthier.report.summary import columns
@@ -24,6 +24,7 @@ from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
 from luthier.systems import is_in_first_line, system_title
+from luthier.train_records import TrainResult
 
 PAGE = "leaderboard.html"
 

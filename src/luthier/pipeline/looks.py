@@ -9,7 +9,7 @@ from luthier.eval_records import Look
 from luthier.pipeline.context import Context
 from luthier.plan.looks import level_of, one_sided
 from luthier.plan.power import must_observe
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json
 from luthier.store.home import home, place_of

@@ -16,11 +16,11 @@ from luthier.pipeline.context import Context, set_up_device
 from luthier.pipeline.heads import calibrate_head, calibrates
 from luthier.pipeline.parents import tuned_of
 from luthier.pipeline.training import open_validation
-from luthier.records import Calibration, MergedRun, MergeResult, TrainResult
 from luthier.spec.merge import Merge, Parent
 from luthier.store.files import write_atomic
 from luthier.store.runs import ADAPTER, WEIGHTS, weights_sha256
 from luthier.systems import PARENT
+from luthier.train_records import Calibration, MergedRun, MergeResult, TrainResult
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,12 @@ from luthier.pipeline.bases import model_source
 from luthier.pipeline.vocabulary import tokenizer_of
 from luthier.prune_records import PruneResult
 from luthier.recipes import general_text
-from luthier.records import ModelShape, TrainResult
+from luthier.records import ModelShape
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_file, sha256_json
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from luthier.plan import cost
 from luthier.plan.measured import Probed, Tried
 from luthier.plan.predict import key_of, steps_flops, technique_of
 from luthier.plan.workload import Workload, workload
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.trunk import TOKENS_PER_CHAR
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder, lock

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from luthier.plan.words import duration, loss_spike, memory
-from luthier.records import LossSpike, StepEvent
+from luthier.train_records import LossSpike, StepEvent
 
 _SECONDS_BETWEEN_LINES = 15.0
 

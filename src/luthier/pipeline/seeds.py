@@ -18,7 +18,7 @@ from luthier.evals.seeds import FEWEST_SEEDS, scores_over
 from luthier.pipeline.against import stored
 from luthier.pipeline.drive import Session, begin, work_through
 from luthier.pipeline.start import Prepared, Say, open_run
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.report.evidence import number, signed, title
 from luthier.report.seeds import render_seeds
 from luthier.rewards import rewards_of

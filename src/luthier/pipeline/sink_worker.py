@@ -20,9 +20,9 @@ from types import TracebackType
 
 from luthier.data.privacy import scrub
 from luthier.launch.offline import guard, is_offline
-from luthier.records import LossSpike, StepEvent
 from luthier.store.runs import lock_folder
 from luthier.train.sinks import Sink, Start, load_sink
+from luthier.train_records import LossSpike, StepEvent
 
 _ALONE_SECONDS = 60
 """How long it may go on when nobody waits for it any longer."""

@@ -19,10 +19,10 @@ from typing import Self
 
 from luthier.errors import MissingExtra
 from luthier.pipeline.sink_worker import DONE
-from luthier.records import LossSpike, StepEvent
 from luthier.spec.plugins import SINKS
 from luthier.spec.recipe import Recipe
 from luthier.train.sinks import Start
+from luthier.train_records import LossSpike, StepEvent
 
 _MOST_WAITING_BYTES = 2**20
 """Some 3,000 events."""

@@ -28,11 +28,11 @@ from luthier.pipeline.teacher import refuse_other_vocabulary
 from luthier.pipeline.training import train
 from luthier.pipeline.vocabulary import refuse_too_long_for_base
 from luthier.recipes import general_text
-from luthier.records import TrainResult
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
+from luthier.train_records import TrainResult
 
 if TYPE_CHECKING:
     from luthier.engines.transformers import TransformersEngine

@@ -48,9 +48,10 @@ from luthier.plan.join import head_parameters, joined_plan
 from luthier.plan.make import make_plan, memory_asks_for_checkpointing
 from luthier.plan.own_adapters import own_adapters_notes
 from luthier.plan.search import search_note
+from luthier.plan_records import Plan
 from luthier.recipes import copy as copy_shipped
 from luthier.recipes import find, names
-from luthier.records import DataProfile, Feature, ModelShape, Plan, Teacher
+from luthier.records import DataProfile, Feature, ModelShape, Teacher
 from luthier.rewards import load_rewards
 from luthier.spec.filler import GIVEN, Machine
 from luthier.spec.load import LoadedRecipe, load_recipe

@@ -23,12 +23,13 @@ from luthier.pipeline.reference import pair_measure, with_reference
 from luthier.pipeline.sinks import Feeds
 from luthier.pipeline.taught import with_teachers
 from luthier.pipeline.trunk import clear_trunk, lay_trunk
-from luthier.records import LossSpike, RequestContract, StepEvent
+from luthier.records import RequestContract
 from luthier.spec.multi_task import MultiTask
 from luthier.spec.plugins import METRICS
 from luthier.spec.recipe import Recipe
 from luthier.store.events import CANNOT_TRAIN, EventLog
 from luthier.store.files import sha256_json, write_atomic
+from luthier.train_records import LossSpike, StepEvent
 
 if TYPE_CHECKING:
     from luthier.engines.protocol import Engine

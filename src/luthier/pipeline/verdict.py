@@ -18,8 +18,9 @@ from luthier.govern.lineage import lineage
 from luthier.pipeline.authority import approvers_of, signer_of, write_signed
 from luthier.pipeline.order import ORDER
 from luthier.pipeline.standing import standing_of
+from luthier.plan_records import Plan
 from luthier.prune_records import PruneResult
-from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Plan, TrainResult, Version
+from luthier.records import Artifact, DataProfile, GateDecision, ModelShape, Version
 from luthier.report.evidence import Evidence
 from luthier.report.html import render
 from luthier.report.tasks import render_tasks, tasks_card
@@ -32,6 +33,7 @@ from luthier.store.files import sha256_file, sha256_json, write_atomic
 from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder, weights_sha256
 from luthier.store.stages import Stages
+from luthier.train_records import TrainResult
 
 
 def audit_of(out: Path) -> AuditLog:

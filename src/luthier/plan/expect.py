@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luthier.plan.measured import Known
-from luthier.records import Expected, Interval, ModelShape
+from luthier.plan_records import Expected
+from luthier.records import Interval, ModelShape
 from luthier.spec.plugins import METRICS
 
 TABLE = Path(__file__).parent / "qualities.csv"

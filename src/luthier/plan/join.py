@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from luthier.plan.make import LIMITED, budget_notes
 from luthier.plan.predict import BESIDE_HEAD
 from luthier.plan.rank import price_of, within
-from luthier.records import Candidate, DataProfile, ModelShape, Plan, Prediction
+from luthier.plan_records import Candidate, Plan, Prediction
+from luthier.records import DataProfile, ModelShape
 from luthier.spec.plugins import METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.spec.suits import labels_of

@@ -6,7 +6,7 @@ import math
 
 from luthier.plan.words import count, duration, millions, points, price
 from luthier.plan.words import memory as gib
-from luthier.records import Candidate, Detectable, Expected, Plan
+from luthier.plan_records import Candidate, Detectable, Expected, Plan
 
 
 def lines(plan: Plan) -> list[str]:

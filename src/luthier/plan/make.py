@@ -16,7 +16,8 @@ from luthier.plan.rank import Ground, price_of, rank, within
 from luthier.plan.words import duration, millions, price, size
 from luthier.plan.words import memory as gib
 from luthier.plan.workload import Workload, workload
-from luthier.records import Candidate, DataProfile, Detectable, ModelShape, Plan, Prediction, is_closed
+from luthier.plan_records import Candidate, Detectable, Plan, Prediction
+from luthier.records import DataProfile, ModelShape, is_closed
 from luthier.spec.plugins import METRICS
 from luthier.spec.recipe import Recipe
 from luthier.spec.resolve import ResolvedRecipe

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from luthier.plan.memory import FLOAT_BYTES
 from luthier.plan.words import size
-from luthier.records import ModelShape, Plan
+from luthier.plan_records import Plan
+from luthier.records import ModelShape
 from luthier.spec.resolve import ResolvedRecipe
 
 

@@ -11,7 +11,8 @@ from luthier.plan.parameters import dense_weights, lowest_learning, trainable_pa
 from luthier.plan.pruning import pruned_asking_seconds, pruning_gib, pruning_seconds, trained_shape
 from luthier.plan.teaching import opening_gib, teacher_flops, teacher_gib, writing_seconds
 from luthier.plan.workload import Workload
-from luthier.records import ModelShape, Prediction
+from luthier.plan_records import Prediction
+from luthier.records import ModelShape
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import sha256_json

@@ -11,7 +11,8 @@ from luthier.plan.measured import Known
 from luthier.plan.predict import Estimate
 from luthier.plan.words import duration
 from luthier.plan.workload import Workload
-from luthier.records import Candidate, Expected, ModelShape
+from luthier.plan_records import Candidate, Expected
+from luthier.records import ModelShape
 from luthier.spec.objective import Budget
 from luthier.spec.suits import THIN_ROWS_PER_LABEL, suited
 

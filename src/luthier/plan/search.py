@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.plan.cost import STAGE_SECONDS
 from luthier.plan.words import duration
-from luthier.records import Plan
+from luthier.plan_records import Plan
 from luthier.spec.plugins import ADAPTERS, METHODS
 from luthier.spec.recipe import Recipe
 

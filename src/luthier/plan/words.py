@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from luthier.records import LossSpike
+from luthier.train_records import LossSpike
 
 MOST_LINES = 16
 """Lines of the rows of a step that are named."""

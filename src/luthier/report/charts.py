@@ -9,10 +9,11 @@ from markupsafe import Markup
 
 from luthier.eval_records import ClassScore, Difference, SystemScore
 from luthier.plan.words import p_value
-from luthier.records import Interval, LossSpike, StepEvent
+from luthier.records import Interval
 from luthier.report.evidence import is_higher_better, is_proportion, minus, number, signed, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
 from luthier.systems import system_title
+from luthier.train_records import LossSpike, StepEvent
 
 WIDTH = 860.0
 LABELS = 222.0

@@ -11,23 +11,14 @@ from luthier.data_report import DataReport
 from luthier.eval_records import Difference, EvalReport, SystemScore
 from luthier.plan.looks import look_words
 from luthier.plan.words import duration, memory, points
+from luthier.plan_records import Plan
 from luthier.prune_records import PruneResult
-from luthier.records import (
-    Artifact,
-    DataProfile,
-    GateDecision,
-    GateLine,
-    Interval,
-    MergeResult,
-    ModelShape,
-    Plan,
-    TrainResult,
-    is_closed,
-)
+from luthier.records import Artifact, DataProfile, GateDecision, GateLine, Interval, ModelShape, is_closed
 from luthier.search_records import SearchRecord
 from luthier.spec.plugins import METRICS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.systems import place, subject, system_title
+from luthier.train_records import MergeResult, TrainResult
 
 USUAL_METRICS = (
     "micro_f1", "macro_f1", "mae", "reward", "chrf", "exact_match", "preference_accuracy", "bits_per_byte",

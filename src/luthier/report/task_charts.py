@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from luthier.records import StepEvent
 from luthier.report.charts import WIDTH, axis
 from luthier.report.svg import Scale, dot, figure, path, plain, text, ticks
+from luthier.train_records import StepEvent
 
 _LEFT, _END, _TOP, _HEIGHT, _GAP = 52.0, WIDTH - 140, 28.0, 92.0, 44.0
 

@@ -34,10 +34,11 @@ from torch.nn import Parameter
 
 from luthier.errors import LuthierError, RunError
 from luthier.models.adapters import safetensors_disk_errors
-from luthier.records import LossSpike, Record, StepEvent
+from luthier.records import Record
 from luthier.store.files import recover, write_atomic, write_atomic_dir
 from luthier.train.dist import Ranks, lost_ranks
 from luthier.train.shard import is_part
+from luthier.train_records import LossSpike, StepEvent
 
 _NAME = re.compile(r"step-(\d{6})")
 _WHOLE = "tensors.safetensors"

@@ -31,7 +31,6 @@ from luthier.data.imbalance import row_weights
 from luthier.errors import NonFinite, RunError, Stopped
 from luthier.models.forward import is_noisy
 from luthier.models.tuned import kind_of, save_tuned, tuned_state
-from luthier.records import Calibration, LossSpike, StepEvent, TrainResult
 from luthier.spec.recipe import Train
 from luthier.store.files import write_atomic_dir
 from luthier.store.runs import tuned_in, weights_sha256
@@ -48,6 +47,7 @@ from luthier.train.shard import clip, is_sharded, sum_on_backward, whole
 from luthier.train.spikes import find_spike
 from luthier.train.validation import Validation
 from luthier.train.weighting import Apart, Weighting
+from luthier.train_records import Calibration, LossSpike, StepEvent, TrainResult
 
 
 class Watcher(Protocol):

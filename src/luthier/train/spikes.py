@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
-from luthier.records import LossSpike, StepEvent
+from luthier.train_records import LossSpike, StepEvent
 
 RECENT, LEVEL, FEWEST, BOUND = 50, 10, 20, 6.0
 _NOTHING_NATS, _CALMEST = 0.01, 0.05

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.records import Calibration
 from luthier.train.checkpoint import LoopState
+from luthier.train_records import Calibration
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import importlib
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from luthier.records import LossSpike, Record, StepEvent
+from luthier.records import Record
 from luthier.spec.plugins import SINKS
+from luthier.train_records import LossSpike, StepEvent
 
 
 class Start(Record):

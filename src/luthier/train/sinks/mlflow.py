@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from luthier.records import LossSpike, StepEvent
 from luthier.store.files import sha256_json, write_atomic
 from luthier.train.sinks import Start, numbers
+from luthier.train_records import LossSpike, StepEvent
 
 
 class TrackedRun:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from luthier.records import LossSpike, StepEvent
 from luthier.train.sinks import Start, numbers
+from luthier.train_records import LossSpike, StepEvent
 
 
 class EventFiles:

@@ -11,9 +11,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luthier.records import LossSpike, StepEvent
 from luthier.store.files import write_atomic
 from luthier.train.sinks import Start, numbers
+from luthier.train_records import LossSpike, StepEvent
 
 
 class LoggedRun:
