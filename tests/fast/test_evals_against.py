@@ -211,3 +211,32 @@ def test_the_verb(two: tuple[Stored, Stored, EvalReport], tmp_path: Path) -> Non
     assert (
         "2 more that training has seen do not count" in comparison_lines(less.model_copy(update={"not_counted": 2}))[0]
     )
+
+
+def stored_texts(path: Path, *, tokens: int, leads: bool = False) -> Stored:
+    """Documents, the nats of which are the same however many tokens they are; or pairs with a lead each."""
+    test = rows(12, seed=4)
+    made = contract(labels=(), task="preference" if leads else "domain")
+    lines = []
+    for number, row in enumerate(test):
+        line: dict[str, Any] = {"line": row.line, "expected": row.answer, "predicted": {"tuned": row.answer}}
+        line |= {"probabilities": {}, "greedy": {}}
+        nats = {"nats": {"tuned": 10.0 + number}, "tokens": tokens, "bytes": 40}
+        lines.append(json.dumps(line | ({"leads": {"tuned": 1.0 + number}} if leads else nats)) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return Stored(path.stem, made, test, path)
+
+
+def test_perplexities_of_other_tokens_and_leads_of_other_units_are_not_compared(tmp_path: Path) -> None:
+    one = stored_texts(tmp_path / "one.jsonl", tokens=8)
+    compared = compare_runs(one, stored_texts(tmp_path / "two.jsonl", tokens=8), **AS_JUDGED)  # type: ignore[arg-type]
+    assert {gap.metric for gap in compared.differences} == {"bits_per_byte", "perplexity"}
+    other = stored_texts(tmp_path / "other.jsonl", tokens=4)
+    compared = compare_runs(one, other, **AS_JUDGED)  # type: ignore[arg-type]
+    assert [(gap.metric, gap.interval.point) for gap in compared.differences] == [("bits_per_byte", 0.0)]
+    assert compared.left_out == ("perplexity: the runs count other tokens, bits a byte do not",)
+    pairs = [stored_texts(tmp_path / f"{name}.jsonl", tokens=1, leads=True) for name in "ab"]
+    assert read_tuned(pairs[0]).leads.tolist() == [1.0 + number for number in range(12)]
+    compared = compare_runs(*pairs, **AS_JUDGED)  # type: ignore[arg-type]
+    assert {gap.metric for gap in compared.differences} == {"preference_accuracy"}
+    assert compared.left_out == ("preference_margin: each method has its own unit",)

@@ -221,3 +221,28 @@ def test_a_damaged_header_is_read_or_refused(tiny_gguf: Path, tmp_path: Path, pl
     else:
         said = ""
     assert not said or "\n  -> " in said
+
+
+def test_a_model_that_has_a_head_in_the_place_of_its_output_head_is_no_base(tmp_path: Path) -> None:
+    """transformers would draw an output head at random, another at every load; a tied one is in the embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    sizes = {"vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1}
+    for number, (kind, tied, refused) in enumerate(
+        [
+            (LlamaForSequenceClassification, False, True),
+            (LlamaForSequenceClassification, True, False),
+            (LlamaForCausalLM, False, False),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        config = LlamaConfig(
+            **sizes, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=tied, pad_token_id=0
+        )
+        kind(config).save_pretrained(folder)  # type: ignore[operator]
+        source = ModelSource("m", "folder", folder)
+        if refused:
+            with pytest.raises(ModelError, match="classification head in the place of the output head"):
+                read_shape(source)
+        else:
+            assert read_shape(source).tied_embeddings is tied

@@ -435,3 +435,10 @@ def test_the_exit_codes_are_those_of_the_contract() -> None:
     from luthier.errors import ApprovalPending
 
     assert (GateRefused.exit_code, ApprovalPending.exit_code) == (3, 4)
+
+
+def test_a_broken_ledger_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "looks").mkdir()
+    (tmp_path / "looks" / "looks.jsonl").write_text('{"action": "look"}\n')
+    call("run", "support-intents", cwd=tmp_path, LUTHIER_HOME=str(tmp_path)).fails(2, "the ledger of looks was changed")
+    assert not (tmp_path / "runs").exists()

@@ -47,7 +47,10 @@ def test_the_size_of_what_is_kept_is_said_before() -> None:
     chosen = next(one for one in plan.candidates if one.technique == plan.chosen)
     adapters, merged = own_adapters_notes(whole, samples.shape(), plan)
     assert size(4 * chosen.trainable_parameters) in adapters
-    assert f"2 times {size(4 * samples.shape().num_parameters)}" in merged
+    assert f"for each task, of {size(4 * samples.shape().num_parameters)} in float32: 2 models" in merged
+    files = made(multi_task=OWN, export=["adapter", "gguf", "gguf_q8_0"])[1]
+    assert "export gguf, gguf_q8_0 writes" in own_adapters_notes(files, samples.shape(), plan)[1]
+    assert ": 4 models;" in own_adapters_notes(files, samples.shape(), plan)[1]
     only = made(multi_task=OWN, export=["adapter"])[1]
     assert len(own_adapters_notes(only, samples.shape(), plan)) == 1
     assert own_adapters_notes(made()[1], samples.shape(), plan) == ()

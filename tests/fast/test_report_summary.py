@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.approval_records import Standing
 from luthier.eval_records import AllItems, SystemScore
-from luthier.report.evidence import bits, number
-from luthier.report.summary import summary
+from luthier.report.evidence import bits, number, verdict_of
+from luthier.report.summary import may_be_used, summary
 from luthier.report.svg import Scale, ticks
 
 
@@ -75,6 +77,21 @@ def test_of_errors_the_smaller_is_the_better_and_counting_words_is_named_where_i
     assert [line.partition(" beats")[0] for line in worst if "beats the tuned model" in line][:2] == [
         "TF-IDF + ridge regression", "Always answering the mean of the training rows",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "said"),
+    [("refused", "Refused.", "must not be served"), ("approved", "Approved.", "may be served by approval")],
+)
+def test_a_task_that_meets_its_lines_is_not_told_as_passed_where_the_run_was_refused(
+    state: Any, word: str, said: str
+) -> None:
+    found = verdict_of("desk", samples.gate(), Standing(state=state))
+    assert found[0] == word
+    assert "this task meets all 7 of its conditions, and desk as a whole was refused by its gate" in found[1]
+    assert said in found[1]
+    assert may_be_used(samples.evidence(standing=Standing(state=state))) is (state == "approved")
+    assert verdict_of("desk", samples.gate(), Standing(state="passed"))[0] == "Passed."
 
 
 def test_both_numbers_are_told_where_training_has_seen_test_items() -> None:

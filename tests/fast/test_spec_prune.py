@@ -138,7 +138,7 @@ def test_methods_that_compare_answers_are_refused(method: str) -> None:
     entry = {"path": "support.csv", "name": "intent", "input": "{message}", "label": "intent", "task": task, **rewards}
     with pytest.raises(RecipeError, match=f"method {method} compares answers") as error:
         resolved(HALF, method={"type": method}, data={"train": [entry]}, objective={})
-    assert "classify, distill" in str(error.value.way_out)
+    assert "by one of distill, pretrain, sft," in str(error.value.way_out), "a head writes nothing"
 
 
 def test_adapters_name_layers_of_what_is_left() -> None:

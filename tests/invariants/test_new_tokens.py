@@ -187,6 +187,12 @@ def test_predict_goes_on_with_the_text_as_plain_transformers_does(run: RunFolder
     assert said == tokenizer.decode(made, skip_special_tokens=True).strip()
 
 
+def test_rows_that_are_prepared_are_taken_over_with_their_words(run: RunFolder) -> None:
+    folder = folder_of(run)
+    done = luthier("prepare", "words.yaml", "--set", "train.seed=5", cwd=folder, LUTHIER_HOME=str(folder / "home"))
+    assert "prepare: the same work was done by run" in done.succeeds().err
+
+
 def test_the_same_command_does_nothing_again_and_a_lost_base_is_made_again(run: RunFolder) -> None:
     import shutil
 

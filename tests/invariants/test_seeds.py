@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,13 @@ def test_runs_are_ranked_on_one_page_beside_the_baselines_of_the_first(world: tu
     page = (folder / "leaderboard.html").read_text(encoding="utf-8")
     assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", page)
     assert all(name in page for name in names)
-    for wrong, message in (((runs[0], runs[0]), "is named twice"), ((runs[0], "-o", "x.html"), "drop it")):
+    shutil.copytree(folder / "runs", folder / "copy", symlinks=True)
+    twice = str(Path("copy") / names[0])
+    for wrong, message in (
+        ((runs[0], runs[0]), "is named twice"),
+        ((runs[0], twice), f"two of the runs are called {names[0]}"),
+        ((runs[0], "-o", "x.html"), "drop it"),
+    ):
         refused = luthier("report", *wrong, cwd=folder)
         assert refused.code == 2
         assert message in refused.err

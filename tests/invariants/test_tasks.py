@@ -187,6 +187,18 @@ def test_the_run_has_a_report_a_card_and_gate_lines_for_each_task(world: World) 
     assert not re.findall(r"(?:src|href)\s*=\s*['\"]?http", overview)
 
 
+def test_the_decision_of_a_task_cannot_be_edited(world: World) -> None:
+    gate = world.run.task("kind").gate
+    before = gate.read_text(encoding="utf-8")
+    try:
+        gate.write_text(before.replace('"observed": "', '"observed": "indeed ', 1), encoding="utf-8")
+        told = world.luthier("report", world.run.path)
+        assert told.code == 2
+        assert "is not made of what the gate.json of its tasks say; that of kind was edited" in told.err
+    finally:
+        gate.write_text(before, encoding="utf-8")
+
+
 def test_training_tells_the_loss_of_each_task_and_validates_each(world: World) -> None:
     result = TrainResult.read(world.run.train_result)
     steps = [event for event in result.history if event.kind == "step"]

@@ -161,10 +161,12 @@ def run(
     from luthier.pipeline.approvals import refused
     from luthier.pipeline.authority import own_key
     from luthier.pipeline.drive import finish
+    from luthier.pipeline.looks import refuse_broken_ledger
     from luthier.pipeline.report import closing_lines, evaluation_document
     from luthier.pipeline.standing import refuse_faulty
 
-    key = own_key(None)  # a key that cannot be opened is told before hours of training
+    key = own_key(None)  # a key that cannot be opened is told before hours of training, and so is a ledger
+    refuse_broken_ledger()
     over: tuple[SeedsReport, ...] = ()
     if seeds is not None:
         session, over = _over_seeds(target, seeds, overrides or [], out, nproc, search=search, offline=offline)

@@ -104,6 +104,12 @@ def shared_rows(stores: Sequence[Stored]) -> SharedRows:
     if any(not np.array_equal(said[0].terms[:, 1:], seen.terms[:, 1:]) for seen in said):
         left_out = ["term_accuracy: the runs were asked for other terms"]
         said = [replace(seen, terms=np.empty((0, 2))) for seen in said]
+    if any(not np.array_equal(said[0].answer_tokens, seen.answer_tokens) for seen in said):
+        left_out.append("perplexity: the runs count other tokens, bits a byte do not")
+        said = [replace(seen, answer_tokens=np.empty(0)) for seen in said]
+    if any(seen.leads.size for seen in said):
+        left_out.append("preference_margin: each method has its own unit")
+        said = [replace(seen, leads=np.empty(0)) for seen in said]
     if any(one.contract.rewards != first.contract.rewards for one in stores):
         left_out.append("reward: the runs verify answers in other ways")
     elif (reward := rewards_of(first.contract)) is not None:
@@ -147,12 +153,13 @@ def read_system(stored: Stored, system: str) -> Observed:
         told = [line for line in lines if system in line.get("nats", {})]
         losses = [(line["nats"][system], line["tokens"], line["bytes"]) for line in told]
         nats, tokens, num_bytes = np.array(losses, dtype=np.float64).reshape(-1, 3).T
+        leads = [line["leads"][system] for line in lines if system in line.get("leads", {})]
         met = [line["terms"] for line in lines if system in line.get("terms", {}).get("kept", {})]
         kept = [(each["kept"][system], each["met"]) for each in met]
         terms = np.array(kept, dtype=np.float64).reshape(-1, 2)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(stored) from error
-    sizes = {len(part) for part in (probabilities, greedy, losses, kept) if part}
+    sizes = {len(part) for part in (probabilities, greedy, losses, kept, leads) if part}
     if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
         raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=_anew(stored))
     said = Observed(
@@ -164,6 +171,7 @@ def read_system(stored: Stored, system: str) -> Observed:
         answer_tokens=tokens,
         answer_bytes=num_bytes,
         prefers=stored.contract.task == "preference",
+        leads=np.array(leads, dtype=np.float64),
         order=stored.contract.label_order,
         terms=terms,
         chances=chances,

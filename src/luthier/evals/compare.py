@@ -164,7 +164,7 @@ def measurable(observed: Observed) -> list[str]:
         named = {"preference_margin": observed.leads, "perplexity": observed.answer_tokens}
         return ["preference_accuracy", *(name for name, part in named.items() if part.size)]
     if observed.answer_bytes.size:
-        return ["bits_per_byte", "perplexity"]
+        return ["bits_per_byte", *(["perplexity"] if observed.answer_tokens.size else [])]
     written = ["perplexity"] if observed.answer_tokens.size else []
     if observed.marks.size:
         chances = ["binary_log_loss"] if observed.chances.size else []

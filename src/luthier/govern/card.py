@@ -433,9 +433,12 @@ def _limits(shape: ModelShape, data: DataReport, evaluation: EvalReport, bar: fl
 
 
 def _gate(gate: GateDecision, standing: Standing | None) -> list[str]:
-    approved = standing is not None and standing.state == "approved" and not gate.passed
-    word = "Passed" if gate.passed else "Refused, and approved all the same" if approved else "Refused"
-    more = [_text(standing.words), ""] if standing is not None and standing.words and not gate.passed else []
+    passed = gate.passed and (standing is None or standing.state == "passed")
+    approved = standing is not None and standing.state == "approved"
+    word = "Passed" if passed else "Refused, and approved all the same" if approved else "Refused"
+    more = [_text(standing.words), ""] if standing is not None and standing.words and not passed else []
+    if gate.passed and not passed:
+        more = ["This task meets its own conditions; the run that it is a part of was refused.", "", *more]
     keys = [f"Approvers' file when it was decided: SHA-256 `{gate.approvers_sha256}`."] if gate.approvers_sha256 else []
     keys += [f"gate.json is signed by `{gate.signed_by}`."] if gate.signed_by else []
     rows = [(line.line, line.asked, line.observed, "yes" if line.passed else "**no**") for line in gate.lines]
@@ -462,7 +465,7 @@ def _how_to_use(
 ) -> list[str]:
     name = resolved.recipe.name
     lines = ["```sh", f"luthier serve {name}", f"luthier predict {name} FILE", "```"]
-    if not gate.passed and not (standing is not None and standing.may_be_used):
+    if not (gate.passed if standing is None else standing.may_be_used):
         lines = [
             "The gate refused this version, so `luthier serve` refuses it too until somebody else approves it "
             "(`luthier gate RUN --request REASON`); where there is no approvers' file, with `--allow-refused` it "

@@ -111,6 +111,13 @@ def _from_config(source: ModelSource) -> ModelShape:
 
     heads, hidden = need("num_attention_heads"), need("hidden_size")
     shapes, num_bytes = _safetensors_shapes(source.path)
+    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    heads_only = any(str(one).endswith("ForSequenceClassification") for one in config.get("architectures") or ())
+    if heads_only and not tied and not any(name.endswith("lm_head.weight") for name in shapes):
+        raise ModelError(  # transformers would draw one at random, another at every load
+            f"{source.name} has a classification head in the place of the output head, so it writes nothing",
+            way_out="name a model that writes: the base that it was tuned from, or the export of a run in words",
+        )
     license_id, where = _folder_license(source.path)
     return ModelShape(
         name=source.name,
@@ -126,7 +133,7 @@ def _from_config(source: ModelSource) -> ModelShape:
         intermediate_size=need("intermediate_size"),
         vocab_size=need("vocab_size"),
         max_positions=need("max_position_embeddings"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+        tied_embeddings=tied,
         num_parameters=sum(prod(shape) for shape in shapes.values()),
         num_bytes=num_bytes,
         quantisation="",

@@ -166,7 +166,7 @@ def bring_up_to_date(session: Session, stage: Stage, lock_fd: int) -> None:
     if ready and stages.done(stage.name, key):
         say(f"{stage.name}: unchanged, not run again")
         return
-    if ready and (sibling := stages.reuse(stage.name, key)) is not None:
+    if ready and (sibling := stages.reuse(stage.name, key)) is not None and stage.ready(run):
         say(f"{stage.name}: the same work was done by run {sibling.id}, its result is taken over")
         return
     stages.clear(stage.name)

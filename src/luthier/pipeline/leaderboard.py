@@ -43,6 +43,11 @@ def leaderboard(targets: Sequence[str], *, output: Path) -> Leaderboard:
         if folder in folders[:place]:
             raise RunError(f"{targets[place]} is named twice: {folder.path}", way_out="name each run once")
     stores = [stored(folder) for folder in folders]
+    names = [one.name for one in stores]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise RunError(
+            f"two of the runs are called {twice}", way_out="rename the folder of one: a page names each once"
+        )
     shared = shared_rows(stores)
     beside = _baselines(stores[0], shared)
     said = dict(zip((one.name for one in stores), shared.said, strict=True))
@@ -92,7 +97,7 @@ def _baselines(first: Stored, shared: SharedRows) -> dict[str, Observed]:
 
 
 def _run(name: str, run: RunFolder, metrics: dict[str, Interval]) -> Contender:
-    resolved, trained = ResolvedRecipe.read(run.resolved), TrainResult.read(run.whole.train_result)
+    resolved, trained = ResolvedRecipe.read(run.resolved), TrainResult.read(run.train_result)
     return Contender(
         name=name,
         base=resolved.recipe.model.name,

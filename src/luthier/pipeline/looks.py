@@ -59,3 +59,12 @@ def next_looks(resolved: ResolvedRecipe, plan: Plan) -> list[str]:
             line += f"; for {target} {value} {seen}"
         lines.append(f"{line}.")
     return lines
+
+
+def refuse_broken_ledger() -> None:
+    """Check the ledger before anything is trained.
+
+    Raises:
+        RunError: it was changed.
+    """
+    Looks(place_of()).latest("")

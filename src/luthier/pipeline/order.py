@@ -60,11 +60,11 @@ def _base_is_ready(run: RunFolder) -> bool:
 
 
 def _grown_is_ready(run: RunFolder) -> bool:
-    """Where tokens are new, whether the base with them is still there; see `stages.prepare`."""
+    """Where tokens are new, whether the base with them is still there, once they are known; see `stages.prepare`."""
     if ResolvedRecipe.read(run.resolved).recipe.model.new_tokens is None:
         return True
     tokenizer = tokenizer_of(run)
-    return tokenizer.is_dir() and is_grown(model_source(ModelShape.read(run.shape)), tokenizer)
+    return not tokenizer.is_dir() or is_grown(model_source(ModelShape.read(run.shape)), tokenizer)
 
 
 def _prepare_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
@@ -118,10 +118,10 @@ def learning(resolved: ResolvedRecipe) -> list[object]:
 
 
 def _prune_inputs(run: RunFolder, resolved: ResolvedRecipe) -> object:
-    prune, train = resolved.recipe.prune, resolved.recipe.train
+    prune, train, seed = resolved.recipe.prune, resolved.recipe.train, resolved.recipe.data.split.seed
     assert prune is not None, "the stage applies where something is pruned"
     section = prune.model_dump(mode="json")
-    return [resolved.model_sha256, tokens(run, resolved), section, train.seed, train.threads, train.device]
+    return [resolved.model_sha256, tokens(run, resolved), section, seed, train.threads, train.device]
 
 
 def _base_of(run: RunFolder, resolved: ResolvedRecipe) -> list[str]:

@@ -108,7 +108,7 @@ def _rows(context: Context, tokens: int) -> tuple[int, list[Rows]]:
 
     number = 0
     batches: list[Rows] = []
-    tasks, seed = context.tasks, context.resolved.recipe.train.seed
+    tasks, seed = context.tasks, context.resolved.recipe.data.split.seed  # not train.seed: seeds share what is left
     for task in tasks:
         examples = Shard(task.run.data / "train.arrow").originals()
         found = drawn(examples, tokens // len(tasks), seed=seed)

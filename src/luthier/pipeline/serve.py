@@ -69,8 +69,11 @@ def promote(name: str, *, alias: str, allow_refused: bool, out: Path) -> str:
         subject=called,
         details={"alias": alias, "gate_passed": gate.passed, **_by_approval(standing)},
     )
-    past = f" (refused by its gate, approved by {standing.approved_by})" if standing.state == "approved" else ""
-    return f"{version.name}@{alias} is now version {version.version}{past}"
+    return f"{version.name}@{alias} is now version {version.version}{_past(standing)}"
+
+
+def _past(standing: Standing) -> str:
+    return f" (refused by its gate, approved by {standing.approved_by})" if standing.state == "approved" else ""
 
 
 def _by_approval(standing: Standing) -> dict[str, object]:
@@ -90,4 +93,9 @@ def rollback(name: str, *, alias: str, out: Path) -> str:
     audit_of(out).append(
         "rollback", actor=getpass.getuser(), subject=f"{version.name}@{version.version}", details={"alias": alias}
     )
-    return f"{version.name}@{alias} is again version {version.version}"
+    run = RunFolder.open(version.run, out=out)
+    standing = standing_of(run, checked_gate(run, version))
+    said = f"{version.name}@{alias} is again version {version.version}"
+    if standing.may_be_used:
+        return said + _past(standing)
+    return f"{said}, which `luthier serve` refuses: its gate did, and it is not approved (any more)"

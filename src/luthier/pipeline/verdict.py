@@ -12,7 +12,7 @@ from luthier.data_report import DataReport
 from luthier.errors import RunError
 from luthier.eval_records import EvalReport
 from luthier.govern.card import Only, model_card
-from luthier.govern.gate import combine, decide, sealed, verify_seal
+from luthier.govern.gate import combine, decide, joined_lines, sealed, verify_seal
 from luthier.govern.keys import GATE, PrivateKey
 from luthier.govern.lineage import lineage
 from luthier.pipeline.authority import approvers_of, signer_of, write_signed
@@ -285,7 +285,15 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return f"is about files that have changed since: {', '.join(changed)}"
     if gate.eval_sha256 != _eval_sha256(run) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
-    for task in run.tasks(ResolvedRecipe.read(run.resolved).names):
+    resolved = ResolvedRecipe.read(run.resolved)
+    folders = dict(zip(resolved.names, run.tasks(resolved.names), strict=True))
+    if resolved.tasks:
+        own = {name: GateDecision.read(folder.gate) for name, folder in folders.items()}
+        edited = [name for name, decision in own.items() if not verify_seal(decision)]
+        if edited or joined_lines(own, own_adapters=resolved.recipe.has_own_adapters) != gate.lines:
+            more = f"; that of {edited[0]} was edited" if edited else ""
+            return f"is not made of what the gate.json of its tasks say{more}"
+    for task in folders.values():
         if weights_sha256(task.tuned) != EvalReport.read(task.eval_report).weights_sha256:
             return "is about weights that have changed since"
     return ""

@@ -25,9 +25,9 @@ def own_adapters_notes(resolved: ResolvedRecipe, shape: ModelShape, plan: Plan) 
         f"{times} adapters over one base: tasks learn one after the other, so memory is that of one training; the "
         f"adapters take {size(chosen.trainable_parameters * FLOAT_BYTES)} together."
     ]
-    if "merged" in (resolved.recipe.export or ()):
+    if whole_models := [name for name in resolved.recipe.export or () if name != "adapter"]:
         notes.append(
-            f"export merged writes a whole model for each task: {times} times {size(whole)}; without it the base is "
-            "kept once."
+            f"export {', '.join(whole_models)} writes a whole model for each task, of {size(whole)} in float32: "
+            f"{times * len(whole_models)} models; without it the base is kept once."
         )
     return tuple(notes)

@@ -249,6 +249,11 @@ def verdict_of(name: str, gate: GateDecision, standing: Standing | None = None) 
     """The same of a decision alone; an approval is never told as a plain pass."""
     failed = [line.line for line in gate.lines if not line.passed]
     total = len(gate.lines)
+    if gate.passed and standing is not None and standing.state != "passed":  # a task of a run that was refused
+        what = f"this task meets all {total} of its conditions, and {name} as a whole was refused by its gate."
+        if standing.state == "approved":
+            return "Approved.", f"{what} It may be served by approval. {standing.words}"
+        return "Refused.", f"{what} It must not be served.{' ' if standing.words else ''}{standing.words}"
     if gate.passed:
         return "Passed.", f"{name} may be served: it meets all {total} conditions of its gate."
     what = f"{len(failed)} of {total} conditions failed ({', '.join(failed)})"

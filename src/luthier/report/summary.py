@@ -69,7 +69,7 @@ def summary(evidence: Evidence) -> list[str]:
 
 def may_be_used(evidence: Evidence) -> bool:
     """Whether its gate passed, or it was approved all the same."""
-    return evidence.gate.passed or (evidence.standing is not None and evidence.standing.may_be_used)
+    return evidence.where_it_stands.may_be_used
 
 
 def refused_hint(evidence: Evidence) -> str:

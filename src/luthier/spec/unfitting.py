@@ -108,7 +108,9 @@ def refuse_preferences_of_pruned(recipe: Recipe) -> None:
     """Methods that compare answers start from a model that writes them, which a model just pruned hardly does."""
     facts = METHODS.get(recipe.method.type)
     if recipe.prune is not None and (facts.reward or facts.by_rewards):
-        healing = [name for name, one in METHODS.entries().items() if not (one.reward or one.by_rewards)]
+        healing = [
+            name for name, one in METHODS.entries().items() if not (one.reward or one.by_rewards or one.has_head)
+        ]
         raise RecipeError(
             f"prune: method {recipe.method.type} compares answers, and a model that was just pruned has to be healed "
             "before it writes any",
