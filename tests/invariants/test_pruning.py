@@ -64,12 +64,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, done)
 
 
-def test_another_seed_learns_on_what_was_left_for_the_first(world: World) -> None:
-    home = {"LUTHIER_HOME": str(world.folder / "home")}
-    done = luthier("train", "tiny.yaml", "--set", "train.seed=9", "--out", "out", cwd=world.folder, **home).succeeds()
-    assert "prune: the same work was done by run" in done.err
-
-
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.eval()(input_ids=torch.arange(3, 40).view(1, -1)).logits
@@ -181,3 +175,9 @@ def test_a_pruned_run_neither_teaches_nor_is_merged_but_by_its_export(world: Wor
     (world.folder / "again.yaml").write_text(yaml.safe_dump({**student, "prune": {"layers": {"remove": 1}}}))
     document = json.loads(world.call("plan", "again.yaml", "--out", "out", "--json").succeeds().out)
     assert any(note.startswith("prune: 1 of 3 layers") for note in document["notes"])
+
+
+def test_another_seed_learns_on_what_was_left_for_the_first(world: World) -> None:
+    home = {"LUTHIER_HOME": str(world.folder / "home")}
+    done = luthier("train", "tiny.yaml", "--set", "train.seed=9", "--out", "out", cwd=world.folder, **home).succeeds()
+    assert "prune: the same work was done by run" in done.err
