@@ -15,7 +15,7 @@ from luthier.pipeline.standing import standing_of
 from luthier.pipeline.verdict import conclude
 from luthier.records import GateDecision
 from luthier.spec.resolve import ResolvedRecipe
-from luthier.store.files import write_atomic
+from luthier.store.files import sha256_files, write_atomic
 from luthier.store.runs import RunFolder, weights_sha256
 
 
@@ -64,7 +64,13 @@ def write_run(out: Path, *, target: str = ">= 0.99") -> RunFolder:
     adapter.parent.mkdir(parents=True, exist_ok=True)
     adapter.write_bytes(b"weights")
     weights = weights_sha256(run.tuned)
-    artifacts = [one.model_copy(update={"made_from": weights}).model_dump(mode="json") for one in samples.artifacts()]
+    artifacts = []
+    for one in samples.artifacts():
+        for name in one.sha256:
+            (run.path / one.path).mkdir(parents=True, exist_ok=True)
+            (run.path / one.path / name).write_text(f"{one.kind} {name}")
+        changes = {"made_from": weights, "sha256": sha256_files(run.path / one.path)}
+        artifacts.append(one.model_copy(update=changes).model_dump(mode="json"))
     write_atomic(run.recipe, "name: support-intents\n")
     write_atomic(run.resolved, resolved.to_json())
     write_atomic(run.profile, samples.profile().to_json())

@@ -246,7 +246,7 @@ def test_report_card_and_summary_say_which_look_it_is() -> None:
     sentence = look_words(3, LEVEL)
     assert sentence == (
         "This is look 3 at these test rows under this name: targets are held to one-sided bounds at 99.583 %, so that "
-        "the chance of any false pass stays at 5 % over all looks."
+        "the chances of a false pass add up to 5 % over all looks, as far as each bound keeps what it promises."
     )
     report = samples.eval_report(look=Look(number=3, test_sha256="5" * 64))
     evidence = samples.evidence(evaluation=report)

@@ -163,6 +163,9 @@ def test_a_passphrase_without_bcrypt_names_it(tmp_path: Path) -> None:
 
 # --- the approvers' file ---
 
+SPLITTERS = "\u2028\u2029\u0085\x0b\x0c\x1c\r"
+"""Where Python ends a line and ssh-keygen does not."""
+
 
 def test_an_approvers_file_is_read_as_openssh_reads_it(tmp_path: Path) -> None:
     keys = [new_key(tmp_path, name, passphrase="")[1] for name in ("ana", "bob", "eve")]
@@ -172,7 +175,8 @@ def test_an_approvers_file_is_read_as_openssh_reads_it(tmp_path: Path) -> None:
         f'eve namespaces="git" {keys[2].line}\n'
     )
     found = read_approvers(path)
-    assert [found.name_of(key) for key in keys] == ["ana", "bob", ""]
+    assert [found.name_of(key) for key in keys] == ["ana", "bob", "eve"]
+    assert found.may_approve == set(keys[:2]), "eve's is known, and signs other things"
     assert found.others(keys[0]) == {"bob"}
     assert found.others(keys[2]) == {"ana", "bob"}
 
@@ -190,6 +194,8 @@ def test_an_approvers_file_is_read_as_openssh_reads_it(tmp_path: Path) -> None:
         ("ana ssh-ed25519 AAAA", "it ends too early"),
         ("ana ssh-ed25519 !!", "the key is not base64"),
         ("ana KEY\nbob KEY", ":2: the same key stands there as 'ana'"),
+        ('ana namespaces="git" KEY\nbob KEY', ":2: the same key stands there as 'ana'"),
+        *((f"ana KEY ana@host{sign}zed KEY", ":1: the line holds signs that are not shown") for sign in SPLITTERS),
     ],
 )
 def test_a_line_that_would_be_misread_is_refused(tmp_path: Path, line: str, message: str) -> None:

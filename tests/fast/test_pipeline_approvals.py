@@ -14,7 +14,7 @@ from luthier.errors import GateRefused, RunError, UserError
 from luthier.govern.gate import sealed, verify_seal
 from luthier.govern.keys import APPROVAL, GATE, REQUEST
 from luthier.pipeline.approvals import approve, ask
-from luthier.pipeline.authority import own_key
+from luthier.pipeline.authority import own_key, write_signed
 from luthier.pipeline.standing import refuse_faulty
 from luthier.pipeline.verdict import audit_of, checked_gate
 from luthier.records import GateDecision
@@ -442,3 +442,73 @@ def test_a_broken_ledger_is_told_before_anything_is_done(tmp_path: Path) -> None
     (tmp_path / "looks" / "looks.jsonl").write_text('{"action": "look"}\n')
     call("run", "support-intents", cwd=tmp_path, LUTHIER_HOME=str(tmp_path)).fails(2, "the ledger of looks was changed")
     assert not (tmp_path / "runs").exists()
+
+
+def test_other_names_on_this_machine_are_no_other_people(
+    there: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the version is used, that machine's file says who is who."""
+    own, ana, bob = tmp_path / "own", there.keys["ana"].public.line, there.keys["bob"].public.line
+    monkeypatch.setenv("LUTHIER_APPROVERS", str(own))
+    own.write_text(f"bob {ana}\nbob {bob}\n")
+    assert there.standing.state == "waiting"
+    assert "it is of one person with the request's" in there.standing.note
+    own.write_text(f"mallory {bob}\n")
+    assert there.standing.state == "waiting"
+    assert "that key is of 'mallory'" in there.standing.note
+    own.write_text(f'bob namespaces="git" {bob}\nzed {ana}\n')
+    assert "that key does not stand in" in there.standing.note
+    own.write_text(f"bob {bob}\nzed {ana}\n")
+    assert there.standing.state == "approved"
+    assert there.standing.requested_by.startswith("zed (SHA256:")
+
+
+def test_one_person_with_a_key_for_each_purpose_is_one_person(refused: Office) -> None:
+    ana, carl = refused.keys["ana"].public.line, refused.keys["carl"].public.line
+    bob = refused.keys["bob"].public.line
+    refused.approvers.write_text(f'ana namespaces="luthier-request" {ana}\nana {carl}\nbob {bob}\n')
+    refused.decide()
+    ask(refused.run, REASON, key=refused.keys["ana"])
+    with pytest.raises(UserError, match="ana"):
+        approve(refused.run, key=refused.keys["carl"])
+    assert refused.standing.state == "waiting"
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "take"])
+def test_an_artifact_that_changed_is_not_what_was_decided_on(there: Office, change: str) -> None:
+    """Whatever the markers of the stages say: they have no seal."""
+    folder = there.run.path / "artifacts" / "merged"
+    file = folder / "model.safetensors"
+    checked_gate(there.run, None)
+    if change == "edit":
+        file.write_text("other weights")
+    elif change == "add":
+        (folder / "more.safetensors").write_text("")
+    else:
+        file.unlink()
+    with pytest.raises(RunError, match=r"files that have changed since: artifacts/merged/mo(del|re)\.safetensors"):
+        checked_gate(there.run, None)
+    call("registry", "promote", "support-intents@1", cwd=there.out.parent).fails(2, "changed since")
+
+
+def test_an_approvers_file_that_is_not_there_is_not_the_same_as_none(
+    refused: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused.approvers.unlink()
+    refused.approvers.symlink_to(tmp_path / "nowhere")
+    arguments = ("registry", "promote", "support-intents@1", "--allow-refused")
+    call(*arguments, cwd=refused.out.parent).fails(2, "there is no approvers' file at")
+    monkeypatch.setenv("LUTHIER_APPROVERS", "")
+    with pytest.raises(RunError, match="LUTHIER_APPROVERS is set, and empty"):
+        refused.decide()
+
+
+def test_signs_that_are_not_shown_are_signed_by_nobody(refused: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ana\n\x1b[2Kthe gate passed")
+    with pytest.raises(UserError, match="holds signs that are not shown"):
+        ask(refused.run, REASON, key=refused.keys["ana"])
+    monkeypatch.setenv("LOGNAME", "ana")
+    ask(refused.run, REASON, key=refused.keys["ana"])
+    said = json.loads(refused.run.request.read_text()) | {"reason": "r\nfake \x1b[2J line"}
+    write_signed(refused.run.request, json.dumps(said), refused.keys["ana"], REQUEST)
+    assert "reason holds signs that are not shown" in refused.standing.fault

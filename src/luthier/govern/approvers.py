@@ -22,6 +22,8 @@ class Approvers:
     """Of its bytes."""
     content: bytes
     names: dict[PublicKey, str]
+    """Whose each key is, may it approve or not."""
+    may_approve: frozenset[PublicKey]
 
     def name_of(self, key: PublicKey) -> str:
         """Whose key it is; '' for nobody's."""
@@ -34,7 +36,7 @@ class Approvers:
 
     def others(self, key: PublicKey) -> set[str]:
         """Who could approve what this key asks for: all but its owner."""
-        return {name for one, name in self.names.items() if one != key and name != self.name_of(key)}
+        return {self.names[one] for one in self.may_approve if one != key and self.names[one] != self.name_of(key)}
 
 
 def read_approvers(path: Path) -> Approvers:
@@ -58,10 +60,14 @@ def read_approvers(path: Path) -> Approvers:
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is not UTF-8 text", way_out="write one key a line, as ssh-keygen does") from error
     names: dict[PublicKey, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    may_approve: set[PublicKey] = set()
+    for number, written in enumerate(text.split("\n"), start=1):  # as ssh-keygen does, at no other sign
+        line = written.removesuffix("\r")
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
+            if not line.replace("\t", " ").isprintable():
+                raise ValueError("the line holds signs that are not shown")
             name, key, usable = _parse(line.strip())
             if key in names:
                 raise ValueError(f"the same key stands there as {names[key]!r}")
@@ -69,11 +75,12 @@ def read_approvers(path: Path) -> Approvers:
             raise RunError(
                 f"{path}:{number}: {error}", way_out="write a line as `NAME ssh-ed25519 AAAA...`; see docs/gate.md"
             ) from error
+        names[key] = name
         if usable:
-            names[key] = name
-    if not names:
+            may_approve.add(key)
+    if not may_approve:
         raise RunError(f"{path} names no key that may approve", way_out="write a line `NAME ssh-ed25519 AAAA...`")
-    return Approvers(path, hashlib.sha256(content).hexdigest(), content, names)
+    return Approvers(path, hashlib.sha256(content).hexdigest(), content, names, frozenset(may_approve))
 
 
 def _parse(line: str) -> tuple[str, PublicKey, bool]:

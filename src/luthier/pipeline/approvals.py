@@ -52,12 +52,15 @@ def ask(run: RunFolder, reason: str, *, key: PrivateKey | None, clock: Clock = u
                 f"nobody could approve this: {approvers.where} names no key but that of the requester",
                 way_out="add the key of somebody else, and decide anew: luthier gate RUN",
             )
+        called = getpass.getuser()
+        if not called.isprintable():
+            raise UserError(f"the name of this user, {called!r}, holds signs that are not shown", way_out="set LOGNAME")
         request = ApprovalRequest(
             run=f"{run.name}/{run.id}",
             seal=gate.seal,
             not_met=tuple(line.line for line in gate.lines if not line.passed),
             reason=reason,
-            requested_by=getpass.getuser(),
+            requested_by=called,
             key=mine.public.line,
             requested_at=stamp(clock),
         )
@@ -95,7 +98,7 @@ def approve(run: RunFolder, *, key: PrivateKey | None, clock: Clock = utc_now) -
             )
         mine = _needed(key)
         approvers, (request, requester) = _approvers(run, gate), read_request(run)
-        name = approvers.name_of(mine.public)
+        name = approvers.name_of(mine.public) if mine.public in approvers.may_approve else ""
         if not name:
             raise UserError(
                 f"the key {mine.public.fingerprint} ({mine.where}) may not approve: it does not stand in "

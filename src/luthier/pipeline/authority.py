@@ -80,7 +80,9 @@ def _passphrase(path: Path, environment: Mapping[str, str]) -> str:
 
 def approvers_place(out: Path, environment: Mapping[str, str] = os.environ) -> Path:
     """Where the approvers' file of this machine is: as LUTHIER_APPROVERS says, else beside the registry in `out`."""
-    named = environment.get(APPROVERS, "")
+    named = environment.get(APPROVERS)
+    if named == "":
+        raise RunError(f"{APPROVERS} is set, and empty", way_out="name the approvers' file, or unset it")
     return Path(named).expanduser() if named else out / "approvers.txt"
 
 
@@ -91,7 +93,7 @@ def approvers_of(out: Path, environment: Mapping[str, str] = os.environ) -> Appr
         RunError: LUTHIER_APPROVERS names none, or the file is not one.
     """
     path = approvers_place(out, environment)
-    if not environment.get(APPROVERS, "") and not path.is_file():
+    if APPROVERS not in environment and not os.path.lexists(path):  # a link to nothing is not the same as no file
         return None
     return read_approvers(path)
 

@@ -71,8 +71,11 @@ def _standing(run: RunFolder, gate: GateDecision) -> Standing:
             raise RunError(f"{run.approval} approves a request that is missing", way_out="restore request.json")
         return Standing(state="refused")
     request, requester = read_request(run)
-    sealed = sealed_approvers(run, gate)
-    who = sealed.described(requester, request.requested_by) if sealed else described(request.requested_by, requester)
+    sealed, now = sealed_approvers(run, gate), approvers_of(run.path.parent.parent)
+    vouching = now or sealed  # the file of this machine knows people by the names that count here
+    who = (
+        vouching.described(requester, request.requested_by) if vouching else described(request.requested_by, requester)
+    )
     if request.seal != gate.seal:
         return Standing(state="refused", note=f"the request of {who} was about another decision")
     asked = {"reason": request.reason, "requested_by": who, "requested_at": request.requested_at}
@@ -84,7 +87,7 @@ def _standing(run: RunFolder, gate: GateDecision) -> Standing:
         return waiting.model_copy(update={"note": f"an approval by {approval.approved_by} was of another request"})
     name = _refuse_unfit(run, request, approval, approver, sealed)
     by = f"{name} ({approver.fingerprint})"
-    if why := _not_trusted_here(run, approver):
+    if why := _not_trusted_here(run, now, requester, approver, name):
         return waiting.model_copy(update={"note": f"the approval by {by} does not count here: {why}"})
     return Standing(state="approved", approved_by=by, approved_at=approval.approved_at, **asked)
 
@@ -94,7 +97,7 @@ def _refuse_unfit(
 ) -> str:
     """Check that an approval, whose signature holds, may be given by this key; returns whose it is."""
     fault = ""
-    name = sealed.name_of(approver) if sealed else ""
+    name = sealed.name_of(approver) if sealed and approver in sealed.may_approve else ""
     if (approval.reason, approval.requester_key) != (request.reason, request.key):
         fault = "speaks of another reason or requester than request.json"
     elif not name or sealed is None or approval.approvers_sha256 != sealed.sha256:
@@ -108,13 +111,21 @@ def _refuse_unfit(
     return name
 
 
-def _not_trusted_here(run: RunFolder, approver: PublicKey) -> str:
-    """Why the key of an approval is not, or is no longer, one that may approve; '' where it is."""
-    out = run.path.parent.parent
-    now = approvers_of(out)
+def _not_trusted_here(
+    run: RunFolder, now: Approvers | None, requester: PublicKey, approver: PublicKey, name: str
+) -> str:
+    """Why the key of an approval is not, or is no longer, one that may approve; '' where it is.
+
+    `name` is whose it was when the gate decided; by this machine's file it has to be the same, and not the requester's.
+    """
     if now is None:
-        return f"there is no approvers' file at {approvers_place(out)}"
-    return "" if now.name_of(approver) else f"that key does not stand in {now.where}"
+        return f"there is no approvers' file at {approvers_place(run.path.parent.parent)}"
+    here = now.name_of(approver)
+    if approver not in now.may_approve:
+        return f"that key does not stand in {now.where}"
+    if here != name:
+        return f"that key is of {here!r} in {now.where}"
+    return f"it is of one person with the request's, by {now.where}" if now.name_of(requester) == here else ""
 
 
 def read_request(run: RunFolder) -> tuple[ApprovalRequest, PublicKey]:
@@ -125,6 +136,7 @@ def read_request(run: RunFolder) -> tuple[ApprovalRequest, PublicKey]:
     """
     signer = signer_of(run.request, REQUEST)
     request = ApprovalRequest.read(run.request)
+    _refuse_unseen_signs(run.request, request)
     _refuse_other_key(run.request, request.key, signer)
     return request, signer
 
@@ -132,8 +144,17 @@ def read_request(run: RunFolder) -> tuple[ApprovalRequest, PublicKey]:
 def _read_approval(run: RunFolder) -> tuple[Approval, PublicKey]:
     signer = signer_of(run.approval, APPROVAL)
     approval = Approval.read(run.approval)
+    _refuse_unseen_signs(run.approval, approval)
     _refuse_other_key(run.approval, approval.key, signer)
     return approval, signer
+
+
+def _refuse_unseen_signs(path: Path, record: ApprovalRequest | Approval) -> None:
+    """What is shown to those who decide must not move their cursor, nor begin a line of its own."""
+    for name, value in record.model_dump().items():
+        texts = value if isinstance(value, tuple) else (value,)
+        if not all(text.isprintable() for text in texts if isinstance(text, str)):
+            raise RunError(f"{path}: {name} holds signs that are not shown", way_out="have it asked and signed anew")
 
 
 def _refuse_other_key(path: Path, named: str, signer: PublicKey) -> None:

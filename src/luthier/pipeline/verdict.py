@@ -29,7 +29,7 @@ from luthier.spec.plugins import EXPORTS
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.audit import AuditLog, AuditVerdict
 from luthier.store.clock import Clock, utc_now
-from luthier.store.files import sha256_file, sha256_json, write_atomic
+from luthier.store.files import sha256_file, sha256_files, sha256_json, write_atomic
 from luthier.store.registry import registry_of
 from luthier.store.runs import RunFolder, weights_sha256
 from luthier.store.stages import Stages
@@ -285,6 +285,12 @@ def _why_not(gate: GateDecision, run: RunFolder, version: Version | None) -> str
         return f"is about files that have changed since: {', '.join(changed)}"
     if gate.eval_sha256 != _eval_sha256(run) or gate.artifacts_sha256 != sha256_file(run.artifacts_index):
         return "is about an evaluation or artifacts that have changed since"
+    for one in read_artifacts(
+        run
+    ):  # the index is sealed; markers of stages are not, and know large files by size alone
+        found = sha256_files(run.path / one.path)
+        if odd := sorted(name for name in {*found, *one.sha256} if found.get(name) != one.sha256.get(name)):
+            return f"is about files that have changed since: {one.path}/{odd[0]}"
     resolved = ResolvedRecipe.read(run.resolved)
     folders = dict(zip(resolved.names, run.tasks(resolved.names), strict=True))
     if resolved.tasks:

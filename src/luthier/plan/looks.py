@@ -40,8 +40,11 @@ def look_words(look: int, level: float) -> str:
     """A sentence on which look it is and what it is held to."""
     bounds = f"targets are held to one-sided bounds at {one_sided(look, level)}"
     if look == 1:
-        return f"This is the first look at these test rows under this name: {bounds}, later looks to stricter ones."
+        return (
+            f"This is the first look at these test rows under this name that this machine's ledger knows of: {bounds}, "
+            "later looks to stricter ones."
+        )
     return (
-        f"This is look {look} at these test rows under this name: {bounds}, so that the chance of any false pass stays "
-        f"at {100.0 * (1.0 - level):.4g} % over all looks."
+        f"This is look {look} at these test rows under this name: {bounds}, so that the chances of a false "
+        f"pass add up to {100.0 * (1.0 - level):.4g} % over all looks, as far as each bound keeps what it promises."
     )
