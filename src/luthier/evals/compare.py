@@ -30,12 +30,12 @@ def metrics_of(observed: Observed, bootstrap: Bootstrap) -> dict[str, Interval]:
             share = sum(observed.answered) / len(observed.answered)
             metrics[name] = bootstrap.proportion(metric.statistics(observed), metric.value, share_of=share)
             continue
-        counted, drawn = _counted(name, observed, bootstrap)
+        items, drawn = counted(name, observed, bootstrap)
         if METRICS.get(name).is_proportion:
-            metrics[name] = drawn.proportion(metric.statistics(counted), metric.value)
+            metrics[name] = drawn.proportion(metric.statistics(items), metric.value)
         else:
-            worst = worst_of(name, counted)
-            metrics[name] = drawn.interval(metric.statistics(counted), metric.value, worst=worst)
+            worst = worst_of(name, items)
+            metrics[name] = drawn.interval(metric.statistics(items), metric.value, worst=worst)
     if observed.probabilities and observed.free_text:
         agreement = dataclasses.replace(observed, expected=observed.predicted)
         metrics["free_text_agreement"] = bootstrap.proportion(exact_match.statistics(agreement), exact_match.value)
@@ -63,8 +63,8 @@ def differences(systems: Mapping[str, Observed], bootstrap: Bootstrap) -> tuple[
         if metric_name == _correctness_metric(tuned):
             p_values = holm([bootstrap.p_value(tuned.correct, systems[name].correct) for name in against])
         for name, p_value in zip(against, p_values, strict=True):
-            one, drawn = _counted(metric_name, tuned, bootstrap)
-            other, _ = _counted(metric_name, systems[name], bootstrap)
+            one, drawn = counted(metric_name, tuned, bootstrap)
+            other, _ = counted(metric_name, systems[name], bootstrap)
             interval = drawn.difference(metric.statistics(one), metric.statistics(other), metric.value)
             found.append(
                 Difference(system="tuned", against=name, metric=metric_name, interval=interval, p_value=p_value)
@@ -193,7 +193,7 @@ def measurable(observed: Observed) -> list[str]:
     return names
 
 
-def _counted(name: str, observed: Observed, bootstrap: Bootstrap) -> tuple[Observed, Bootstrap]:
+def counted(name: str, observed: Observed, bootstrap: Bootstrap) -> tuple[Observed, Bootstrap]:
     """The items that a metric is about, and draws of these: of terms, those that hold any, in every system the same."""
     if name != "term_accuracy":
         return observed, bootstrap

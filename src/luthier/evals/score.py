@@ -67,6 +67,12 @@ def score(
     return with_marks(written, asker.contract)
 
 
+def with_rewards(seen: Observed, contract: RequestContract) -> Observed:
+    """With what each answer is worth by the task's rewards; as it is where it has none."""
+    reward = rewards_of(contract)
+    return seen if reward is None else replace(seen, rewards=verified(reward, seen.free_text, seen.expected))
+
+
 def verified(reward: Reward | None, said: Sequence[str], expected: Sequence[str]) -> Floats:
     """What each answer is worth, [N]; empty where nothing verifies them."""
     worth = [] if reward is None else [reward(text, wanted) for text, wanted in zip(said, expected, strict=True)]

@@ -21,10 +21,10 @@ import numpy as np
 from scipy import special
 
 from luthier.eval_records import SeedScore
-from luthier.evals.compare import measurable
+from luthier.evals.compare import counted, measurable
 from luthier.evals.intervals import Bootstrap
-from luthier.evals.metric import Metric, load_metric
-from luthier.evals.observed import Observed
+from luthier.evals.metric import load_metric
+from luthier.evals.observed import Floats, Observed
 from luthier.records import Interval
 from luthier.spec.plugins import METRICS
 
@@ -47,36 +47,27 @@ def scores_over(
     tuned = [run["tuned"] for run in runs]
     scores, gaps = [], []
     for name in measurable(tuned[0]):
-        metric = load_metric(name)
-        if name == "term_accuracy":  # of the items that hold terms; the same in every run
-            holds = tuned[0].terms[:, 1] > 0
-            places, drawn = np.flatnonzero(holds).tolist(), bootstrap.only(holds)
-        else:
-            places, drawn = None, bootstrap
-        scores.append(_score(name, metric, [_of(one, places) for one in tuned], None, drawn))
+        scores.append(_score(name, tuned, None, bootstrap))
         for other in runs[0]:
             if other != "tuned" and all(name in measurable(run[other]) for run in runs):
-                beside = [_of(run[other], places) for run in runs]
-                found = _score(name, metric, [_of(one, places) for one in tuned], beside, drawn)
+                found = _score(name, tuned, [run[other] for run in runs], bootstrap)
                 gaps.append(found.model_copy(update={"against": other}))
     return tuple(scores), tuple(gaps)
 
 
-def _of(observed: Observed, places: list[int] | None) -> Observed:
-    return observed if places is None else observed.only(places)
+def _score(name: str, tuned: Sequence[Observed], other: Sequence[Observed] | None, bootstrap: Bootstrap) -> SeedScore:
+    metric, (_, drawn) = load_metric(name), counted(name, tuned[0], bootstrap)  # the same items in every run
 
+    def statistics(systems: Sequence[Observed]) -> list[Floats]:
+        return [metric.statistics(counted(name, one, bootstrap)[0]) for one in systems]
 
-def _score(
-    name: str, metric: Metric, tuned: Sequence[Observed], other: Sequence[Observed] | None, bootstrap: Bootstrap
-) -> SeedScore:
-    mine = [metric.statistics(one) for one in tuned]
-    its = None if other is None else [metric.statistics(one) for one in other]
+    mine, its = statistics(tuned), None if other is None else statistics(other)
     values = np.array([float(metric.value(one.sum(axis=0))) for one in mine])
     with np.errstate(invalid="ignore"):  # of endless losses
         if its is not None:
             values = values - np.array([float(metric.value(one.sum(axis=0))) for one in its])
-        training, test = float(values.std(ddof=1)), bootstrap.deviation(mine, its, metric.value)
-        mean = interval_of_mean(values.tolist(), test, num_groups=bootstrap.num_groups, level=bootstrap.level)
+        training, test = float(values.std(ddof=1)), drawn.deviation(mine, its, metric.value)
+        mean = interval_of_mean(values.tolist(), test, num_groups=drawn.num_groups, level=drawn.level)
     if its is None:
         facts = METRICS.get(name)
         least = 0.0 if facts.is_proportion or not facts.higher_is_better else -math.inf  # a loss is not below 0
@@ -85,7 +76,7 @@ def _score(
     return SeedScore(
         metric=name,
         values=tuple(values.tolist()),
-        mean=mean.model_copy(update={"n": bootstrap.num_items}),
+        mean=mean.model_copy(update={"n": drawn.num_items}),
         training_sd=training,
         test_sd=test,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from luthier.errors import RunError
@@ -11,7 +10,7 @@ from luthier.eval_records import Contender, EvalReport, Leaderboard
 from luthier.evals.against import SharedRows, Stored, read_system, shared_rows, systems_of
 from luthier.evals.board import ranked
 from luthier.evals.observed import Observed
-from luthier.evals.score import verified
+from luthier.evals.score import with_rewards
 from luthier.pipeline.against import refuse_several, stored
 from luthier.plan.predict import technique_of
 from luthier.plan.words import duration
@@ -19,7 +18,6 @@ from luthier.records import Interval
 from luthier.report.evidence import number, title
 from luthier.report.leaderboard import claim, render_leaderboard
 from luthier.report.summary import columns
-from luthier.rewards import rewards_of
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.files import write_atomic
 from luthier.store.runs import RunFolder
@@ -50,7 +48,7 @@ def leaderboard(targets: Sequence[str], *, output: Path) -> Leaderboard:
         )
     shared = shared_rows(stores)
     beside = _baselines(stores[0], shared)
-    said = dict(zip((one.name for one in stores), shared.said, strict=True))
+    said = dict(zip(names, shared.said, strict=True))
     said |= {system_title(system): seen for system, seen in beside.items()}
     recipe = ResolvedRecipe.read(folders[0].resolved).recipe
     assert recipe.evaluate.resamples is not None  # resolved
@@ -62,7 +60,7 @@ def leaderboard(targets: Sequence[str], *, output: Path) -> Leaderboard:
         level=recipe.evaluate.level,
         seed=recipe.train.seed,
     )
-    by_name = dict(zip((one.name for one in stores), folders, strict=True))
+    by_name = dict(zip(names, folders, strict=True))
     systems = {system_title(system): system for system in beside}
     board = Leaderboard(
         task=stores[0].contract.task,
@@ -85,15 +83,11 @@ def leaderboard(targets: Sequence[str], *, output: Path) -> Leaderboard:
 
 def _baselines(first: Stored, shared: SharedRows) -> dict[str, Observed]:
     """Those of the first run that would be told first where they win."""
-    reward = rewards_of(first.contract)
-    found = {}
-    for system in systems_of(first):
-        if system != "tuned" and is_in_first_line(system):
-            seen = read_system(first, system).only(shared.places)
-            if reward is not None:
-                seen = replace(seen, rewards=verified(reward, seen.free_text, seen.expected))
-            found[system] = seen
-    return found
+    return {
+        system: with_rewards(read_system(first, system).only(shared.places), first.contract)
+        for system in systems_of(first)
+        if is_in_first_line(system)
+    }
 
 
 def _run(name: str, run: RunFolder, metrics: dict[str, Interval]) -> Contender:

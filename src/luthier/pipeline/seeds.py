@@ -13,15 +13,13 @@ from luthier.eval_records import SeedsReport
 from luthier.evals.against import Stored, read_system, systems_of
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.observed import Observed
-from luthier.evals.score import verified
+from luthier.evals.score import with_rewards
 from luthier.evals.seeds import FEWEST_SEEDS, scores_over
 from luthier.pipeline.against import stored
 from luthier.pipeline.drive import Session, begin, work_through
 from luthier.pipeline.start import Prepared, Say, open_run
-from luthier.plan_records import Plan
 from luthier.report.evidence import number, signed, title
 from luthier.report.seeds import render_seeds
-from luthier.rewards import rewards_of
 from luthier.spec.resolve import reseeded
 from luthier.store.files import write_atomic
 from luthier.store.runs import lock
@@ -47,14 +45,14 @@ def over_seeds(
     """
     if count < FEWEST_SEEDS:
         raise RecipeError(f"--seeds {count}: the spread of one seed cannot be seen", way_out="ask for 2 or more")
-    first, plan, prepared = begin(recipe, overrides=overrides, out=out, offline=offline, say=say)
-    if plan is None or prepared is None:
+    first, _, prepared = begin(recipe, overrides=overrides, out=out, offline=offline, say=say)
+    if prepared is None:
         raise RunError(f"--seeds trains a recipe several times, and {recipe} is a run", way_out="name its recipe")
     if prepared.resolved.recipe.merge is not None:
         raise RecipeError("--seeds: a recipe with merge trains nothing", way_out="leave one of them out")
     seed = prepared.resolved.recipe.train.seed
     seeds = tuple(range(seed, seed + count))
-    sessions = [_worked(prepared, plan, one, first) for one in seeds]
+    sessions = [_worked(prepared, one, first) for one in seeds]
     open_run(prepared, out=first.out)  # so that `latest` is what is exported
     reports = tuple(_report(seeds, sessions, place) for place in range(len(first.tasks)))
     with lock(first.run):
@@ -64,15 +62,13 @@ def over_seeds(
     return first, reports
 
 
-def _worked(prepared: Prepared, plan: Plan, seed: int, first: Session) -> Session:
+def _worked(prepared: Prepared, seed: int, first: Session) -> Session:
     """The session of a seed, evaluated."""
     first.say(f"--- seed {seed}")
-    if seed == prepared.resolved.recipe.train.seed:
-        session, again = first, prepared
-    else:
-        again = replace(prepared, resolved=reseeded(prepared.resolved, seed))
-        session = replace(first, run=open_run(again, out=first.out), resolved=again.resolved)
-    work_through(session, "evaluate", plan=plan, prepared=again)
+    if seed != prepared.resolved.recipe.train.seed:  # the recipe's own stays as it was resolved, with its reasons
+        prepared = replace(prepared, resolved=reseeded(prepared.resolved, seed))
+    session = replace(first, run=open_run(prepared, out=first.out), resolved=prepared.resolved)
+    work_through(session, "evaluate", plan=prepared.plan(), prepared=prepared)
     return session
 
 
@@ -106,14 +102,9 @@ def _report(seeds: tuple[int, ...], sessions: Sequence[Session], place: int) -> 
 
 def _said(store: Stored, counted: Sequence[int]) -> dict[str, Observed]:
     """System -> what it said to the rows that count."""
-    reward = rewards_of(store.contract)
-    found = {}
-    for system in systems_of(store):
-        seen = read_system(store, system).only(counted)
-        if reward is not None:
-            seen = replace(seen, rewards=verified(reward, seen.free_text, seen.expected))
-        found[system] = seen
-    return found
+    return {
+        system: with_rewards(read_system(store, system).only(counted), store.contract) for system in systems_of(store)
+    }
 
 
 def seeds_lines(reports: Sequence[SeedsReport]) -> list[str]:

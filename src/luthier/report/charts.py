@@ -12,7 +12,7 @@ from luthier.plan.words import p_value
 from luthier.records import Interval
 from luthier.report.evidence import is_higher_better, is_proportion, minus, number, signed, title
 from luthier.report.svg import Scale, dot, figure, line, path, plain, rect, text, ticks
-from luthier.systems import system_title
+from luthier.systems import short_title, system_title
 from luthier.train_records import LossSpike, StepEvent
 
 WIDTH = 860.0
@@ -20,16 +20,6 @@ LABELS = 222.0
 """Width of the column of row labels at the left."""
 
 ROW = 34.0
-_SHORT = {
-    "majority": "majority", "tfidf_logreg": "TF-IDF", "length": "length", "base": "base", "few_shot": "few-shot",
-    "base_per_token": "base, a token", "pruned": "pruned", "tuned": "tuned",
-}  # fmt: skip
-
-
-def _short(system: str) -> str:
-    return _SHORT.get(system) or fit(system_title(system), 14)
-
-
 MOST_LABELS = 40
 """Labels up to which a confusion matrix can be read."""
 
@@ -122,7 +112,7 @@ def differences(found: Sequence[Difference]) -> Markup:
     parts.append(text(end + 18, bottom + 18, "points", kind="small"))
     for row, difference in enumerate(shown):
         y, interval = top + ROW * (row + 0.5), difference.interval
-        label = f"over {_short(difference.against)}, {title(difference.metric)}"
+        label = f"over {short_title(difference.against)}, {title(difference.metric)}"
         parts.append(text(LABELS - 18, y + 5, label, anchor="end"))
         parts += whisker(interval, y, scale, kind="tuned" if _is_better(difference) else "other", shown="")
         p = p_value(difference.p_value)

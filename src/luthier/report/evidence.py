@@ -264,6 +264,15 @@ def verdict_of(name: str, gate: GateDecision, standing: Standing | None = None) 
     return "Refused.", f"{name} must not be served: {what}."
 
 
+def shown_gap(interval: Interval, metric: str) -> tuple[str, str, str]:
+    """(kind, difference, interval) of a cell: 'pass' where the interval shows a gain, 'fail' a loss, else 'chance'."""
+    higher = is_higher_better(metric)
+    better = interval.low > 0 if higher else interval.high < 0
+    worse = interval.high < 0 if higher else interval.low > 0
+    value, _, ends = signed(interval, metric).partition(" [")
+    return "pass" if better else "fail" if worse else "chance", value, f"[{ends}"
+
+
 def budgets(evidence: Evidence) -> dict[str, str]:
     """'time' and 'memory' -> '30 min, kept'; only what the recipe states a budget for.
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from luthier.eval_records import Difference, Leaderboard
 from luthier.report.charts import LABELS, ROW, WIDTH, fit, whisker
-from luthier.report.evidence import is_higher_better, is_proportion, number, signed, title
+from luthier.report.evidence import is_higher_better, is_proportion, number, shown_gap, title
 from luthier.report.html import environment
 from luthier.report.svg import Scale, figure, line, plain, text, ticks
 
@@ -34,7 +34,7 @@ def render_leaderboard(board: Leaderboard) -> str:
     """The ranking with intervals, then every pair."""
     names = [one.name for one in board.contenders if board.metric in one.metrics]
     pairs = {(pair.system, pair.against): pair for pair in board.pairs}
-    matrix = [(one, [_cell(pairs.get((one, other)), board.metric) for other in names[1:]]) for one in names[:-1]]
+    matrix = [(one, [_cell(pairs.get((one, other))) for other in names[1:]]) for one in names[:-1]]
     metrics = [
         name
         for name in next(iter(board.contenders)).metrics
@@ -49,19 +49,18 @@ def render_leaderboard(board: Leaderboard) -> str:
     )
 
 
-def _cell(pair: Difference | None, metric: str) -> tuple[str, str, str]:
-    """(kind, difference, interval)."""
-    if pair is None:
-        return "", "", ""
-    value, _, ends = signed(pair.interval, metric).partition(" [")
-    return "pass" if is_shown(pair) else "chance", value, f"[{ends}"
+def _cell(pair: Difference | None) -> tuple[str, str, str]:
+    """Nothing where the pair stands on the other side."""
+    return ("", "", "") if pair is None else shown_gap(pair.interval, pair.metric)
 
 
 def drawing(board: Leaderboard) -> Markup:
-    """A row a contender."""
+    """A row a contender; '' where there is no number to draw."""
     shown = [one for one in board.contenders if board.metric in one.metrics]
     values = [one.metrics[board.metric] for one in shown]
     ends = [end for value in values for end in (value.low, value.point, value.high) if math.isfinite(end)]
+    if not ends:
+        return Markup()
     worst = 0.0 if is_proportion(board.metric) or not is_higher_better(board.metric) else min(ends)
     top, end = 12.0, WIDTH - 80
     marks = ticks(min(worst, *ends), 1.0 if is_proportion(board.metric) else max(ends))

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from luthier.eval_records import SeedScore, SeedsReport
 from luthier.report.charts import LABELS, ROW, WIDTH
-from luthier.report.evidence import is_higher_better, number, signed, title
+from luthier.report.evidence import number, shown_gap, title
 from luthier.report.html import environment
 from luthier.report.svg import Scale, dot, figure, line, plain, text, ticks
 from luthier.systems import system_title
@@ -17,7 +17,7 @@ from luthier.systems import system_title
 def render_seeds(report: SeedsReport) -> str:
     """A drawing of the main metric, a row a metric, a row a system that is compared."""
     gaps = [
-        (system_title(gap.against), title(gap.metric), *_shown(gap))
+        (system_title(gap.against), title(gap.metric), *shown_gap(gap.mean, gap.metric))
         for gap in report.differences
         if math.isfinite(gap.mean.point)
     ]
@@ -26,15 +26,6 @@ def render_seeds(report: SeedsReport) -> str:
         .get_template("seeds.html.j2")
         .render(report=report, chart=drawing(report.scores[0], report.seeds), gaps=gaps)
     )
-
-
-def _shown(gap: SeedScore) -> tuple[str, str, str]:
-    """(kind, difference, interval)."""
-    higher = is_higher_better(gap.metric)
-    better = gap.mean.low > 0 if higher else gap.mean.high < 0
-    worse = gap.mean.high < 0 if higher else gap.mean.low > 0
-    value, _, ends = signed(gap.mean, gap.metric).partition(" [")
-    return "pass" if better else "fail" if worse else "chance", value, f"[{ends}"
 
 
 def drawing(score: SeedScore, seeds: tuple[int, ...]) -> Markup:

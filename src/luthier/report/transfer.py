@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.eval_records import TransferCell, TransferMatrix
-from luthier.report.evidence import number, signed, title
+from luthier.report.evidence import number, shown_gap, title
 from luthier.report.html import environment
 
 
@@ -26,9 +26,6 @@ def _shown(cell: TransferCell | None) -> tuple[str, str, str]:
     """(kind, difference, condition) of a cell; a task that was not learned has none."""
     if cell is None:
         return "", "", ""
-    gap = cell.difference
-    better = gap.low > 0 if cell.higher_is_better else gap.high < 0
-    worse = gap.high < 0 if cell.higher_is_better else gap.low > 0
-    value, _, ends = signed(gap, cell.metric).partition(" [")
+    kind, value, ends = shown_gap(cell.difference, cell.metric)
     p_value = f", p = {cell.p_value:.2g}" if cell.p_value == cell.p_value else ""
-    return "pass" if better else "fail" if worse else "chance", value, f"[{ends}{p_value}"
+    return kind, value, ends + p_value

@@ -469,9 +469,9 @@ Baseline = Literal["majority", "tfidf_logreg", "mean", "tfidf_ridge", "length", 
 
 
 class Evaluate(Section):
-    baselines: (
-        tuple[Literal["majority", "tfidf_logreg", "mean", "tfidf_ridge", "length", "few_shot", "base"], ...] | None
-    ) = Field(None, description="Systems beside the tuned model; the base is needed for differences.")
+    baselines: tuple[Baseline, ...] | None = Field(
+        None, description="Systems beside the tuned model; the base is needed for differences."
+    )
     few_shot_examples: int | None = Field(
         None, ge=1, le=64, description="Training rows that the baseline few_shot shows; a number asks for it."
     )
