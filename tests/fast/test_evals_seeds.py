@@ -86,3 +86,18 @@ def test_nothing_is_known_of_a_few_groups_or_without_any_spread() -> None:
         assert scores[1].mean.point == 1.0
         assert math.isnan(scores[1].mean.low)
         assert math.isnan(scores[1].mean.high)
+
+
+def test_a_lead_moves_only_where_the_systems_differ() -> None:
+    """Paired: rows that are easy or hard for both do not move it, however much they move each score."""
+    rng = np.random.default_rng(2)
+    expected = tuple(rng.choice(["a", "b"], size=150))
+    one = labels(0.7, rng, expected)
+    bootstrap = Bootstrap([""] * 150, resamples=400, level=LEVEL, rng=rng)
+    scores, gaps = scores_over([{"tuned": one, "base": one}] * 2, bootstrap)
+    assert scores[1].test_sd > 0.03
+    assert gaps[1].values == (0.0, 0.0)
+    assert gaps[1].test_sd == gaps[1].training_sd == 0.0
+    flipped = Observed(expected, ("x",) * 5 + one.predicted[5:])
+    _, gaps = scores_over([{"tuned": one, "base": flipped}] * 2, bootstrap)
+    assert 0 < gaps[1].test_sd < 0.5 * scores[1].test_sd

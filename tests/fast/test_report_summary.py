@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.approval_records import Standing
 from luthier.eval_records import AllItems, SystemScore
-from luthier.report.evidence import bits, number, verdict_of
+from luthier.report.evidence import bits, number, shown_gap, verdict_of
 from luthier.report.summary import may_be_used, summary
 from luthier.report.svg import Scale, ticks
 
@@ -165,3 +165,12 @@ def test_reporting_needs_no_torch() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_cell_shows_a_gain_where_less_is_better_too() -> None:
+    def kind(metric: str, point: float) -> str:
+        return shown_gap(samples.interval(point, 0.01), metric)[0]
+
+    assert [kind("macro_f1", value) for value in (0.1, -0.1, 0.005)] == ["pass", "fail", "chance"]
+    assert [kind("mae", value) for value in (0.1, -0.1, 0.005)] == ["fail", "pass", "chance"]
+    assert shown_gap(samples.interval(0.1, 0.01), "macro_f1")[1:] == ("+10.0 points", "[+9.0, +11.0]")

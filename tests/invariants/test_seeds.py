@@ -12,6 +12,7 @@ import yaml
 
 from command import Done, luthier
 from luthier.eval_records import EvalReport, Leaderboard, SeedsReport
+from luthier.plan_records import Plan
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
 from tiny import write_messages, write_model
@@ -56,6 +57,8 @@ def test_the_seeds_differ_in_their_seed_alone_and_share_the_rows(world: tuple[Pa
     assert (first["train"].pop("seed"), other["train"].pop("seed")) == (7, 8) == tuple(document["seeds"])
     assert first == other
     assert (runs[0].data / "test.arrow").read_bytes() == (runs[1].data / "test.arrow").read_bytes()
+    for one in runs:
+        assert Plan.read(one.plan).recipe_sha256 == ResolvedRecipe.read(one.resolved).sha256
     weights = [next(one.tuned.glob("*.safetensors")).read_bytes() for one in runs]
     assert weights[0] != weights[1]
 
