@@ -200,9 +200,7 @@ def test_the_same_command_does_nothing_again_and_a_lost_base_is_made_again(run: 
     before = run.tuned.joinpath("adapter_model.safetensors").stat().st_mtime_ns
     shutil.rmtree(folder / "home" / "models")
     again = luthier("train", "words.yaml", cwd=folder, LUTHIER_HOME=str(folder / "home")).succeeds()
-    assert "prepare: unchanged" not in again.err, (
-        "made before processes that share a training do it at once"
-    )
+    assert "prepare: unchanged" not in again.err, "made before processes that share a training do it at once"
     assert run.tuned.joinpath("adapter_model.safetensors").stat().st_mtime_ns == before
     assert len(list((folder / "home" / "models").iterdir())) == 1
     (folder / "terms.txt").write_text("bridge\n", encoding="utf-8")
