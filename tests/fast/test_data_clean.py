@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
@@ -71,6 +72,11 @@ def test_the_small_steps() -> None:
     assert clean.strip_ends("\n  def f():\n    pass\n") == "def f():\n    pass"
     with pytest.raises(DataError, match="unknown transform 'polish'\n  -> known in this version: unescape_html"):
         clean.apply(["polish"], "x")
+
+
+@given(st.text(st.sampled_from("ab\u200b \n\t\r\v\f\x1c\x1f\x85\u00a0\u2003\u2028\u3000"), max_size=12))
+def test_collapsed_white_space_is_what_two_patterns_say(text: str) -> None:
+    assert clean.collapse_whitespace(text) == re.sub(r"[^\S\n]+", " ", re.sub(r"\s*\n\s*", "\n", text)).strip()
 
 
 @pytest.mark.parametrize("transforms", [CLEAN_CLOSED, CLEAN_OPEN])

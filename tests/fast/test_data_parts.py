@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -14,6 +16,7 @@ from test_data_prepare import tickets, write
 
 from luthier.data import refine, tokenise
 from luthier.data.crew import Alone, Crew
+from luthier.data.items import Item
 from luthier.data.prepare import prepare
 from luthier.data.privacy.ner import missing_package
 from luthier.data_report import DataReport
@@ -40,6 +43,13 @@ def rows() -> list[dict[str, str]]:
     found[80]["message"] += " write to ana.lopez@shop.example"
     found[40]["message"], found[41]["message"] = "", "abc"
     return found
+
+
+def test_rows_are_the_same_in_another_process() -> None:
+    fields = [one.name for one in dataclasses.fields(Item)]
+    item = Item(*(f"value of {name}" for name in fields))  # type: ignore[arg-type]
+    assert pickle.loads(ForkingPickler.dumps(item)) == item  # noqa: S301 (our own)
+    assert item.line == "value of line" and item.lost_tokens == "value of lost_tokens"  # type: ignore[comparison-overlap]  # noqa: PT018
 
 
 def prepared(folder: Path, crew: Crew, **rules: Any) -> DataReport:

@@ -126,6 +126,37 @@ def test_the_words_around_give_it_away(text: str, kind: str, value: str) -> None
     assert [(span.kind, text[span.start : span.end]) for span in find(text)] == [(kind, value)]
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Mr",
+        "MR",
+        "Mrs",
+        "MRS",
+        "Ms",
+        "MS",
+        "Miss",
+        "Mx",
+        "Mme",
+        "mr",
+        "mrs",
+        "ms",
+        "Dr",
+        "DR",
+        "dr",
+        "Prof",
+        "Herr",
+        "Frau",
+        "Sr",
+        "Sra",
+        "Sig",
+    ],
+)
+def test_every_title_gives_a_name_away(title: str) -> None:
+    assert [(span.kind, span.start) for span in find(f"ask {title}. Valdés")] == [("name", len(title) + 6)]
+    assert find(f"ask x{title}. Valdés") == []
+
+
 @pytest.mark.parametrize("text", CALLED)
 def test_a_calling_word_makes_a_number_a_phone(text: str) -> None:
     assert [span.kind for span in find(text)] == ["phone"]

@@ -89,13 +89,12 @@ def normalise_unicode(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-_SPACES_WITH_BREAK = re.compile(r"\s*\n\s*")
-_SPACES = re.compile(r"[^\S\n]+")
-
-
 def collapse_whitespace(text: str) -> str:
     """Runs of blanks become one blank, runs with a line break one line break; the ends are stripped."""
-    return _SPACES.sub(" ", _SPACES_WITH_BREAK.sub("\n", text)).strip()
+    if "\n" not in text:
+        return " ".join(text.split())
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def strip_ends(text: str) -> str:

@@ -89,6 +89,7 @@ def guard(
     verdicts: list[Verdict | None] = []
     findings: list[Finding] = []
     changed = 0
+    detector = detector.remembering()
     for item in items:
         found = _look(item, contract, key, detector)
         findings += found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,12 +57,19 @@ class Item:
     lost_tokens: int = 0
     """Cut out of the text, so that the row fits."""
 
+    def __reduce__(self) -> tuple[type[Item], tuple[object, ...]]:
+        """As its fields in order: rows go from process to process, and the names of fields need not go along."""
+        return Item, _fields_of(self)
+
     @property
     def key(self) -> str:
         """What the row asks, for comparison with other rows."""
         if not self.turns:
             return text_key(self.text)
         return text_key("\n".join(f"{turn.role}: {turn.content}" for turn in self.turns[:-1]))
+
+
+_fields_of = operator.attrgetter(*(one.name for one in dataclasses.fields(Item)))
 
 
 def digest_of(text: str) -> bytes:

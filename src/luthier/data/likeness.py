@@ -105,7 +105,8 @@ class Likeness:
         rows = np.fromiter((item.row for item in both), dtype=np.int64, count=len(both))
         signatures = self._signatures[comparison].of(_places(self._rows, rows))
         if same_answer:  # rows of different answers get different keys
-            salts = {item.answer: int.from_bytes(digest_of(item.answer)[:8]) for item in both}
+            answers = {item.answer for item in both}
+            salts = {answer: int.from_bytes(digest_of(answer)[:8]) for answer in answers}
             salt = np.array([salts[item.answer] for item in both], dtype=np.uint64)
             signatures = Signatures(signatures.keys ^ salt[:, None], signatures.sketches)
         found = NearPairs(

@@ -229,8 +229,12 @@ def _candidates(signatures: Signatures, threshold: float, left: int | None) -> t
 def _pairs_of_band(keys: UInt64s, left: int | None, crowded: NDArray[np.bool_]) -> Int64s:
     """Texts with an equal key, each with the `_MOST_IN_BUCKET` before it: later * N + earlier. Notes who had more."""
     num_texts = len(keys)
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
+    # Sorted together with their places, which is many times faster than sorting places by them. The low bits that the
+    # places take are lost: a pair that is equal in the others alone is told apart by its sketches, as all are.
+    place_bits = np.uint64(max(num_texts - 1, 0).bit_length())
+    ordered = np.sort(keys >> place_bits << place_bits | np.arange(num_texts, dtype=np.uint64))
+    order = (ordered & ((np.uint64(1) << place_bits) - np.uint64(1))).astype(np.int64)
+    ordered >>= place_bits
     same = np.flatnonzero(np.r_[False, ordered[1:] == ordered[:-1]]) if num_texts else np.empty(0, dtype=np.int64)
     if not len(same):
         return same

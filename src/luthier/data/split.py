@@ -43,6 +43,7 @@ def assign(
     for group, label in zip(groups, kinds, strict=True):
         counts = contents.setdefault(group, {})
         counts[label] = counts.get(label, 0) + 1
+    sizes = Counter(groups)
     order = sorted(contents, key=lambda group: lot(seed, group))
     circles: dict[str, list[str]] = {}
     for group in order:
@@ -50,13 +51,12 @@ def assign(
         circles.setdefault(label, []).append(group)
     chosen: dict[str, SplitName] = {}
     for label, circle in circles.items():
-        whole = sum(sum(contents[group].values()) for group in circle)
+        whole = sum(sizes[group] for group in circle)
         start = whole * int.from_bytes(lot(seed, f"turn:{label}")[:6]) / 2**48
         for group in circle:
-            rows = sum(contents[group].values())
-            place = (start + rows / 2) % whole / whole
+            place = (start + sizes[group] / 2) % whole / whole
             chosen[group] = "test" if place < test else "validation" if place < test + validation else "train"
-            start += rows
+            start += sizes[group]
     _correct(chosen, order, contents, wanted={"test": test > 0, "validation": validation > 0})
     return [chosen[group] for group in groups]
 
@@ -77,7 +77,8 @@ def _correct(
 ) -> None:
     """Give train a group of every label, then each wanted split a group that train can spare; first come in `order`."""
     learned = Counter(label for group in order if chosen[group] == "train" for label in contents[group])
-    for group in order:
+    lacking = {label for counts in contents.values() for label in counts} - learned.keys()
+    for group in order if lacking else ():
         if any(not learned[label] for label in contents[group]):
             chosen[group] = "train"
             learned.update(contents[group].keys())

@@ -101,7 +101,10 @@ _NAME_WORD = (
 _PARTICLE = r"(?:(?:de|da|do|dos|del|der|den|van|von|la|le|di|bin|al|af|y|e) )"
 _NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{0,3}}"
 _FULL_NAME = rf"{_NAME_WORD}(?: {_PARTICLE}{{0,2}}{_NAME_WORD}){{1,3}}"
-_TITLED = re.compile(
+_TITLES = (
+    "Mr", "MR", "Ms", "MS", "Miss", "Mx", "Mme", "mr", "ms", "Dr", "DR", "dr", "Prof", "Herr", "Frau", "Sr", "Sig",
+)  # fmt: skip
+_TITLED = re.compile(  # each begins with one of the above
     r"(?:M(?:r|R|rs|RS|s|S|iss|x|me)|m(?:r|rs|s)|D[rR]|dr|Prof|Herr|Frau|S(?:r|ra|ig))\.? "
     rf"(?P<name>{_PARTICLE}{{0,2}}{_NAME})"
 )
@@ -157,9 +160,10 @@ _NO_NAME = re.compile(
 
 def names(text: str) -> Iterator[Span]:
     """Names after a title, an introduction or a greeting, and under a letter."""
-    for match in _TITLED.finditer(text):
-        if not text[match.start() - 1 : match.start()].isalnum():
-            yield from _named(match)
+    if any(title in text for title in _TITLES):
+        for match in _TITLED.finditer(text):
+            if not text[match.start() - 1 : match.start()].isalnum():
+                yield from _named(match)
     low = text.lower()
     for hints, pattern in _INTRODUCED:
         if any(hint in low for hint in hints):

@@ -39,6 +39,11 @@ class Detector:
     find: Callable[[str], list[Span]]
     find_secrets: Callable[[str], list[Span]]
 
+    def remembering(self) -> Detector:
+        """The same, which knows the finds of the last texts: a row is looked at, then treated until nothing changes."""
+        find = lru_cache(maxsize=_LAST)(lambda text: tuple(self.find(text)))
+        return Detector(self.profile, lambda text: list(find(text)), self.find_secrets)
+
     def scrub(self, text: str, *, personal: bool, secrets: bool) -> str:
         """`text` redacted until nothing more of what is asked for is found."""
         return privacy.scrub(
@@ -135,5 +140,6 @@ def _mentioned(taken: list[Span], text: str) -> list[Span]:
     return taken
 
 
+_LAST = 4
 _REMEMBERED = 256
 """Texts whose finds are kept: a row is looked at, and then redacted."""
