@@ -1,4 +1,4 @@
-"""`prepare` on ever more rows, beside datasets + datasketch on the same rows; notes in results/prepare_scale.csv.
+"""`prepare` on ever more rows, beside other packages on the same rows; notes in results/prepare_scale.csv.
 
     LUTHIER_DATA=FOLDER python benchmarks/prepare_scale.py make 1000000 rows.csv
     python benchmarks/prepare_scale.py ours rows.csv 100000 [...]
@@ -7,11 +7,9 @@
 `make` writes messages from banking77, clinc150 and sst2 of FOLDER: two sentences of different sets each, one in twenty
 an exact copy of an earlier row, one in twenty a copy with one word changed, one in ten with an e-mail address, a phone
 or a card number. `ours` prepares the first N rows in a process of its own and notes time and peak memory. `pair` lets
-both pipelines take turns on the same N rows and notes the ratios; the peer is the pipeline that a user of these two
-packages writes: html.unescape and NFC by `map`, patterns for the same kinds of personal data, MinHash and MinHashLSH at
-the same threshold with 128 permutations, `train_test_split`, `map` with the same tokenizer in batches; once in one
-process and once with `num_proc` of all processors. It looks for no conflicting labels, no leaks between the splits and
-makes no report; ours does.
+our pipeline and those of prepare_peers.py take turns on the same N rows and notes the ratios: datasets + datasketch in
+one process and in as many as there are processors, and datatrove in as many. LUTHIER_TOKENIZER names the tokenizer.json
+of the base model for them.
 """
 
 from __future__ import annotations
@@ -19,20 +17,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
-import html
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from prepare_peers import with_datasets, with_datatrove
 from rows import append, commit, processor
 
 RESULT = Path(__file__).parent / "results" / "prepare_scale.csv"
@@ -144,65 +139,6 @@ def ours(folder: Path) -> tuple[float, float, int]:
         return seconds, peak, int(json.load(said)["rows_out"])
 
 
-_FOUND = re.compile(
-    r"[\w.+-]+@[\w-]+\.[\w.-]+|(?:\d[ -]?){13,19}|\+?\d[\d -]{7,}\d|AKIA[0-9A-Z]{16}|(?:\d{1,3}\.){3}\d{1,3}"
-    r"|[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}|gh[pousr]_\w{30,}"
-)
-
-
-def clean(row: dict[str, str]) -> dict[str, str]:
-    """Text repaired and redacted, as a user of `map` would."""
-    text = unicodedata.normalize("NFC", html.unescape(row["message"]))
-    return {"message": _FOUND.sub("[REDACTED]", " ".join(text.split()))}
-
-
-def hashed(row: dict[str, str]) -> dict[str, list[int]]:
-    """The MinHash of a row, so that processes can share the work."""
-    from datasketch import MinHash
-
-    text = row["message"].casefold()
-    made = MinHash(num_perm=128)
-    made.update_batch([text[at : at + 5].encode() for at in range(max(1, len(text) - 4))])
-    return {"hashed": made.hashvalues.tolist()}
-
-
-def peer(folder: Path, workers: int) -> tuple[float, int]:
-    """(seconds, rows kept) of the same work with datasets and datasketch, by so many processes."""
-    from datasets import Dataset, disable_progress_bars
-    from datasketch import MinHash, MinHashLSH
-    from tokenizers import Tokenizer
-
-    disable_progress_bars()
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as cache:
-        rows = Dataset.from_csv(str(folder / "rows.csv"), cache_dir=cache)
-        rows = rows.map(clean, num_proc=workers).map(hashed, num_proc=workers)
-        seen: set[str] = set()
-        index, scheme = MinHashLSH(threshold=NEAR, num_perm=128), MinHash(num_perm=1).scheme
-
-        def is_new(row: dict[str, Any], number: int) -> bool:
-            text = row["message"].casefold()
-            if text in seen:
-                return False
-            seen.add(text)
-            made = MinHash(num_perm=128, hashvalues=row["hashed"], scheme=scheme)
-            if index.query(made):
-                return False
-            index.insert(number, made)
-            return True
-
-        rows = rows.filter(is_new, with_indices=True)
-        parts = rows.train_test_split(test_size=0.15, seed=0)
-        tokenizer = Tokenizer.from_file(os.environ["LUTHIER_TOKENIZER"])
-
-        def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-            texts = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in batch["message"]]
-            return {"input_ids": [one.ids for one in tokenizer.encode_batch_fast(texts)]}
-
-        parts.map(encode, batched=True, num_proc=workers)
-        return time.perf_counter() - began, len(rows)
-
-
 def note(**row: object) -> None:
     """Append a row to the results."""
     commit_hash, dirty = commit()
@@ -231,12 +167,18 @@ def main(verb: str, *arguments: str) -> None:
                 "peer_kept": "",
                 "times_as_fast_as_peer": "",
                 "times_as_fast_as_peer_with_processes": "",
+                "datatrove_kept": "",
+                "times_as_fast_as_datatrove": "",
             }
             if verb == "pair":
-                theirs = [peer(folder, workers) for workers in (1, os.cpu_count() or 1)]
-                row["peer_kept"] = theirs[0][1]
-                row["times_as_fast_as_peer"] = round(theirs[0][0] / seconds, 2)
-                row["times_as_fast_as_peer_with_processes"] = round(theirs[1][0] / seconds, 2)
+                rows, workers = folder / "rows.csv", os.cpu_count() or 1
+                for name, (took, left) in {
+                    "peer": with_datasets(rows, 1, near=NEAR),
+                    "peer_with_processes": with_datasets(rows, workers, near=NEAR),
+                    "datatrove": with_datatrove(rows, workers),
+                }.items():
+                    row[f"times_as_fast_as_{name}"] = round(took / seconds, 2)
+                    row[f"{name.removesuffix('_with_processes')}_kept"] = left
             note(**row)
 
 
