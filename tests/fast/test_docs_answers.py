@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from luthier.evals.metrics import chrf
+from luthier.evals.metrics import bleu, chrf
 from luthier.spec.limits import parse_limit
 from luthier.spec.load import load_recipe
 from luthier.spec.plugins import METRICS
@@ -36,4 +36,4 @@ def test_every_metric_stands_beside_the_tasks_that_it_is_for() -> None:
 
 
 def test_the_signature_is_that_of_the_code() -> None:
-    assert chrf.SIGNATURE in PAGE.replace("\\|", "|")
+    assert all(metric.SIGNATURE in PAGE.replace("\\|", "|") for metric in (chrf, bleu))

@@ -129,7 +129,7 @@ def test_free_answers(tmp_path: Path) -> None:
     one, report = judged(tmp_path / "one", asker(2.0, OPEN), test, OPEN)
     other, _ = judged(tmp_path / "other", asker(0.0, OPEN), test, OPEN)
     compared = compare_runs(one, other, **AS_JUDGED)  # type: ignore[arg-type]
-    assert [found.metric for found in compared.differences] == ["exact_match", "token_f1"]
+    assert [found.metric for found in compared.differences] == ["exact_match", "token_f1", "rouge_l"]
     assert compared.differences[0].interval == gap(report, "exact_match", "base").interval
 
 
@@ -140,11 +140,11 @@ def test_answers_that_rules_verify_are_compared_where_the_rules_are_the_same(tmp
     one, report = judged(tmp_path / "one", asker(2.0, made), test, made)
     other, _ = judged(tmp_path / "other", asker(0.0, made), test, made)
     compared = compare_runs(one, other, **AS_JUDGED)  # type: ignore[arg-type]
-    assert [found.metric for found in compared.differences] == ["reward", "exact_match", "token_f1"]
+    assert [found.metric for found in compared.differences] == ["reward", "exact_match", "token_f1", "rouge_l"]
     assert compared.differences[0].interval == gap(report, "reward", "base").interval
     assert not compared.left_out
     compared = compare_runs(one, replace(other, contract=strange), **AS_JUDGED)  # type: ignore[arg-type]
-    assert [found.metric for found in compared.differences] == ["exact_match", "token_f1"]
+    assert [found.metric for found in compared.differences] == ["exact_match", "token_f1", "rouge_l"]
     assert compared.left_out == ("reward: the runs verify answers in other ways",)
 
 

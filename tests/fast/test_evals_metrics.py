@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 import luthier.evals.metrics
 from luthier.errors import RecipeError
 from luthier.evals.metric import load_metric
-from luthier.evals.metrics import chrf
+from luthier.evals.metrics import bleu, chrf
+from luthier.evals.metrics.rouge_l import longest_common
 from luthier.evals.observed import Observed
 from luthier.spec.plugins import METRICS
 
@@ -144,6 +146,55 @@ def test_chrf_of_a_corpus_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
     ours, theirs = set(chrf.SIGNATURE.split("|")), set(str(reference.get_signature()).split("|"))
     assert ours - theirs == {"chrF2"}
     assert all(part.startswith("version") for part in theirs - ours)
+
+
+WORDS = st.sampled_from(
+    ["a", "b", "c", "c.", "1.5", "2,", "3-4", "(d)", "e&amp;f", "-", "x-\n", "\n", "Ä", "…", "&quot;", "/", "<skipped>"]
+)
+LINES = st.lists(WORDS, max_size=12).map(" ".join)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.tuples(LINES, LINES), min_size=1, max_size=6))
+def test_bleu_of_a_corpus_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
+    said, wanted = (list(part) for part in zip(*pairs, strict=True))
+    reference = BLEU()
+    score = reference.corpus_score(said, [wanted])
+    assert bleu.words(said[0]) == Tokenizer13a()(said[0].rstrip()).split()
+    assert point("bleu", Observed(tuple(wanted), tuple(said))) == pytest.approx(score.score, abs=1e-9)
+    ours, theirs = set(bleu.SIGNATURE.split("|")), set(str(reference.get_signature()).split("|"))
+    assert ours - theirs == {"BLEU"}
+    assert all(part.startswith("version") for part in theirs - ours)
+
+
+def test_bleu_of_many_resamples_is_that_of_each() -> None:
+    said, wanted = ("a b c d e", "a b", "", "d"), ("a b c d f", "b a", "c", "e")
+    table = load_metric("bleu").statistics(Observed(wanted, said))
+    draws = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [2, 1, 1, 0], [0, 0, 0, 0]], dtype=float)
+    together = load_metric("bleu").value(draws @ table)
+    assert together.tolist() == [float(load_metric("bleu").value(one @ table)) for one in draws]
+    assert together[0] > together[4] > 0 == together[2] == together[5]
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=70), st.lists(st.sampled_from("abcde"), max_size=70))
+def test_the_longest_common_subsequence_is_that_of_the_table(one: list[str], other: list[str]) -> None:
+    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, ours in enumerate(one):
+        for j, theirs in enumerate(other):
+            lengths[i + 1][j + 1] = lengths[i][j] + 1 if ours == theirs else max(lengths[i][j + 1], lengths[i + 1][j])
+    assert longest_common(one, other) == lengths[-1][-1]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "score"),  # as rouge-score 0.1.2 says, but for what is not ASCII
+    [
+        ("The cat_sat, on the mat.", "the mat on the cat sat", 0.5), ("a b c d", "a x b y d", 2 / 3),
+        ("It's 3.5 items", "its 3 5 items", 2 / 3), ("", "a", 0.0), ("...", "...", 0.0),
+        ("Où ÉTAIT l'été", "où était l'hiver", 0.75),
+    ],
+)  # fmt: skip
+def test_rouge_l_reads_words_as_rouge_score_does(said: str, wanted: str, score: float) -> None:
+    assert point("rouge_l", Observed((wanted,), (said,))) == pytest.approx(score)
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,11 @@ def measurable(observed: Observed) -> list[str]:
     if observed.rewards.size:
         names.append("reward")
     if observed.free_text and not observed.probabilities and observed.translates:
-        names.append("chrf")
+        names += ["chrf", "bleu"]
     if observed.free_text:
         names.append("exact_match")
     if observed.free_text and not observed.probabilities and not observed.translates:
-        names.append("token_f1")
+        names += ["token_f1", "rouge_l"]
     if observed.terms.any():
         names.append("term_accuracy")
     if observed.answer_tokens.size:
