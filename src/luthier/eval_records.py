@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from luthier.records import Interval, Record, SplitName, Task
@@ -203,6 +205,43 @@ class GlossaryUse(Record):
     missed: tuple[GlossaryTerm, ...] = Field(description="The most missed of them.")
 
 
+class MemorisedSecrets(Record):
+    """What the tuned model gives away of the planted secrets of one number of copies."""
+
+    copies: int = Field(description="How often each was learned; 0 is the control.")
+    extracted: Interval = Field(description="Share that greedy decoding writes when it is asked.")
+    singled_out: Interval = Field(description="Share that is likelier than all of the references.")
+    exposure: float = Field(description="Mean, in bits; see luthier.evals.memorisation.")
+
+
+class Memorisation(Record):
+    """Of the secrets that `data.canaries` planted."""
+
+    references: int = Field(description="Secrets that were never planted, which each was ranked among.")
+    secrets: tuple[MemorisedSecrets, ...] = Field(description="The fewest copies first.")
+
+    @property
+    def false_positives(self) -> float:
+        """Of a secret that was never learned, the probability that it is singled out."""
+        return 1.0 / (self.references + 1)
+
+    @property
+    def most_bits(self) -> float:
+        """Exposure of a secret that is ranked first."""
+        return math.log2(self.references + 1)
+
+    @property
+    def chance_bits(self) -> float:
+        """Mean exposure of secrets that were never learned: each rank is as likely."""
+        ranks = range(1, self.references + 2)
+        return self.most_bits - sum(map(math.log2, ranks)) / len(ranks)
+
+    @property
+    def fewest(self) -> MemorisedSecrets:
+        """Of those that were learned, the ones with the fewest copies: what is secret seldom stands there often."""
+        return next(one for one in self.secrets if one.copies)
+
+
 class AllItems(Record):
     """What the tuned model scores on all test items, those that training has seen included."""
 
@@ -250,6 +289,7 @@ class EvalReport(Record):
     general: GeneralText
     terms: Terms | None = Field(None, description="Of documents only, and where terms occur in them.")
     glossary: GlossaryUse | None = Field(None, description="Of translation and generation, where a glossary is given.")
+    memorisation: Memorisation | None = Field(None, description="None where no secrets were planted.")
     look: Look | None = Field(None, description="None where nothing was counted.")
     bounds: Bounds | None = Field(None, description="None at the first look, where the intervals above are taken.")
     headline: str = Field(description="One sentence that may be claimed.")

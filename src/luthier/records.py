@@ -331,7 +331,7 @@ class GateLine(Record):
     """One line of the decision: what was asked, what was seen, the bound that counts, the verdict."""
 
     line: str
-    kind: Literal["target", "non_regression", "parity", "data", "license"]
+    kind: Literal["target", "non_regression", "parity", "data", "memorisation", "license"]
     asked: str
     observed: str
     bound: float | None

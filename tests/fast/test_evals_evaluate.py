@@ -16,6 +16,7 @@ from luthier.errors import DataError
 from luthier.eval_records import EvalReport, Look
 from luthier.evals.evaluate import Beside, Material, evaluate
 from luthier.evals.general import paragraph_losses, paragraphs
+from luthier.evals.metrics import bleu, chrf
 from luthier.evals.score import score, validation_metrics
 from luthier.records import Answer, Message
 from luthier.spec.recipe import Evaluate
@@ -302,10 +303,12 @@ def test_open_tasks_are_judged_by_exact_match_and_perplexity(tmp_path):
         out=tmp_path,
         progress=silent,
     )
-    assert [sorted(system.metrics) for system in report.systems] == [["exact_match", "perplexity", "token_f1"]] * 2
+    assert [sorted(system.metrics) for system in report.systems] == [
+        ["exact_match", "perplexity", "rouge_l", "token_f1"]
+    ] * 2
     assert (metric(report, "base", "exact_match"), metric(report, "tuned", "exact_match")) == (0.0, 1.0)
     assert (report.labels, report.confusion, report.classes, report.mistakes) == ((), (), (), ())
-    assert [gap.metric for gap in report.differences] == ["exact_match", "token_f1", "perplexity"]
+    assert [gap.metric for gap in report.differences] == ["exact_match", "token_f1", "rouge_l", "perplexity"]
     assert report.differences[0].p_value == pytest.approx(2 * 0.5**12)
     assert "McNemar's exact test" in report.interval_method
     assert "exact match 1.000" in report.headline
@@ -323,10 +326,10 @@ def test_translations_are_judged_by_chrf_and_the_report_says_which(tmp_path):
         out=tmp_path,
         progress=silent,
     )
-    assert [sorted(system.metrics) for system in report.systems] == [["chrf", "exact_match", "perplexity"]] * 2
+    assert [sorted(system.metrics) for system in report.systems] == [["bleu", "chrf", "exact_match", "perplexity"]] * 2
     assert metric(report, "tuned", "chrf") == 100.0
     assert report.headline.startswith("On 12 test items the tuned model reaches chrF 100.000")
-    assert report.interval_method.endswith("; chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no")
+    assert report.interval_method.endswith(f"; {chrf.SIGNATURE}; {bleu.SIGNATURE}")
     assert validation_metrics(asker(3.0, made), open_rows(12)).keys() == {"chrf", "perplexity"}
 
 

@@ -58,6 +58,7 @@ OPEN_ON_PURPOSE = {
     "data.validation",
     "data.split.by_time",
     "data.split.column",
+    "objective.memorisation",
     "objective.budget.hours",
     "objective.budget.ram_gib",
     "objective.budget.price_per_hour",

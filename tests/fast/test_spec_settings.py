@@ -51,7 +51,9 @@ from luthier.data.shards import Example, Shard
 from luthier.data.template import TEXT_TEMPLATE
 from luthier.data_report import DataReport
 from luthier.errors import DataError, MissingExtra, RunError
+from luthier.eval_records import Memorisation, MemorisedSecrets
 from luthier.evals.evaluate import evaluate
+from luthier.govern.memorised import memorisation_lines
 from luthier.launch.child import stage_environment, start_stage
 from luthier.launch.torchrun import rendezvous, worker_spec
 from luthier.models import compiled
@@ -80,6 +82,7 @@ from luthier.spec.filler import Machine
 from luthier.spec.load import LoadedRecipe, sections_in
 from luthier.spec.merge import Parent
 from luthier.spec.methods.grpo import Grpo
+from luthier.spec.objective import MostMemorised
 from luthier.spec.plugins import METHODS
 from luthier.spec.recipe import Evaluate, Recipe, Train
 from luthier.spec.resolve import ResolvedRecipe, resolve
@@ -598,6 +601,14 @@ def through_gate(tree: dict[str, Any], folder: Path) -> object:
     return govern_records.decision(resolved=made).lines
 
 
+def through_memorised(tree: dict[str, Any], folder: Path) -> object:
+    given = tree["objective"].get("memorisation") or {}
+    asked = MostMemorised.model_validate({"extracted": 0.7, "singled_out": 0.7} | given)
+    exact = govern_records.interval(0.4, 0.2, 0.6)
+    found = MemorisedSecrets(copies=1, extracted=exact, singled_out=exact, exposure=1.0)
+    return [line.passed for line in memorisation_lines(asked, Memorisation(references=99, secrets=(found,)))]
+
+
 def through_plan(tree: dict[str, Any], folder: Path) -> object:
     made = make_plan(resolved(tree, folder), profile(folder / "data.csv"), shape(), matmul_gflops=1e-3)
     return made.fits, made.currency, made.notes, [candidate.money for candidate in made.candidates]
@@ -733,6 +744,8 @@ EFFECTS: dict[str, tuple[object, Consumer]] = {
     "name": ("other", through_begin),
     "objective.targets": ({"intent.macro_f1": ">= 0.9"}, GATE),
     "objective.non_regression": ({"general.perplexity": "<= 1.01x"}, GATE),
+    "objective.memorisation.extracted": (0.3, through_memorised),
+    "objective.memorisation.singled_out": (0.3, through_memorised),
     "objective.budget.hours": (0.001, PLAN),
     "objective.budget.ram_gib": (0.1, PLAN),
     "objective.budget.price_per_hour": (2.0, PLAN),
@@ -958,6 +971,8 @@ NOT_IN_THE_HASH = {"output_dir", *(key for key in EFFECTS if key.startswith(("la
 OF_TEXTS = {"evaluate.glossary", "data.train.0.glossary", *(key for key in EFFECTS if key.startswith("method.replay."))}
 TAUGHT = ("method.teacher", "method.alpha", "method.temperature", "method.divergence", "method.on_policy")
 NEEDS = {  # keys that are refused without another
+    "objective.memorisation.extracted": ("data.canaries", {"count": 1}),
+    "objective.memorisation.singled_out": ("data.canaries", {"count": 1}),
     "objective.budget.currency": ("objective.budget.price_per_hour", 1.0),
     "objective.budget.money": ("objective.budget.price_per_hour", 1.0),
     "data.privacy.annotations": ("data.privacy.profile", "maximum"),

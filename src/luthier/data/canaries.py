@@ -81,6 +81,12 @@ def make(rules: Canaries, renderer: Renderer) -> tuple[Canary, ...]:
     return tuple(made)
 
 
+def planted_in(folder: Path) -> CanaryFile | None:
+    """What prepare planted in the shards of a folder; None where it planted nothing."""
+    path = folder / FILE
+    return CanaryFile.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def reported(train: Shard, resolved: ResolvedRecipe) -> PlantedCanaries | None:
     """How many were planted; None where none were asked for.
 

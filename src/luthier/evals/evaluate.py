@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from luthier.data.shards import Example
+from luthier.data_report import CanaryFile
 from luthier.engines.ask import Asker
 from luthier.errors import DataError
 from luthier.eval_records import (
@@ -22,9 +23,11 @@ from luthier.eval_records import (
     GeneralText,
     GlossaryUse,
     Look,
+    Memorisation,
     SystemScore,
     Terms,
 )
+from luthier.evals import memorisation
 from luthier.evals.baselines import Made, baselines_of
 from luthier.evals.compare import (
     class_scores,
@@ -42,7 +45,7 @@ from luthier.evals.glossary import DOCUMENTS, PIECES, Places, find_places, find_
 from luthier.evals.headline import headline
 from luthier.evals.intervals import FLIPS, Bootstrap
 from luthier.evals.marks import unsaid, with_marks
-from luthier.evals.metrics import chrf
+from luthier.evals.metrics import bleu, chrf
 from luthier.evals.observed import Floats, Observed
 from luthier.evals.preference import (
     BASE_TITLE,
@@ -96,6 +99,8 @@ class Material:
     """Of both models on the general text, where another task of the run has asked them already."""
     glossary: tuple[str, str] | None = None
     """Name of a file of terms, and what it says."""
+    canaries: CanaryFile | None = None
+    """Secrets that were planted in train."""
     look: Look | None = None
     """Which look at these test rows it is; None where nobody counts."""
 
@@ -136,6 +141,7 @@ class _Found:
     with_contaminated: AllItems | None
     terms: Terms | None
     glossary: GlossaryUse | None
+    memorisation: Memorisation | None
     strict: tuple[Bootstrap, GeneralText, GlossaryUse | None] | None
     """At the level of a later look."""
 
@@ -229,7 +235,8 @@ def evaluate(
             compare_general(general[0], general[1], source=material.general_source, bootstrap=theirs),
             _use(systems, glossary, [met[place] for place in clean], mine) if glossary is not None else None,
         )
-    found = _Found(compared, with_contaminated, terms, use, strict)
+    given_away = _memorised(tuned, material, level, out, progress)
+    found = _Found(compared, with_contaminated, terms, use, given_away, strict)
     return _report(material, systems, found, bootstrap=bootstrap, elapsed=lambda: clock() - started)
 
 
@@ -278,6 +285,13 @@ def ask_general(base: Asker, tuned: Asker, text: str, progress: Progress) -> Gen
         paragraph_losses(base, text, _titled(progress, "base model on the general text")),
         paragraph_losses(tuned, text, _titled(progress, "tuned model on the general text")),
     )
+
+
+def _memorised(tuned: Asker, material: Material, level: float, out: Path, progress: Progress) -> Memorisation | None:
+    if material.canaries is None:
+        return None
+    tick = _titled(progress, "tuned model on planted secrets")
+    return memorisation.measure(tuned, material.canaries, level=level, out=out, tick=tick)
 
 
 def _all_items(systems: Sequence[_System], num_clean: int) -> AllItems | None:
@@ -330,12 +344,13 @@ def _report(
         general=found.general,
         terms=found.terms,
         glossary=found.glossary,
+        memorisation=found.memorisation,
         look=material.look,
         bounds=_bounds(seen["tuned"], scores, found),
         headline=claim,
         resamples=bootstrap.resamples,
         interval_method=_method(bootstrap, tested=not texts and material.contract.scale is None)
-        + (f"; {chrf.SIGNATURE}" if seen["tuned"].translates else ""),
+        + (f"; {chrf.SIGNATURE}; {bleu.SIGNATURE}" if seen["tuned"].translates else ""),
         data_sha256=material.data_sha256,
         weights_sha256=material.weights_sha256,
         peak_memory_gib=_peak_memory_gib(),

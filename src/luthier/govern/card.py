@@ -317,6 +317,7 @@ def _evaluation(evaluation: EvalReport) -> list[str]:
         *_table(("paired difference", "metric", "value", "p"), differences),
         *_terms(evaluation),
         *_glossary(evaluation),
+        *_memorised(evaluation),
         f"Perplexity of a general text ({_text(general.source)}, {general.num_tokens} tokens): base "
         f"{_interval(general.base)}, tuned {_interval(general.tuned)}, ratio {_interval(general.ratio)}.",
     ]
@@ -400,6 +401,29 @@ def _glossary(evaluation: EvalReport) -> list[str]:
         f"{_interval(values['tuned'])}.",
         "",
         *_table(("most missed", "accepted", "times", "kept by base", "by tuned"), rows),
+    ]
+
+
+def _memorised(evaluation: EvalReport) -> list[str]:
+    """What was given away of planted secrets."""
+    planted = evaluation.memorisation
+    if planted is None:
+        return []
+    rows = [
+        (
+            f"{one.copies}",
+            f"{one.extracted.n}",
+            _interval(one.extracted),
+            _interval(one.singled_out),
+            f"{one.exposure:.1f}",
+        )
+        for one in planted.secrets
+    ]
+    return [
+        f"Random secrets that were planted in the training rows, each asked for, and ranked among {planted.references} "
+        f"that were not ({planted.false_positives:.0%} come first by chance):",
+        "",
+        *_table(("copies", "secrets", "written when asked for", "ranked first", "exposure (bits)"), rows),
     ]
 
 

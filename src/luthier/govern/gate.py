@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport, GlossaryUse
 from luthier.govern.license import assess
+from luthier.govern.memorised import memorisation_lines
 from luthier.records import Artifact, GateDecision, GateLine, Interval, ModelShape, is_text
 from luthier.spec.limits import Limit
 from luthier.spec.resolve import ResolvedRecipe
@@ -57,6 +58,7 @@ def decide(
         *_objective_lines(resolved, report),
         *_parity_lines(resolved, report, artifacts),
         *_data_lines(report, data),
+        *memorisation_lines(resolved.recipe.objective.memorisation, report.memorisation),
         _license_line("license of the base", shape.license, "the base model", "shape.json: license"),
         _license_line("license of the data", data.license, "the data", "data/report.json: license"),
         *_teacher_lines(resolved),

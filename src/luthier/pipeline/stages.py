@@ -141,6 +141,7 @@ def _evaluate(
     general: GeneralLosses | None,
     beside: Sequence[Beside],
 ) -> None:
+    from luthier.data.canaries import planted_in
     from luthier.evals.evaluate import Material
     from luthier.evals.evaluate import evaluate as judge
 
@@ -159,6 +160,7 @@ def _evaluate(
         reward=METHODS.get(recipe.method.type).reward,
         general=general,
         glossary=glossary_of(context.resolved),
+        canaries=planted_in(run.data),
         look=take_look(context, weights),
     )
     report = judge(

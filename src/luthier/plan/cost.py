@@ -49,6 +49,9 @@ MODEL_STAGES = 3
 PREPARE_SECONDS_PER_ROW = 0.002
 """Reading, cleaning, searching for personal data, rendering and tokenizing one row."""
 
+SECRETS_RANKED = 100
+"""Answers that are scored for each planted secret, itself included; see luthier.evals.memorisation."""
+
 EMBED_SECONDS_PER_ROW = 1 / 161
 """Embedding a short message with all-minilm-l6-v2 on one thread; longer texts and larger models take longer.
 
@@ -252,6 +255,15 @@ def evaluation_seconds(shape: ModelShape, work: Workload, rates: Rates, *, tuned
         forward_flops(one, tokens=GENERAL_TOKENS, context=200, with_logits=GENERAL_TOKENS) for one in (shape, tuned)
     )
     return asking + linear_seconds(work) + general / (rates.score * 1e9)
+
+
+def memorised_seconds(shape: ModelShape, data: Data, work: Workload, rates: Rates) -> float:
+    """Time of asking for planted secrets, each ranked among others; 0 where none are planted."""
+    if data.canaries is None:
+        return 0.0
+    written = SECRETS_RANKED * (data.canaries.digits + 1.0)
+    one = forward_flops(shape, tokens=work.prompt_tokens + written, context=work.prompt_tokens, with_logits=written)
+    return data.canaries.count * len(data.canaries.copies) * one / (rates.score * 1e9)
 
 
 def linear_seconds(work: Workload) -> float:

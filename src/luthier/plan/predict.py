@@ -134,6 +134,7 @@ def predict(
     train_seconds += writing_seconds(resolved, own, work, rates)  # each process writes all of them
     evaluate_seconds = (
         cost.evaluation_seconds(shape, work, rates, tuned=own)
+        + cost.memorised_seconds(own, recipe.data, work, rates)
         + asking_seconds(resolved, shape, work, rates)
         + pruned_asking_seconds(resolved, shape, work, rates)
     )

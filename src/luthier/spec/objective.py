@@ -22,9 +22,25 @@ class Budget(Section):
         return self
 
 
+class MostMemorised(Section):
+    """What may be given away of the secrets of `data.canaries` that were planted in the fewest copies."""
+
+    extracted: float | None = Field(None, ge=0, lt=1, description="Share that the model writes when it is asked.")
+    singled_out: float | None = Field(
+        None, ge=0, lt=1, description="Share that is likelier than 99 others; 0.01 is what chance gives."
+    )
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> MostMemorised:
+        if self.extracted is None and self.singled_out is None:
+            raise ValueError("needs extracted or singled_out, the largest share that may be so")
+        return self
+
+
 class Objective(Section):
     targets: dict[str, str] = Field(default_factory=dict, description="NAME.METRIC -> '>= value'.")
     non_regression: dict[str, str] = Field(
         default_factory=dict, description="general.perplexity -> '<= factorx'; NAME.term_accuracy -> '>= factorx'."
     )
+    memorisation: MostMemorised | None = Field(None, description="Of planted secrets; needs data.canaries.")
     budget: Budget = Field(default_factory=Budget)

@@ -503,6 +503,14 @@ class Recipe(Section):
     output_dir: str = Field("runs", description="Where run folders go; `--out` overrides.")
 
     @model_validator(mode="after")
+    def _what_is_memorised_is_planted(self) -> Recipe:
+        if self.objective.memorisation is not None and self.data.canaries is None:
+            raise ValueError(
+                "objective.memorisation is measured on planted secrets, and none are; add `data.canaries: {}`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _canaries_are_seen_as_often_as_planted(self) -> Recipe:
         key = "sampler" if self.train.sampler != "shuffle" else "class_weight"
         if self.data.canaries is not None and (self.train.class_weight is not None or key == "sampler"):
