@@ -192,5 +192,14 @@ def test_a_limit_needs_planted_secrets_and_something_to_limit() -> None:
     assert Recipe.model_validate(with_both).objective.memorisation == MostMemorised(extracted=0.1)
 
 
+def test_the_page_says_what_chance_gives() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    found = Memorisation(references=REFERENCES, secrets=())
+    assert f"{found.chance_bits:.2f} by chance, {found.most_bits:.2f} at most" in page
+    for count, high in ((8, "37 %"), (36, "10 %")):
+        assert f"{share([False] * count, level=0.95).high:.0%}".replace("%", " %") == high
+        assert high in page
+
+
 def test_the_plan_counts_as_many_secrets_as_are_ranked() -> None:
     assert cost.SECRETS_RANKED == REFERENCES + 1

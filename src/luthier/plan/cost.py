@@ -16,8 +16,9 @@ import numpy as np
 from luthier.plan.measured import Probed
 from luthier.plan.parameters import linear_parameters
 from luthier.plan.workload import Workload
-from luthier.records import ModelShape
+from luthier.records import ModelShape, PrivacyProfile
 from luthier.spec.recipe import Data
+from luthier.spec.resolve import ResolvedRecipe
 
 TRAIN_EFFICIENCY = 0.45
 """Share of the measured rate that a training step reaches; norms, rotations and small products take the rest.
@@ -46,8 +47,9 @@ STAGE_SECONDS = 12.0
 MODEL_STAGES = 3
 """Stages that start so: train, evaluate, export."""
 
-PREPARE_SECONDS_PER_ROW = 0.002
-"""Reading, cleaning, searching for personal data, rendering and tokenizing one row."""
+PREPARE_SECONDS_PER_ROW: dict[PrivacyProfile, float] = {"fast": 0.00025, "balanced": 0.011, "maximum": 0.012}
+"""Reading, cleaning, searching for personal data, rendering and tokenizing one row on one processor, by what searches:
+results/prepare_scale.csv and privacy_quality.csv of benchmarks/. Longer rows take longer."""
 
 SECRETS_RANKED = 100
 """Answers that are scored for each planted secret, itself included; see luthier.evals.memorisation."""
@@ -271,11 +273,13 @@ def linear_seconds(work: Workload) -> float:
     return LINEAR_SECONDS_PER_ROW * work.train_rows if work.num_labels or (work.head and not work.is_paired) else 0.0
 
 
-def other_seconds(shape: ModelShape, work: Workload, rates: Rates) -> float:
-    """Time of everything else in a run: preparing the data, converting the base, starting stages."""
-    rows = work.train_rows + work.validation_rows + work.test_rows
+def other_seconds(resolved: ResolvedRecipe, shape: ModelShape, work: Workload, rates: Rates) -> float:
+    """Time of everything else in a run: preparing the data on all processors, converting the base, starting stages."""
+    rules = resolved.recipe.data.privacy
+    each = PREPARE_SECONDS_PER_ROW[(rules.profile if rules is not None else None) or "fast"]
     convert = CONVERT_SECONDS if shape.quantisation else 0.0
-    return MODEL_STAGES * rates.start_seconds + convert + PREPARE_SECONDS_PER_ROW * rows
+    prepare = each * work.read_rows / (resolved.recipe.train.threads or 1)
+    return MODEL_STAGES * rates.start_seconds + convert + prepare
 
 
 def meaning_seconds(data: Data, work: Workload) -> float:

@@ -141,7 +141,7 @@ def predict(
     rest = (
         pruning_seconds(resolved, shape, work, rates)
         + cost.export_seconds(own, work, rates, forms=len(recipe.export or ()))
-        + cost.other_seconds(shape, work, rates)
+        + cost.other_seconds(resolved, shape, work, rates)
         + cost.meaning_seconds(recipe.data, work)
     )
     train_gib = training_gib(resolved, shape, work, recomputed=bool(train.gradient_checkpointing))
