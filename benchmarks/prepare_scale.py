@@ -9,7 +9,7 @@ an exact copy of an earlier row, one in twenty a copy with one word changed, one
 or a card number. `ours` prepares the first N rows in a process of its own and notes time and peak memory. `pair` lets
 our pipeline and those of prepare_peers.py take turns on the same N rows and notes the ratios: datasets + datasketch in
 one process and in as many as there are processors, and datatrove in as many. LUTHIER_TOKENIZER names the tokenizer.json
-of the base model for them.
+of the base model for them, LUTHIER_PEERS those that take a turn (all if it is not set).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rows import append, commit, processor
 
 RESULT = Path(__file__).parent / "results" / "prepare_scale.csv"
 NEAR = 0.8
+PEERS = os.environ.get("LUTHIER_PEERS", "peer peer_with_processes datatrove").split()
 
 
 def sentences(folder: Path) -> list[tuple[str, str]]:
@@ -139,6 +140,12 @@ def ours(folder: Path) -> tuple[float, float, int]:
         return seconds, peak, int(json.load(said)["rows_out"])
 
 
+def peer(name: str, rows: Path) -> tuple[float, int]:
+    """(seconds, rows kept) of one of the other pipelines."""
+    workers = 1 if name == "peer" else os.cpu_count() or 1
+    return with_datatrove(rows, workers) if name == "datatrove" else with_datasets(rows, workers, near=NEAR)
+
+
 def note(**row: object) -> None:
     """Append a row to the results."""
     commit_hash, dirty = commit()
@@ -170,15 +177,10 @@ def main(verb: str, *arguments: str) -> None:
                 "datatrove_kept": "",
                 "times_as_fast_as_datatrove": "",
             }
-            if verb == "pair":
-                rows, workers = folder / "rows.csv", os.cpu_count() or 1
-                for name, (took, left) in {
-                    "peer": with_datasets(rows, 1, near=NEAR),
-                    "peer_with_processes": with_datasets(rows, workers, near=NEAR),
-                    "datatrove": with_datatrove(rows, workers),
-                }.items():
-                    row[f"times_as_fast_as_{name}"] = round(took / seconds, 2)
-                    row[f"{name.removesuffix('_with_processes')}_kept"] = left
+            for name in PEERS if verb == "pair" else ():
+                took, left = peer(name, folder / "rows.csv")
+                row[f"times_as_fast_as_{name}"] = round(took / seconds, 2)
+                row[f"{name.removesuffix('_with_processes')}_kept"] = left
             note(**row)
 
 

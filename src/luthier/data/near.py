@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.crew import Alone, Crew
+from luthier.data.crew import Alone, Crew, in_parts
 
 SHINGLE = 5
 """Characters of a shingle: a changed word costs its letters and four more, whatever the language."""
@@ -143,8 +143,8 @@ class NearPairs:
         signatures = sign(texts, threshold) if signatures is None else signatures
         earlier, later, self.crowded = _candidates(signatures, threshold, left)
         self.compared = len(earlier)
-        pairs = zip(earlier.tolist(), later.tolist(), strict=True)
-        parts = iter(lambda: [(texts[one], texts[other]) for one, other in itertools.islice(pairs, _PAIRS)], [])
+        pairs = list(zip(earlier.tolist(), later.tolist(), strict=True))
+        parts = (_said(texts, part) for part in in_parts(pairs, _PAIRS))
         values = itertools.chain.from_iterable((crew or Alone()).each(likenesses, parts))
         self.jaccard = np.fromiter(values, dtype=np.float64, count=len(earlier))
         alike = self.jaccard >= threshold
@@ -173,6 +173,12 @@ class NearPairs:
     def compare(self, one: int, other: int) -> float:
         """The Jaccard index of two of the texts."""
         return jaccard(shingles(self._texts[one]), shingles(self._texts[other]))
+
+
+def _said(texts: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+    """The texts of pairs, each made once however many pairs it stands in."""
+    said = {place: texts[place] for place in dict.fromkeys(itertools.chain.from_iterable(pairs))}
+    return [(said[one], said[other]) for one, other in pairs]
 
 
 def likenesses(pairs: Sequence[tuple[str, str]]) -> list[float]:

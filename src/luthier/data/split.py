@@ -65,7 +65,10 @@ def _most_frequent(counts: Mapping[str, int], group: str, seed: int) -> str:
     """The label of most of a group's rows; a lot decides between equals."""
     if len(counts) == 1:
         return next(iter(counts))
-    return max(counts, key=lambda label: (counts[label], lot(seed, f"{group}:{label}")))
+    most = max(counts.values())
+    return max(
+        (label for label, count in counts.items() if count == most), key=lambda label: lot(seed, f"{group}:{label}")
+    )
 
 
 def _correct(
