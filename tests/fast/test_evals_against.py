@@ -18,8 +18,9 @@ from luthier.data.shards import Example, write_shard
 from luthier.engines.ask import Asker
 from luthier.errors import RunError
 from luthier.eval_records import Difference, EvalReport, RunComparison
-from luthier.evals.against import Stored, compare_runs, read_system
+from luthier.evals.against import compare_runs
 from luthier.evals.evaluate import evaluate
+from luthier.evals.stored import Stored, read_system
 from luthier.pipeline.against import comparison_lines
 from luthier.records import RequestContract
 

@@ -17,9 +17,10 @@ from luthier.data.contract import Renderer
 from luthier.data.shards import Example
 from luthier.errors import DataError
 from luthier.eval_records import EvalReport
-from luthier.evals.against import Stored, compare_runs
+from luthier.evals.against import compare_runs
 from luthier.evals.evaluate import Beside, evaluate
 from luthier.evals.preference import length_baseline, margins, observed, pair_metrics, read_pairs
+from luthier.evals.stored import Stored
 from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
 from luthier.systems import PARENT

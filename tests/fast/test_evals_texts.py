@@ -23,10 +23,11 @@ from luthier.data.template import TEXT_TEMPLATE
 from luthier.engines.ask import Asker
 from luthier.engines.transformers import TransformersEngine
 from luthier.errors import DataError, UserError
-from luthier.evals.against import Stored, compare_runs
+from luthier.evals.against import compare_runs
 from luthier.evals.evaluate import evaluate
 from luthier.evals.glossary import find_places, find_terms, read_glossary
 from luthier.evals.score import validation_metrics
+from luthier.evals.stored import Stored
 from luthier.evals.texts import read_texts
 from luthier.records import Message
 from luthier.spec.recipe import Evaluate

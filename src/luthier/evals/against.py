@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,23 +13,11 @@ from luthier.errors import RunError
 from luthier.eval_records import RunComparison
 from luthier.evals.compare import differences, points_of
 from luthier.evals.intervals import Bootstrap
-from luthier.evals.marks import with_marks
 from luthier.evals.observed import Observed
 from luthier.evals.score import with_rewards
-from luthier.records import RequestContract
+from luthier.evals.stored import Stored, read_system
 
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a run keeps of its evaluation."""
-
-    name: str
-    """As it is shown, e.g. 'support-intents/0123456789ab'."""
-    contract: RequestContract
-    test: Sequence[Example]
-    predictions: Path
 
 
 def compare_runs(one: Stored, other: Stored, *, resamples: int, level: float, seed: int) -> RunComparison:
@@ -115,81 +100,6 @@ def shared_rows(stores: Sequence[Stored]) -> SharedRows:
         said = [with_rewards(seen, first.contract) for seen in said]
     groups = tuple(first.test[place].group for place in clean)
     return SharedRows(tuple(clean), tuple(said), groups, len(first.test) - len(clean), tuple(left_out))
-
-
-def systems_of(stored: Stored) -> list[str]:
-    """Names of the systems whose answers a run has stored, in the order of its evaluation; none without test rows.
-
-    Raises:
-        RunError: see `read_system`.
-    """
-    return list(_lines_of(stored)[0]["predicted"]) if len(stored.test) else []
-
-
-def read_system(stored: Stored, system: str) -> Observed:
-    """What a system said to each test row, as the evaluation stored it.
-
-    Raises:
-        RunError: the file is missing, damaged, is not about these rows, or does not have the system.
-    """
-    lines = _lines_of(stored)
-    try:
-        asked = [(line["line"], line["expected"]) for line in lines]
-        predicted = tuple(str(line["predicted"][system]) for line in lines)
-        probabilities = tuple(line["probabilities"][system] for line in lines if system in line["probabilities"])
-        tags = stored.contract.tags
-        chances = np.array([[said[tag] for tag in tags] for said in probabilities if tags], dtype=np.float64)
-        greedy = tuple(str(line["greedy"][system]) for line in lines if system in line["greedy"])
-        told = [line for line in lines if system in line.get("nats", {})]
-        losses = [(line["nats"][system], line["tokens"], line["bytes"]) for line in told]
-        nats, tokens, num_bytes = np.array(losses, dtype=np.float64).reshape(-1, 3).T
-        leads = [line["leads"][system] for line in lines if system in line.get("leads", {})]
-        met = [line["terms"] for line in lines if system in line.get("terms", {}).get("kept", {})]
-        kept = [(each["kept"][system], each["met"]) for each in met]
-        terms = np.array(kept, dtype=np.float64).reshape(-1, 2)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(stored) from error
-    sizes = {len(part) for part in (probabilities, greedy, losses, kept, leads) if part}
-    if asked != [(row.line, row.answer) for row in stored.test] or sizes - {len(lines)}:
-        raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=_anew(stored))
-    said = Observed(
-        tuple(row.answer for row in stored.test),
-        predicted,
-        () if tags else probabilities,
-        greedy,
-        answer_nll=nats,
-        answer_tokens=tokens,
-        answer_bytes=num_bytes,
-        prefers=stored.contract.task == "preference",
-        leads=np.array(leads, dtype=np.float64),
-        order=stored.contract.label_order,
-        terms=terms,
-        chances=chances,
-        translates=stored.contract.task == "translation",
-    )
-    return with_marks(said, stored.contract)
-
-
-def _lines_of(stored: Stored) -> list[dict[str, Any]]:
-    if not stored.predictions.is_file():
-        raise RunError(f"{stored.predictions} is missing: {stored.name} was not evaluated", way_out=_anew(stored))
-    try:
-        lines = [json.loads(line) for line in stored.predictions.read_text(encoding="utf-8").split("\n") if line]
-    except ValueError as error:
-        raise _damaged(stored) from error
-    if not all(isinstance(line, dict) and isinstance(line.get("predicted"), dict) for line in lines):
-        raise _damaged(stored)
-    if len(lines) != len(stored.test):
-        raise RunError(f"{stored.predictions} is not about the test rows beside it", way_out=_anew(stored))
-    return lines
-
-
-def _damaged(stored: Stored) -> RunError:
-    return RunError(f"{stored.predictions} is damaged", way_out=_anew(stored))
-
-
-def _anew(stored: Stored) -> str:
-    return f"luthier evaluate {stored.name} makes it anew"
 
 
 def _refuse_other_items(one: Stored, other: Stored) -> None:

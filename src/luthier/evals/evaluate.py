@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -59,13 +58,13 @@ from luthier.evals.preference import (
 )
 from luthier.evals.preference import TITLES as REWARD_TITLES
 from luthier.evals.score import score
+from luthier.evals.stored import write_predictions
 from luthier.evals.strict import bounds_of, stricter
 from luthier.evals.terminology import Glossary, glossary_use, read_terminology
 from luthier.evals.texts import compare_terms, read_texts, text_headline
 from luthier.records import RequestContract, is_text
 from luthier.spec.plugins import PairReward
 from luthier.spec.recipe import Evaluate
-from luthier.store.files import write_atomic
 from luthier.systems import PARENT, PRUNED
 
 Progress = Callable[[str, int, int], None]
@@ -216,7 +215,8 @@ def evaluate(
         ]
     systems = [_with_terms(system, glossary, met) for system in systems]
     general = material.general or ask_general(base, tuned, material.general_text, progress)
-    _write_predictions(out / "predictions.jsonl", material.test, systems, tags=material.contract.tags)
+    said = {system.name: system.observed for system in systems}
+    write_predictions(out / "predictions.jsonl", material.test, said, tags=material.contract.tags)
     rng = np.random.default_rng(seed)
     with_contaminated = _all_items(systems, len(clean))
     material = replace(material, test=[material.test[place] for place in clean])
@@ -500,36 +500,6 @@ def _method(bootstrap: Bootstrap, *, tested: bool) -> str:
         f"{drawn}; shares never narrower than Wilson's interval; "
         f"p-values of {test}, corrected by Holm for the number of comparisons of a metric"
     )
-
-
-def _write_predictions(path: Path, test: Sequence[Example], systems: Sequence[_System], *, tags: Sequence[str]) -> None:
-    seen = {system.name: system.observed for system in systems}
-    lines = []
-    for index, example in enumerate(test):
-        line: dict[str, object] = {
-            "line": example.line,
-            "expected": example.answer,
-            "contaminated": example.contaminated,
-            "predicted": {name: said.predicted[index] for name, said in seen.items()},
-            "probabilities": {name: said.probabilities[index] for name, said in seen.items() if said.probabilities},
-            # What greedy decoding writes; of a closed task the label that it is, '' where it would be anything else.
-            "greedy": {name: said.free_text[index] for name, said in seen.items() if said.free_text},
-        }
-        if chances := {name: said.chances[index].tolist() for name, said in seen.items() if said.chances.size}:
-            line["probabilities"] = {name: dict(zip(tags, each, strict=True)) for name, each in chances.items()}
-        if any(said.answered for said in seen.values()):
-            line["abstained"] = [name for name, said in seen.items() if said.answered and not said.answered[index]]
-        leads = {name: float(said.leads[index]) for name, said in seen.items() if said.leads.size}
-        line |= {"leads": leads} if leads else {}
-        if seen["tuned"].answer_bytes.size:
-            line["nats"] = {name: said.answer_nll[index] for name, said in seen.items()}
-            line |= {"tokens": seen["tuned"].answer_tokens[index], "bytes": seen["tuned"].answer_bytes[index]}
-        if seen["tuned"].terms.any():
-            line["terms"] = {"met": int(seen["tuned"].terms[index, 1])} | {
-                "kept": {name: int(said.terms[index, 0]) for name, said in seen.items()}
-            }
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_atomic(path, "".join(lines))
 
 
 def _peak_memory_gib() -> float:

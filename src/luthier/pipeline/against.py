@@ -5,7 +5,8 @@ from __future__ import annotations
 from luthier.data.shards import Shard
 from luthier.errors import RunError
 from luthier.eval_records import RunComparison
-from luthier.evals.against import Stored, compare_runs
+from luthier.evals.against import compare_runs
+from luthier.evals.stored import Stored
 from luthier.records import RequestContract
 from luthier.report.evidence import title
 from luthier.spec.resolve import ResolvedRecipe

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from luthier.errors import RunError
 from luthier.eval_records import Contender, EvalReport, Leaderboard
-from luthier.evals.against import SharedRows, Stored, read_system, shared_rows, systems_of
+from luthier.evals.against import SharedRows, shared_rows
 from luthier.evals.board import ranked
 from luthier.evals.observed import Observed
 from luthier.evals.score import with_rewards
+from luthier.evals.stored import Stored, read_system, systems_of
 from luthier.pipeline.against import refuse_several, stored
 from luthier.plan.predict import technique_of
 from luthier.plan.words import duration

@@ -10,11 +10,11 @@ import numpy as np
 
 from luthier.errors import RecipeError, RunError
 from luthier.eval_records import SeedsReport
-from luthier.evals.against import Stored, read_system, systems_of
 from luthier.evals.intervals import Bootstrap
 from luthier.evals.observed import Observed
 from luthier.evals.score import with_rewards
 from luthier.evals.seeds import FEWEST_SEEDS, scores_over
+from luthier.evals.stored import Stored, read_system, systems_of
 from luthier.pipeline.against import stored
 from luthier.pipeline.drive import Session, begin, work_through
 from luthier.pipeline.start import Prepared, Say, open_run
