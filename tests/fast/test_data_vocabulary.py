@@ -17,11 +17,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from luthier.data.prepare import prepare
 from luthier.data.shards import Shard
 from luthier.data.vocabulary import FILE, TOKENIZER, Words, in_pieces, plain, refuse_other_ids
-from luthier.data_report import DataReport, Vocabulary
+from luthier.data_report import DataReport
 from luthier.errors import DataError, ModelError
 from luthier.records import RequestContract, SplitName
 from luthier.spec.methods.pretrain import Pretrain
 from luthier.spec.new_tokens import NewTokens
+from luthier.vocabulary_records import Vocabulary
 
 WORDS = ["Ġvarnish", "varnish", "Ġpurfling", "ĠnaÃ¯ve", "soundpost"]
 ENGLISH = "the order of the guitar is late and the refund is not here, 12 O'Neill's strings: 🎻 日本"

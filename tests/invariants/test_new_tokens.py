@@ -15,12 +15,13 @@ import yaml
 from command import call, luthier
 from luthier.data.shards import Shard
 from luthier.data.vocabulary import FILE
-from luthier.data_report import DataReport, Vocabulary
+from luthier.data_report import DataReport
 from luthier.eval_records import EvalReport
 from luthier.plan_records import Plan
 from luthier.recipes import general_text
 from luthier.records import RequestContract
 from luthier.store.runs import RunFolder
+from luthier.vocabulary_records import Vocabulary
 from tiny import write_model
 
 pytestmark = pytest.mark.slow

@@ -24,11 +24,11 @@ from luthier.data.privacy.profiles import Detector
 from luthier.data.privacy.spans import EVERY_PLACEHOLDER
 from luthier.data.step import Flow
 from luthier.data.vocabulary import FILE, TOKENIZER, Words, plain, refuse_other_ids, write_tokenizer
-from luthier.data_report import CutText, NewToken, NewWords, Vocabulary
 from luthier.errors import DataError
 from luthier.records import RequestContract, SplitName
 from luthier.spec.new_tokens import NewTokens
 from luthier.store.files import sha256_file, write_atomic
+from luthier.vocabulary_records import CutText, NewToken, NewWords, Vocabulary
 
 KEY = "model.new_tokens"
 SHOWN = 40

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from luthier.data.contract import open_tokenizer
 from luthier.data.shards import Example
 from luthier.data.vocabulary import FILE, TOKENIZER, Words, in_pieces
-from luthier.data_report import Vocabulary
 from luthier.errors import DataError
 from luthier.pipeline.bases import model_source
 from luthier.spec.resolve import ResolvedRecipe
 from luthier.store.runs import RunFolder
+from luthier.vocabulary_records import Vocabulary
 
 if TYPE_CHECKING:
     from luthier.data.contract import Renderer
