@@ -126,3 +126,24 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 def test_in_parts() -> None:
     assert list(in_parts([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
     assert list(in_parts([], 2)) == []
+
+
+def test_cycles_are_still_collected_where_rows_are_held() -> None:
+    program = """
+import gc, weakref
+from luthier.launch.collector import collect_seldom
+
+class Node:
+    pass
+
+collect_seldom()
+assert gc.get_freeze_count() > 0
+held = [(n, n) for n in range(1000)]
+node = Node()
+node.itself, gone = node, weakref.ref(node)
+del node
+assert gone() is not None, "a cycle is not freed by counting"
+rows = [[n] for n in range(200_000)]
+assert gone() is None and len(held) == 1000
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

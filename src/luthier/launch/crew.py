@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 from luthier.errors import OutOfMemory
 from luthier.launch.child import die_on_signals, die_with_parent
+from luthier.launch.collector import collect_seldom
 from luthier.launch.offline import guard, is_offline
 
 Given = TypeVar("Given")
@@ -85,6 +86,7 @@ class ProcessCrew:
 
 def _begin() -> None:
     """In each worker, before its first part."""
+    collect_seldom()
     die_on_signals()
     die_with_parent()
     if is_offline():

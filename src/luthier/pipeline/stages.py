@@ -61,9 +61,11 @@ def prepare(context: Context) -> None:
     from luthier.data.across import mark_seen_elsewhere
     from luthier.data.prepare import prepare as prepare_data
     from luthier.data_report import DataReport
+    from luthier.launch.collector import collect_seldom
     from luthier.launch.crew import ProcessCrew
     from luthier.report.data import render_data
 
+    collect_seldom()
     for name, task in zip(context.resolved.names, context.tasks, strict=True):
         task.run.data.mkdir(exist_ok=True)
         try:
