@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +38,8 @@ _MOST_IN_BUCKET = 16
 """Members of a bucket before it that a text is compared with; this keeps the time linear."""
 _MOST_COMPARED = 4
 """Earlier texts, the likeliest by their least hashes, that a text is compared with exactly."""
+_THREADS = 2
+"""Bands that are worked on at the same time; each needs room for its pairs."""
 _PAIRS = 8192
 """Pairs that are compared exactly in one go."""
 
@@ -219,11 +222,13 @@ def _candidates(signatures: Signatures, threshold: float, left: int | None) -> t
     hashes = signatures.sketches.shape[1]
     least_equal = hashes * threshold - 4 * math.sqrt(hashes * threshold * (1 - threshold))
     crowded = np.zeros(num_texts, dtype=bool)
-    likely = [np.empty(0, dtype=np.int64)]  # later * N + earlier
-    for band in range(num_bands):
-        pairs = _pairs_of_band(signatures.keys[:, band], left, crowded)
-        likely.append(pairs[_equal_hashes(pairs, signatures.sketches) >= least_equal])
-    found = _distinct(np.concatenate(likely))
+
+    def likely(band: int) -> Int64s:  # later * N + earlier
+        pairs: Int64s = _pairs_of_band(signatures.keys[:, band], left, crowded)
+        return np.compress(_equal_hashes(pairs, signatures.sketches) >= least_equal, pairs)
+
+    with ThreadPoolExecutor(_THREADS) as threads:  # the work is numpy's, outside of Python's lock
+        found = _distinct(np.concatenate([np.empty(0, dtype=np.int64), *threads.map(likely, range(num_bands))]))
     later, earlier = np.divmod(found, max(num_texts, 1))
     # By the later text, then the likeliest first: each keeps the first of its run.
     order = np.lexsort((earlier, -_equal_hashes(found, signatures.sketches), later))
