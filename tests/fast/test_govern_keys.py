@@ -14,7 +14,7 @@ import pytest
 
 from luthier.errors import MissingExtra, RunError, UserError
 from luthier.govern.approvers import read_approvers
-from luthier.govern.keys import APPROVAL, GATE, REQUEST, PublicKey, is_locked, new_key, read_key, verify
+from luthier.govern.keys import APPROVAL, GATE, REQUEST, SMALL_ORDER, PublicKey, is_locked, new_key, read_key, verify
 
 pytest.importorskip("cryptography")
 MESSAGE = b'{"reason": "we need it"}\n'
@@ -211,3 +211,50 @@ def test_a_key_of_another_length_is_none() -> None:
         PublicKey.of_blob(blob)
     with pytest.raises(ValueError, match="something follows its end"):
         PublicKey.parse(f"ssh-ed25519 {base64.b64encode(PublicKey(bytes(32)).blob + b'x').decode()}")
+
+
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P
+ORDER = 2**252 + 27742317777372353535851937790883648493
+Point = tuple[int, int]
+
+
+def decoded(encoding: bytes) -> Point | None:
+    """The point of RFC 8032, section 5.1.3, but for y >= p and x = 0 with a sign, which verifiers let through."""
+    number = int.from_bytes(encoding, "little")
+    y, sign = number % 2**255 % P, number >> 255
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    return None if x * x % P != square else (-x % P if x % 2 != sign else x, y)
+
+
+def plus(one: Point, other: Point) -> Point:
+    (x1, y1), (x2, y2) = one, other
+    product = D * x1 * x2 * y1 * y2
+    return (
+        (x1 * y2 + x2 * y1) * pow(1 + product, -1, P) % P,
+        (y1 * y2 + x1 * x2) * pow(1 - product, -1, P) % P,
+    )
+
+
+def times(count: int, point: Point) -> Point:
+    total: Point = (0, 1)
+    for bit in f"{count:b}":
+        total = plus(total, total)
+        total = plus(total, point) if bit == "1" else total
+    return total
+
+
+def test_the_keys_of_small_order_are_all_there_and_refused() -> None:
+    points = {decoded(encoding) for encoding in SMALL_ORDER}
+    assert None not in points
+    assert len(points) == 8
+    assert all(times(8, point) == (0, 1) for point in points if point is not None)
+    found = {times(ORDER, point) for y in range(2, 40) if (point := decoded(y.to_bytes(32, "little"))) is not None}
+    assert found == points, "what a multiple of the prime order leaves of a point is of small order"
+    for encoding in SMALL_ORDER:
+        line = PublicKey(encoding).line
+        with pytest.raises(ValueError, match="small order, for which anybody can make up signatures"):
+            PublicKey.parse(line)

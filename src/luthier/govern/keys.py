@@ -34,6 +34,17 @@ _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _KEY_MAGIC = b"openssh-key-v1\0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
 
+_YS = (
+    "01" + "00" * 31, "00" * 32, "ec" + "ff" * 30 + "7f", "ed" + "ff" * 30 + "7f", "ee" + "ff" * 30 + "7f",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+)  # fmt: skip
+SMALL_ORDER = frozenset(
+    bytes.fromhex(y)[:31] + bytes([bytes.fromhex(y)[31] | sign << 7]) for y in _YS for sign in (0, 1)
+)
+"""Encodings of the eight points whose order divides 8, either sign, reduced or not: for a key that is one of them
+signatures can be made up (Chalkias, Garillot, Nikolaenko 2020, "Taming the many EdDSAs", section 4 and table 2)."""
+
 
 @dataclass(frozen=True)
 class PublicKey:
@@ -82,6 +93,8 @@ class PublicKey:
         kind, raw = _strings(blob, 2)
         if kind != KEY_TYPE.encode() or len(raw) != 32:
             raise ValueError(f"it is no {KEY_TYPE} key")
+        if raw in SMALL_ORDER:
+            raise ValueError("it is a key of small order, for which anybody can make up signatures")
         return cls(raw)
 
 
