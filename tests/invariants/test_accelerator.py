@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_kill import Bench, at_step, interrupt
+from test_kill import Bench, interrupt, saved
 
 from command import luthier
 from luthier.eval_records import EvalReport
@@ -121,7 +121,7 @@ def test_killed_on_an_accelerator_it_ends_in_the_same_bits(tmp_path: Path) -> No
     given = ("--set", "train.device=cuda")
     whole = run(tmp_path, "whole", *given)
     bench = Bench(tmp_path, whole, ("train", "tiny.yaml", *given))
-    interrupt(bench, "cut", at_step(5), "both")
+    interrupt(bench, "cut", saved(5), "both")
     again = run(tmp_path, "cut", *given)
     assert TrainResult.read(again.train_result).resumed_from
     assert sha256_files(again.train / "adapter") == sha256_files(whole.train / "adapter")

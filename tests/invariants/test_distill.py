@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_kill import Bench, at_step, interrupt, pytestmark
+from test_kill import Bench, interrupt, pytestmark, saved
 
 from command import luthier
 from luthier.data.dedupe import text_key
@@ -92,7 +92,7 @@ def test_rows_that_only_the_teacher_has_learned_do_not_count(bench: Learning) ->
 
 
 def test_killed_while_it_learns_it_ends_in_the_same_bits_whatever_its_teacher_is_called(bench: Learning) -> None:
-    interrupt(bench, "killed", at_step(3), "child")
+    interrupt(bench, "killed", saved(3), "child")
     command("train", "student.yaml", "--out", "killed", *BY_FOLDER, folder=bench.folder)
     run = RunFolder.open("student", out=bench.folder / "killed")
     assert TrainResult.read(run.train_result).resumed_from

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_kill import Bench, at_step, interrupt, pytestmark
+from test_kill import Bench, interrupt, pytestmark, saved
 
 from command import luthier
 from luthier.eval_records import EvalReport
@@ -78,7 +78,7 @@ def test_base_and_tuned_are_compared_by_reward_in_every_file(run: RunFolder) -> 
 
 
 def test_killed_while_it_trains_it_ends_in_the_same_bits(bench: Bench, run: RunFolder) -> None:
-    interrupt(bench, "cut", at_step(5), "both")
+    interrupt(bench, "cut", saved(5), "both")
     luthier("train", "sums.yaml", "--out", "cut", cwd=bench.folder, LUTHIER_HOME=str(bench.folder / "home")).succeeds()
     cut = TrainResult.read(RunFolder(bench.run("cut")).train_result)
     assert cut.resumed_from

@@ -83,6 +83,14 @@ def at_step(number: int) -> Moment:
     )
 
 
+def saved(number: int) -> Moment:
+    """At a step, with a checkpoint to go on from: it is written beside training, late on a busy machine."""
+    return lambda run: (
+        at_step(number)(run)
+        and any(not path.name.startswith(".") for path in (run / "train" / "checkpoints").glob("*"))
+    )
+
+
 def writing(where: str, *, after: Moment) -> Moment:
     """While something stands there under its temporary name."""
     return lambda run: after(run) and any(path.name.endswith(".tmp") for path in (run / where).glob(".*"))
@@ -176,7 +184,7 @@ def test_killed_and_stopped_again_and_again_at_every_stage(bench: Bench) -> None
     out = "killed"
     code, _ = interrupt(bench, out, during("prepare"), "parent")
     assert code == -signal.SIGKILL
-    code, said = interrupt(bench, out, at_step(5), "child")
+    code, said = interrupt(bench, out, saved(5), "child")
     assert code == 6
     assert "stage 'train' was killed" in said
     assert "the same command goes on" in said

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_kill import Bench, at_step, interrupt
+from test_kill import Bench, interrupt, saved
 from test_tasks import write_replies
 
 from command import Done, luthier
@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_recipes(folder)
     home = str(folder / "home")
     bench = Bench(folder, RunFolder(folder / "runs" / "own" / "latest"), ("run", "own.yaml"))
-    code, _ = interrupt(bench, "runs", lambda run: at_step(5)(run / "tasks" / "reply"), "both")
+    code, _ = interrupt(bench, "runs", lambda run: saved(5)(run / "tasks" / "reply"), "both")
     assert code == -signal.SIGKILL
     return World(folder, luthier("run", "own.yaml", "--json", cwd=folder, LUTHIER_HOME=home).succeeds())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_kill import Bench, at_step, interrupt, pytestmark
+from test_kill import Bench, interrupt, pytestmark, saved
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command import luthier
@@ -61,7 +61,7 @@ def test_a_file_of_pairs_becomes_a_version_that_answers_prompts(bench: Bench) ->
 
 
 def test_killed_while_it_learns_it_ends_in_the_same_bits_and_the_base_was_read_once(bench: Bench) -> None:
-    interrupt(bench, "killed", at_step(3), "child")
+    interrupt(bench, "killed", saved(3), "child")
     command("train", "tiny.yaml", "--out", "killed", folder=bench.folder)
     run = RunFolder.open("tiny", out=bench.folder / "killed")
     read = [event for event in EventLog.read(run.events) if event["kind"] == "reference"]

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_kill import Bench, at_step, during, interrupt, pytestmark, writing
+from test_kill import Bench, during, interrupt, pytestmark, saved, writing
 
 from command import COMMAND, environment, luthier
 from luthier.store.events import EventLog
@@ -56,7 +56,7 @@ def test_killed_while_the_states_are_written_and_after_it_ends_in_the_same_bits(
     interrupt(bench, "killed", writing("train/trunk", after=during("train")), "both")
     left = bench.run("killed") / "train" / "trunk"
     assert [path.suffix for path in left.iterdir()] == [".tmp"]
-    interrupt(bench, "killed", at_step(9), "child")
+    interrupt(bench, "killed", saved(9), "child")
     (kept,) = left.iterdir()
     assert sorted(path.name for path in kept.iterdir()) == ["about.json", "states.f32"]
     run = finish(bench.folder, "killed")
