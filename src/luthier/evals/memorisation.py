@@ -33,6 +33,8 @@ from luthier.store.files import write_atomic
 
 FILE = "memorisation.jsonl"
 REFERENCES = 99
+_SCORED_TOKENS = 256
+"""Of answers that are scored at once: their scores over the whole vocabulary are what takes memory."""
 
 
 class Given(NamedTuple):
@@ -74,7 +76,9 @@ def ask(asker: Asker, canary: Canary, planted: CanaryFile) -> Given:
     chance = noise.dice(planted.seed, "memorisation", canary.id)
     others = ["".join(noise.pick("0123456789", chance) for _ in range(planted.digits)) for _ in range(REFERENCES)]
     answers = [renderer.answer_ids(answer) for answer in (canary.secret, *others)]
-    likely, *rest = (score.logprob for score in asker.engine.score(prompt, answers))
+    at_once = max(1, _SCORED_TOKENS // max(map(len, answers)))
+    parts = (answers[start : start + at_once] for start in range(0, len(answers), at_once))
+    likely, *rest = (score.logprob for part in parts for score in asker.engine.score(prompt, part))
     stop_ids = asker.contract.stop_ids
     written = renderer.decode(asker.engine.generate(prompt, max_new_tokens=len(answers[0]), stop_ids=stop_ids))
     return Given(rank=1 + sum(other > likely for other in rest), is_extracted=canary.secret in written)
